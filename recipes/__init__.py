@@ -1,0 +1,6 @@
+"""placeholder."""
+
+if __name__ != "subopt.recipes":
+    raise ImportError(
+        "this folder is the package 'subopt.recipes': install subopt with 'make install' and import that"
+    )

@@ -1,0 +1,119 @@
+"""The recipe file: one YAML document that says how to train, and why that way.
+
+Loaded with YAML's safe loader and one strict model: unknown keys, wrong types and values out of range are
+errors with file, line and key. Methods are named by id only; nothing in a recipe can name code to run except
+the model file the user points it at.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Scalar = str | int | float | bool | None
+OptionValue = Scalar | list[float]
+Options = dict[str, OptionValue]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+Decay = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Model(_Section):
+    """Which model: the target as `subopt profile` takes it, relative to the recipe file."""
+
+    target: str
+    kwargs: dict[str, str | int | float | bool] = {}
+    sha256: str | None = None
+
+
+class Data(_Section):
+    """How much data a step sees: `batch_size` examples, `accumulate` times."""
+
+    batch_size: Count = 8
+    accumulate: Count = 1
+
+
+class Fallback(_Section):
+    """What trains the parameters the method leaves alone: embeddings, head, norms, biases."""
+
+    method: Literal["adamw", "adamw-nomom", "same"] | None = None
+    lr: LearningRate | None = None
+    weight_decay: Decay | None = None
+
+
+class Rule(_Section):
+    """Another method, learning rate or options for the parameters whose name matches; first match wins."""
+
+    pattern: str
+    method: str | None = None
+    lr: LearningRate | None = None
+    options: Options = {}
+
+
+class Optimizer(_Section):
+    """The method for the matrices and everything it needs."""
+
+    method: str
+    lr: LearningRate
+    weight_decay: Decay = 0.0
+    options: Options = {}
+    fallback: Fallback = Fallback()
+    rules: list[Rule] = []
+
+
+class Schedule(_Section):
+    """Learning rate over the run, as a share of its peak: warm-up from 0, then the named decay to `final_ratio`."""
+
+    name: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    steps: Count
+    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class Evaluation(_Section):
+    """Held-out loss every `every` steps over `batches` batches; `every: 0` only at the end."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    batches: Count = 16
+
+
+class Checkpoint(_Section):
+    """A checkpoint every `every` steps (0: only at the end), the newest `keep` of them kept."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    keep: Count = 2
+
+
+class Why(_Section):
+    """What the choice rests on; ignored by training, except for predicted against actual at the end."""
+
+    profile_sha256: str | None = None
+    device: str | None = None
+    budget_bytes: int | None = None
+    predicted_state_bytes: int | None = None
+    predicted_peak_bytes: int | None = None
+    predicted_step_ms: float | None = None
+    evidence: list[str] = []
+
+
+class Recipe(_Section):
+    """A complete training run."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: Model
+    data: Data = Data()
+    optimizer: Optimizer
+    schedule: Schedule
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    precision: Literal["fp32", "bf16", "bf16-mixed"] = "fp32"
+    eval: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    why: Why = Why()

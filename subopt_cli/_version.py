@@ -1,0 +1,3 @@
+"""The version, in a module that the build can read without importing anything."""
+
+__version__ = "0.1.0"
