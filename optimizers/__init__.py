@@ -1,6 +1,26 @@
-"""placeholder."""
+"""The update rules, and the one table that describes every method."""
 
 if __name__ != "subopt.optimizers":
     raise ImportError(
         "this folder is the package 'subopt.optimizers': install subopt with 'make install' and import that"
     )
+
+from .bases import is_refresh_due
+from .composed import Composed
+from .create import create
+from .matrices import matrix_shape
+from .methods import METHODS, get_method
+from .table import Method
+from .treatment import Treatment, treatments
+
+__all__ = [
+    "METHODS",
+    "Composed",
+    "Method",
+    "Treatment",
+    "create",
+    "get_method",
+    "is_refresh_due",
+    "matrix_shape",
+    "treatments",
+]

@@ -1,0 +1,149 @@
+"""The optimizer: any basis with any moments, for any parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast, overload
+
+import torch
+from torch import Tensor
+
+from .bases import moment_step
+from .cell import Cell
+from .matrices import as_matrix, as_parameter
+from .options import OPTIONS, validated
+from .slots import Dtypes, allocate
+
+
+class Composed(torch.optim.Optimizer):
+    """W <- W - lr (scale * lift(moments(project(G))) + weight_decay * W), for every parameter.
+
+    Args:
+        params: Parameters, (name, parameter) pairs, or groups of either; a group may override any option.
+        lr: Learning rate, > 0, a number or a one-element tensor.
+        weight_decay: Decoupled decay per unit of lr, >= 0.
+        maximize: Ascend instead.
+        **options: The options of `subopt.optimizers.options`; `basis` and `moments` choose the cell.
+
+    State is tensors only: it loads with `torch.load(weights_only=True)`, and every tensor keeps its dtype through
+    `load_state_dict`, also under bfloat16 parameters. A parameter's non-finite gradient counts as a zero one and is
+    counted in its state; nothing waits for the device outside a refresh.
+
+    Raises:
+        OptionError: An unknown option or a value out of range.
+        RuntimeError: A sparse gradient, or a complex parameter.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        *,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        **options: Any,
+    ) -> None:
+        defaults = {name: option.default for name, option in OPTIONS.items()}
+        defaults |= options | {"lr": lr, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, validated(defaults))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its options override the optimizer's and are checked like them."""
+        given = {key: value for key, value in param_group.items() if key not in _NOT_OPTIONS}
+        inherited = {
+            key: value
+            for key, value in self.defaults.items()
+            if "moments" not in given or key not in {"betas", "eps"}
+        }
+        checked = validated({"betas": None, "eps": None} | inherited | given)
+        super().add_param_group({**param_group, **checked})
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.is_complex():
+                raise RuntimeError("complex parameters are not supported: use torch.view_as_real")
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step; return the closure's loss, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        gradient = cast(Tensor, parameter.grad)
+        if gradient.is_sparse:
+            raise RuntimeError("sparse gradients are not supported: build the embedding with sparse=False")
+        cell = Cell.of(group, parameter.shape)
+        state = self.state[parameter]
+        dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
+        if not state:
+            state.update(allocate(cell.layout(parameter.shape), dtypes, parameter.device))
+        state["step"].add_(1)
+        t = int(state["step"])
+
+        largest = torch.linalg.vector_norm(gradient, float("inf"))
+        finite = torch.isfinite(largest)
+        state["nonfinite_gradients"].add_(~finite)
+        G = torch.where(finite, as_matrix(gradient).to(dtypes.compute), 0.0)
+        if group["maximize"]:
+            G.neg_()
+        usable = finite & (largest > 0)
+
+        cell.basis.prepare(state, G, usable, t, cell.options)
+        projected = cell.basis.project(state, G)
+        step = cell.moments.update(projected, state, moment_step(state, t), cell.options)
+        update = cell.basis.lift(state, step)
+        _descend(parameter, as_parameter(update, parameter.shape), group)
+        cell.basis.follow(state, G, projected, usable, t, cell.options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; unlike the base class, cast nothing: float32 bases stay float32 under bfloat16 parameters."""
+        super().load_state_dict(state_dict)
+        saved = [key for group in state_dict["param_groups"] for key in group["params"]]
+        own = [parameter for group in self.param_groups for parameter in group["params"]]
+        for key, parameter in zip(saved, own, strict=True):
+            for name, value in state_dict["state"].get(key, {}).items():
+                on_cpu = value.device.type == "cpu" and value.dim() == 0 and name in _CPU_COUNTS
+                self.state[parameter][name] = value if on_cpu else value.to(parameter.device)
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return what went on inside: counts over all parameters and the worst ||P^T P - I||_F of their bases."""
+        counts = {"refreshes": 0.0, "kept_bases": 0.0, "nonfinite_gradients": 0.0}
+        worst = 0.0
+        for state in self.state.values():
+            for name in counts:
+                counts[name] += float(state[name]) if name in state else 0.0
+            for name in ("basis_left", "basis_right"):
+                if name in state:
+                    worst = max(worst, orthonormality_error(state[name]))
+        return {**counts, "max_orthonormality_error": worst}
+
+
+def orthonormality_error(P: Tensor) -> float:
+    """Return ||P^T P - I||_F."""
+    wide = P.to(torch.float64)
+    identity = torch.eye(P.shape[1], dtype=torch.float64, device=P.device)
+    return float(torch.linalg.matrix_norm(wide.mT @ wide - identity))
+
+
+def _descend(parameter: Tensor, update: Tensor, group: Mapping[str, Any]) -> None:
+    lr, scale = group["lr"], group["scale"]
+    if group["weight_decay"] != 0:
+        parameter.mul_(1 - lr * group["weight_decay"])
+    if isinstance(lr, Tensor):
+        parameter.sub_(update * (lr * scale))
+    else:
+        parameter.add_(update, alpha=-lr * scale)
+
+
+_NOT_OPTIONS = {"params", "param_names", "initial_lr", "method"}
+_CPU_COUNTS = {"step", "refreshes", "kept_bases", "restart"}

@@ -1,0 +1,158 @@
+"""Every option that a method may have: default, allowed values, meaning. Checked here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subopt.errors import OptionError, suggestion
+
+from .moments import MOMENTS
+from .slots import DTYPES
+
+_DTYPE_IDS = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        default: Its value where a method does not set its own; None often means "the moments' own".
+        check: Whether a value is allowed.
+        allowed: The allowed values, in words.
+        meaning: What it does, with units.
+    """
+
+    default: Any
+    check: Callable[[Any], bool]
+    allowed: str
+    meaning: str
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and math.isfinite(value) and low <= value <= high
+
+
+def _is_whole(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _number(default: float | None, low: float, high: float, meaning: str) -> Option:
+    optional = default is None
+    return Option(
+        default,
+        lambda value: (optional and value is None) or _is_number(value, low, high),
+        f"a number from {low:g} to {high:g}",
+        meaning,
+    )
+
+
+def _whole(default: int, low: int, meaning: str) -> Option:
+    return Option(
+        default, lambda value: _is_whole(value, low), f"a whole number from {low}", meaning
+    )
+
+
+def _flag(default: bool, meaning: str) -> Option:
+    return Option(default, lambda value: isinstance(value, bool), "true or false", meaning)
+
+
+def _choice(default: str | None, choices: tuple[str, ...], meaning: str) -> Option:
+    def check(value: Any) -> bool:
+        return value in choices or (default is None and value is None)
+
+    return Option(default, check, "one of " + ", ".join(choices), meaning)
+
+
+def _is_rank(value: Any) -> bool:
+    return value is None or _is_whole(value, 1) or (isinstance(value, float) and 0 < value <= 1)
+
+
+def _is_betas(value: Any) -> bool:
+    if value is None:
+        return True
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return pair and all(_is_number(beta, 0, 1) and beta < 1 for beta in value)
+
+
+def _is_lr(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return _is_number(value, 0, math.inf)
+
+
+_BASES = ("identity", "one-sided", "two-sided", "online-pca")
+
+OPTIONS: dict[str, Option] = {
+    "basis": _choice("identity", _BASES, "in which coordinates the step is taken"),
+    "moments": _choice("adam", tuple(MOMENTS), "what step those coordinates get"),
+    "betas": Option(
+        None, _is_betas, "two numbers from 0 to below 1", "decay of first and second moments"
+    ),
+    "eps": _number(None, 0, 1, "smoothing constant of the moments"),
+    "rank": Option(
+        None,
+        _is_rank,
+        "a whole number from 1, or a share of the short side up to 1.0",
+        "directions kept; none means all",
+    ),
+    "scale": _number(1.0, 0, 1e6, "factor on the lifted step"),
+    "source": _choice(
+        "gradient", ("gradient", "momentum", "covariance"), "what the basis is computed from"
+    ),
+    "period": _whole(200, 1, "steps between refreshes of the basis (T)"),
+    "early_refresh": _flag(True, "also refresh at steps 2, 4, 8, ... below the period"),
+    "on_refresh": _choice(
+        "keep", ("keep", "rotate", "reset"), "what becomes of the moments when the basis changes"
+    ),
+    "basis_optimizer": _choice("adam", ("adam", "sgd"), "what moves an online-PCA basis"),
+    "basis_lr_ratio": _number(5.0, 0, 1e6, "learning rate of the basis, as a multiple of lr"),
+    "ortho_weight": _number(0.1, 0, 1e6, "weight of the orthonormality term (lambda)"),
+    "retract_every": _whole(0, 0, "steps between QR retractions of an online-PCA basis; 0: never"),
+    "clip_threshold": _number(1.0, 1e-12, math.inf, "largest RMS of Adafactor's normalised step"),
+    "clip_momentum": _flag(False, "clip Hfac's momentum terms too"),
+    "state_dtype": _choice(None, tuple(DTYPES), "dtype of the moments; none: the parameter's"),
+    "basis_dtype": _choice(None, tuple(DTYPES), "dtype of bases; none: fp32 (fp64 under fp64)"),
+}
+
+_COMMON: dict[str, Option] = {
+    "lr": Option(1e-3, _is_lr, "a number from 0, or a one-element tensor", "learning rate"),
+    "weight_decay": _number(0.0, 0, 1e6, "decoupled weight decay per unit of lr"),
+    "maximize": _flag(False, "ascend instead of descend"),
+}
+
+
+def validated(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with dtypes as ids and the moments' own betas and eps filled in.
+
+    Raises:
+        OptionError: An unknown option, a value out of range, or a combination that means nothing.
+    """
+    known = OPTIONS | _COMMON
+    result = dict(options)
+    for name, value in options.items():
+        if name not in known:
+            raise OptionError(f"unknown option '{name}'{suggestion(name, known)}")
+        if isinstance(value, torch.dtype) and name.endswith("_dtype"):
+            value = result[name] = _DTYPE_IDS.get(value, str(value))
+        if not known[name].check(value):
+            raise OptionError(f"Invalid {name}: {value!r}; it must be {known[name].allowed}")
+    moments = MOMENTS[result.get("moments", "adam")]
+    if result.get("betas") is None:
+        result["betas"] = moments.betas
+    result["betas"] = tuple(result["betas"])
+    if result.get("eps") is None:
+        result["eps"] = moments.eps
+    if result.get("source") == "momentum" and not moments.averages_gradient:
+        raise OptionError(
+            f"source 'momentum' needs an average of gradients, which moments '{moments.name}' does not keep",
+            "use source gradient or covariance",
+        )
+    return result

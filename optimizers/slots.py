@@ -1,0 +1,129 @@
+"""What a method keeps for one parameter, described once: the optimizer allocates from it, the table counts from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["moment", "vector", "basis", "count", "device_count"]
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One state tensor.
+
+    Attributes:
+        shape: Its shape.
+        kind: Decides dtype and device. `moment`: the state dtype. `vector`: row and column statistics, always the
+            compute dtype, since r s^T underflows in half precision. `basis`: the basis dtype. `count`: a float32
+            scalar on the CPU, read without waiting for a device. `device_count`: an int32 scalar beside the parameter.
+        axes: The coordinates its dimensions follow when a basis changes: "row", "column", or none.
+        power: 1 if a basis change maps it linearly, 2 if by the elementwise square of that map (second moments).
+        identity: Starts as the identity instead of zeros.
+    """
+
+    shape: tuple[int, ...]
+    kind: Kind
+    axes: tuple[str, ...] = ()
+    power: int = 1
+    identity: bool = False
+
+
+Layout = Mapping[str, Slot]
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtypes that one parameter's update uses."""
+
+    compute: torch.dtype
+    moment: torch.dtype
+    basis: torch.dtype
+
+    @classmethod
+    def of(
+        cls, parameter: torch.dtype, state_dtype: str | None, basis_dtype: str | None
+    ) -> Dtypes:
+        """Return them for a parameter's dtype and the two options.
+
+        Arithmetic is float64 under float64 parameters and float32 otherwise. Moments default to the parameter's dtype,
+        as in torch.optim; bases default to the compute dtype, so they stay float32 under bfloat16 parameters.
+        """
+        compute = torch.float64 if parameter == torch.float64 else torch.float32
+        return cls(
+            compute=compute,
+            moment=DTYPES[state_dtype] if state_dtype else parameter,
+            basis=DTYPES[basis_dtype] if basis_dtype else compute,
+        )
+
+    def slot(self, kind: Kind) -> torch.dtype:
+        """Return the dtype of a slot of this kind."""
+        return {
+            "moment": self.moment,
+            "vector": self.compute,
+            "basis": self.basis,
+            "count": torch.float32,
+            "device_count": torch.int32,
+        }[kind]
+
+
+def layout_bytes(layout: Layout, dtypes: Dtypes, *, counters: bool = True) -> int:
+    """Return the exact bytes of a layout; without `counters` as the papers count, which leave scalars out."""
+    return sum(
+        prod(slot.shape) * dtypes.slot(slot.kind).itemsize
+        for slot in layout.values()
+        if counters or slot.kind not in {"count", "device_count"}
+    )
+
+
+def allocate(layout: Layout, dtypes: Dtypes, device: torch.device) -> dict[str, Tensor]:
+    """Return the starting tensors of a layout."""
+    return {name: _start(slot, dtypes.slot(slot.kind), device) for name, slot in layout.items()}
+
+
+def _start(slot: Slot, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if slot.kind == "count":
+        # torch.tensor, not zeros: under fake tensors its value stays known, so that simulations can branch on it.
+        return torch.tensor(0.0)
+    if slot.identity:
+        return torch.eye(*slot.shape, dtype=dtype, device=device)
+    return torch.zeros(slot.shape, dtype=dtype, device=device)
+
+
+def transport(
+    moments: Mapping[str, Tensor], layout: Layout, rotations: Mapping[str, Tensor]
+) -> None:
+    """Carry moments across a change of basis, in place.
+
+    With R = P_new^T P_old on an axis: first moments X <- R X, second moments X <- (R*R) X (elementwise square), which
+    keeps them non-negative and, at full rank, keeps their sum. A moment without that axis is left as it is: column
+    statistics of Hfac's first moment cannot be rotated by rows without the matrix they summarise.
+
+    Args:
+        moments: The moments to carry; modified.
+        layout: Their slots, for axes and powers.
+        rotations: For each axis that changed, R of shape (new, old).
+    """
+    for name, value in moments.items():
+        slot = layout[name]
+        moved = value
+        for axis, rotation in rotations.items():
+            if axis not in slot.axes:
+                continue
+            R = rotation if slot.power == 1 else rotation.square()
+            wide = moved.to(R.dtype)
+            moved = wide @ R.mT if slot.axes.index(axis) == 1 else R @ wide
+        if moved is not value:
+            value.copy_(moved)

@@ -1,0 +1,107 @@
+"""Which parameters an optimizer treats as matrices, and why the others go to the fallback: decided here only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from .matrices import matrix_shape
+
+_HEAD_NAME = re.compile(r"(^|\.)(lm_head|head|output|decoder|embed_out|logits|classifier|unembed\w*)$")
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What becomes of one parameter.
+
+    Attributes:
+        name: Its first name in the model.
+        shape: Its shape.
+        kind: The class of the module that holds it, such as "Linear".
+        treatment: "matrix": the method; "fallback": the fallback optimizer; "frozen": nothing.
+        reason: Why, in a few words.
+        parameter: The parameter itself.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    treatment: Literal["matrix", "fallback", "frozen"]
+    reason: str
+    parameter: Tensor
+
+
+def treatments(model: nn.Module, exclude: Sequence[str] = ()) -> list[Treatment]:
+    """Return the treatment of every parameter, shared ones once.
+
+    A parameter gets the matrix treatment if both sides of its matrix view are at least 2, and it is neither an
+    embedding, tied to one, nor the output head onto an embedding's vocabulary, and no exclude pattern matches its name.
+
+    Args:
+        model: Any module.
+        exclude: Regular expressions searched in parameter names.
+    """
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    embedded = {id(module.weight) for module in embeddings}
+    head = _head_parameter(model, embeddings)
+    result = []
+    for name, kind, parameter in _parameters(model):
+        treatment, reason = _decide(name, parameter, embedded, head, exclude)
+        result.append(
+            Treatment(name, tuple(parameter.shape), kind, treatment, reason, parameter)
+        )
+    return result
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for local, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{prefix}.{local}" if prefix else local, type(module).__name__, parameter
+
+
+def _decide(
+    name: str, parameter: Tensor, embedded: set[int], head: int | None, exclude: Sequence[str]
+) -> tuple[Literal["matrix", "fallback", "frozen"], str]:
+    if not parameter.requires_grad:
+        return "frozen", "does not require a gradient"
+    if parameter.dim() < 2:
+        return "fallback", "a vector" if parameter.dim() == 1 else "a scalar"
+    if matrix_shape(parameter.shape)[0] < 2:
+        return "fallback", "a matrix with one row or column"
+    if id(parameter) in embedded:
+        return "fallback", "an embedding, or tied to one"
+    if id(parameter) == head:
+        return "fallback", "the output head onto the vocabulary"
+    for pattern in exclude:
+        if re.search(pattern, name):
+            return "fallback", f"its name matches '{pattern}'"
+    m, n = matrix_shape(parameter.shape)
+    viewed = f", viewed as {parameter.shape[0]} x {m * n // parameter.shape[0]}"
+    return "matrix", "a matrix" + (viewed if parameter.dim() > 2 else "")
+
+
+def _head_parameter(model: nn.Module, embeddings: list[nn.Embedding]) -> int | None:
+    """Return the id of the last linear layer's weight if it maps the embedding width onto the vocabulary.
+
+    Shape alone would also catch a square hidden layer as wide as a byte vocabulary, so the layer must be the model's last
+    linear one or carry a head's usual name.
+    """
+    linears = [(name, module) for name, module in model.named_modules() if _is_linear(module)]
+    shapes = {(table.num_embeddings, table.embedding_dim) for table in embeddings}
+    for index, (name, module) in enumerate(reversed(linears)):
+        is_last = index == 0
+        if tuple(module.weight.shape) in shapes and (is_last or _HEAD_NAME.search(name)):
+            return id(module.weight)
+    return None
+
+
+def _is_linear(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(module, nn.Linear) and isinstance(weight, Tensor)
