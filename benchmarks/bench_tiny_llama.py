@@ -5,7 +5,8 @@
 
 Each finished run is one line of the results file and is never repeated, so the sweep can be stopped
 and started at will. A run is known by its method, *all* its options (defaults included), learning
-rate, seed and number of steps: when a default changes, the runs it touches are made again.
+rate, seed and number of steps: when a default changes, the runs it touches are made again. Options
+that did not exist when a run was made are taken to change nothing by default.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from _common import RESULTS, conditions, load_example, state_bytes
-from render_tiny_llama import Cell, render
+from render_tiny_llama import Cell, Row, render
 from torch.nn.utils import clip_grad_norm_
 
 from subopt.optimizers import create, get_method
@@ -86,13 +87,24 @@ class Run:
     options: dict[str, Any] = field(default_factory=dict)
     steps: int = STEPS
 
-    @property
-    def key(self) -> str:
-        """Identity of the run, every option resolved."""
-        resolved = get_method(self.method).resolve(self.options)
-        return json.dumps(
-            [self.method, resolved, self.lr, self.seed, self.steps], sort_keys=True, default=str
+    def resolved(self) -> dict[str, Any]:
+        """Every option with its value, as JSON reads them back."""
+        resolved: dict[str, Any] = json.loads(
+            json.dumps(get_method(self.method).resolve(self.options), default=str)
         )
+        return resolved
+
+    def result(self, rows: list[Row]) -> Row | None:
+        """Return the row that measured this run, the latest of several."""
+        resolved = self.resolved()
+        for row in reversed(rows):
+            same_run = all(
+                row[name] == getattr(self, name) for name in ("method", "lr", "seed", "steps")
+            )
+            recorded = row["resolved"].items()
+            if same_run and all(resolved.get(name, value) == value for name, value in recorded):
+                return row
+        return None
 
 
 def ablation_runs(steps: int) -> Iterator[Run]:
@@ -110,23 +122,23 @@ def method_runs(steps: int) -> Iterator[Run]:
             yield Run(method, lr, options=RANKS.get(method, {}), steps=steps)
 
 
-def seed_runs(steps: int, results: dict[str, dict[str, Any]]) -> Iterator[Run]:
+def seed_runs(steps: int, measured: list[Row]) -> Iterator[Run]:
     """Repeat the best learning rate of every fully measured method with a second seed."""
     for method, rates in LEARNING_RATES.items():
         runs = [run for run in method_runs(steps) if run.method == method]
-        rows = [results[run.key] for run in runs if run.key in results]
+        rows = [row for row in (run.result(measured) for run in runs) if row is not None]
         finished = [row for row in rows if row["held_out_loss"] is not None]
         if len(rows) == len(rates) and finished:
             best = min(finished, key=lambda row: row["held_out_loss"])
             yield Run(method, best["lr"], seed=1, options=RANKS.get(method, {}), steps=steps)
 
 
-def plan(steps: int, results: dict[str, dict[str, Any]]) -> list[tuple[str, Run]]:
+def plan(steps: int, measured: list[Row]) -> list[tuple[str, Run]]:
     """All runs in the order of their use, each with the section of the report it belongs to."""
     return [
         *(("ablation", run) for run in ablation_runs(steps)),
         *(("methods", run) for run in method_runs(steps)),
-        *(("seeds", run) for run in seed_runs(steps, results)),
+        *(("seeds", run) for run in seed_runs(steps, measured)),
     ]
 
 
@@ -138,7 +150,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return FINAL_RATIO + (1 - FINAL_RATIO) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Run) -> Row:
     """Train one model from the seed's weights on the seed's batches; stop if the loss is lost."""
     example = load_example("llama_bytes")
     torch.manual_seed(run.seed)
@@ -191,20 +203,19 @@ def held_out_loss(model: torch.nn.Module) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """Every finished run of the file by its key."""
+def read_results(path: Path) -> list[Row]:
+    """Every finished run of the file."""
     if not path.exists():
-        return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["key"]: row for row in rows}
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def append_result(path: Path, run: Run, measured: dict[str, Any]) -> None:
+def append_result(path: Path, run: Run, measured: Row) -> None:
     """Add one line; it is on the disk before the next run begins."""
     row = {
-        "key": run.key,
         "method": run.method,
         "options": run.options,
+        "resolved": run.resolved(),
         "lr": run.lr,
         "seed": run.seed,
         "steps": run.steps,
@@ -221,11 +232,11 @@ def append_result(path: Path, run: Run, measured: dict[str, Any]) -> None:
 
 def next_run(arguments: argparse.Namespace) -> tuple[str, Run, int] | None:
     """First wanted run without a result, and how many are left with it; read anew each time."""
-    results = read_results(arguments.output)
+    rows = read_results(arguments.output)
     left = [
         (section, run)
-        for section, run in plan(arguments.steps, results)
-        if run.key not in results
+        for section, run in plan(arguments.steps, rows)
+        if run.result(rows) is None
         and section in arguments.section
         and (not arguments.only or run.method in arguments.only)
     ]
@@ -255,11 +266,11 @@ def sweep(arguments: argparse.Namespace) -> None:
     print("time limit reached")
 
 
-def cells(steps: int, results: dict[str, dict[str, Any]]) -> list[Cell]:
+def cells(steps: int, rows: list[Row]) -> list[Cell]:
     """The plan joined with what was measured of it."""
     return [
-        Cell(section, run.method, run.lr, run.seed, run.options, results.get(run.key))
-        for section, run in plan(steps, results)
+        Cell(section, run.method, run.lr, run.seed, run.options, run.result(rows))
+        for section, run in plan(steps, rows)
     ]
 
 
@@ -276,13 +287,13 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the plan, measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    results = read_results(arguments.output)
+    rows = read_results(arguments.output)
     if arguments.render:
         report = arguments.output.with_suffix(".md")
-        report.write_text(render(cells(arguments.steps, results)), encoding="utf-8")
+        report.write_text(render(cells(arguments.steps, rows)), encoding="utf-8")
         print(f"wrote {report}")
     elif arguments.list:
-        for cell in cells(arguments.steps, results):
+        for cell in cells(arguments.steps, rows):
             mark = "done" if cell.row else "    "
             print(mark, cell.section, cell.method, f"{cell.lr:g}", cell.seed, cell.options)
     else:

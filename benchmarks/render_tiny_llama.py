@@ -230,7 +230,7 @@ One seed: differences below the spread above say nothing.
 def render(cells: Sequence[Cell]) -> str:
     """The whole report as Markdown."""
     # A run can stand in two sections (a default is also a cell of the ablation): count it once.
-    rows = list({cell.row["key"]: cell.row for cell in cells if cell.row}.values())
+    rows = list({id(cell.row): cell.row for cell in cells if cell.row}.values())
     best = best_runs(cells)
     if not rows:
         return "# Tiny LLaMA on real bytes\n\nNothing is measured yet.\n"

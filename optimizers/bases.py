@@ -1,4 +1,4 @@
-"""Bases: the coordinates in which a step is taken. Each says what it keeps, when it moves, and how to get there and back.
+"""Bases: the coordinates in which a step is taken: what each keeps, when it moves, how to get there and back.
 
 Legend: G m x n gradient, m <= n; P left basis (m x a), Q right basis (n x b); coordinates are a x b. A one-sided basis
 has Q = I. Full rank: a = m (and b = n); rank r: a = r (and b = r).
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .decompositions import (
+    LinAlgError,
     canonical_signs,
     gram_basis,
     left_basis,
@@ -67,11 +68,11 @@ class Basis(Protocol):
         """Move the basis after its use, for the next step."""
 
 
-def resolve_rank(rank: float | None, m: int) -> int | None:
+def resolve_rank(rank: int | float | None, m: int) -> int | None:
     """Return a rank option as a number of directions of an m-row matrix: a share of m, a count, or None for full."""
     if rank is None:
         return None
-    return max(1, round(rank * m)) if isinstance(rank, float) else min(rank, m)
+    return min(rank, m) if isinstance(rank, int) else max(1, round(rank * m))
 
 
 def is_refresh_due(step: int, period: int, early: bool) -> bool:
@@ -115,12 +116,16 @@ class Identity:
 class Periodic:
     """Singular or eigenvectors, fitted every `period` steps: P^T G, or P^T G Q with two sides.
 
-    `source` says what is decomposed: this step's gradient (Nguyen et al. 2025, algorithm 1; GaLore), the lifted first
-    moment as it will be after this step, P M Q^T beta1_t + (1 - beta1_t) G (no extra state), or the averages of G G^T and
-    G^T G (m^2 more, and n^2). `on_refresh` says what becomes of the moments: the papers keep them untouched.
+    `source` says what is decomposed: this step's gradient (Nguyen et al. 2025, algorithm 1; GaLore), the
+    lifted first moment as it will be after this step, P M Q^T beta1_t + (1 - beta1_t) G (no extra state), or
+    the averages of G G^T and G^T G (m^2 more, and n^2). `on_refresh` says what becomes of the moments: the
+    papers keep them untouched.
 
-    Differs from the papers: refreshes at t = 1, T + 1, ... and, with `early_refresh`, at powers of two below T, where the
-    papers wait for t mod T = 0; columns keep the signs of the basis before, so that kept moments stay aligned.
+    Fitted on the gradient it projects, a full two-sided basis makes P^T G Q diagonal: its other entries are
+    rounding noise, which Adam scales to whole units in the very first step. Warm-up makes that harmless.
+
+    Differs from the papers: refreshes at t = 1, T + 1, ... and, with `early_refresh`, at powers of two below
+    T, where the papers wait for t mod T = 0; columns keep the signs of the basis before, so that kept moments stay aligned.
     A gradient that is zero or not finite, or a decomposition that fails, leaves the basis as it was and is counted; a
     basis that was never fitted tries again at the next step.
 
@@ -186,7 +191,7 @@ class Periodic:
             return
         try:
             fitted = self._fit(state, G, t, options)
-        except torch.linalg.LinAlgError as error:
+        except LinAlgError as error:
             state["kept_bases"].add_(1)
             warnings.warn(f"a basis was kept, its decomposition failed: {error}", stacklevel=2)
             return
@@ -223,7 +228,9 @@ class Periodic:
     ) -> None:
         moments = MOMENTS[options["moments"]]
         if options["on_refresh"] == "rotate":
-            transport({name: state[name] for name in moments.keeps}, moments.layout(0, 0), rotations)
+            transport(
+                {name: state[name] for name in moments.keeps}, moments.layout(0, 0), rotations
+            )
         elif options["on_refresh"] == "reset":
             for name in moments.keeps:
                 state[name].zero_()

@@ -66,9 +66,8 @@ class Cell:
         m, n = matrix_shape(shape)
         a, b = self.basis.coordinates(m, n, self.options)
         work = self.basis.flops(m, n, self.options)
-        return (
-            work.step + work.refresh / self.options["period"] + self.moments.flops_per_element * a * b
-        )
+        period: int = self.options["period"]
+        return work.step + work.refresh / period + self.moments.flops_per_element * a * b
 
     def bound_flops(self, shape: Sequence[int]) -> float:
         """Return the upper bound of the basis' work per step, as Nguyen et al. 2025, section 3.4, count it."""

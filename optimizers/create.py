@@ -41,19 +41,21 @@ def create(
         model: The model; its parameters that require a gradient are trained.
         lr: Learning rate of the method.
         weight_decay: Decoupled decay, for the method and, unless it says otherwise, for the fallback.
-        fallback: "same" to give the method every parameter, or {"method", "lr", "weight_decay"} of the fallback; by default
-            the method table's choice at the same lr.
+        fallback: "same" to give the method every parameter, or {"method", "lr", "weight_decay"} of the
+            fallback; by default the method table's choice at the same lr.
         rules: {"pattern", "method", "lr", "options"} for parameters whose name the regular expression is found in; the
             first match wins. A rule that names a method applies it whatever the treatment.
         exclude: Regular expressions of names to leave to the fallback.
-        groups: The user's own parameter groups: only their parameters are trained, and a group's `lr`, `weight_decay` or
-            other keys override ours.
+        groups: The user's own parameter groups: only their parameters are trained, and a group's `lr`,
+            `weight_decay` or other keys override ours.
         **options: The method's options.
 
     Raises:
         OptionError: An unknown method, option, rule or fallback, or a value out of range.
     """
-    plan = _Plan(get_method(method), lr, weight_decay, _fallback(fallback), options, _checked(rules))
+    plan = _Plan(
+        get_method(method), lr, weight_decay, _fallback(fallback), options, _checked(rules)
+    )
     described = treatments(model, exclude)
     if groups is None:
         assigned = [(plan.group(item), item) for item in described if item.treatment != "frozen"]
@@ -129,7 +131,9 @@ def _checked(rules: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         try:
             re.compile(rule["pattern"])
         except (KeyError, re.error) as error:
-            raise OptionError(f"a rule needs a regular expression as its pattern: {error}") from None
+            raise OptionError(
+                f"a rule needs a regular expression as its pattern: {error}"
+            ) from None
     return rules
 
 
@@ -143,7 +147,9 @@ def _within(
         for entry in [params] if isinstance(params, Tensor) else params:
             parameter = entry[1] if isinstance(entry, tuple) else entry
             if id(parameter) not in described:
-                raise OptionError("param_groups(model) returned a parameter that is not the model's")
+                raise OptionError(
+                    "param_groups(model) returned a parameter that is not the model's"
+                )
             item = described[id(parameter)]
             if item.treatment != "frozen":
                 assigned.append((plan.group(item) | own, item))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # torch's stub lacks it
+
 # A float64 eigendecomposition costs about twice a float32 one on a CPU; above this side even that is minutes.
 FLOAT64_MAX_SIDE = 4096
 
@@ -29,7 +31,7 @@ def left_basis(G: Tensor, rank: int | None = None) -> Tensor:
     A = G.to(_solve_dtype(G))
     try:
         return gram_basis(A @ A.mT, rank)
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         U, _, _ = torch.linalg.svd(A, full_matrices=False)
         return _leading(U, rank)
 
@@ -55,7 +57,7 @@ def two_sided_bases(G: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]
     try:
         U, _, Vh = torch.linalg.svd(A, full_matrices=rank is None)
         return _leading(U, rank), _leading(Vh.mT, rank)
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         return gram_basis(A @ A.mT, rank), gram_basis(A.mT @ A, rank)
 
 

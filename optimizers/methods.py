@@ -9,7 +9,9 @@ from subopt.errors import OptionError, suggestion
 
 from .table import Method
 
-_ADADIAG = "Nguyen et al. 2025, Improving Adaptive Moment Optimization via Preconditioner Diagonalization"
+_ADADIAG = (
+    "Nguyen et al. 2025, Improving Adaptive Moment Optimization via Preconditioner Diagonalization"
+)
 _OSD = "Liang et al. 2024, Memory-Efficient LLM Training with Online Subspace Descent"
 _GALORE = "Zhao et al. 2024, GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection"
 
@@ -34,7 +36,9 @@ def _add(name: str, summary: str, paper: str, section: str, **rest: Any) -> None
     METHODS[name] = Method(name=name, summary=summary, paper=paper, section=section, **rest)
 
 
-def _unrotated(name: str, moments: str, summary: str, tunable: tuple[str, ...], **rest: Any) -> None:
+def _unrotated(
+    name: str, moments: str, summary: str, tunable: tuple[str, ...], **rest: Any
+) -> None:
     _add(name, summary, fixed={"basis": "identity", "moments": moments}, tunable=tunable, **rest)
 
 

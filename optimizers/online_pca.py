@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .bases import Flops, Options, State, resolve_rank
 from .decompositions import canonical_signs, left_basis
@@ -53,8 +54,10 @@ def _gradient(P: Tensor, G: Tensor, projected: Tensor, norm: Tensor, ortho_weigh
 class OnlinePCA:
     """Rank-r basis moved by one step of SGD or Adam on eq. 6 after every gradient; projects and lifts with P_t.
 
-    P starts as the first usable gradient's r leading singular vectors. Then P <- P - lr_P (D + lambda_W P), D the
-    gradient above or Adam's step on it. A zero or non-finite gradient leaves P alone.
+    P starts as the first usable gradient's r leading singular vectors, where eq. 6 has no slope: Adam would
+    blow that step's rounding error up to whole units, so P first moves at the next one. Then
+    P <- P - lr_P (D + lambda_W P), D the gradient above or Adam's step on it, its t counted from the start of
+    P. A zero or non-finite gradient leaves P alone.
 
     Differs from the paper: lr_P = alpha lr_W (alpha 5) is capped for Adam and replaced for SGD, see the constants; an
     optional QR retraction every `retract_every` steps. Source: Liang et al. 2024, algorithm 1.
@@ -66,7 +69,7 @@ class OnlinePCA:
         """Return P, Adam's moments of P, and the counters."""
         r, _ = self.coordinates(m, n, options)
         layout = {
-            "refreshes": Slot((), "count"),
+            "fitted_at": Slot((), "count"),
             "kept_bases": Slot((), "count"),
             "basis_left": Slot((m, r), "basis", identity=True),
         }
@@ -87,15 +90,14 @@ class OnlinePCA:
 
     def prepare(self, state: State, G: Tensor, usable: Tensor, t: int, options: Options) -> None:
         """Start P at the first usable gradient."""
-        if int(state["refreshes"]) > 0:
+        if int(state["fitted_at"]) > 0:
             return
-        is_fake = isinstance(G, torch._subclasses.FakeTensor)
-        if not is_fake and not bool(usable):
+        if not isinstance(G, FakeTensor) and not bool(usable):
             state["kept_bases"].add_(1)
             return
         r = state["basis_left"].shape[1]
         state["basis_left"].copy_(canonical_signs(left_basis(G, r)))
-        state["refreshes"].add_(1)
+        state["fitted_at"].fill_(t)
 
     def project(self, state: State, G: Tensor) -> Tensor:
         """Return P^T G."""
@@ -109,19 +111,22 @@ class OnlinePCA:
         self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options
     ) -> None:
         """Move P one step down eq. 6."""
+        age = t - int(state["fitted_at"])
+        if age in {0, t}:  # fitted on this very gradient, or never
+            return
         P = state["basis_left"].to(G.dtype)
         norm = torch.where(usable, torch.linalg.vector_norm(G), 1.0)
         D = _gradient(P, G, projected, norm, options["ortho_weight"])
         D = torch.where(usable, D, 0.0)
-        lr = options["lr"]
+        lr: float | Tensor = options["lr"]
         if options["basis_optimizer"] == "adam":
-            beta1, beta2 = debiased(_BETAS[0], t), debiased(_BETAS[1], t)
+            beta1, beta2 = debiased(_BETAS[0], age), debiased(_BETAS[1], age)
             M = average(state["basis_exp_avg"], D, beta1)
             V = average_square(state["basis_exp_avg_sq"], D, beta2)
-            D = M / V.sqrt().add_(_EPS)
+            D = M / (V.sqrt() + _EPS)
             lr_P = _minimum(options["basis_lr_ratio"] * lr, ADAM_LR_CAP)
         else:
-            lr_P = SGD_LR * _minimum(lr / _peak(options), 1.0)
+            lr_P = SGD_LR * _share_of_peak(lr, options.get("initial_lr", lr))
         step = (D + options["weight_decay"] * P) * lr_P
         moved = P - torch.where(usable, step, 0.0)
         if options["retract_every"] and t % options["retract_every"] == 0:
@@ -131,15 +136,17 @@ class OnlinePCA:
 
 def orthonormalised(P: Tensor) -> Tensor:
     """Return the orthonormal factor of P = QR with a positive diagonal of R, shape (m, r)."""
+    Q: Tensor
     Q, R = torch.linalg.qr(P)
     return Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(P.dtype)
 
 
-def _peak(options: Options) -> float | Tensor:
-    """The learning rate that schedules start from; schedulers of torch record it."""
-    peak: float | Tensor = options.get("initial_lr", options["lr"])
-    return peak
+def _share_of_peak(lr: float | Tensor, peak: float | Tensor) -> float | Tensor:
+    """The schedule's factor, at most 1; torch's schedulers record the rate that they scale as `initial_lr`."""
+    if isinstance(peak, Tensor):
+        return _minimum(lr / peak, 1.0)
+    return _minimum(lr / peak, 1.0) if peak > 0 else 0.0
 
 
 def _minimum(value: float | Tensor, cap: float) -> float | Tensor:
-    return value.clamp(max=cap) if isinstance(value, Tensor) else min(value, cap)
+    return torch.clamp(value, max=cap) if isinstance(value, Tensor) else min(value, cap)

@@ -141,8 +141,8 @@ def validated(options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise OptionError(f"unknown option '{name}'{suggestion(name, known)}")
         if isinstance(value, torch.dtype) and name.endswith("_dtype"):
-            value = result[name] = _DTYPE_IDS.get(value, str(value))
-        if not known[name].check(value):
+            result[name] = _DTYPE_IDS.get(value, str(value))
+        if not known[name].check(result[name]):
             raise OptionError(f"Invalid {name}: {value!r}; it must be {known[name].allowed}")
     moments = MOMENTS[result.get("moments", "adam")]
     if result.get("betas") is None:

@@ -53,9 +53,7 @@ class Dtypes:
     basis: torch.dtype
 
     @classmethod
-    def of(
-        cls, parameter: torch.dtype, state_dtype: str | None, basis_dtype: str | None
-    ) -> Dtypes:
+    def of(cls, parameter: torch.dtype, state_dtype: str | None, basis_dtype: str | None) -> Dtypes:
         """Return them for a parameter's dtype and the two options.
 
         Arithmetic is float64 under float64 parameters and float32 otherwise. Moments default to the parameter's dtype,

@@ -126,15 +126,11 @@ class Method:
         """Return the peak bytes of temporaries while one parameter of this shape is updated, refresh included."""
         return transient_bytes(shape, dtype, self.resolve(options))
 
-    def step_flops(
-        self, shape: Sequence[int], options: Mapping[str, Any] | None = None
-    ) -> float:
+    def step_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return FLOPs per step for one parameter: projection, lift, moments, and a refresh over its period."""
         return Cell.of(self.resolve(options), shape).step_flops(shape)
 
-    def bound_flops(
-        self, shape: Sequence[int], options: Mapping[str, Any] | None = None
-    ) -> float:
+    def bound_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return the upper bound on FLOPs beyond the un-rotated method's (Nguyen et al. 2025, section 3.4)."""
         return Cell.of(self.resolve(options), shape).bound_flops(shape)
 

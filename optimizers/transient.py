@@ -16,9 +16,7 @@ from torch.utils._pytree import tree_leaves
 from .composed import Composed
 
 
-def transient_bytes(
-    shape: Sequence[int], dtype: torch.dtype, options: Mapping[str, Any]
-) -> int:
+def transient_bytes(shape: Sequence[int], dtype: torch.dtype, options: Mapping[str, Any]) -> int:
     """Return the peak bytes of temporaries in a step that refreshes, beyond parameter, gradient and state.
 
     Not included: workspace inside LAPACK or cuSOLVER, which no tensor shows.
@@ -43,22 +41,18 @@ def _transient_bytes(
         optimizer.step()
         with _PeakBytes() as peak:
             optimizer.step()
-    return peak.peak_bytes
+        return int(peak.peak_bytes)
 
 
 class _PeakBytes(TorchDispatchMode):
     """Counts bytes of the storages made while it is active, and the most that were alive at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.live_bytes = 0
         self.peak_bytes = 0
-        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-        self._inputs: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         held = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _is(leaf)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from .matrices import matrix_shape
 
-_HEAD_NAME = re.compile(r"(^|\.)(lm_head|head|output|decoder|embed_out|logits|classifier|unembed\w*)$")
+_HEAD_NAME = re.compile(
+    r"(^|\.)(lm_head|head|output|decoder|embed_out|logits|classifier|unembed\w*)$"
+)
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,7 @@ def treatments(model: nn.Module, exclude: Sequence[str] = ()) -> list[Treatment]
     result = []
     for name, kind, parameter in _parameters(model):
         treatment, reason = _decide(name, parameter, embedded, head, exclude)
-        result.append(
-            Treatment(name, tuple(parameter.shape), kind, treatment, reason, parameter)
-        )
+        result.append(Treatment(name, tuple(parameter.shape), kind, treatment, reason, parameter))
     return result
 
 
@@ -90,8 +90,8 @@ def _decide(
 def _head_parameter(model: nn.Module, embeddings: list[nn.Embedding]) -> int | None:
     """Return the id of the last linear layer's weight if it maps the embedding width onto the vocabulary.
 
-    Shape alone would also catch a square hidden layer as wide as a byte vocabulary, so the layer must be the model's last
-    linear one or carry a head's usual name.
+    Shape alone would also catch a square hidden layer as wide as a byte vocabulary, so the layer must be the
+    model's last linear one or carry a head's usual name.
     """
     linears = [(name, module) for name, module in model.named_modules() if _is_linear(module)]
     shapes = {(table.num_embeddings, table.embedding_dim) for table in embeddings}

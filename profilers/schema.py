@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from subopt.errors import FileFormatError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Bytes = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
 Source = Literal["measured", "simulated", "formula"]
+Phase = Literal["forward", "backward", "step", "refresh"]
 
 
 class _Record(BaseModel):
@@ -162,7 +163,7 @@ class Peak(_Record):
     bytes: Bytes
     low_bytes: Bytes
     high_bytes: Bytes
-    phase: Literal["forward", "backward", "step", "refresh"]
+    phase: Phase
     by_phase: PhasePeaks
     source: Source
 
@@ -179,7 +180,7 @@ class MethodCost(_Record):
     bound_flops: float
     relative_flops: float | None = None
     step_ms: Milliseconds | None = None
-    overhead_ms: Milliseconds | None = None
+    overhead_ms: float | None = None  # against AdamW's step; negative where a method is faster
     step_ms_source: Source | None = None
 
 
@@ -209,6 +210,7 @@ class Profile(_Record):
     decompositions: list[Decomposition] = []
     forward_backward_ms: Milliseconds | None = None
     missing: list[str] = []
+    interrupted: bool = False
 
     def save(self, path: Path) -> None:
         """Write the profile as indented JSON, creating the folder and replacing the file in one step."""

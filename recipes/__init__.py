@@ -1,4 +1,4 @@
-"""placeholder."""
+"""Deciding what to train with, the recipe file that says it, and training from it."""
 
 if __name__ != "subopt.recipes":
     raise ImportError(

@@ -7,11 +7,10 @@ the model file the user points it at.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-SCHEMA_VERSION = 1
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Scalar = str | int | float | bool | None
 OptionValue = Scalar | list[float]
@@ -22,7 +21,8 @@ Count = Annotated[int, Field(ge=1, le=10**12)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # strict: `steps: true` and `lr: "fast"` are mistakes, not a 1 and a guess
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Model(_Section):
@@ -49,12 +49,24 @@ class Fallback(_Section):
 
 
 class Rule(_Section):
-    """Another method, learning rate or options for the parameters whose name matches; first match wins."""
+    """Other settings for the parameters whose name `pattern`, a regular expression, is found in; first match wins.
+
+    `options` without a `method` add to the main ones; with a `method` they stand alone.
+    """
 
     pattern: str
     method: str | None = None
     lr: LearningRate | None = None
     options: Options = {}
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+        return pattern
 
 
 class Optimizer(_Section):
@@ -75,6 +87,14 @@ class Schedule(_Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     steps: Count
     final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Schedule:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})"
+            )
+        return self
 
 
 class Evaluation(_Section):
@@ -106,7 +126,7 @@ class Why(_Section):
 class Recipe(_Section):
     """A complete training run."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     model: Model
     data: Data = Data()
     optimizer: Optimizer

@@ -1,0 +1,206 @@
+"""Peak memory of a training step on a GPU, measured in a child process.
+
+A process of its own gives clean counters and survives running out of memory. It loads the target again, takes real
+steps with each method's real optimizer, and reads the allocator's highest mark in every phase.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from subopt.optimizers import create
+
+from .schema import Memory, Peak, Phase, PhasePeaks, Settings
+from .session import Session
+from .simulated import WATCHED_STEPS, has_decompositions, with_short_period
+from .target import load_target
+
+
+class MeasurementError(Exception):
+    """The child process ended without an answer."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the child process is to measure; everything in it survives JSON.
+
+    Attributes:
+        target: The arguments that load the target again; a path in them goes as text.
+        settings: The profile's settings.
+        methods: (method id, options) pairs.
+    """
+
+    target: dict[str, Any]
+    settings: dict[str, Any]
+    methods: list[tuple[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one method's training step took.
+
+    Attributes:
+        parameter_bytes: Parameters and buffers.
+        gradient_bytes: Gradients at the end of the backward pass.
+        activation_bytes: What the forward pass left behind for the backward pass, the batch included.
+        state_bytes: Optimizer state on the GPU.
+        phases: Highest bytes allocated in each phase.
+        reserved_bytes: Highest bytes the allocator had taken from the GPU.
+    """
+
+    parameter_bytes: int
+    gradient_bytes: int
+    activation_bytes: int
+    state_bytes: int
+    phases: dict[Phase, int]
+    reserved_bytes: int
+
+
+def measure_in_child(request: Request) -> dict[str, Measured | str]:
+    """Return by method what was measured, or the reason why it was not (it ran out of memory).
+
+    Raises:
+        MeasurementError: The child process failed as a whole.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        question, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+        question.write_text(json.dumps(asdict(request), default=str), encoding="utf-8")
+        command = [sys.executable, "-m", "subopt.profilers.measured", str(question), str(answer)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not answer.exists():
+            lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+            raise MeasurementError(lines[-1])
+        rows = json.loads(answer.read_text(encoding="utf-8"))
+    return {name: row if isinstance(row, str) else Measured(**row) for name, row in rows.items()}
+
+
+def measured_peak(measured: Measured) -> Peak:
+    """Return the peak: what was allocated, up to what the allocator had reserved for it."""
+    phase = max(measured.phases, key=lambda name: measured.phases[name])
+    top = measured.phases[phase]
+    return Peak(
+        bytes=top,
+        low_bytes=top,
+        high_bytes=max(top, measured.reserved_bytes),
+        phase=phase,
+        by_phase=PhasePeaks(**measured.phases),
+        source="measured",
+    )
+
+
+def measured_memory(measured: Measured) -> Memory:
+    """Return the memory table of training with the method that was measured."""
+    peak = measured_peak(measured)
+    held = measured.parameter_bytes + measured.state_bytes
+    held += measured.activation_bytes if peak.phase in {"forward", "backward"} else 0
+    held += measured.gradient_bytes if peak.phase in {"step", "refresh"} else 0
+    return Memory(
+        parameter_bytes=measured.parameter_bytes,
+        gradient_bytes=measured.gradient_bytes,
+        activation_bytes=measured.activation_bytes,
+        temporary_bytes=max(0, peak.bytes - held),
+        optimizer_state_bytes=measured.state_bytes,
+        peak_bytes=peak.bytes,
+        source="measured",
+    )
+
+
+def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measured:
+    """Take real steps with one method on the GPU and read the allocator's marks.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: It does not fit.
+    """
+    gc.collect()
+    torch.cuda.empty_cache()
+    model = session.build_on_device()
+    tensors = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
+    groups = session.target.param_groups(model)
+    optimizer = create(method, model, groups=groups, **with_short_period(method, options))
+    batches = session.batches()
+    rows = [_watched_step(session, model, optimizer, next(batches)) for _ in range(WATCHED_STEPS)]
+    first, ordinary, last = rows
+    phases: dict[Phase, int] = {
+        "forward": max(ordinary.marks["forward"], last.marks["forward"]),
+        "backward": max(ordinary.marks["backward"], last.marks["backward"]),
+        "step": ordinary.marks["step"],
+    }
+    if has_decompositions(method):
+        phases["refresh"] = max(first.marks["step"], last.marks["step"])
+    return Measured(
+        parameter_bytes=sum(t.numel() * t.element_size() for t in tensors.values()),
+        gradient_bytes=last.gradient_bytes,
+        activation_bytes=last.activation_bytes,
+        state_bytes=sum(
+            leaf.numel() * leaf.element_size()
+            for leaf in tree_leaves(list(optimizer.state.values()))
+            if isinstance(leaf, Tensor)
+        ),
+        phases=phases,
+        reserved_bytes=torch.cuda.max_memory_reserved(session.device),
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    marks: dict[str, int]
+    gradient_bytes: int
+    activation_bytes: int
+
+
+def _watched_step(
+    session: Session, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any
+) -> _Step:
+    """Take one training step; each phase's mark is the most that was allocated in it."""
+    device, marks = session.device, {}
+    model.zero_grad(set_to_none=True)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    loss = session.loss(model, session.place(batch))
+    marks["forward"] = torch.cuda.max_memory_allocated(device)
+    activation_bytes = torch.cuda.memory_allocated(device) - before
+    torch.cuda.reset_peak_memory_stats(device)
+    loss.backward()
+    marks["backward"] = torch.cuda.max_memory_allocated(device)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    torch.cuda.reset_peak_memory_stats(device)
+    optimizer.step()
+    marks["step"] = torch.cuda.max_memory_allocated(device)
+    gradient_bytes = sum(gradient.numel() * gradient.element_size() for gradient in gradients)
+    return _Step(marks, gradient_bytes, activation_bytes)
+
+
+def _answer(request: Request) -> dict[str, Any]:
+    place = {**request.target, "base": Path(request.target["base"])}
+    session = Session(load_target(**place), Settings(**request.settings))
+    rows: dict[str, Any] = {}
+    for name, options in request.methods:
+        try:
+            rows[name] = asdict(measure(session, name, options))
+        except torch.cuda.OutOfMemoryError:
+            rows[name] = "it ran out of GPU memory"
+    return rows
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read a request file, measure, write the answer file."""
+    question, answer = map(Path, arguments)
+    request = Request(**json.loads(question.read_text(encoding="utf-8")))
+    answer.write_text(json.dumps(_answer(request)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,117 @@
+"""Memory of training with every method: measured on a GPU, else followed under fake tensors, else by formula."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .architectures import WeightShape
+from .measured import (
+    Measured,
+    MeasurementError,
+    Request,
+    measure_in_child,
+    measured_memory,
+    measured_peak,
+)
+from .schema import Memory, MethodCost, Peak, PhasePeaks
+from .session import Session
+from .simulated import (
+    HIGH_FACTOR,
+    LOW_FACTOR,
+    WORKSPACE_BYTES,
+    GroupsOf,
+    SimulatedModel,
+    simulated_memory,
+    simulated_peak,
+)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory of training with one method.
+
+    Attributes:
+        method: Its id.
+        memory: By category.
+        peak: By phase, with its interval.
+    """
+
+    method: str
+    memory: Memory
+    peak: Peak
+
+
+def simulated_footprints(
+    simulated: SimulatedModel, groups_of: GroupsOf, costs: Sequence[MethodCost]
+) -> Iterator[Footprint]:
+    """Follow a step of every method under fake tensors, yielding each as it is done.
+
+    Args:
+        simulated: The model after a forward and backward pass.
+        groups_of: The user's own parameter groups.
+        costs: The methods with their options.
+    """
+    for cost in costs:
+        step = simulated.step_peaks(cost.method, cost.options, groups_of)
+        yield Footprint(
+            cost.method,
+            simulated_memory(simulated.peaks, step),
+            simulated_peak(simulated.peaks, step, cost.transient_bytes),
+        )
+
+
+def measured_footprints(
+    session: Session, costs: Sequence[MethodCost], notes: list[str]
+) -> Iterator[Footprint]:
+    """Measure a training step of every method on the GPU, in a child process.
+
+    Args:
+        session: The target and its settings.
+        costs: The methods with their options.
+        notes: Gets a line for everything that could not be measured.
+    """
+    request = Request(
+        target=session.target.load_arguments(),
+        settings=session.settings.model_dump(),
+        methods=[(cost.method, cost.options) for cost in costs],
+    )
+    try:
+        rows = measure_in_child(request)
+    except MeasurementError as error:
+        notes.append(f"memory was not measured on {session.device}: {error}")
+        return
+    for method, row in rows.items():
+        if isinstance(row, Measured):
+            yield Footprint(method, measured_memory(row), measured_peak(row))
+        else:
+            notes.append(f"memory of {method} was not measured on {session.device}: {row}")
+
+
+def memory_by_formula(weights: Sequence[WeightShape], optimizer_state_bytes: int) -> Memory:
+    """Return what shapes alone say: weights, gradients and state. Activations and the peak stay unknown."""
+    sizes = {"matrix": 0, "fallback": 0, "frozen": 0}
+    for weight in weights:
+        sizes[weight.treatment] += weight.elements * weight.dtype.itemsize
+    return Memory(
+        parameter_bytes=sum(sizes.values()),
+        gradient_bytes=sizes["matrix"] + sizes["fallback"],
+        optimizer_state_bytes=optimizer_state_bytes,
+        source="formula",
+    )
+
+
+def peak_by_formula(memory: Memory, cost: MethodCost) -> Peak:
+    """Return the peak of the optimizer's step alone, from shapes: weights, gradients, state, largest temporary.
+
+    Activations are not alive then, so it is right for the step and a lower bound for the whole of training.
+    """
+    total = memory.parameter_bytes + memory.gradient_bytes + cost.state_bytes + cost.transient_bytes
+    return Peak(
+        bytes=total,
+        low_bytes=int(LOW_FACTOR * total),
+        high_bytes=int(HIGH_FACTOR * total) + WORKSPACE_BYTES,
+        phase="step",
+        by_phase=PhasePeaks(step=total),
+        source="formula",
+    )

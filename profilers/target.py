@@ -1,0 +1,273 @@
+"""Finding and loading the user's model: `path/model.py`, `path/model.py:attr` or `package.module:attr`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from subopt.errors import PreflightError, TargetError, UsageError, suggestion
+
+from . import schema
+from .arguments import Scalar, bind_arguments
+from .discovery import Picked, a_type, line_of, optional_functions, pick_builder
+from .synthetic import SyntheticBatches, parse_inputs
+from .usercode import UserModules, module_name, package_root
+
+
+@dataclass(frozen=True)
+class LoadedTarget:
+    """A user's model file, loaded: everything the rest of the program may ask of it.
+
+    What the user's code raises in any of these comes out as a UserCodeError with their frames only.
+
+    Attributes:
+        record: What was loaded, precisely enough to load it again.
+        file: The Python file, or None for a module without one.
+    """
+
+    record: schema.Target
+    file: Path | None
+    _load_arguments: Mapping[str, Any]
+    _modules: UserModules
+    _picked: Picked
+    _functions: Mapping[str, Callable[..., Any]]
+    _synthetic: SyntheticBatches | None
+
+    @property
+    def has_eval(self) -> bool:
+        """Whether the user provides held-out batches."""
+        return "eval_batches" in self._functions and self._synthetic is None
+
+    @property
+    def input_batch_size(self) -> int | None:
+        """The batch size written in the `--input` options, or None where the data is the user's."""
+        return None if self._synthetic is None else self._synthetic.batch_size
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return plain values for which `load_target(**values)` loads this target again in another process."""
+        return dict(self._load_arguments)
+
+    def user_code(self, doing: str) -> AbstractContextManager[None]:
+        """Return a context in which the user's code may run; `doing` starts the message of its errors."""
+        return self._modules.running(doing)
+
+    def build_model(self) -> nn.Module:
+        """Return a fresh model. Works under `FakeTensorMode`: nothing is then allocated.
+
+        Raises:
+            TargetError: The builder returned something that is not a module.
+        """
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.record.kwargs.items())
+        call = f"{self._picked.name}({arguments})"
+        with self.user_code(call):
+            if isinstance(self._picked.builder, nn.Module):
+                return fresh_copy(self._picked.builder)
+            model: object = self._picked.builder(**self.record.kwargs)
+        if not isinstance(model, nn.Module):
+            raise TargetError(
+                f"{call} returned {a_type(model)}, not a torch.nn.Module",
+                "return the model itself from it",
+            )
+        return model
+
+    def batches(self, batch_size: int) -> Iterable[Any]:
+        """Return the training batches, synthetic where `--input` was given. Seed first, or use `BatchStream`.
+
+        Raises:
+            PreflightError: There is no data, or it cannot be iterated.
+        """
+        if self._synthetic is not None:
+            return self._synthetic.batches(batch_size)
+        if "batches" not in self._functions:
+            raise PreflightError(
+                f"{self.record.spec} has no batches(batch_size), so there is no data to measure on",
+                'write one, or give random data: --input "ids=int64[8,256]<32000"',
+            )
+        return self._iterable("batches", batch_size)
+
+    def eval_batches(self, batch_size: int) -> Iterable[Any] | None:
+        """Return the held-out batches, or None where the user provides none."""
+        return self._iterable("eval_batches", batch_size) if self.has_eval else None
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """Return the loss of one batch, by the user's `loss` or by calling the model on the batch.
+
+        Raises:
+            PreflightError: The result is no tensor, or the batch cannot be handed to the model.
+        """
+        compute: Callable[..., Any] = self._functions.get("loss", _default_loss)
+        with self.user_code("loss(model, batch)"):
+            result = compute(model, batch)
+        if not isinstance(result, torch.Tensor):
+            raise PreflightError(
+                f"the loss is {a_type(result)}, not a tensor",
+                "write loss(model, batch) in the model's file, and return a scalar tensor",
+            )
+        return result
+
+    def param_groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
+        """Return the user's parameter groups, or None where they leave the grouping to us.
+
+        Raises:
+            TargetError: The result is not a list of dicts with `params`.
+        """
+        if "param_groups" not in self._functions:
+            return None
+        with self.user_code("param_groups(model)"):
+            groups = self._functions["param_groups"](model)
+        if not isinstance(groups, list) or not all(
+            isinstance(group, dict) and "params" in group for group in groups
+        ):
+            raise TargetError(
+                "param_groups(model) must return a list of dicts, each with 'params'",
+                "return what a torch optimizer takes as its first argument",
+            )
+        return groups
+
+    def _iterable(self, name: str, batch_size: int) -> Iterable[Any]:
+        with self.user_code(f"{name}({batch_size})"):
+            result: Iterable[Any] = self._functions[name](batch_size)
+        if not isinstance(result, Iterable) and not hasattr(result, "__getitem__"):
+            raise PreflightError(
+                f"{name}({batch_size}) returned {a_type(result)}, which cannot be iterated",
+                "return a list, a DataLoader, or make it a generator with yield",
+            )
+        return result
+
+
+def load_target(
+    spec: str,
+    kwargs: Mapping[str, Scalar] | None = None,
+    *,
+    inputs: Sequence[str] = (),
+    base: Path | None = None,
+) -> LoadedTarget:
+    """Load the user's model file and find what builds the model in it.
+
+    Args:
+        spec: `path/model.py`, `path/model.py:attr` or `package.module:attr`.
+        kwargs: Arguments for the builder, as text or already typed.
+        inputs: Descriptions of synthetic inputs; where given, they replace the user's data.
+        base: The folder relative paths and module names start from. Default: the current one.
+
+    Raises:
+        TargetError: The target cannot be found, imported or understood.
+        UsageError: An argument or an input description that makes no sense.
+    """
+    synthetic = parse_inputs(inputs)
+    folder = (base or Path.cwd()).resolve()
+    place, attribute = _split(spec)
+    modules, name = _locate(place, folder)
+    module = modules.load(name)
+    file = None if module.__file__ is None else Path(module.__file__).resolve()
+    if place.endswith(".py") and file != (folder / place).resolve():
+        raise TargetError(
+            f"importing {place} gave another file, {module.__file__}", "rename one of the two files"
+        )
+    picked = pick_builder(module, place, attribute)
+    values = _arguments(picked, kwargs or {})
+    record = schema.Target(
+        spec=spec,
+        kwargs=values,
+        file=None if file is None else str(file),
+        line=None if file is None else line_of(picked.name, file),
+        picked=picked.description,
+        sha256=None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
+        synthetic_data=synthetic is not None,
+    )
+    return LoadedTarget(
+        record=record,
+        file=file,
+        _load_arguments={"spec": spec, "kwargs": values, "inputs": tuple(inputs), "base": folder},
+        _modules=modules,
+        _picked=picked,
+        _functions=optional_functions(module, place),
+        _synthetic=synthetic,
+    )
+
+
+def fresh_copy(model: nn.Module) -> nn.Module:
+    """Return a deep copy that shares no tensor; under `FakeTensorMode` its tensors are fake ones.
+
+    Tensors inside a module's lists or dicts stay real ones, copied.
+    """
+    mode = torch._guards.detect_fake_mode()
+    memo: dict[int, Any] = {}
+    if mode is not None:
+        plain = (value for module in model.modules() for value in vars(module).values())
+        for value in itertools.chain(model.parameters(), model.buffers(), plain):
+            if isinstance(value, torch.Tensor):
+                memo[id(value)] = mode.from_tensor(value)
+    with unset_fake_temporarily():
+        return copy.deepcopy(model, memo)
+
+
+def _split(spec: str) -> tuple[str, str | None]:
+    if spec.startswith("hf:"):
+        raise TargetError(
+            "targets that start with hf: are not supported yet",
+            "write a model.py whose build_model() returns the model, and give that file",
+        )
+    place, colon, attribute = spec.rpartition(":")
+    if spec and (not colon or not (attribute.isidentifier() or attribute == "")):
+        return spec, None
+    if not place or not attribute:
+        raise TargetError(f"'{spec}' names no model", "write it like model.py:Net")
+    return place, attribute
+
+
+def _locate(place: str, folder: Path) -> tuple[UserModules, str]:
+    path = folder / place
+    if place.endswith(".py"):
+        if not path.is_file():
+            near = suggestion(path.name, (p.name for p in path.parent.glob("*.py")))
+            raise TargetError(f"there is no file {place}{near}", f"looked in {path.parent}")
+        file = path.resolve()
+        return UserModules(package_root(file)), module_name(file)
+    if path.is_dir() and ("/" in place or not (path / "__init__.py").is_file()):
+        raise TargetError(
+            f"{place} is a folder", f"name the file in it: {place.rstrip('/')}/model.py"
+        )
+    if not all(part.isidentifier() for part in place.split(".")) or path.is_file():
+        raise TargetError(
+            f"'{place}' is neither a Python file nor a module",
+            "write it like path/model.py or package.module:Net",
+        )
+    return UserModules(folder), place
+
+
+def _arguments(picked: Picked, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    if not isinstance(picked.builder, nn.Module):
+        return bind_arguments(picked.name, picked.builder, given)
+    if given:
+        raise UsageError(
+            f"{picked.name} is a model, built when its file was imported: it takes no {next(iter(given))}=...",
+            "write build_model(...) to build it with arguments",
+        )
+    return {}
+
+
+def _default_loss(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        output = model(**batch)
+    elif isinstance(batch, (tuple, list)):
+        output = model(*batch)
+    elif isinstance(batch, torch.Tensor):
+        output = model(batch)
+    else:
+        raise PreflightError(
+            f"a batch is {a_type(batch)}; only dicts, tuples, lists and tensors can be handed to the model",
+            "yield one of those, or write loss(model, batch) in the model's file",
+        )
+    attribute = getattr(output, "loss", None)
+    return output if attribute is None else attribute

@@ -1,0 +1,85 @@
+"""Counts the bytes of every tensor alive, by category, and remembers the highest total.
+
+A dispatch mode sees each operation's results; a weak reference to their storage says when they are gone. It needs no
+memory of its own, so it works under fake tensors, where operations are followed but nothing is allocated or computed.
+Storages are counted, not tensors: views and tied parameters count once. What a kernel allocates for itself and frees
+again before it returns stays unseen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class StorageTracker(TorchDispatchMode):
+    """Tracks live tensor storages while it is entered.
+
+    Attributes:
+        category: What newly made tensors are filed under.
+        live_bytes: Bytes alive now, by category.
+        peak_bytes: Bytes alive, by category, at the instant of the highest total since `reset_peak`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.category = "other"
+        self.live_bytes: Counter[str] = Counter()
+        self.peak_bytes: Counter[str] = Counter()
+        self._total = 0
+        self._peak_total = 0
+        self._known: dict[int, tuple[str, int]] = {}
+
+    def file(self, tensors: Iterable[Any], category: str) -> None:
+        """Put tensors into a category: ones made before tracking began, or ones now known for what they are."""
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor, category, move=True)
+        self._note_peak()
+
+    def reset_peak(self) -> None:
+        """Forget the peak: from here on the highest total is the present one or a later one."""
+        self._peak_total = self._total
+        self.peak_bytes = self.live_bytes.copy()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf, self.category, move=False)
+        self._note_peak()
+        return result
+
+    def _see(self, tensor: torch.Tensor, category: str, *, move: bool) -> None:
+        if tensor.layout != torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key not in self._known:
+            finalizer = weakref.finalize(storage, self._forget, key)
+            finalizer.atexit = False
+        elif move:
+            self._forget(key)
+        else:
+            return
+        size = storage.nbytes()
+        self._known[key] = (category, size)
+        self.live_bytes[category] += size
+        self._total += size
+
+    def _forget(self, key: int) -> None:
+        category, size = self._known.pop(key)
+        self.live_bytes[category] -= size
+        self._total -= size
+
+    def _note_peak(self) -> None:
+        if self._total > self._peak_total:
+            self.reset_peak()

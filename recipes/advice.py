@@ -1,0 +1,148 @@
+"""What the advisor answers, as plain data: rows, the chosen one, sentences, and what would help if nothing fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from subopt.errors import DoesNotFitError
+from subopt.profilers.schema import MethodCost
+from subopt.units import format_bytes
+
+from .budget import Budget, Fit
+from .evidence import Published
+from .peaks import PeakAt
+
+Objective = Literal["quality", "speed", "memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One thing a row rests on, and what kind of knowledge it is.
+
+    Attributes:
+        kind: `measured here`, `simulated`, `formula` (computed from shapes) or `published`.
+        text: What it says and, for a published number, its paper and table.
+    """
+
+    kind: Literal["measured here", "simulated", "formula", "published"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOverhead:
+    """Time of a training step with a method, relative to one with the baseline.
+
+    Attributes:
+        share: 0.1 where a step takes a tenth longer; negative where it is shorter.
+        source: `measured here`, or `formula` where only FLOPs are known.
+    """
+
+    share: float
+    source: Literal["measured here", "formula"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method of the ranked table.
+
+    Attributes:
+        method: Method id.
+        cost: The profile's row: options, state bytes, FLOPs, time of the optimizer step.
+        fit: Whether the peak fits the usable part of the budget.
+        peak: The peak at the batch size asked about.
+        headroom_bytes: Usable bytes minus the peak; negative where it does not fit.
+        step_ms: Forward, backward and optimizer step together; None where it was not measured.
+        overhead: Time relative to the baseline; None where it is unknown.
+        published: The nearest published comparison with the baseline; None where there is none.
+        score: Expected gain at equal wall time (see `ranking.score`); None without published evidence.
+        evidence: What the row rests on.
+        reasons: Why it stands where it stands, in words.
+    """
+
+    method: str
+    cost: MethodCost
+    fit: Fit
+    peak: PeakAt
+    headroom_bytes: int
+    step_ms: float | None
+    overhead: TimeOverhead | None
+    published: Published | None
+    score: float | None
+    evidence: tuple[Evidence, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def is_recommendable(self) -> bool:
+        """Whether the estimate stays within the budget."""
+        return self.fit is not Fit.NO and self.headroom_bytes >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that would make training fit.
+
+    Attributes:
+        kind: What is changed.
+        method: The method it is worked out for.
+        options: Options that differ from the profile's row.
+        batch_size: Examples of one micro-batch after the change.
+        accumulate: Micro-batches of one optimizer step after the change.
+        peak_bytes: Predicted peak after the change.
+        budget_bytes: The budget it needs.
+        text: What to do, in one line.
+    """
+
+    kind: Literal["batch", "method", "state dtype", "rank", "budget"]
+    method: str
+    options: Mapping[str, Any]
+    batch_size: int
+    accumulate: int
+    peak_bytes: int
+    budget_bytes: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The advisor's answer.
+
+    Attributes:
+        objective: What was asked for.
+        budget: The budget and its usable part.
+        batch_size: Examples of one micro-batch that all rows are worked out for.
+        rows: Every method, best first.
+        chosen: The first row that fits; None where none does.
+        sentences: The answer for a person: what, why, how sure.
+        changes: Where nothing fits, what would make it fit, the smallest change first.
+    """
+
+    objective: Objective
+    budget: Budget
+    batch_size: int
+    rows: tuple[Row, ...]
+    chosen: Row | None
+    sentences: tuple[str, ...]
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def exit_status(self) -> int:
+        """0 where a method was chosen, 3 where nothing fits."""
+        return 0 if self.chosen is not None else DoesNotFitError.exit_status
+
+    def require_chosen(self) -> Row:
+        """Return the chosen row.
+
+        Raises:
+            DoesNotFitError: Nothing fits; the hint is the smallest change that would.
+        """
+        if self.chosen is not None:
+            return self.chosen
+        smallest = min(self.rows, key=lambda row: row.peak.bytes)
+        raise DoesNotFitError(
+            f"nothing fits {format_bytes(self.budget.total_bytes)} "
+            f"({format_bytes(self.budget.usable_bytes)} usable): {smallest.method} needs the least, "
+            f"{format_bytes(smallest.peak.bytes)} in the {smallest.peak.phase} phase",
+            self.changes[0].text if self.changes else None,
+        )

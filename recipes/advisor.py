@@ -1,0 +1,211 @@
+"""From a profile and a memory budget to a ranked, explained table of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from subopt.errors import UsageError
+from subopt.optimizers import get_method
+from subopt.profilers.schema import MethodCost, Profile
+from subopt.units import format_bytes, format_ms
+
+from .advice import Advice, Change, Evidence, Objective, Row, TimeOverhead
+from .budget import DeviceKind, Fit, read_budget
+from .changes import changes_that_fit
+from .evidence import Published, load_evidence, published
+from .peaks import PeakAt, largest_batch, peak_at
+from .proposal import to_recipe
+from .ranking import ranked, score, time_overhead
+from .sentences import (
+    budget_sentence,
+    certainty_sentence,
+    choice_sentences,
+    gain_text,
+    memory_sentence,
+    overhead_text,
+    refusal_sentences,
+)
+from .traits import model_kind, tokens_per_step, trainable_parameters
+
+__all__ = ["Advice", "Change", "Row", "recommend", "to_recipe"]
+
+
+def recommend(
+    profile: Profile,
+    *,
+    budget_bytes: int,
+    objective: Objective = "quality",
+    batch_size: int | Literal["auto"] | None = None,
+    methods: Sequence[str] | None = None,
+    device: DeviceKind = "cuda",
+) -> Advice:
+    """Rank the profile's methods under a memory budget and choose one.
+
+    The rule is `ranking.score` and `ranking.sort_key`. The result depends on nothing but the arguments.
+
+    Args:
+        profile: What `subopt profile` measured.
+        budget_bytes: Memory of the device to train on.
+        objective: `quality`: best expected result at equal wall time; `speed`: cheapest step among the methods not
+            expected to be worse than AdamW; `memory`: smallest peak.
+        batch_size: Examples of one micro-batch; the profile's own by default. `auto`: the largest power of two at
+            which the method that would be chosen at batch size 1 fits.
+        methods: Method ids to choose from; all of the profile by default.
+        device: Kind of the memory: `cuda` takes context and allocator reserve off the budget.
+
+    Raises:
+        OptionError: An unknown method.
+        UsageError: The profile lacks what the question needs: method costs, or activations for another batch size.
+    """
+    budget = read_budget(budget_bytes, device)
+    costs, others = _split(profile, methods)
+    usable = budget.usable_bytes
+    if batch_size == "auto":
+        batch_size = _auto_batch(profile, costs, objective, usable)
+    elif batch_size is None:
+        batch_size = profile.settings.batch_size
+    if batch_size < 1:
+        raise UsageError(f"a batch size of {batch_size} trains nothing", "give 1 or more")
+    rows = _rows(profile, costs, objective, batch_size, usable)
+    chosen = next((row for row in rows if row.is_recommendable), None)
+    changes: tuple[Change, ...] = ()
+    if chosen is None:
+        changes = changes_that_fit(profile, rows, others, budget, batch_size, device)
+        said = refusal_sentences(rows, changes)
+    else:
+        said = choice_sentences(chosen, rows, objective)
+    filled = memory_sentence(profile)
+    sure = None if chosen is None else certainty_sentence(profile, chosen)
+    sentences = (*said, *(text for text in (filled, sure) if text), budget_sentence(budget))
+    return Advice(objective, budget, batch_size, rows, chosen, sentences, changes)
+
+
+def _split(
+    profile: Profile, methods: Sequence[str] | None
+) -> tuple[list[MethodCost], list[MethodCost]]:
+    """Return the profile's rows that were asked for, and the rest."""
+    if not profile.methods:
+        raise UsageError(
+            "the profile holds no method costs", "make it again with: subopt profile model.py"
+        )
+    if methods is None:
+        return list(profile.methods), []
+    wanted = {get_method(name).name for name in methods}
+    missing = wanted - {cost.method for cost in profile.methods}
+    if missing or not wanted:
+        raise UsageError(
+            f"the profile holds no costs of {', '.join(sorted(missing)) or 'the methods asked for'}",
+            "it has " + ", ".join(cost.method for cost in profile.methods),
+        )
+    return (
+        [cost for cost in profile.methods if cost.method in wanted],
+        [cost for cost in profile.methods if cost.method not in wanted],
+    )
+
+
+def _auto_batch(
+    profile: Profile, costs: Sequence[MethodCost], objective: Objective, usable_bytes: int
+) -> int:
+    """Return the largest power of two at which the best method at batch size 1 still fits; 1 where none does."""
+    best = _rows(profile, costs, objective, 1, usable_bytes)[0].cost
+
+    def fits(size: int) -> bool:
+        return peak_at(profile, best, size).fits(usable_bytes) is Fit.YES
+
+    return largest_batch(fits) or 1
+
+
+def _rows(
+    profile: Profile,
+    costs: Sequence[MethodCost],
+    objective: Objective,
+    batch_size: int,
+    usable_bytes: int,
+) -> tuple[Row, ...]:
+    """Return the ranked rows at one batch size."""
+    baseline = load_evidence().baseline
+    base = next((cost for cost in profile.methods if cost.method == baseline), None)
+    rows = [_row(profile, cost, base, batch_size, usable_bytes) for cost in costs]
+    return ranked(rows, objective, usable_bytes)
+
+
+def _row(
+    profile: Profile,
+    cost: MethodCost,
+    baseline: MethodCost | None,
+    batch_size: int,
+    usable_bytes: int,
+) -> Row:
+    peak = peak_at(profile, cost, batch_size)
+    overhead = time_overhead(profile, cost, baseline, batch_size)
+    near = published(
+        cost.method,
+        trainable_parameters(profile),
+        model_kind(profile),
+        tokens_per_step(profile, batch_size),
+    )
+    growth = batch_size / profile.settings.batch_size
+    timed = profile.forward_backward_ms is not None and cost.step_ms is not None
+    step_ms = (
+        (profile.forward_backward_ms or 0.0) * growth + (cost.step_ms or 0.0) if timed else None
+    )
+    fits = peak.fits(usable_bytes)
+    return Row(
+        method=cost.method,
+        cost=cost,
+        fit=fits,
+        peak=peak,
+        headroom_bytes=usable_bytes - peak.bytes,
+        step_ms=step_ms,
+        overhead=overhead,
+        published=near,
+        score=score(cost.method, near, overhead),
+        evidence=_evidence(peak, overhead, near, cost),
+        reasons=_reasons(cost, peak, fits, usable_bytes, overhead, near),
+    )
+
+
+def _evidence(
+    peak: PeakAt, overhead: TimeOverhead | None, near: Published | None, cost: MethodCost
+) -> tuple[Evidence, ...]:
+    memory = f"peak {format_bytes(peak.bytes)} in the {peak.phase} phase"
+    items = [Evidence("measured here" if peak.source == "measured" else peak.source, memory)]
+    if overhead is not None:
+        step = "" if cost.step_ms is None else f", optimizer step {format_ms(cost.step_ms)}"
+        items.append(Evidence(overhead.source, f"time {overhead.share:+.1%}{step}"))
+    if near is not None and cost.method != load_evidence().baseline:
+        items.append(Evidence("published", near.result.source))
+    return tuple(items)
+
+
+def _reasons(
+    cost: MethodCost,
+    peak: PeakAt,
+    fits: Fit,
+    usable_bytes: int,
+    overhead: TimeOverhead | None,
+    near: Published | None,
+) -> tuple[str, ...]:
+    reasons = []
+    if cost.method == load_evidence().baseline:
+        reasons.append("the baseline every gain and overhead is measured against")
+    elif near is None:
+        reasons.append(
+            "no published comparison with AdamW, so it ranks below the methods that have one"
+        )
+    else:
+        reasons.append(f"{gain_text(near)}: {near.result.model}{_discount(near)}")
+        reasons.append(overhead_text(overhead))
+    if fits is Fit.NO:
+        reasons.append(f"does not fit: {format_bytes(peak.bytes - usable_bytes)} too much")
+    elif fits is Fit.MAYBE and peak.high_bytes is None:
+        reasons.append("activations are unknown, so its peak is a lower bound")
+    elif fits is Fit.MAYBE:
+        reasons.append(f"may need up to {format_bytes(peak.high_bytes)}")
+    return tuple(reasons)
+
+
+def _discount(near: Published) -> str:
+    share = near.certainty.value
+    return "" if share == 1 else f", counted at {share:.0%} because kind, size or batch differ"

@@ -1,0 +1,216 @@
+"""Checkpoints: a folder `step-N` per checkpoint, complete or absent, holding everything a run needs to go on.
+
+    model.safetensors   parameters and buffers
+    optimizer.pt        the optimizer's state_dict
+    trainer.pt          progress, data position, state of the random number generators
+    checkpoint.json     size and CRC-32 of each of them, written last
+
+A checkpoint is written under another name, forced onto the disk, and renamed: a kill at any instant leaves the
+last complete one. Everything loads without running code (`weights_only=True`, safetensors).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from subopt.errors import FileFormatError
+
+from .disk import sync
+from .rng import rng_state
+from .weights import load_weights, save_weights
+
+MANIFEST = "checkpoint.json"
+_FORMAT = 1
+_NAME = re.compile(r"step-(\d+)")
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: Optimizer steps done.
+        tokens: Tokens seen.
+        loss: Training loss of the last step, or None before the first.
+        eval_loss: The last held-out loss, or None.
+        eval_step: The step it was taken at, or None.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    loss: float | None = None
+    eval_loss: float | None = None
+    eval_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a checkpoint held beside the model and the optimizer."""
+
+    progress: Progress
+    data: dict[str, Any]
+    rng: dict[str, Any]
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir()]
+    steps = [(int(match[1]), path) for match, path in found if match]
+    return [path for _, path in sorted(steps)]
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: dict[str, Any],
+    progress: Progress,
+    *,
+    keep: int,
+) -> Path:
+    """Write `folder/step-N`, then delete all but the newest `keep` checkpoints.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    final = folder / f"step-{progress.step}"
+    partial = folder / f".{final.name}.partial"
+    partial.mkdir()
+    save_weights(model, partial / "model.safetensors")
+    _save(optimizer.state_dict(), partial / "optimizer.pt")
+    trainer = {"progress": asdict(progress), "data": data, "rng": rng_state()}
+    _save(trainer, partial / "trainer.pt")
+    _write_manifest(partial, progress.step)
+    partial.rename(final)
+    sync(folder)
+    for old in checkpoints_in(folder)[:-keep]:
+        _discard(old)
+    return final
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> Restored:
+    """Load model and optimizer in place and return the rest; the generators are left to the caller.
+
+    Raises:
+        FileFormatError: A file is missing, damaged, or belongs to another model; the message names it.
+    """
+    _verify(path)
+    load_weights(model, path / "model.safetensors")
+    if optimizer is not None:
+        state = _load(path / "optimizer.pt")
+        try:
+            optimizer.load_state_dict(state)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise FileFormatError(
+                f"{path / 'optimizer.pt'} does not fit this optimizer: {error}",
+                "it was saved under another method or other options: check the recipe",
+            ) from None
+    trainer = _load(path / "trainer.pt")
+    return Restored(Progress(**trainer["progress"]), trainer["data"], trainer["rng"])
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left half-written or half-deleted."""
+    if folder.is_dir():
+        for path in folder.glob(".step-*"):
+            shutil.rmtree(path)
+
+
+def discard_all(folder: Path) -> None:
+    """Delete every checkpoint of a folder, and the folder if nothing else is in it."""
+    for path in checkpoints_in(folder):
+        _discard(path)
+    sweep(folder)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _discard(path: Path) -> None:
+    # renamed first: a kill in the middle of deleting must not leave something that looks like a checkpoint
+    doomed = path.with_name(f".{path.name}.deleted")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _save(content: Any, path: Path) -> None:
+    torch.save(content, path)
+    sync(path)
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from None
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    files = {
+        path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        for path in sorted(folder.iterdir())
+    }
+    manifest = {"format": _FORMAT, "step": step, "torch": torch.__version__, "files": files}
+    path = folder / MANIFEST
+    path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    sync(path)
+    sync(folder)
+
+
+def _verify(folder: Path) -> None:
+    """Compare every file with the manifest, so that damage is an error and not a strange training."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format"]
+        files = {
+            name: (entry["bytes"], entry["crc32"]) for name, entry in manifest["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(path, "missing or not a manifest") from None
+    if version != _FORMAT:
+        raise FileFormatError(
+            f"{path} has format {version}; this version of subopt reads {_FORMAT}",
+            "resume with the version of subopt that wrote it",
+        )
+    for name, (size, crc32) in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise _damaged(file, "it is missing")
+        if file.stat().st_size != size:
+            raise _damaged(file, f"{file.stat().st_size} bytes instead of {size}")
+        if _crc32(file) != crc32:
+            raise _damaged(file, "its content has changed since it was written")
+
+
+def _damaged(file: Path, why: str) -> FileFormatError:
+    checkpoint = file.parent
+    older = [path for path in checkpoints_in(checkpoint.parent) if path != checkpoint]
+    go_on = f"to go on from {older[-1].name}" if older else "to start from the beginning"
+    return FileFormatError(
+        f"{file} is damaged: {why}", f"delete the folder {checkpoint} {go_on}, then --resume again"
+    )
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            value = zlib.crc32(chunk, value)
+    return value

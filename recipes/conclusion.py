@@ -1,0 +1,64 @@
+"""What a run came to: its progress, and what was predicted beside what it took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .checkpoint import Progress
+from .metrics import median_step_ms
+from .planning import actual_state_bytes
+from .result import Figures, Result
+from .session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How one session of a run went.
+
+    Attributes:
+        progress: How far the run has come.
+        resumed_from: The step this session started from.
+        interrupted: Whether it ended before the last step.
+        wall_s: Seconds of this session.
+        checkpoint: The newest checkpoint, or None.
+    """
+
+    progress: Progress
+    resumed_from: int
+    interrupted: bool
+    wall_s: float
+    checkpoint: Path | None
+
+
+def conclude(session: Session, run: Run) -> Result:
+    """Return the result of a session."""
+    plan, folder, progress = session.plan, session.folder, run.progress
+    return Result(
+        target=plan.target,
+        method=plan.method,
+        device=plan.device,
+        precision=plan.precision,
+        steps=plan.steps,
+        step=progress.step,
+        resumed_from=run.resumed_from,
+        interrupted=run.interrupted,
+        tokens=progress.tokens,
+        loss=progress.loss,
+        eval_loss=progress.eval_loss,
+        wall_s=run.wall_s,
+        predicted=Figures(
+            plan.predicted_state_bytes, plan.predicted_peak_bytes, plan.predicted_step_ms
+        ),
+        actual=Figures(
+            actual_state_bytes(session.optimizer),
+            session.memory.bytes(),
+            median_step_ms(folder.metrics),
+        ),
+        peak_source=session.memory.source,
+        synthetic_data=plan.synthetic_data,
+        output=str(folder.path),
+        checkpoint=None if run.checkpoint is None else str(run.checkpoint),
+        weights=None if run.interrupted else str(folder.weights),
+        diagnostics=session.optimizer.diagnostics(),
+    )

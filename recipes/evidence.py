@@ -1,0 +1,180 @@
+"""Two questions to the papers: how much did a method gain in the setting nearest to this model, and at what rate.
+
+The numbers live in `evidence.yaml` next to this file, each with its paper and table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from .evidence_file import Evidence, PublishedRate, Result, load_evidence
+
+__all__ = [
+    "Certainty",
+    "Evidence",
+    "LearningRate",
+    "Published",
+    "load_evidence",
+    "published",
+    "published_lr",
+]
+
+
+class Certainty(Enum):
+    """How near a published setting is to the model at hand; the value is the share of its gain to expect.
+
+    The shares are a judgement, not a measurement: the less alike the settings, the closer to "no difference".
+    """
+
+    NEAR = 1.0
+    MODERATE = 0.75
+    FAR = 0.5
+
+
+# "Near" and "moderate" mean the same kind of model, and at most this many times larger or smaller, both in parameters
+# and in tokens per step: a small batch has noisier gradients, and bases found in noise gain less.
+NEAR_RATIO = 2.0
+MODERATE_RATIO = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The published result nearest to a model, and how much of its gain to expect there.
+
+    Attributes:
+        result: The printed numbers.
+        gain: Their gain over the baseline, a share.
+        certainty: How near the setting is.
+    """
+
+    result: Result
+    gain: float
+    certainty: Certainty
+
+    @property
+    def expected_gain(self) -> float:
+        """The gain shrunk towards zero with the distance of the setting."""
+        return self.gain * self.certainty.value
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRate:
+    """A learning rate to start from and the reason for it.
+
+    Attributes:
+        lr: Peak learning rate.
+        reason: Where it comes from, and what to doubt about it.
+        weight_decay: The decoupled weight decay used with it; None where the paper does not say.
+        tokens_per_step: Tokens of one optimizer step in that setting; None where the paper does not say.
+    """
+
+    lr: float
+    reason: str
+    weight_decay: float | None = None
+    tokens_per_step: int | None = None
+
+
+def published(
+    method: str, parameters: int, kind: str | None, tokens_per_step: int | None = None
+) -> Published | None:
+    """Return the published comparison with the baseline that is nearest to a model, or None where there is none.
+
+    The same kind of model comes before the same size; sizes are compared by their ratio.
+
+    Args:
+        method: Method id.
+        parameters: Number of trainable parameters of the model at hand.
+        kind: `language`, `vision`, ... or None where it could not be told.
+        tokens_per_step: Tokens of one optimizer step there; it only matters for how certain the answer is.
+    """
+    best: tuple[float, Result, float] | None = None
+    for result in load_evidence().results:
+        gain = result.gain
+        if result.method != method or gain is None:
+            continue
+        distance = _distance(result.kind, result.parameters, kind, parameters)
+        if best is None or distance < best[0]:
+            best = (distance, result, gain)
+    if best is None:
+        return None
+    _, result, gain = best
+    if result.kind != kind:
+        return Published(result, gain, Certainty.FAR)
+    return Published(result, gain, _certainty(result, parameters, tokens_per_step))
+
+
+def published_lr(method: str, parameter_count: int, kind: str | None = None) -> LearningRate:
+    """Return the learning rate a method was trained with at the nearest size, and the reason.
+
+    A method without a published rate for this kind of model gets a published multiple of the baseline's rate, or else
+    the baseline's rate itself as a starting point, and the reason says so.
+
+    Args:
+        method: Method id.
+        parameter_count: Number of trainable parameters of the model at hand.
+        kind: `language`, `vision`, or None where it could not be told.
+    """
+    evidence = load_evidence()
+    rate = _nearest_rate(method, parameter_count, kind)
+    if rate is not None and kind in {None, rate.kind}:
+        return LearningRate(
+            rate.lr, f"{rate.lr:g}: {_citation(rate)}", rate.weight_decay, rate.tokens_per_step
+        )
+    base = _nearest_rate(evidence.baseline, parameter_count, kind)
+    if base is None:
+        raise LookupError(
+            f"evidence.yaml holds no learning rate for its baseline {evidence.baseline}"
+        )
+    relative = evidence.relative_rates.get(method)
+    if relative is not None:
+        lr = float(f"{base.lr * relative.factor:.3g}")
+        reason = (
+            f"{lr:g}: {relative.factor:g} times AdamW's {base.lr:g} "
+            f"({relative.source}; {_citation(base)})"
+        )
+        return LearningRate(lr, reason, base.weight_decay, base.tokens_per_step)
+    models = "" if kind is None else f" on {kind} models"
+    reason = (
+        f"{base.lr:g}: no learning rate is published for {method}{models}; AdamW's as a starting point, "
+        f"try others ({_citation(base)})"
+    )
+    return LearningRate(base.lr, reason, base.weight_decay, base.tokens_per_step)
+
+
+def _nearest_rate(method: str, parameters: int, kind: str | None) -> PublishedRate | None:
+    rates = [rate for rate in load_evidence().rates if method in rate.methods]
+    return min(
+        rates,
+        key=lambda rate: _distance(rate.kind, rate.parameters, kind, parameters),
+        default=None,
+    )
+
+
+def _citation(rate: PublishedRate) -> str:
+    return (
+        f"the published one for the nearest setting, {rate.model} "
+        f"({rate.paper.authors} {rate.paper.year}, {rate.place})"
+    )
+
+
+def _distance(kind: str, parameters: int, wanted: str | None, wanted_parameters: int) -> float:
+    """Log size ratio, plus more than any size ratio can make up where the kind differs."""
+    distance = math.log(_ratio(parameters, wanted_parameters))
+    return distance if wanted is None or kind == wanted else distance + 1000.0
+
+
+def _certainty(result: Result, parameters: int, tokens_per_step: int | None) -> Certainty:
+    """How near a result for the same kind of model is."""
+    ratio = _ratio(result.parameters, parameters)
+    if result.tokens_per_step is not None and tokens_per_step is not None:
+        ratio = max(ratio, _ratio(result.tokens_per_step, tokens_per_step))
+    if ratio <= NEAR_RATIO:
+        return Certainty.NEAR
+    return Certainty.MODERATE if ratio <= MODERATE_RATIO else Certainty.FAR
+
+
+def _ratio(one: int, other: int) -> float:
+    """How many times the larger is the smaller."""
+    return max(one, other) / max(min(one, other), 1)

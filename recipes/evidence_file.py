@@ -1,0 +1,172 @@
+"""Reads `evidence.yaml`, the papers' result tables and learning rates as data, into frozen records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """A publication the numbers come from."""
+
+    id: str
+    title: str
+    authors: str
+    year: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One printed number and the baseline's number beside it.
+
+    Attributes:
+        method: Method id, or the id of another method the papers compare.
+        value: The method's metric as printed.
+        baseline_value: The baseline's metric in the same column; None where the table has no baseline.
+        metric: Name of the metric, such as `validation perplexity`.
+        lower_is_better: Direction of the metric. Metrics for which higher is better are percentages.
+        paper: Where it is printed.
+        table: Table number there.
+        kind: Kind of model: `language`, `vision`, `finetune` or `tagging`.
+        task: What was trained.
+        model: The architecture.
+        parameters: Its size.
+        tokens_per_step: Tokens of one optimizer step; None where the paper does not say or there are none.
+    """
+
+    method: str
+    value: float
+    baseline_value: float | None
+    metric: str
+    lower_is_better: bool
+    paper: Paper
+    table: int
+    kind: str
+    task: str
+    model: str
+    parameters: int
+    tokens_per_step: int | None
+
+    @property
+    def gain(self) -> float | None:
+        """The share of the baseline's loss that the method removes; negative where it is worse.
+
+        1 - x / x_baseline, with x the perplexity, or the percentage of wrong answers (100 - accuracy).
+        """
+        if self.baseline_value is None:
+            return None
+        if self.lower_is_better:
+            return 1 - self.value / self.baseline_value
+        return 1 - (100 - self.value) / (100 - self.baseline_value)
+
+    @property
+    def source(self) -> str:
+        """The printed numbers and where they are, in one line."""
+        beside = (
+            "" if self.baseline_value is None else f" against {self.baseline_value:g} for AdamW"
+        )
+        return (
+            f"{self.metric} {self.value:g}{beside}, {self.model}, {self.task} "
+            f"({self.paper.authors} {self.paper.year}, table {self.table})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRate:
+    """A learning rate some authors trained a model with."""
+
+    methods: frozenset[str]
+    kind: str
+    model: str
+    parameters: int
+    lr: float
+    weight_decay: float | None
+    tokens_per_step: int | None
+    paper: Paper
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeRate:
+    """A learning rate published as a multiple of the baseline's."""
+
+    factor: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything in the data file."""
+
+    baseline: str
+    other_methods: dict[str, str]
+    papers: dict[str, Paper]
+    results: tuple[Result, ...]
+    rates: tuple[PublishedRate, ...]
+    relative_rates: dict[str, RelativeRate]
+
+
+@cache
+def load_evidence() -> Evidence:
+    """Return the bundled evidence, read once."""
+    text = resources.files(__package__).joinpath("evidence.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
+    papers = {key: Paper(key, **fields) for key, fields in raw["papers"].items()}
+    return Evidence(
+        baseline=raw["baseline"],
+        other_methods=raw["other_methods"],
+        papers=papers,
+        results=tuple(
+            result
+            for table in raw["tables"]
+            for result in _results_of(table, papers[table["paper"]], raw["baseline"])
+        ),
+        rates=tuple(rate for group in raw["learning_rates"] for rate in _rates_of(group, papers)),
+        relative_rates={
+            method: RelativeRate(**fields)
+            for method, fields in raw["relative_learning_rates"].items()
+        },
+    )
+
+
+def _results_of(table: dict[str, Any], paper: Paper, baseline: str) -> list[Result]:
+    return [
+        Result(
+            method=method,
+            value=float(value),
+            baseline_value=column["values"].get(baseline),
+            metric=table["metric"],
+            lower_is_better=table["better"] == "lower",
+            paper=paper,
+            table=table["table"],
+            kind=table["kind"],
+            task=table["task"],
+            model=column["model"],
+            parameters=column["parameters"],
+            tokens_per_step=table.get("tokens_per_step"),
+        )
+        for column in table["models"]
+        for method, value in column["values"].items()
+    ]
+
+
+def _rates_of(group: dict[str, Any], papers: dict[str, Paper]) -> list[PublishedRate]:
+    return [
+        PublishedRate(
+            methods=frozenset(group["methods"]),
+            kind=group["kind"],
+            model=column["model"],
+            parameters=column["parameters"],
+            lr=column["lr"],
+            weight_decay=group.get("weight_decay"),
+            tokens_per_step=group.get("tokens_per_step"),
+            paper=papers[group["paper"]],
+            place=group["place"],
+        )
+        for column in group["models"]
+    ]

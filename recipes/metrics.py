@@ -1,0 +1,80 @@
+"""`metrics.jsonl`: one JSON object per line, appended as the run goes, in step with its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .disk import write_text
+from .events import Evaluated, Stepped
+
+_STEP_KEYS = ("step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms")
+
+
+class MetricsLog:
+    """Appends to a metrics file.
+
+    A resumed run first drops what was written after its checkpoint, so no step is listed twice.
+    """
+
+    def __init__(self, path: Path, *, from_step: int = 0) -> None:
+        kept = [entry for entry in read_metrics(path) if entry["step"] <= from_step]
+        lines = [json.dumps(entry) + "\n" for entry in kept] if from_step else []
+        write_text(path, "".join(lines))
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def stepped(self, event: Stepped) -> None:
+        """Append one optimizer step."""
+        entry = {key: getattr(event, key) for key in _STEP_KEYS}
+        self._append(entry | {"memory_bytes": event.memory_bytes})
+
+    def evaluated(self, event: Evaluated) -> None:
+        """Append one evaluation."""
+        self._append({"step": event.step, "eval_loss": event.loss})
+
+    def sync(self) -> None:
+        """Force what was appended onto the disk: a checkpoint must never be ahead of its metrics."""
+        os.fsync(self._file.fileno())
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a metrics file, leaving out a last line that a kill cut short."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                return
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                yield entry
+
+
+def median_step_ms(path: Path) -> float | None:
+    """Return the median time of a step over the run, or None before the second step.
+
+    The first one is left out: it warms up caches and makes the first bases.
+    """
+    times = [entry["step_ms"] for entry in read_metrics(path) if "step_ms" in entry][1:]
+    return statistics.median(times) if times else None

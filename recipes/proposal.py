@@ -1,0 +1,132 @@
+"""From advice to a recipe: every choice filled in, with what it rests on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from subopt.profilers.schema import Profile
+
+from .advice import Advice, Row
+from .changes import changed_options
+from .evidence import LearningRate, published_lr
+from .schema import (
+    Checkpoint,
+    Data,
+    Evaluation,
+    Model,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Why,
+)
+from .traits import model_kind, tokens_per_step, trainable_parameters
+
+DEFAULT_STEPS = 1000
+
+# Warm-up over a tenth of the run, then cosine down to a tenth: Nguyen et al. 2025, appendix D. Gradients clipped at
+# norm 1: Liang et al. 2024, appendix A.1.
+WARMUP_SHARE = 0.1
+FINAL_RATIO = 0.1
+CLIP_NORM = 1.0
+
+# A run is evaluated and saved this many times.
+_PARTS = 5
+
+# A batch this many times smaller or larger than the published one is worth a word beside the learning rate.
+_OTHER_BATCH = 4
+
+
+def to_recipe(
+    advice: Advice, profile: Profile, *, recipe_path: Path, steps: int = DEFAULT_STEPS
+) -> Recipe:
+    """Return the recipe that trains with the chosen method. The same arguments give the same recipe.
+
+    The learning rate is the method's published one for the nearest model size; `why.evidence` says which.
+
+    Args:
+        advice: The advice; something was chosen.
+        profile: The profile it was given for.
+        recipe_path: Where the recipe will be written: the model file is named relative to its folder.
+        steps: Optimizer steps of the run.
+
+    Raises:
+        DoesNotFitError: Nothing was chosen.
+    """
+    row = advice.require_chosen()
+    rate = published_lr(row.method, trainable_parameters(profile), model_kind(profile))
+    return Recipe(
+        model=Model(
+            target=relative_target(profile, recipe_path),
+            kwargs=dict(profile.target.kwargs),
+            sha256=profile.target.sha256,
+        ),
+        data=Data(batch_size=advice.batch_size),
+        optimizer=Optimizer(
+            method=row.method,
+            lr=rate.lr,
+            weight_decay=rate.weight_decay or 0.0,
+            options=changed_options(row.cost),
+        ),
+        schedule=Schedule(
+            name="cosine",
+            warmup_steps=int(steps * WARMUP_SHARE),
+            steps=steps,
+            final_ratio=FINAL_RATIO,
+        ),
+        clip_norm=CLIP_NORM,
+        precision=profile.settings.dtype,
+        eval=Evaluation(every=steps // _PARTS),
+        checkpoint=Checkpoint(every=steps // _PARTS),
+        seed=profile.settings.seed,
+        why=_why(advice, profile, row, rate),
+    )
+
+
+def relative_target(profile: Profile, recipe_path: Path) -> str:
+    """Return the profile's target as it reads from the recipe's folder: `../model.py` or `../model.py:attr`."""
+    target = profile.target
+    if target.file is None:
+        return target.spec
+    _, colon, attribute = target.spec.rpartition(":")
+    suffix = f":{attribute}" if colon and attribute.isidentifier() else ""
+    file = os.path.relpath(Path(target.file).resolve(), recipe_path.resolve().parent)
+    return Path(file).as_posix() + suffix
+
+
+def profile_sha256(profile: Profile) -> str:
+    """Return the hash of the file that `Profile.save` writes for this profile."""
+    return hashlib.sha256((profile.model_dump_json(indent=1) + "\n").encode()).hexdigest()
+
+
+def _why(advice: Advice, profile: Profile, row: Row, rate: LearningRate) -> Why:
+    gpu = profile.environment.gpu
+    evidence = [f"{item.kind}: {item.text}" for item in row.evidence]
+    return Why(
+        profile_sha256=profile_sha256(profile),
+        device=profile.environment.device if gpu is None else gpu.name,
+        budget_bytes=advice.budget.total_bytes,
+        predicted_state_bytes=row.cost.state_bytes,
+        predicted_peak_bytes=row.peak.bytes,
+        predicted_step_ms=row.step_ms,
+        evidence=[
+            *evidence,
+            f"learning rate {rate.reason}",
+            *_batch_warning(advice, profile, rate),
+        ],
+    )
+
+
+def _batch_warning(advice: Advice, profile: Profile, rate: LearningRate) -> list[str]:
+    """Say where the published learning rate belongs to a batch of quite another size."""
+    tokens = tokens_per_step(profile, advice.batch_size)
+    if tokens is None or rate.tokens_per_step is None:
+        return []
+    ratio = rate.tokens_per_step / max(tokens, 1)
+    if 1 / _OTHER_BATCH < ratio < _OTHER_BATCH:
+        return []
+    return [
+        f"that rate belongs to {rate.tokens_per_step:,} tokens per step and this run has {tokens:,}: "
+        "a smaller batch often wants a smaller rate"
+    ]

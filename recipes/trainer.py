@@ -1,0 +1,265 @@
+"""Training from a recipe: the loop, its evaluations and checkpoints, and how it ends."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from subopt.errors import NonFiniteLossError
+from subopt.profilers.data import BatchStream
+
+from .checkpoint import Progress, Restored, load_checkpoint, save_checkpoint
+from .conclusion import Run, conclude
+from .evaluation import held_out_loss
+from .events import (
+    Evaluated,
+    Interrupting,
+    OnEvent,
+    Plan,
+    Resumed,
+    Saved,
+    Started,
+    Stepped,
+    Warned,
+    ignore,
+)
+from .interrupt import interruptible
+from .metrics import MetricsLog
+from .result import Result
+from .rng import seed_everything, set_rng_state
+from .schema import Recipe
+from .session import Session, open_session
+from .stepper import Stepper
+from .weights import all_finite, save_weights
+
+_NOT_SETTINGS = {"params", "param_names"}
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    recipe_path: Path,
+    output: Path,
+    resume: bool = False,
+    force: bool = False,
+    device: str | None = None,
+) -> Plan:
+    """Check everything `train` checks before its first step and return what it would do; writes nothing.
+
+    Raises:
+        SuboptError: What `train` raises before its first step.
+    """
+    return open_session(
+        recipe, recipe_path=recipe_path, output=output, resume=resume, force=force, device=device
+    ).plan
+
+
+def train(
+    recipe: Recipe,
+    *,
+    recipe_path: Path,
+    output: Path,
+    resume: bool = False,
+    force: bool = False,
+    device: str | None = None,
+    on_event: OnEvent = ignore,
+) -> Result:
+    """Train a recipe's model and leave everything about the run in its folder.
+
+    Args:
+        recipe: The run.
+        recipe_path: The recipe's file; the model file's path is relative to it.
+        output: The run folder.
+        resume: Go on from the newest checkpoint in it; from the beginning where there is none.
+        force: Start over in an existing folder, train a changed model file, or a run that is predicted not to fit.
+        device: Device, or None for the best there is.
+        on_event: Called with every event as it happens, in this thread.
+
+    Returns:
+        What came out. `interrupted` is set where Ctrl-C ended it, after the step it was in and a checkpoint.
+
+    Raises:
+        UsageError, TargetError, PreflightError, FileFormatError: What `open_session` and `load_checkpoint` raise.
+        DoesNotFitError: Predicted not to fit, or out of memory.
+        NonFiniteLossError: The loss became NaN or infinite; the last checkpoint is from before that.
+        KeyboardInterrupt: Ctrl-C before the first step, or a second one.
+    """
+    session = open_session(
+        recipe, recipe_path=recipe_path, output=output, resume=resume, force=force, device=device
+    )
+    for warning in session.warnings:
+        on_event(warning)
+    if resume and session.folder.result.exists():
+        result = Result.load(session.folder.result)
+        if result.step >= recipe.schedule.steps:
+            on_event(Warned(f"the run in {output} is already complete: {result.step} steps"))
+            return result
+    return _Training(session, on_event).run(resume=resume)
+
+
+class _Training:
+    """One session of a run, from its checkpoint or its beginning to its end or an interrupt."""
+
+    def __init__(self, session: Session, on_event: OnEvent) -> None:
+        self._session = session
+        self._recipe = session.recipe
+        self._folder = session.folder
+        self._on_event = on_event
+        self._model = session.model
+        self._stream = BatchStream(
+            session.target, self._recipe.data.batch_size, seed=self._recipe.seed
+        )
+        self._stepper = Stepper(session, self._stream)
+        self._progress = Progress()
+        self._newest: Path | None = session.checkpoint
+        self._resumed_from = 0
+        self._started_s = 0.0
+
+    def run(self, *, resume: bool) -> Result:
+        self._restore(resume=resume)
+        self._folder.prepare(self._recipe, self._session.recipe_path, resume=resume)
+        self._on_event(Started(self._session.plan))
+        steps = self._recipe.schedule.steps
+        self._started_s = time.perf_counter()
+        with (
+            MetricsLog(self._folder.metrics, from_step=self._progress.step) as self._metrics,
+            interruptible(lambda: self._on_event(Interrupting())) as interrupt,
+        ):
+            while self._progress.step < steps and not interrupt.requested:
+                self._step()
+                if self._is_due(self._recipe.eval.every):
+                    self._evaluate()
+                if self._is_due(self._recipe.checkpoint.every):
+                    self._save()
+            interrupted = self._progress.step < steps
+            if not interrupted:
+                self._evaluate()
+            self._save()
+        return self._finish(interrupted=interrupted)
+
+    def _restore(self, *, resume: bool) -> None:
+        seed_everything(self._recipe.seed)
+        checkpoint = self._session.checkpoint
+        if checkpoint is not None:
+            restored = self._load(checkpoint)
+            self._progress = restored.progress
+            self._resumed_from = restored.progress.step
+            self._stream.load_state_dict(restored.data)
+            set_rng_state(restored.rng)
+        if resume:
+            self._on_event(Resumed(self._progress.step, checkpoint))
+
+    def _load(self, checkpoint: Path) -> Restored:
+        """Load a checkpoint; the optimizer's settings stay the recipe's, which may have changed under --force."""
+        optimizer = self._session.optimizer
+        settings = [
+            {key: value for key, value in group.items() if key not in _NOT_SETTINGS}
+            for group in optimizer.param_groups
+        ]
+        restored = load_checkpoint(checkpoint, self._model, optimizer)
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        return restored
+
+    def _step(self) -> None:
+        """Take one optimizer step and report it."""
+        began_s = time.perf_counter()
+        step = self._progress.step + 1
+        done = self._stepper.take(step)
+        if not math.isfinite(done.loss):
+            raise self._non_finite(f"the loss became {done.loss} at step {step}")
+        step_s = time.perf_counter() - began_s
+        tokens = self._progress.tokens + done.tokens
+        self._progress = replace(self._progress, step=step, tokens=tokens, loss=done.loss)
+        event = Stepped(
+            step=step,
+            steps=self._recipe.schedule.steps,
+            loss=done.loss,
+            lr=done.lr,
+            grad_norm=done.grad_norm if math.isfinite(done.grad_norm) else None,
+            tokens=tokens,
+            tokens_per_s=done.tokens / step_s,
+            step_ms=step_s * 1000,
+            memory_bytes=self._session.memory.bytes(),
+            time_left_s=self._time_left_s(),
+        )
+        self._metrics.stepped(event)
+        self._on_event(event)
+
+    def _is_due(self, every: int) -> bool:
+        """Whether something is due now; what ends the run comes once, after its last step."""
+        step = self._progress.step
+        return every > 0 and step % every == 0 and step < self._recipe.schedule.steps
+
+    def _evaluate(self) -> None:
+        step = self._progress.step
+        if not self._session.target.has_eval or self._progress.eval_step == step:
+            return
+        loss, batches = held_out_loss(self._session)
+        if not math.isfinite(loss):
+            raise self._non_finite(f"the held-out loss became {loss} at step {step}")
+        self._progress = replace(self._progress, eval_loss=loss, eval_step=step)
+        event = Evaluated(step, loss, batches)
+        self._metrics.evaluated(event)
+        self._on_event(event)
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless this step has one or there is no step yet."""
+        step = self._progress.step
+        if step == 0 or (self._newest is not None and self._newest.name == f"step-{step}"):
+            return
+        if not all_finite(self._model):
+            raise self._non_finite(f"the weights became NaN or infinite by step {step}")
+        self._metrics.sync()
+        self._newest = save_checkpoint(
+            self._folder.checkpoints,
+            self._model,
+            self._session.optimizer,
+            self._stream.state_dict(),
+            self._progress,
+            keep=self._recipe.checkpoint.keep,
+        )
+        self._on_event(Saved(step, self._newest))
+
+    def _finish(self, *, interrupted: bool) -> Result:
+        self._warn_of(self._session.optimizer.diagnostics())
+        run = Run(
+            progress=self._progress,
+            resumed_from=self._resumed_from,
+            interrupted=interrupted,
+            wall_s=time.perf_counter() - self._started_s,
+            checkpoint=self._newest,
+        )
+        result = conclude(self._session, run)
+        if not interrupted:
+            save_weights(self._session.model, self._folder.weights)
+            result.save(self._folder.result)
+        return result
+
+    def _warn_of(self, diagnostics: dict[str, float]) -> None:
+        broken, kept = diagnostics["nonfinite_gradients"], diagnostics["kept_bases"]
+        if broken:
+            self._on_event(
+                Warned(
+                    f"{broken:.0f} gradients were NaN or infinite and were left out of their step",
+                    "try precision: fp32, a lower learning rate, or a longer warm-up",
+                )
+            )
+        if kept:
+            self._on_event(
+                Warned(f"{kept:.0f} times a new basis could not be computed; the old one was kept")
+            )
+
+    def _non_finite(self, what: str) -> NonFiniteLossError:
+        lower = f"try optimizer.lr={self._recipe.optimizer.lr / 3:.2g} or a longer warm-up"
+        kept = (
+            f"the last good checkpoint is {self._newest}" if self._newest else "none was saved yet"
+        )
+        return NonFiniteLossError(what, f"{kept}; {lower}")
+
+    def _time_left_s(self) -> float:
+        done = self._progress.step - self._resumed_from
+        per_step = (time.perf_counter() - self._started_s) / max(1, done)
+        return per_step * (self._recipe.schedule.steps - self._progress.step)

@@ -1,0 +1,29 @@
+"""What a profile says about a model in the terms of the published settings: its kind and its size."""
+
+from __future__ import annotations
+
+import math
+
+from subopt.profilers.schema import Profile
+
+_CONV_DIMENSIONS = 4  # out, in, height, width
+
+
+def model_kind(profile: Profile) -> str | None:
+    """Return `language` for a model with a token embedding, `vision` for one with 2-d convolutions, else None."""
+    if any(layer.kind == "Embedding" for layer in profile.layers):
+        return "language"
+    if any(len(layer.shape) == _CONV_DIMENSIONS for layer in profile.layers):
+        return "vision"
+    return None
+
+
+def tokens_per_step(profile: Profile, batch_size: int) -> int | None:
+    """Return the tokens of a step at a batch size, from the profile's own batches; None where it did not count."""
+    tokens = profile.settings.tokens_per_batch
+    return None if tokens is None else round(tokens * batch_size / profile.settings.batch_size)
+
+
+def trainable_parameters(profile: Profile) -> int:
+    """Return the number of trained parameters, shared ones once."""
+    return sum(math.prod(layer.shape) for layer in profile.layers if layer.treatment != "frozen")

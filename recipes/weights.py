@@ -1,0 +1,83 @@
+"""A model's weights as a safetensors file, tied weights stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from subopt.errors import FileFormatError
+
+from .disk import replaced
+
+_ALIAS = "alias:"
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write parameters and buffers; a name that shares another's memory is noted, not stored again.
+
+    The file appears complete or not at all.
+    """
+    kept: dict[tuple[object, ...], str] = {}
+    tensors: dict[str, Tensor] = {}
+    metadata = {"format": "pt"}
+    for name, tensor in _tensors(model).items():
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and identity in kept:
+            metadata[_ALIAS + name] = kept[identity]
+            continue
+        kept[identity] = name
+        # a copy where the tensor is a view: the file format stores whole, contiguous tensors
+        tensors[name] = tensor.contiguous() if _owns_memory(tensor) else tensor.clone().contiguous()
+    with replaced(path) as partial:
+        save_file(tensors, partial, metadata)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load what `save_weights` wrote.
+
+    Raises:
+        FileFormatError: The file is damaged, or its names or shapes are not this model's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise FileFormatError(f"{path} cannot be read: {error}") from None
+    for name, kept in metadata.items():
+        if name.startswith(_ALIAS):
+            tensors[name.removeprefix(_ALIAS)] = tensors[kept]
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise FileFormatError(
+            f"{path} does not fit this model: {first}",
+            "the model was built differently when this was saved: check model.kwargs and the model file",
+        ) from None
+
+
+def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
+    state = model.state_dict()
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise FileFormatError(
+            f"the model keeps '{odd[0]}' in its state, which is not a tensor and cannot be saved",
+            "leave get_extra_state out of the model, or register a buffer",
+        )
+    return {name: value.detach() for name, value in state.items()}
+
+
+def _owns_memory(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Return whether every floating-point parameter is finite. Waits for the device once."""
+    flags = [torch.isfinite(p).all() for p in model.parameters() if p.is_floating_point()]
+    return not flags or bool(torch.stack([flag.cpu() for flag in flags]).all())

@@ -1,0 +1,150 @@
+"""`subopt profile`: measure a model."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from ._options import (
+    DEFAULT_PROFILE,
+    GPU_MEMORY_HELP,
+    Debug,
+    Device,
+    Json,
+    parse_rank,
+    read_gpu_memory,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from subopt.profilers.schema import Profile
+
+EXIT_INTERRUPTED = 130
+
+
+class Dtype(str, Enum):
+    """Precision of training."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    bf16_mixed = "bf16-mixed"
+
+
+class Detail(str, Enum):
+    """How much is measured."""
+
+    quick = "quick"
+    standard = "standard"
+    full = "full"
+
+
+def profile(
+    target: Annotated[
+        str, typer.Argument(help="path/model.py, path/model.py:attr or package.module:attr")
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Arguments of build_model.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 8,
+    batches: Annotated[int, typer.Option(min=1, help="Batches whose gradients are measured.")] = 8,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Training steps over which subspaces are followed.")
+    ] = 0,
+    warmup_steps: Annotated[
+        int, typer.Option(min=0, help="Training steps to take before measuring.")
+    ] = 0,
+    rank: Annotated[
+        str, typer.Option(help="Rank of the low-rank methods, or a share of the short side.")
+    ] = "0.25",
+    dtype: Annotated[Dtype, typer.Option(help="Precision of training.")] = Dtype.fp32,
+    device: Device = None,
+    detail: Annotated[Detail, typer.Option(help="How much to measure.")] = Detail.standard,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="From shapes alone: allocate and run nothing.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and data.")] = 0,
+    gpu_mem: Annotated[str | None, typer.Option(help=GPU_MEMORY_HELP)] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help='Made-up data instead of batches: "ids=int64[8,256]<32000".'),
+    ] = None,
+    to: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write.")
+    ] = DEFAULT_PROFILE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model, and what every optimizer costs on it.
+
+    TARGET is plain Python with build_model() and batches(batch_size). The result goes to a JSON file
+    that `subopt recommend` reads.
+    """
+    from subopt.profilers.device import resolve_device
+    from subopt.profilers.profile import run_profile
+    from subopt.profilers.schema import Settings
+    from subopt.profilers.target import load_target
+
+    from ..output import Output
+    from ..progress import StageProgress
+    from ..render_preflight import preflight_table
+
+    output = Output(as_json=as_json)
+    settings = Settings(
+        batch_size=batch_size,
+        batches=batches,
+        steps=steps,
+        warmup_steps=warmup_steps,
+        rank=parse_rank(rank),
+        dtype=dtype.value,
+        device=str(resolve_device(device)),
+        detail=detail.value,
+        simulate=simulate,
+        seed=seed,
+        gpu_mem_bytes=None if gpu_mem is None else read_gpu_memory(gpu_mem),
+    )
+    with output.guarded_stdout():
+        loaded = load_target(target, split_pairs(arguments or []), inputs=inputs or [])
+        with StageProgress(output) as progress:
+            found = run_profile(
+                loaded,
+                settings,
+                progress=progress,
+                on_preflight=lambda checks: output.aside(preflight_table(loaded.record, checks)),
+            )
+    found.save(to)
+    output.note(f"wrote {to}")
+    output.document(found.model_dump(mode="json"))
+    output.show(*_report(found))
+    if found.interrupted:
+        output.warning("interrupted: the profile holds what was complete")
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def split_pairs(words: list[str]) -> dict[str, str]:
+    """Return `key=value` words as a dict."""
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"'{word}' is not key=value", "write arguments like size=60m")
+        pairs[key] = value
+    return pairs
+
+
+def _report(found: Profile) -> list[RenderableType]:
+    from subopt.recipes.budget import read_budget
+
+    from ..render_profile import profile_report
+
+    gpu = found.environment.gpu
+    memory_bytes = found.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
+    usable_bytes = read_budget(memory_bytes).usable_bytes if memory_bytes else None
+    return profile_report(found, usable_bytes=usable_bytes)

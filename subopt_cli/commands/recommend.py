@@ -1,0 +1,125 @@
+"""`subopt recommend`: choose a method for a memory budget and write the recipe."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..errors import UsageError
+from ._options import (
+    DEFAULT_PROFILE,
+    GPU_MEMORY_HELP,
+    Debug,
+    Json,
+    describe_budget,
+    read_gpu_memory,
+    split_names,
+)
+
+DEFAULT_RECIPE = Path("recipe.yaml")
+
+# First line of a recipe file of ours. It carries a checksum of the rest: a file that somebody has edited since
+# is theirs, and is not overwritten.
+_MARKER = "# Written by subopt recommend, which replaces it unless it was edited. Checksum: "
+
+
+class Objective(str, Enum):
+    """What to rank by."""
+
+    quality = "quality"
+    speed = "speed"
+    memory = "memory"
+
+
+def recommend(
+    gpu_mem: Annotated[str, typer.Option(help=GPU_MEMORY_HELP)] = "auto",
+    profile: Annotated[Path, typer.Option(help="What subopt profile wrote.")] = DEFAULT_PROFILE,
+    objective: Annotated[Objective, typer.Option(help="What to rank by.")] = Objective.quality,
+    batch_size: Annotated[
+        str | None, typer.Option(help="Examples of a micro-batch, or auto: the most that fits.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Only these methods, separated by commas.")
+    ] = None,
+    to: Annotated[
+        Path, typer.Option("--output", "-o", help="The recipe to write.")
+    ] = DEFAULT_RECIPE,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what every row of the table rests on.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a recipe that subopt did not write.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Choose an optimizer for a memory budget and write the recipe.
+
+    Ranks all methods, by what the papers report and by what was measured on this model, and says why.
+    """
+    from subopt.profilers.schema import Profile
+    from subopt.recipes.advisor import recommend as advise
+    from subopt.recipes.advisor import to_recipe
+    from subopt.recipes.files import dump_recipe
+
+    from ..output import Output, plain
+    from ..render_advice import advice_report
+
+    output = Output(as_json=as_json)
+    if not force:
+        refuse_foreign_file(to)
+    found = Profile.load(profile)
+    advice = advise(
+        found,
+        budget_bytes=read_gpu_memory(gpu_mem),
+        objective=objective.value,
+        batch_size=_parse_batch_size(batch_size),
+        methods=split_names(methods),
+    )
+    output.document(plain(advice))
+    advice.require_chosen()
+    output.show(*advice_report(advice, describe_budget(gpu_mem, advice.budget), explain=explain))
+    write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to)))
+    output.note(f"wrote {to}; train with: subopt train {to}")
+
+
+def _parse_batch_size(text: str | None) -> int | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"'{text}' is not a batch size", "give a whole number from 1, or auto")
+    return int(text)
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Refuse to overwrite what we did not write, or what was edited since.
+
+    Raises:
+        UsageError: The path holds such a file, or a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "name a file: -o recipe.yaml")
+    if not path.exists():
+        return
+    first, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+    if first != _MARKER + _checksum(rest):
+        raise UsageError(
+            f"{path} exists and was not written by subopt, or was edited since",
+            "write another file with -o, or overwrite it with --force",
+        )
+
+
+def write_recipe(path: Path, text: str) -> None:
+    """Write a recipe under a first line by which it is known again as ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{_MARKER}{_checksum(text)}\n{text}", encoding="utf-8")
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

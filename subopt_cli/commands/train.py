@@ -1,0 +1,87 @@
+"""`subopt train`: train from a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._options import Debug, Device
+
+EXIT_INTERRUPTED = 130
+RUNS = Path("runs")
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe.yaml, as subopt recommend writes it.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Recipe keys to replace, such as schedule.steps=200.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--output", help="The run folder; by default runs/RECIPE-NAME.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would happen, and stop.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Train although it may not fit, the model changed, or the folder exists.",
+        ),
+    ] = False,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Train a model from a recipe."""
+    from subopt.recipes.files import apply_overrides, load_recipe
+    from subopt.recipes.trainer import plan
+    from subopt.recipes.trainer import train as run
+
+    from ..output import Output
+    from ..progress import TrainingProgress
+    from ..render_training import plan_facts, result_report
+
+    output = Output()
+    settled = apply_overrides(load_recipe(recipe), overrides or [])
+    folder = to or default_folder(recipe)
+    if dry_run:
+        with output.guarded_stdout():
+            planned = plan(
+                settled,
+                recipe_path=recipe,
+                output=folder,
+                resume=resume,
+                force=force,
+                device=device,
+            )
+        output.show(plan_facts(planned))
+        return
+    with output.guarded_stdout(), TrainingProgress(output) as progress:
+        result = run(
+            settled,
+            recipe_path=recipe,
+            output=folder,
+            resume=resume,
+            force=force,
+            device=device,
+            on_event=progress,
+        )
+    output.show(*result_report(result))
+    if result.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def default_folder(recipe: Path) -> Path:
+    """Return the run folder of a recipe: its own where it lies in one, so that it can be resumed; else runs/NAME."""
+    is_in_run_folder = (recipe.parent / "metrics.jsonl").is_file()
+    return recipe.parent if is_in_run_folder else RUNS / recipe.stem

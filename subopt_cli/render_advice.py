@@ -1,0 +1,108 @@
+"""The advisor's answer: budget, ranked table, sentences, and on request what every row rests on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from .render_table import Column, FittingTable
+from .render_text import DASH, facts, numbered, percent, section
+from .units import format_bytes
+
+if TYPE_CHECKING:
+    from subopt.recipes.advice import Advice, Row
+
+_COLUMNS = (
+    Column("method", is_text=True),
+    Column("fits", priority=1, is_text=True),
+    Column("peak"),
+    Column("set by", priority=5, is_text=True),
+    Column("headroom", priority=2),
+    Column("time", priority=3),
+    Column("published\ngain", priority=3),
+    Column("expected\nhere", priority=6),
+    Column("rests on", priority=4, is_text=True),
+)
+_LEGEND = (
+    ("peak", "highest memory of a training step, with the phase that reaches it"),
+    ("time", "of a training step, against one with AdamW"),
+    (
+        "gain",
+        "share of AdamW's loss measure (perplexity, or wrong answers) that the method took away in the nearest "
+        "published comparison; its own model and data, so a hint and no promise",
+    ),
+    ("rests on", "where peak and time come from: measured here, simulated, or a formula"),
+)
+
+
+def advice_report(
+    advice: Advice, budget_line: str, *, explain: bool = False
+) -> list[RenderableType]:
+    """Return the sections of the answer, in reading order.
+
+    Args:
+        advice: The answer.
+        budget_line: How the budget was read.
+        explain: Whether to say for every method why it stands where it stands.
+    """
+    title = f"Methods for batch size {advice.batch_size}, best first by {advice.objective}"
+    parts: list[RenderableType] = [
+        section("Memory", Text(budget_line)),
+        section(title, advice_table(advice)),
+    ]
+    if explain:
+        parts += [explanation(row) for row in advice.rows]
+    parts.append(section("How to read this", facts(_LEGEND)))
+    if advice.sentences:
+        parts.append(section("In short", numbered(advice.sentences)))
+    return parts
+
+
+def advice_table(advice: Advice) -> RenderableType:
+    """Return the ranked table, the chosen row marked."""
+    rows = [_cells(row, is_chosen=row is advice.chosen) for row in advice.rows]
+    styles = ["bold green" if row is advice.chosen else "" for row in advice.rows]
+    return FittingTable(_COLUMNS, rows, styles)
+
+
+def _cells(row: Row, *, is_chosen: bool) -> list[str]:
+    published = row.published
+    return [
+        f"{'>' if is_chosen else ' '} {row.method}",
+        row.fit.name.lower(),
+        format_bytes(row.peak.bytes),
+        row.peak.phase,
+        _signed_bytes(row.headroom_bytes),
+        _signed_share(row.overhead.share if row.overhead else None),
+        _signed_share(published.gain if published else None),
+        _signed_share(published.expected_gain if published else None),
+        _rests_on(row),
+    ]
+
+
+def _rests_on(row: Row) -> str:
+    sources: list[str] = [row.peak.source]
+    if row.overhead and row.overhead.source.split()[0] not in sources:
+        sources.append(row.overhead.source.split()[0])
+    return ", ".join(sources)
+
+
+def _signed_bytes(count: int) -> str:
+    return f"-{format_bytes(-count)}" if count < 0 else format_bytes(count)
+
+
+def _signed_share(share: float | None) -> str:
+    if share is None:
+        return DASH
+    if abs(share) < 0.0005:
+        return "0 %"
+    return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
+
+
+def explanation(row: Row) -> RenderableType:
+    """Return why a method stands where it stands, and the evidence for it."""
+    pairs = [("why", reason) for reason in row.reasons]
+    pairs += [(item.kind, item.text) for item in row.evidence]
+    return Group(Text(row.method, style="bold"), facts(pairs))

@@ -1,0 +1,149 @@
+"""The method table: what each optimizer keeps, needs and costs. Shared by `profile` and `methods`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from .render_table import Column, FittingTable
+from .render_text import DASH, count, percent
+from .units import format_bytes, format_ms
+
+if TYPE_CHECKING:
+    from subopt.optimizers import Method
+    from subopt.profilers.schema import MethodCost, Peak
+
+_COLUMNS = (
+    Column("method", is_text=True),
+    Column("state"),
+    Column("share of\nAdamW's", priority=5),
+    Column("temporary", priority=7),
+    Column("peak", priority=1),
+    Column("set by", priority=6, is_text=True),
+    Column("fits", priority=2, is_text=True),
+    Column("FLOPs,\nbound", priority=4),
+    Column("FLOPs,\nhere", priority=3),
+    Column("FLOPs\na step", priority=4),
+    Column("time\na step", priority=2),
+)
+
+_LEGEND = (
+    ("state", "state", "what the optimizer keeps between two steps, to the byte"),
+    ("temporary", "temporary", "the most it needs beside that while it updates one layer"),
+    ("peak", "peak", "highest memory of a training step; 'set by' is the phase that reaches it"),
+    ("fits", "fits", "whether that peak fits; 'maybe' where it lies within the estimate's error"),
+    (
+        "FLOPs,\nhere",
+        "FLOPs",
+        "the optimizer's arithmetic as a share of the model's own forward and backward pass: 'bound' is the "
+        "papers' limit on what the rotation adds, 'here' is all of it at the options used",
+    ),
+    ("time\na step", "time", "measured time of a step beyond that of one with plain AdamW"),
+)
+
+
+def method_table(
+    costs: Sequence[MethodCost],
+    *,
+    usable_bytes: int | None = None,
+    remarks: Mapping[str, str] | None = None,
+) -> RenderableType:
+    """Return the method table; columns that hold nothing for any method are left out.
+
+    Args:
+        costs: One entry for each method.
+        usable_bytes: Memory a training run may fill, for the "fits" column.
+        remarks: Method ids, and what must be said about their row.
+    """
+    baseline = next((cost.state_bytes for cost in costs if cost.method == "adamw"), None)
+    remarks = {name: text for name, text in (remarks or {}).items() if _names(costs, name)}
+    rows = [_row(cost, baseline, usable_bytes, marked=cost.method in remarks) for cost in costs]
+    used = _used_columns(rows)
+    table = FittingTable(
+        [_COLUMNS[index] for index in used], [[row[index] for index in used] for row in rows]
+    )
+    notes = [Text(f"* {name}: {remark}", style="dim") for name, remark in remarks.items()]
+    return Group(table, *notes)
+
+
+def method_legend(
+    costs: Sequence[MethodCost], *, usable_bytes: int | None = None
+) -> list[tuple[str, str]]:
+    """Return what the columns of the method table mean, those that hold something."""
+    rows = [_row(cost, None, usable_bytes, marked=False) for cost in costs]
+    headers = {_COLUMNS[index].header for index in _used_columns(rows)}
+    return [(name, meaning) for header, name, meaning in _LEGEND if header in headers]
+
+
+def _used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [
+        index
+        for index in range(len(_COLUMNS))
+        if index == 0 or any(row[index] != DASH for row in rows)
+    ]
+
+
+def _names(costs: Sequence[MethodCost], name: str) -> bool:
+    return any(cost.method == name for cost in costs)
+
+
+def _row(
+    cost: MethodCost, baseline_bytes: int | None, usable_bytes: int | None, *, marked: bool
+) -> list[str]:
+    return [
+        cost.method + ("*" if marked else ""),
+        format_bytes(cost.state_bytes),
+        percent(cost.state_bytes / baseline_bytes) if baseline_bytes else DASH,
+        format_bytes(cost.transient_bytes),
+        format_bytes(cost.peak.bytes) if cost.peak else DASH,
+        cost.peak.phase if cost.peak else DASH,
+        fits_text(cost.peak, usable_bytes),
+        percent(bound_share(cost)),
+        percent(cost.relative_flops),
+        count(cost.step_flops) if cost.relative_flops is None else DASH,
+        signed_ms(cost.overhead_ms),
+    ]
+
+
+def fits_text(peak: Peak | None, usable_bytes: int | None) -> str:
+    """Return `yes`, `no`, or `maybe` where the peak's interval holds the limit; a dash if either is unknown."""
+    if peak is None or usable_bytes is None:
+        return DASH
+    if peak.high_bytes <= usable_bytes:
+        return "yes"
+    return "no" if peak.low_bytes > usable_bytes else "maybe"
+
+
+def bound_share(cost: MethodCost) -> float | None:
+    """Return the bound on the extra FLOPs as a share of forward and backward, the unit of `relative_flops`."""
+    if cost.relative_flops is None:
+        return None
+    return cost.bound_flops * cost.relative_flops / cost.step_flops if cost.step_flops else 0.0
+
+
+def signed_ms(overhead_ms: float | None) -> str:
+    """Return an overhead such as `+3.1 ms`, or `-0.2 ms` where a method is faster."""
+    if overhead_ms is None:
+        return DASH
+    if overhead_ms == 0:
+        return "0 ms"
+    return f"{'-' if overhead_ms < 0 else '+'}{format_ms(abs(overhead_ms))}"
+
+
+def method_list(methods: Sequence[Method]) -> RenderableType:
+    """Return the methods with what they do and what they keep for an m x n matrix, m <= n, at rank r."""
+    columns = (
+        Column("method", is_text=True),
+        Column("keeps", priority=1, is_text=True),
+        Column("what it does", wraps=True),
+        Column("from", priority=2, wraps=True),
+    )
+    rows = [
+        [method.name, method.state_formula, method.summary, f"{method.paper}, {method.section}"]
+        for method in methods
+    ]
+    note = "keeps: numbers of state for an m x n matrix, m <= n, at rank r. Costs: --shape 1024x4096, --arch llama-60m"
+    return Group(FittingTable(columns, rows), Text(note, style="dim"))

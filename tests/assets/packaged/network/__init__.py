@@ -1,0 +1,1 @@
+"""A package that imports its own parts relatively."""

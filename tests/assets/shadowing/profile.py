@@ -1,0 +1,1 @@
+BATCHES = 2

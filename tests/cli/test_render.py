@@ -1,0 +1,351 @@
+"""Renderers turn hand-built records into text that reads well at any width, with and without colours."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from subopt.readings import kept_share, measured_layers, sides
+from subopt.recipes.advisor import recommend
+from subopt.recipes.events import Evaluated, Plan, Stepped
+from subopt.recipes.result import Figures, Result
+from subopt.render_advice import advice_report
+from subopt.render_methods import fits_text, method_list, method_table
+from subopt.render_profile import profile_report
+from subopt.render_sentences import sentences
+from subopt.render_table import Column, FittingTable, columns_that_fit, shorten
+from subopt.render_text import count, percent, ratio, times
+from subopt.render_training import (
+    evaluation_line,
+    plan_facts,
+    relative_text,
+    result_report,
+    step_line,
+)
+
+WIDTHS = [40, 80, 200]
+
+
+def text_of(*renderables, width=80, terminal=False, environ=None) -> str:
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=terminal,
+        markup=False,
+        highlight=False,
+        _environ={"TERM": "xterm-256color"} | (environ or {}),
+    )
+    for renderable in renderables:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_profile_report_fits_the_width(profile, width):
+    text = text_of(*profile_report(profile, usable_bytes=2**30), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    for title in ("What was measured", "Layers", "Methods", "SVD against", "How to", "In short"):
+        assert f"\n{title}" in f"\n{text}"
+    assert "and 2 more" in text
+
+
+def test_profile_report_keeps_the_columns_that_matter_most(profile):
+    narrow, wide = (text_of(*profile_report(profile), width=width) for width in (40, 200))
+    assert "layer " in narrow
+    assert " spread " in narrow
+    assert "(no room here for: shape, stable rank" in narrow
+    assert "unbiased one side" in " ".join(narrow.split())
+    assert "no room here" not in wide
+    assert "unbiased" in wide
+
+
+def test_layers_come_widest_spread_first(profile):
+    shares = [layer.spectrum.effective_rank.mean for layer in measured_layers(profile)]
+    assert shares == sorted(shares, reverse=True)
+    text = text_of(*profile_report(profile), width=80)
+    rows = [line.split()[0] for line in text.splitlines() if line.startswith("blocks.")]
+    assert rows[0] == "blocks.6.attention.q_proj"
+    assert len(rows) == 12
+
+
+def test_a_profile_of_shapes_alone_has_no_empty_sections(profile):
+    layers = [
+        layer.model_copy(update={"spectrum": None, "diagonality": None}) for layer in profile.layers
+    ]
+    settings = profile.settings.model_copy(update={"simulate": True})
+    bare = profile.model_copy(
+        update={
+            "layers": layers,
+            "decompositions": [],
+            "settings": settings,
+            "missing": ["a", "b", "c"],
+        }
+    )
+    text = text_of(*profile_report(bare))
+    assert "nothing was run" in text
+    assert "Layers, widest" not in text
+    assert "SVD" not in text
+    assert "a; b; and 1 more" in text
+    assert len(sentences(bare)) == 1
+
+
+def test_sentences_say_what_the_numbers_say(profile):
+    low_rank, rotation, cost = sentences(profile)
+    assert "95 % of its energy in 50 % of its directions" in low_rank
+    assert "keeps 42 %" in low_rank
+    assert "throw part of the signal away" in low_rank
+    assert "2 % in the layers' own coordinates" in rotation
+    assert "5 % in coordinates rotated on one side, 30 % on both" in rotation
+    assert (
+        "AdamW keeps 8 MiB of state, 8 % of its 100 MiB peak, galore the least with 5 MiB" in cost
+    )
+    assert "(svd, thin) costs 0.84 ms a step at its period, online PCA 7 ms" in cost
+
+
+def test_sentences_change_with_the_numbers(profile):
+    def narrow(layer):
+        if layer.spectrum is None:
+            return layer
+        kept = {
+            key: value.model_copy(update={"mean": 0.97})
+            for key, value in layer.spectrum.energy_at_rank.items()
+        }
+        spectrum = layer.spectrum.model_copy(update={"energy_at_rank": kept})
+        raw = layer.diagonality.raw.model_copy(update={"ratio": 0.9})
+        diagonality = layer.diagonality.model_copy(update={"raw": raw})
+        return layer.model_copy(update={"spectrum": spectrum, "diagonality": diagonality})
+
+    changed = profile.model_copy(update={"layers": [narrow(layer) for layer in profile.layers]})
+    low_rank, rotation, _ = sentences(changed)
+    assert "would lose little" in low_rank
+    assert "hides more than it shows" in rotation
+
+
+def test_a_share_and_a_count_of_rank_mean_different_things(profile):
+    layer = profile.layers[0]
+    assert kept_share(layer, 0.25) == 0.42
+    assert kept_share(layer, 0.5) == kept_share(layer, 32) == 0.7
+    assert kept_share(layer, 1) == 0.1
+    assert sides([32, 3, 5, 5]) == (32, 75)
+
+
+def test_method_table_leaves_out_what_nobody_has(profile):
+    bare = [
+        cost.model_copy(update={"peak": None, "overhead_ms": None, "relative_flops": None})
+        for cost in profile.methods
+    ]
+    text = text_of(method_table(bare), width=200)
+    assert "peak" not in text
+    assert "fits" not in text
+    assert "2M" in text
+    assert "125 %" in text
+
+
+def test_method_table_marks_remarks(profile):
+    text = text_of(method_table(profile.methods, remarks={"galore": "by its formula", "x": "y"}))
+    assert "galore*" in text
+    assert "* galore: by its formula" in text
+    assert "* x" not in text
+
+
+def test_fits_needs_the_whole_interval(profile):
+    peak = profile.methods[0].peak
+    assert fits_text(peak, peak.high_bytes) == "yes"
+    assert fits_text(peak, peak.bytes) == "maybe"
+    assert fits_text(peak, peak.low_bytes - 1) == "no"
+    assert fits_text(peak, None) == fits_text(None, 1) == "-"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_method_list_breaks_no_word(width):
+    from subopt.optimizers import METHODS
+
+    text = text_of(method_list(list(METHODS.values())), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    words = {word for method in METHODS.values() for word in method.summary.split()}
+    assert words <= set(text.split())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_advice_marks_the_chosen_method(profile, width):
+    advice = recommend(profile, budget_bytes=24 * 2**30)
+    text = text_of(*advice_report(advice, "24G read as 24 GiB", explain=True), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    marked = [line for line in text.splitlines() if line.startswith("> ")]
+    assert [line.split()[1] for line in marked] == [advice.chosen.method]
+    assert "24G read as 24 GiB" in text
+    assert "why" in text
+
+
+def test_colours_only_where_they_are_wanted(profile):
+    parts = profile_report(profile)
+    assert "\x1b[" in text_of(*parts, terminal=True)
+    assert "\x1b[" not in text_of(*parts, terminal=False)
+    no_color = text_of(*parts, terminal=True, environ={"NO_COLOR": "1"})
+    assert "\x1b[1m" in no_color  # bold is no colour
+    assert "\x1b[1;36m" not in no_color
+
+
+PLAN = Plan(
+    target="model.py: function build_model",
+    method="adadiag",
+    device="cpu",
+    precision="fp32",
+    parameters=1_870_000,
+    matrix_parameters=1_770_000,
+    steps=100,
+    batch_size=8,
+    accumulate=2,
+    output=Path("runs/recipe"),
+    start_step=0,
+    predicted_state_bytes=18 * 2**20,
+    predicted_peak_bytes=166 * 2**20,
+    predicted_step_ms=12.0,
+    free_bytes=20 * 2**30,
+    checks=(("loss", "5.5: a scalar"),),
+    has_eval=False,
+    synthetic_data=True,
+    wall_time_s=75.0,
+)
+RESULT = Result(
+    target="model.py",
+    method="adadiag",
+    device="cpu",
+    precision="fp32",
+    steps=100,
+    step=40,
+    resumed_from=0,
+    interrupted=True,
+    tokens=123_456,
+    loss=3.25,
+    eval_loss=None,
+    wall_s=9.0,
+    predicted=Figures(1000, 200 * 2**20, 10.0),
+    actual=Figures(1000, 210 * 2**20, None),
+    peak_source="process",
+    synthetic_data=False,
+    output="runs/recipe",
+    checkpoint="runs/recipe/checkpoints/step-40",
+    weights=None,
+)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_training_plan_and_result(width):
+    text = text_of(plan_facts(PLAN), *result_report(RESULT), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    flat = " ".join(text.split())
+    assert "100 steps of 8 examples" in flat
+    assert "SYNTHETIC" in flat
+    assert "no eval_batches" in flat
+    assert "40 of 100" in flat
+    assert "--resume" in flat
+    assert "predicted" in flat
+
+
+def test_predictions_are_compared():
+    assert relative_text(1000, 1000) == "exact"
+    assert relative_text(200, 210) == "+5.0 %"
+    assert relative_text(200, 190) == "-5.0 %"
+    assert relative_text(None, 5) == relative_text(5, None) == "-"
+
+
+def test_step_line_drops_what_has_no_room():
+    event = Stepped(
+        step=20, steps=100, loss=3.2123, lr=0.001, grad_norm=1.0, tokens=2048, tokens_per_s=5230.0,
+        step_ms=391.0, memory_bytes=120 * 2**20, time_left_s=31.0,
+    )  # fmt: skip
+    assert step_line(event, 80) == (
+        "step 20/100  loss 3.212  31.0 s left  lr 0.001  5230 tokens/s  120 MiB"
+    )
+    assert step_line(event, 30) == "step 20/100  loss 3.212"
+    assert step_line(event, 30, with_step=False) == "loss 3.212  lr 0.001"
+    assert evaluation_line(Evaluated(20, 3.0, 1)) == "step 20: held-out loss 3.0000 over 1 batch"
+
+
+def test_columns_go_by_priority_and_names_are_shortened_in_the_middle():
+    assert columns_that_fit([0, 2, 1], [10, 10, 10], 34) == [0, 1, 2]
+    assert columns_that_fit([0, 2, 1], [10, 10, 10], 33) == [0, 2]
+    assert columns_that_fit([0, 0], [10, 10], 5) == [0, 1]
+    assert shorten("layers.3.attention.k_proj", 20) == "layers.3...on.k_proj"
+    table = FittingTable(
+        (Column("name", is_text=True), Column("a\nb"), Column("c", priority=1)),
+        [["x" * 30, "1", "22"]],
+    )
+    assert text_of(table, width=26).splitlines() == [
+        "                         a",
+        "name                     b",
+        "xxxxxxxxxx..xxxxxxxxxxx  1",
+        "(no room here for: c)",
+    ]
+    assert "no room" not in text_of(table, width=29)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (percent(0.00656), "0.66 %"),
+        (percent(0.0525), "5.2 %"),
+        (percent(0.63), "63 %"),
+        (percent(0.0), "0 %"),
+        (percent(0.00001), "<0.01 %"),
+        (percent(None), "-"),
+        (ratio(0.273), "0.27"),
+        (ratio(0.00004), "4e-05"),
+        (times(7.46), "7.5x"),
+        (count(3_300_000), "3.3M"),
+        (count(950), "950"),
+        (count(12_300), "12.3k"),
+    ],
+)
+def test_numbers_have_two_digits_that_count(text, expected):
+    assert text == expected
+
+
+def test_json_is_one_document_and_nothing_else(subopt):
+    ended = subopt("methods", "--shape", "1024x4096", "--tokens", "130000", "--json")
+    document = json.loads(ended.out)
+    adadiag = next(row for row in document["methods"] if row["method"] == "adadiag")
+    assert ended.status == 0
+    assert ended.err == ""
+    assert adadiag["state_bytes"] > 4 * (1024**2 + 2 * 1024 * 4096)
+    share = adadiag["bound_flops"] * adadiag["relative_flops"] / adadiag["step_flops"]
+    assert round(100 * share, 3) == 0.656
+
+
+@pytest.mark.parametrize("which", ["profile", "recipe"])
+def test_schema_describes_the_file_format(subopt, which):
+    document = json.loads(subopt("schema", which).out)
+    assert document["additionalProperties"] is False
+    assert "schema_version" in document["properties"]
+
+
+def test_what_the_users_code_prints_stays_off_stdout(subopt, folder):
+    path = folder / "model.py"
+    path.write_text(path.read_text() + "\nprint('hello from the model')\n")
+    words = ["--detail", "quick", "--batches", "2", "--batch-size", "2", "--json"]
+    ended = subopt("profile", "model.py", *words)
+    assert ended.status == 0, ended.err
+    assert json.loads(ended.out)["target"]["spec"] == "model.py"
+    assert "hello from the model" in ended.err
+    assert (folder / ".subopt" / "profile.json").exists()
+
+
+def test_profile_recommend_train(subopt, folder):
+    assert subopt("profile", "model.py", "--detail", "quick", "--batches", "2").status == 0
+    advised = subopt("recommend", "--gpu-mem", "24G", "-o", "own.yaml")
+    assert advised.status == 0, advised.err
+    assert "24G read as 24 GiB (25,769,803,776 bytes)" in " ".join(advised.out.split())
+    steps = ["schedule.steps=3", "schedule.warmup_steps=1", "eval.every=0"]
+    dry = subopt("train", "own.yaml", *steps, "--dry-run")
+    assert dry.status == 0, dry.err
+    assert not (folder / "runs").exists()
+    trained = subopt("train", "own.yaml", *steps)
+    assert trained.status == 0, trained.err
+    assert "3 of 3 steps" in trained.out
+    assert "exact" in trained.out
+    assert (folder / "runs" / "own" / "model.safetensors").exists()

@@ -1,0 +1,248 @@
+"""What a torch.optim.Optimizer must honour, for every method."""
+
+import pytest
+import torch
+
+from subopt.errors import OptionError
+from subopt.optimizers import METHODS, Composed
+
+CASES = [(name, options) for name, method in METHODS.items() for options in method.test_inputs]
+BAD = [(n, o, p) for n, method in METHODS.items() for o, p in method.error_inputs]
+
+
+def problem(dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.Tanh(), torch.nn.Linear(10, 4))
+    x, y = torch.randn(32, 6), torch.randn(32, 4)
+    return model.to(dtype), lambda: (model(x.to(dtype)) - y.to(dtype)).square().mean()
+
+
+def make(name, model, lr=1e-2, options=None, **rest):
+    return Composed(model.parameters(), lr, **METHODS[name].resolve(options), **rest)
+
+
+def train(model, loss, optimizer, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def equal(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_the_loss_falls(name, options, dtype):
+    model, loss = problem(dtype)
+    before = loss().item()
+    train(model, loss, make(name, model, 3e-2, options), 30)
+    assert loss().item() < 0.95 * before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_parameters_move_and_stay_finite(name):
+    model, _ = problem(torch.float16)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = make(name, model)
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape).half()
+        optimizer.step()
+    assert all(torch.isfinite(p).all() and p.dtype == torch.float16 for p in model.parameters())
+    assert not equal(before, model.parameters())
+
+
+@pytest.mark.parametrize(("name", "options", "pattern"), BAD, ids=str)
+def test_error_inputs_are_refused(name, options, pattern):
+    with pytest.raises(OptionError, match=pattern):
+        METHODS[name].resolve(options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_closures_run_with_gradients_on(name):
+    model, loss = problem()
+    optimizer = make(name, model)
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    first = optimizer.step(closure)
+    assert optimizer.step(closure) < first
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_tensor_learning_rate_is_the_same_number(name):
+    results = []
+    for lr in (1e-2, torch.tensor(1e-2, dtype=torch.float64)):
+        model, loss = problem(torch.float64)
+        # An eps above rounding noise: two-sided bases make most of their first projected gradient exactly zero.
+        optimizer = make(name, model, lr, {"eps": 1e-8}, weight_decay=0.1)
+        results.append(train(model, loss, optimizer, 3))
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_maximize_ascends_by_the_mirrored_step(name):
+    model, loss = problem()
+    up = train(model, loss, make(name, model, maximize=True), 3)
+    model, loss = problem()
+    down = train(model, lambda: -loss(), make(name, model), 3)
+    for left, right in zip(up, down, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_without_gradients_nothing_happens(name):
+    model, _ = problem()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = make(name, model, weight_decay=0.1)
+    optimizer.step()
+    assert equal(before, model.parameters())
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weight_decay_alone_shrinks_by_lr_times_decay(name):
+    parameter = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = Composed([parameter], 0.1, weight_decay=0.5, **METHODS[name].resolve())
+    parameter.grad = torch.zeros(4, 6)
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), torch.full((4, 6), 0.95))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_noncontiguous_parameters_and_gradients_step_like_contiguous_ones(name):
+    results = []
+    for transpose in (False, True):
+        torch.manual_seed(0)
+        value, gradients = torch.randn(6, 10), [torch.randn(6, 10) for _ in range(3)]
+        start = value.mT.contiguous().mT if transpose else value
+        parameter = torch.nn.Parameter(start)
+        assert parameter.is_contiguous() is not transpose
+        optimizer = Composed([parameter], 1e-2, **METHODS[name].resolve())
+        for index, gradient in enumerate(gradients):
+            strided = gradient.mT.contiguous().mT
+            parameter.grad = strided if index % 2 else gradient
+            optimizer.step()
+        results.append(parameter.detach().clone())
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_can_be_added_with_their_own_options():
+    first, second = torch.nn.Parameter(torch.ones(4, 6)), torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = Composed([first], 1e-2)
+    optimizer.add_param_group({"params": [second], "lr": 1.0, "moments": "lion"})
+    group = optimizer.param_groups[1]
+    assert (group["lr"], group["moments"], group["betas"]) == (1.0, "lion", (0.9, 0.99))
+    first.grad = second.grad = torch.ones(4, 6)
+    optimizer.step()
+    torch.testing.assert_close(second.detach(), torch.zeros(4, 6))
+    torch.testing.assert_close(first.detach(), torch.full((4, 6), 0.99))
+    with pytest.raises(OptionError, match="did you mean 'period'"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "peroid": 3})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_schedulers_drive_the_step(name):
+    model, loss = problem()
+    optimizer = make(name, model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step > 0))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    train(model, loss, optimizer, 1)
+    assert equal(before, model.parameters())
+    schedule.step()
+    train(model, loss, optimizer, 1)
+    assert not equal(before, model.parameters())
+
+
+def test_an_online_pca_basis_follows_the_schedule():
+    parameter = torch.nn.Parameter(torch.zeros(6, 10))
+    options = METHODS["osd"].resolve({"basis_optimizer": "sgd", "rank": 2})
+    optimizer = Composed([parameter], 1e-2, **options)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: [1, 0, 1][step])
+    bases = []
+    for _ in range(3):
+        parameter.grad = torch.randn(6, 10)
+        optimizer.step()
+        bases.append(optimizer.state[parameter]["basis_left"].clone())
+        if len(bases) < 3:
+            schedule.step()
+    assert torch.equal(bases[0], bases[1])
+    assert not torch.equal(bases[1], bases[2])
+
+
+def test_sparse_gradients_are_refused():
+    table = torch.nn.Embedding(5, 4, sparse=True)
+    optimizer = Composed(table.parameters())
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="sparse gradients are not supported"):
+        optimizer.step()
+
+
+def test_complex_parameters_are_refused():
+    with pytest.raises(RuntimeError, match="complex parameters are not supported"):
+        Composed([torch.nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_grad_scaler_skips_the_step_it_found_infinite(name):
+    model, loss = problem()
+    optimizer = make(name, model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    scaler.scale(loss()).backward()
+    next(iter(model.parameters())).grad[0, 0] = float("inf")
+    scaler.step(optimizer)
+    scaler.update()
+    assert equal(before, model.parameters())
+    optimizer.zero_grad()
+    scaler.scale(loss()).backward()
+    scaler.step(optimizer)
+    assert not equal(before, model.parameters())
+    assert optimizer.diagnostics()["nonfinite_gradients"] == 0
+
+
+def test_hooks_run_around_the_step():
+    model, loss = problem()
+    optimizer, seen = make("adadiag", model), []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    train(model, loss, optimizer, 1)
+    assert seen == ["before", "after"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs_under_fake_tensors(name):
+    with torch._subclasses.FakeTensorMode():
+        parameter = torch.nn.Parameter(torch.empty(6, 10))
+        optimizer = Composed([parameter], **METHODS[name].resolve())
+        for _ in range(3):
+            parameter.grad = torch.empty(6, 10)
+            optimizer.step()
+        held = sum(v.numel() * v.element_size() for v in optimizer.state[parameter].values())
+    assert held == METHODS[name].state_bytes((6, 10))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_cuda_steps_like_the_cpu(name):
+    results = []
+    for device in ("cpu", "cuda"):
+        model, _ = problem()
+        model.to(device)
+        optimizer = make(name, model, options={"eps": 1e-2} if "++" in name else None)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(device)
+            optimizer.step()
+        results.append([parameter.detach().cpu() for parameter in model.parameters()])
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,178 @@
+"""From a name and a model to an optimizer: who is treated how, and the rules that change it."""
+
+import pytest
+import torch
+from torch import nn
+
+from subopt.errors import OptionError
+from subopt.optimizers import METHODS, create, get_method, treatments
+
+
+class Model(nn.Module):
+    """Everything a treatment rule speaks of; as wide as its vocabulary, so that shapes alone mislead."""
+
+    def __init__(self, tied=False):
+        super().__init__()
+        self.embed = nn.Embedding(8, 8)
+        self.conv = nn.Conv1d(8, 8, 3)
+        self.square = nn.Linear(8, 8)
+        self.narrow = nn.Linear(8, 1)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.norm = nn.LayerNorm(8)
+        self.frozen = nn.Linear(8, 8).requires_grad_(False)
+        self.lm_head = nn.Linear(8, 8, bias=False)
+        if tied:
+            self.lm_head.weight = self.embed.weight
+
+    def forward(self, ids):
+        hidden = self.norm(self.square(self.embed(ids)) * self.scale) + self.narrow(self.embed(ids))
+        return self.lm_head(hidden + self.conv(hidden.mT).mean(-1)[:, None])
+
+
+def loss(model):
+    return model(torch.arange(16).reshape(2, 8) % 8).square().mean()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_treatments_name_every_parameter_once_with_its_reason(tied):
+    found = {item.name: (item.treatment, item.reason) for item in treatments(Model(tied))}
+    assert found["embed.weight"] == ("fallback", "an embedding, or tied to one")
+    assert found["conv.weight"] == ("matrix", "a matrix, viewed as 8 x 24")
+    assert found["square.weight"] == ("matrix", "a matrix")
+    assert found["square.bias"] == ("fallback", "a vector")
+    assert found["narrow.weight"] == ("fallback", "a matrix with one row or column")
+    assert found["scale"] == ("fallback", "a scalar")
+    assert found["frozen.weight"] == ("frozen", "does not require a gradient")
+    assert ("lm_head.weight" in found) is not tied
+    if not tied:
+        assert found["lm_head.weight"] == ("fallback", "the output head onto the vocabulary")
+
+
+def test_the_last_linear_onto_the_vocabulary_is_a_head_whatever_its_name():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    found = {item.name: item.treatment for item in treatments(model)}
+    assert (found["1.weight"], found["2.weight"]) == ("matrix", "fallback")
+
+
+def test_exclude_patterns_leave_parameters_to_the_fallback():
+    found = {item.name: item for item in treatments(Model(), exclude=["^square"])}
+    assert found["square.weight"].reason == "its name matches '^square'"
+    assert found["conv.weight"].treatment == "matrix"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_matrices_get_the_method_and_the_rest_its_fallback(name):
+    optimizer = create(name, Model(), lr=1e-2, weight_decay=0.1, fallback={"lr": 3e-3})
+    by_name = {n: group for group in optimizer.param_groups for n in group["param_names"]}
+    assert "frozen.weight" not in by_name
+    method = by_name["square.weight"]
+    assert (method["method"], method["lr"], method["basis"]) == (
+        name, 1e-2, METHODS[name].fixed["basis"],
+    )  # fmt: skip
+    rest = by_name["lm_head.weight"]
+    assert (rest["method"], rest["lr"], rest["basis"]) == (METHODS[name].fallback, 3e-3, "identity")
+    assert rest["moments"] == ("adam-nomom" if name.endswith("nomom") else "adam")
+    assert method["weight_decay"] == rest["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_total_state_is_the_sum_over_treatments(name):
+    model = Model()
+    optimizer = create(name, model)
+    for _ in range(2):
+        loss(model).backward()
+        optimizer.step()
+    held = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values())
+    method = METHODS[name]
+    bytes_of = {"matrix": method.state_bytes, "fallback": method.fallback_state_bytes}
+    expected = [
+        bytes_of[t.treatment](t.shape) for t in treatments(model) if t.treatment in bytes_of
+    ]
+    assert held == sum(expected)
+
+
+def test_fallback_same_gives_the_method_everything():
+    optimizer = create("hfac", Model(), fallback="same")
+    assert {group["method"] for group in optimizer.param_groups} == {"hfac"}
+    model = Model()
+    optimizer = create("hfac", model, fallback="same")
+    loss(model).backward()
+    optimizer.step()
+    assert "row_avg" in optimizer.state[model.embed.weight]
+    assert "exp_avg" in optimizer.state[model.square.bias]
+
+
+def test_rules_choose_method_rate_and_options_first_match_wins():
+    rules = [
+        {"pattern": "square", "method": "galore", "options": {"rank": 2}, "lr": 0.5},
+        {"pattern": "square|conv", "options": {"period": 7}},
+        {"pattern": "norm", "lr": 0.25},
+    ]
+    optimizer = create("adadiag", Model(), lr=1e-2, rules=rules)
+    by_name = {n: group for group in optimizer.param_groups for n in group["param_names"]}
+    square, conv, norm = (by_name[f"{name}.weight"] for name in ("square", "conv", "norm"))
+    assert (square["method"], square["rank"], square["lr"], square["scale"]) == (
+        "galore",
+        2,
+        0.5,
+        0.25,
+    )
+    assert (conv["method"], conv["period"], conv["lr"]) == ("adadiag", 7, 1e-2)
+    assert (norm["method"], norm["lr"]) == ("adamw", 0.25)
+
+
+def test_user_groups_limit_what_is_trained_and_override_settings():
+    model = Model()
+    groups = [
+        {"params": [model.square.weight], "weight_decay": 0.0, "lr": 0.5},
+        {"params": model.norm.parameters()},
+    ]
+    optimizer = create("adadiag", model, lr=1e-2, weight_decay=0.1, groups=groups)
+    by_name = {n: group for group in optimizer.param_groups for n in group["param_names"]}
+    assert set(by_name) == {"square.weight", "norm.weight", "norm.bias"}
+    square, norm = by_name["square.weight"], by_name["norm.weight"]
+    assert (square["lr"], square["weight_decay"], norm["weight_decay"]) == (0.5, 0.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        ({"method": "adadag"}, "unknown method 'adadag'; did you mean 'adadiag'"),
+        ({"peroid": 5}, "no option 'peroid'; did you mean 'period'"),
+        ({"rank": 4}, "method 'adadiag' has no option 'rank'"),
+        ({"period": True}, "Invalid period: True"),
+        ({"lr": -1.0}, "Invalid lr"),
+        ({"lr": float("nan")}, "Invalid lr"),
+        ({"weight_decay": -0.1}, "Invalid weight_decay"),
+        ({"basis_dtype": "int8"}, "Invalid basis_dtype"),
+        ({"fallback": "sgd"}, "unknown fallback 'sgd'"),
+        ({"fallback": {"learning_rate": 1}}, "unknown fallback key"),
+        ({"rules": [{"pattern": "("}]}, "needs a regular expression"),
+        ({"rules": [{"pattern": "x", "rank": 2}]}, "unknown rule key 'rank'"),
+        ({"method": "hfacdiag", "source": "momentum"}, "needs an average of gradients"),
+    ],
+)
+def test_mistakes_are_named(arguments, pattern):
+    with pytest.raises(OptionError, match=pattern.replace("(", r"\(")):
+        create(**{"method": "adadiag", "model": Model(), **arguments})
+
+
+def test_a_model_without_trainable_parameters_is_refused():
+    with pytest.raises(OptionError, match="no parameter that requires a gradient"):
+        create("adamw", nn.Linear(2, 2).requires_grad_(False))
+
+
+def test_a_stranger_in_the_groups_is_refused():
+    with pytest.raises(OptionError, match="not the model's"):
+        create("adamw", Model(), groups=[{"params": [nn.Parameter(torch.ones(2, 2))]}])
+
+
+def test_methods_are_complete_records():
+    for name, method in METHODS.items():
+        assert get_method(name) is method
+        assert method.summary
+        assert method.section
+        assert set(method.defaults) == set(method.tunable)
+        assert method.resolve(method.defaults) == method.resolve()
+        assert method.test_inputs
+        assert method.error_inputs

@@ -1,0 +1,131 @@
+"""Costs of a whole model are the sums of what the method table says of each parameter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from subopt.errors import OptionError
+from subopt.optimizers import METHODS, create, treatments
+from subopt.profilers.architectures import WeightShape
+from subopt.profilers.costs import (
+    forward_backward_flops,
+    method_cost,
+    method_costs,
+    options_for,
+    state_bytes,
+    weights_of,
+)
+from subopt.profilers.positions import counted_positions
+
+WEIGHTS = [
+    WeightShape("a", (6, 10), "matrix"),
+    WeightShape("b", (10, 6), "matrix"),
+    WeightShape("norm", (6,), "fallback"),
+    WeightShape("old", (50, 50), "frozen"),
+]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.conv = nn.Conv1d(8, 6, 3)
+        self.norm = nn.LayerNorm(6)
+        self.hidden = nn.Linear(6, 10)
+        self.head = nn.Linear(10, 4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_bytes_of_a_model_equal_the_optimizers(name):
+    model = Net()
+    optimizer = create(name, model)
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    held = sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+    )
+    assert state_bytes(weights_of(treatments(model)), METHODS[name]) == held
+
+
+def test_frozen_parameters_cost_nothing():
+    trained = [weight for weight in WEIGHTS if weight.treatment != "frozen"]
+    assert method_costs(WEIGHTS) == method_costs(trained)
+
+
+def test_flops_sum_over_matrices_and_temporaries_do_not():
+    method = METHODS["adadiag"]
+    both = method_cost(WEIGHTS, method)
+    one = method_cost(WEIGHTS[:1], method)
+    assert both.step_flops == 2 * one.step_flops > 0
+    assert both.bound_flops == 2 * one.bound_flops > 0
+    assert both.transient_bytes == max(method.transient_bytes(w.shape) for w in WEIGHTS[:2])
+
+
+def test_the_share_of_flops_needs_the_number_of_tokens():
+    method = METHODS["galore"]
+    with_tokens = method_cost(WEIGHTS, method, tokens=100)
+    assert with_tokens.relative_flops == pytest.approx(with_tokens.step_flops / (6 * 100 * 120))
+    assert method_cost(WEIGHTS, method).relative_flops is None
+    assert method_cost(WEIGHTS[2:], method, tokens=100).relative_flops is None
+
+
+def test_flops_of_forward_and_backward_count_the_vectors_each_weight_meets():
+    assert forward_backward_flops(WEIGHTS, 100) == 6 * 100 * 120
+    assert forward_backward_flops(WEIGHTS, 100, {"a": 7}) == 6 * (7 + 100) * 60
+
+
+def test_positions_of_linear_and_convolutional_layers():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.up = nn.ConvTranspose2d(4, 5, 2, stride=2)
+            self.linear = nn.Linear(5, 6)
+
+        def forward(self, images):
+            x = self.up(self.conv(images)).mean((2, 3))
+            return self.linear(self.linear(x)[:, :5])
+
+    model = Mixed()
+    with counted_positions(model) as positions:
+        model(torch.zeros(2, 3, 8, 8))
+    model(torch.zeros(2, 3, 8, 8))
+    assert positions == {"conv.weight": 2 * 64, "up.weight": 2 * 64, "linear.weight": 4}
+
+
+def test_published_counts_are_numbers_times_the_dtype_size():
+    bf16 = [WeightShape("a", (6, 10), "matrix", torch.bfloat16)]
+    m, n = 6, 10
+    assert state_bytes(bf16, METHODS["adafacdiag"], as_published=True) == 2 * (
+        m * m + m * n + m + n
+    )
+    # What is really held: a float32 basis and vectors, and counters.
+    assert state_bytes(bf16, METHODS["adafacdiag"]) > 4 * (m * m + m + n) + 2 * m * n
+
+
+def test_wishes_reach_the_methods_that_have_them():
+    rows = {row.method: row for row in method_costs(WEIGHTS, wishes={"rank": 2})}
+    assert rows["galore"].options["rank"] == 2
+    assert rows["osd"].options["rank"] == 2
+    assert "rank" not in rows["adamw"].options
+    assert options_for(METHODS["lion"], {"rank": 2}) == {}
+
+
+@pytest.mark.parametrize("row", method_costs(WEIGHTS), ids=lambda row: row.method)
+def test_recorded_options_build_the_method_again(row):
+    optimizer = create(row.method, nn.Linear(4, 4), **row.options)
+    assert METHODS[row.method].resolve(row.options) == METHODS[row.method].resolve({})
+    assert optimizer.param_groups[0]["betas"] == tuple(row.options["betas"])
+
+
+def test_unknown_methods_and_bad_values_are_refused():
+    with pytest.raises(OptionError, match="did you mean 'galore'"):
+        method_costs(WEIGHTS, ["galor"])
+    with pytest.raises(OptionError, match="Invalid rank"):
+        method_costs(WEIGHTS, ["galore"], {"rank": 0})

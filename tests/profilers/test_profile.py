@@ -1,0 +1,306 @@
+"""The whole profile on a small model: every stage, its interruption, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from subopt.errors import PreflightError, UsageError, UserCodeError
+from subopt.optimizers import METHODS
+from subopt.profilers import decompositions
+from subopt.profilers import profile as module
+from subopt.profilers.profile import run_profile
+from subopt.profilers.schema import Profile, Settings
+from subopt.profilers.target import load_target
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.embed = nn.Embedding(20, width)
+        self.drop = nn.Dropout(0.1)
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(2 * width, 20)
+
+    def forward(self, tokens):
+        x = torch.tanh(self.first(self.drop(self.embed(tokens))))
+        return self.head(torch.tanh(self.second(x)))
+
+def build_model(width: int = 16):
+    return Net(width)
+
+def batches(batch_size):
+    while True:
+        yield torch.randint(20, (batch_size, 7))
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1).float(), batch[:, 1:].flatten())
+"""
+BRANCHING = MODEL.replace(
+    "return nn.functional",
+    "if batch.float().mean().item() > 99:\n        return None\n    return nn.functional",
+)
+GROUPS = MODEL + "\ndef param_groups(model):\n    return [{'params': model.second.parameters()}]\n"
+METHOD_NAMES = ["adamw", "galore", "adadiag"]
+NO_TIMES = {"forward_backward_ms": None, "decompositions": []}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def loaded(source=MODEL, **kwargs):
+        (tmp_path / "model.py").write_text(source)
+        return load_target("model.py", kwargs, base=tmp_path)
+
+    return loaded
+
+
+def settings(**changes):
+    return Settings(**{"batch_size": 4, "batches": 3, **changes})
+
+
+@pytest.fixture
+def quick_kernels(monkeypatch):
+    """Spend no time on the decompositions: they have tests of their own."""
+    original = module.time_shape
+
+    def time_shape(*arguments, budget_s):
+        return original(*arguments, budget_s=0.0)
+
+    monkeypatch.setattr(module, "time_shape", time_shape)
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory):
+    """A complete standard profile with the events of its making."""
+    folder = tmp_path_factory.mktemp("target")
+    (folder / "model.py").write_text(MODEL)
+    events, checks = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decompositions, "MOST_REPEATS", decompositions.LEAST_REPEATS)
+        found = run_profile(
+            load_target("model.py", base=folder),
+            settings(),
+            methods=METHOD_NAMES,
+            progress=events.append,
+            on_preflight=checks.append,
+        )
+    return found, events, checks
+
+
+def test_everything_is_there(standard):
+    found, _, checks = standard
+    assert found.missing == []
+    assert not found.interrupted
+    assert [layer.treatment for layer in found.layers].count("matrix") == 3
+    for layer in found.layers:
+        measured = layer.treatment == "matrix"
+        assert (layer.spectrum is not None) == measured
+        assert (layer.diagonality is not None) == measured
+    assert [row.method for row in found.methods] == METHOD_NAMES
+    assert {row.peak.source for row in found.methods} == {"simulated"}
+    assert found.memory.source == "simulated"
+    assert found.forward_backward_ms > 0
+    assert {tuple(row.shape) for row in found.decompositions} == {(16, 16), (16, 32), (20, 32)}
+    assert found.settings.tokens_per_batch == 28
+    assert [check.name for check in checks[0].checks][:2] == ["parameters", "loss"]
+
+
+def test_it_survives_its_own_file(standard, tmp_path):
+    found, _, _ = standard
+    found.save(tmp_path / "profile.json")
+    assert Profile.load(tmp_path / "profile.json") == found
+
+
+def test_overheads_are_against_adamw(standard):
+    found, _, _ = standard
+    rows = {row.method: row for row in found.methods}
+    assert rows["adamw"].overhead_ms == 0
+    for row in found.methods:
+        assert row.overhead_ms == row.step_ms - rows["adamw"].step_ms
+        assert row.step_ms_source == "measured"
+
+
+def test_the_peak_of_adamw_is_that_of_the_memory_table(standard):
+    found, _, _ = standard
+    adamw = found.methods[0]
+    assert found.memory.peak_bytes == adamw.peak.bytes
+    assert found.memory.optimizer_state_bytes == adamw.state_bytes
+
+
+def test_progress_goes_through_the_stages_in_order(standard):
+    _, events, _ = standard
+    stages = list(dict.fromkeys(event.stage for event in events))
+    assert stages == ["loading", "gradients", "memory", "optimizer steps", "decompositions"]
+    assert all(0 <= event.done <= event.total for event in events)
+
+
+def test_quick_leaves_out_what_takes_long(load):
+    found = run_profile(load(), settings(detail="quick"), methods=["adamw"])
+    assert all(layer.diagonality is None for layer in found.layers)
+    assert any(layer.spectrum is not None for layer in found.layers)
+    assert {key: getattr(found, key) for key in NO_TIMES} == NO_TIMES
+    assert found.methods[0].step_ms is None
+    assert found.memory.source == "simulated"
+
+
+def test_quick_and_standard_measure_the_same_gradients(load, standard):
+    quick = run_profile(load(), settings(detail="quick"), methods=["adamw"])
+    assert [layer.spectrum for layer in quick.layers] == [
+        layer.spectrum for layer in standard[0].layers
+    ]
+
+
+def test_the_seed_decides_weights_data_and_dropout(load):
+    first, again, other = (
+        run_profile(load(), settings(detail="quick", seed=seed), methods=["adamw"])
+        for seed in (1, 1, 2)
+    )
+    assert first.layers == again.layers
+    assert first.layers != other.layers
+
+
+def test_the_generators_are_left_alone(load):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    run_profile(load(), settings(detail="quick"), methods=["adamw"])
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_simulating_runs_nothing_however_large(load):
+    found = run_profile(load(width="200000"), settings(simulate=True), methods=["adamw", "adadiag"])
+    assert found.memory.parameter_bytes > 3 * 4 * 200_000**2
+    assert {row.peak.source for row in found.methods} == {"simulated"}
+    assert found.methods[1].relative_flops > 0
+    assert all(layer.spectrum is None for layer in found.layers)
+    assert {key: getattr(found, key) for key in NO_TIMES} == NO_TIMES
+    assert found.missing == []
+
+
+def test_simulated_and_full_profiles_agree_on_memory(load, standard):
+    found = run_profile(load(), settings(simulate=True), methods=METHOD_NAMES)
+    assert found.memory == standard[0].memory
+    assert [row.peak for row in found.methods] == [row.peak for row in standard[0].methods]
+
+
+@pytest.mark.parametrize("simulate", [False, True])
+def test_what_cannot_be_simulated_is_said(load, simulate):
+    chosen = settings(detail="quick", simulate=simulate)
+    found = run_profile(load(BRANCHING), chosen, methods=["adamw", "adadiag"])
+    assert found.memory.source == "formula"
+    assert found.memory.activation_bytes is None
+    assert {row.peak.source for row in found.methods} == {"formula"}
+    assert len(found.missing) == 1
+    assert "activations" in found.missing[0]
+    assert "DataDependentOutput" in found.missing[0]
+    assert any(layer.spectrum is not None for layer in found.layers) != simulate
+
+
+@pytest.mark.parametrize(
+    ("stage", "lost"),
+    [
+        ("warm-up", ["warm-up", "gradients", "memory", "optimizer steps", "decompositions"]),
+        ("gradients", ["gradients", "memory", "optimizer steps", "decompositions"]),
+        ("memory", ["memory", "optimizer steps", "decompositions"]),
+        ("optimizer steps", ["optimizer steps", "decompositions"]),
+        ("decompositions", ["decompositions"]),
+    ],
+)
+def test_an_interrupt_keeps_what_was_complete(load, quick_kernels, stage, lost):
+    def interrupt(event):
+        if event.stage == stage:
+            raise KeyboardInterrupt
+
+    found = run_profile(
+        load(), settings(warmup_steps=1), methods=["adamw", "lion"], progress=interrupt
+    )
+    assert found.interrupted
+    assert found.missing == [f"{name}: interrupted" for name in lost]
+    assert (found.layers[1].spectrum is None) == ("gradients" in lost)
+    assert found.memory.source == ("formula" if "memory" in lost else "simulated")
+    assert (found.methods[0].step_ms is None) == ("optimizer steps" in lost)
+
+
+def test_an_interrupt_before_there_is_anything_is_not_swallowed(load):
+    def interrupt(event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_profile(load(), settings(), progress=interrupt)
+
+
+def test_warm_up_moves_the_weights_before_measuring(load):
+    cold = run_profile(load(), settings(detail="quick"), methods=["adamw"])
+    warm = run_profile(load(), settings(detail="quick", warmup_steps=3), methods=["adamw"])
+    assert cold.layers != warm.layers
+    assert cold.memory == warm.memory
+
+
+def test_parameters_outside_the_users_groups_are_frozen(load):
+    found = run_profile(load(GROUPS), settings(detail="quick"), methods=["adamw"])
+    treatments = {layer.name: (layer.treatment, layer.reason) for layer in found.layers}
+    assert treatments["first.weight"] == ("frozen", "not in param_groups(model)")
+    assert treatments["second.weight"][0] == "matrix"
+    numbers = 16 * 32 + 32
+    assert 0 <= found.methods[0].state_bytes - 2 * 4 * numbers <= 64
+    assert found.memory.optimizer_state_bytes == found.methods[0].state_bytes
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("fp32", 4), ("bf16", 2), ("bf16-mixed", 4)])
+def test_the_precision_decides_the_bytes(load, dtype, size):
+    found = run_profile(load(), settings(detail="quick", dtype=dtype), methods=["lion"])
+    numbers = 20 * 16 + 16 * 16 + 16 + 32 * 16 + 32 + 20 * 32 + 20
+    assert found.memory.parameter_bytes == size * numbers
+    assert found.layers[1].spectrum is not None
+
+
+def test_the_baseline_is_measured_even_if_not_asked_for(load, quick_kernels):
+    found = run_profile(load(), settings(), methods=["lion"])
+    assert [row.method for row in found.methods] == ["lion"]
+    assert found.methods[0].overhead_ms is not None
+    assert found.memory.optimizer_state_bytes > found.methods[0].state_bytes
+
+
+def test_every_method_of_the_table_is_the_default(load, monkeypatch):
+    table = {name: METHODS[name] for name in ("hfac", "momentum")}
+    monkeypatch.setattr(module, "METHODS", table)
+    found = run_profile(load(), settings(simulate=True))
+    assert [row.method for row in found.methods] == list(table)
+
+
+def test_a_model_without_trained_matrices_can_be_simulated(load):
+    source = MODEL + "\ndef param_groups(model):\n    return [{'params': [model.first.bias]}]\n"
+    found = run_profile(load(source), settings(simulate=True), methods=["adadiag"])
+    assert found.methods[0].relative_flops is None
+    assert found.memory.source == "simulated"
+
+
+def test_flops_are_related_to_the_tokens_that_meet_the_weights(standard):
+    found, _, _ = standard
+    numbers = 16 * 16 + 16 * 32 + 32 * 20
+    # 7 tokens of 4 examples, of which the loss feeds 6 to the model.
+    for row in found.methods:
+        assert row.relative_flops == pytest.approx(row.step_flops / (6 * 24 * numbers), rel=1e-12)
+
+
+def test_what_is_not_measured_yet_is_refused(load):
+    with pytest.raises(UsageError, match="subspaces"):
+        run_profile(load(), settings(steps=10))
+
+
+def test_a_model_that_cannot_be_measured_is_refused(load):
+    with pytest.raises(PreflightError, match="scalar"):
+        run_profile(load(MODEL.replace(".flatten())", ".flatten(), reduction='none')")), settings())
+    with pytest.raises(UserCodeError):
+        run_profile(load(MODEL.replace("self.second(x)", "self.second(x, x)")), settings())
+
+
+def test_progress_events_are_plain_data():
+    event = module.Progress("memory", 1, 2)
+    assert dataclasses.asdict(event) == {"stage": "memory", "done": 1, "total": 2}

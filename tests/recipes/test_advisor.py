@@ -1,0 +1,629 @@
+"""Advice from hand-built profiles: what fits, what ranks first, what it says, and the recipe that comes of it."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subopt.errors import DoesNotFitError, OptionError, UsageError
+from subopt.optimizers import METHODS
+from subopt.profilers.architectures import llama_shapes
+from subopt.profilers.costs import method_costs
+from subopt.profilers.schema import (
+    Environment,
+    Layer,
+    Memory,
+    Peak,
+    PhasePeaks,
+    Profile,
+    Settings,
+    Target,
+)
+from subopt.recipes.advisor import recommend, to_recipe
+from subopt.recipes.budget import Fit, read_budget
+from subopt.recipes.evidence import load_evidence, published, published_lr
+from subopt.recipes.files import dump_recipe, parse_recipe
+from subopt.recipes.peaks import peak_at
+from subopt.recipes.proposal import profile_sha256, relative_target
+from subopt.recipes.ranking import GAIN_PER_DOUBLING, WORTH_A_CHANGE
+from subopt.recipes.traits import model_kind, trainable_parameters
+
+MIB, GIB = 2**20, 2**30
+BASELINE = load_evidence().baseline
+
+
+@cache
+def table(size, tokens):
+    return method_costs(llama_shapes(size), tokens=tokens)
+
+
+def make_profile(
+    size="60m",
+    *,
+    activation_bytes=2 * GIB,
+    batch_size=8,
+    step_ms=None,
+    model_ms=100.0,
+    source="simulated",
+    margin=0.0,
+    spec="model.py",
+    file=None,
+    tokens=131_072,
+    drop=(),
+):
+    """A profile of a LLaMA, its costs from the method table and its peaks from the parts.
+
+    `step_ms` gives the optimizer step by method; the others take 10 ms. `source=None` leaves the peaks out.
+    """
+    shapes = llama_shapes(size)
+    costs = [cost for cost in table(size, tokens) if cost.method not in drop]
+    parameters = sum(shape.elements * 4 for shape in shapes)
+
+    def finished(cost):
+        held = parameters + cost.state_bytes
+        phases = {
+            "forward": held + (activation_bytes or 0),
+            "backward": held + parameters + (activation_bytes or 0),
+            "step": held + parameters + cost.transient_bytes,
+        }
+        phase = max(phases, key=phases.get)
+        top = phases[phase]
+        peak = source and Peak(
+            bytes=top,
+            low_bytes=top - int(margin * top),
+            high_bytes=top + int(margin * top),
+            phase=phase,
+            by_phase=PhasePeaks(**phases),
+            source=source,
+        )
+        timed = {"step_ms": (step_ms or {}).get(cost.method, 10.0), "step_ms_source": "measured"}
+        return cost.model_copy(update={"peak": peak, **(timed if model_ms else {})})
+
+    rows = [finished(cost) for cost in costs]
+    adamw = next((row for row in rows if row.method == BASELINE), rows[0])
+    return Profile(
+        target=Target(spec=spec, picked="function build_model", file=file, sha256="ab" * 32),
+        environment=Environment(
+            subopt="0", torch="2", python="3", platform="Linux", device="cpu", threads=2
+        ),
+        settings=Settings(batch_size=batch_size, batches=8, tokens_per_batch=tokens),
+        layers=[
+            Layer(
+                name=shape.name,
+                shape=list(shape.shape),
+                kind="Embedding" if "embed" in shape.name else "Linear",
+                treatment=shape.treatment,
+                reason="",
+            )
+            for shape in shapes
+        ],
+        memory=Memory(
+            parameter_bytes=parameters,
+            gradient_bytes=parameters,
+            activation_bytes=activation_bytes,
+            optimizer_state_bytes=adamw.state_bytes,
+            peak_bytes=adamw.peak.bytes if adamw.peak else None,
+            source=source or "formula",
+        ),
+        methods=rows,
+        forward_backward_ms=model_ms,
+    )
+
+
+def row_of(advice, method):
+    (row,) = [row for row in advice.rows if row.method == method]
+    return row
+
+
+def order(advice):
+    return [row.method for row in advice.rows]
+
+
+PROFILE = make_profile()
+
+
+# ---- reading the profile
+
+
+def test_profile_is_of_a_language_model_of_60m():
+    assert model_kind(PROFILE) == "language"
+    assert 55e6 < trainable_parameters(PROFILE) < 65e6
+
+
+def test_convolutions_make_it_vision_and_neither_is_unknown():
+    conv = Layer(name="w", shape=[8, 3, 3, 3], kind="Conv2d", treatment="matrix", reason="")
+    plain = Layer(name="w", shape=[8, 8], kind="Linear", treatment="matrix", reason="")
+    assert model_kind(PROFILE.model_copy(update={"layers": [conv, plain]})) == "vision"
+    assert model_kind(PROFILE.model_copy(update={"layers": [plain]})) is None
+
+
+def test_frozen_parameters_are_not_counted():
+    frozen = Layer(name="w", shape=[8, 8], kind="Linear", treatment="frozen", reason="")
+    free = Layer(name="v", shape=[2, 3], kind="Linear", treatment="matrix", reason="")
+    assert trainable_parameters(PROFILE.model_copy(update={"layers": [frozen, free]})) == 6
+
+
+# ---- peaks
+
+
+def test_peak_at_the_profiles_batch_size_is_the_profiles():
+    for cost in PROFILE.methods:
+        peak = peak_at(PROFILE, cost, 8)
+        assert (peak.bytes, peak.phase, peak.source) == (
+            cost.peak.bytes,
+            cost.peak.phase,
+            "simulated",
+        )
+
+
+def test_half_the_batch_takes_half_the_activations_off():
+    cost = PROFILE.methods[0]
+    assert cost.peak.phase == "backward"
+    peak = peak_at(PROFILE, cost, 4)
+    assert peak.bytes == cost.peak.bytes - PROFILE.memory.activation_bytes // 2
+
+
+def test_step_does_not_shrink_with_the_batch():
+    cost = PROFILE.methods[0]
+    peak = peak_at(make_profile(activation_bytes=GIB // 2**10), cost, 1)
+    assert dict(peak.by_phase)["step"] == cost.peak.by_phase.step
+
+
+def test_twice_the_batch_doubles_what_lives_beside_the_activations():
+    cost = PROFILE.methods[0]
+    spare = (
+        100 * MIB
+    )  # temporaries of the backward pass that the profile does not count as activations
+    by_phase = cost.peak.by_phase.model_copy(
+        update={"backward": cost.peak.by_phase.backward + spare}
+    )
+    wider = cost.peak.model_copy(update={"bytes": cost.peak.bytes + spare, "by_phase": by_phase})
+    cost = cost.model_copy(update={"peak": wider})
+    grown = peak_at(PROFILE, cost, 16).bytes - wider.bytes
+    assert grown == PROFILE.memory.activation_bytes + spare
+
+
+def test_accumulation_holds_gradients_in_the_forward_pass():
+    cost = PROFILE.methods[0]
+    plain, kept = (dict(peak_at(PROFILE, cost, 4, accumulating=a).by_phase) for a in (False, True))
+    assert kept["forward"] - plain["forward"] == PROFILE.memory.gradient_bytes
+
+
+@pytest.mark.parametrize("source", [None, "formula"])
+def test_peak_by_formula_sums_the_parts(source):
+    profile = make_profile(source=source)
+    memory = profile.memory
+    for cost in profile.methods:
+        peak = peak_at(profile, cost, 8)
+        assert peak.source == "formula"
+        assert peak.bytes == (
+            memory.parameter_bytes
+            + memory.gradient_bytes
+            + cost.state_bytes
+            + max(memory.activation_bytes, cost.transient_bytes)
+        )
+        assert peak.low_bytes <= peak.bytes == peak.high_bytes
+
+
+def test_unknown_activations_leave_the_peak_open():
+    profile = make_profile(source=None, activation_bytes=None)
+    peak = peak_at(profile, profile.methods[0], 8)
+    assert peak.high_bytes is None
+    assert peak.fits(10**15) is Fit.MAYBE
+    advice = recommend(profile, budget_bytes=40 * GIB)
+    assert all(row.fit is Fit.MAYBE for row in advice.rows)
+    assert "activations are unknown" in " ".join(advice.rows[0].reasons)
+
+
+def test_another_batch_size_needs_activations():
+    profile = make_profile(source=None, activation_bytes=None)
+    with pytest.raises(UsageError, match="does not hold activation memory") as caught:
+        recommend(profile, budget_bytes=40 * GIB, batch_size=16)
+    assert caught.value.hint == "profile again with --batch-size 16"
+
+
+# ---- what fits
+
+
+@given(
+    budget=st.integers(1, 12 * GIB),
+    batch=st.sampled_from([1, 3, 8, 16, 64, "auto", None]),
+    objective=st.sampled_from(["quality", "speed", "memory"]),
+    margin=st.sampled_from([0.0, 0.1]),
+    device=st.sampled_from(["cuda", "cpu"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_nothing_recommended_exceeds_its_budget(budget, batch, objective, margin, device):
+    profile = PROFILE if margin == 0 else WIDE
+    advice = recommend(
+        profile, budget_bytes=budget, objective=objective, batch_size=batch, device=device
+    )
+    usable = read_budget(budget, device).usable_bytes
+    assert advice.budget.usable_bytes == usable
+    for row in advice.rows:
+        assert row.headroom_bytes == usable - row.peak.bytes
+        assert (row.fit is Fit.YES) == (row.peak.high_bytes <= usable)
+    fits = [row.fit for row in advice.rows]
+    assert fits == sorted(fits, key=[Fit.YES, Fit.MAYBE, Fit.NO].index)
+    if advice.chosen is None:
+        assert advice.exit_status == 3
+        assert all(row.peak.bytes > usable for row in advice.rows)
+        assert advice.changes
+        assert all(c.peak_bytes <= usable for c in advice.changes if c.kind != "budget")
+    else:
+        assert advice.exit_status == 0
+        assert advice.chosen.peak.bytes <= usable
+        recipe = to_recipe(advice, profile, recipe_path=Path("recipe.yaml"))
+        assert recipe.why.predicted_peak_bytes <= usable
+
+
+WIDE = make_profile(margin=0.1)
+
+
+def test_budget_between_two_peaks_keeps_the_smaller():
+    heavy, light = (peak_at(PROFILE, c, 8).bytes for c in PROFILE.methods[:2])
+    assert light < heavy  # adamw, adafactor
+    advice = recommend(PROFILE, budget_bytes=(heavy + light) // 2, device="cpu")
+    assert row_of(advice, BASELINE).fit is Fit.NO
+    assert row_of(advice, "adafactor").fit is Fit.YES
+
+
+def test_an_interval_across_the_budget_ranks_below_a_sure_fit():
+    edge = row_of(recommend(WIDE, budget_bytes=20 * GIB), BASELINE).peak.bytes
+    advice = recommend(WIDE, budget_bytes=edge, device="cpu")
+    assert row_of(advice, BASELINE).fit is Fit.MAYBE
+    assert advice.chosen.fit is Fit.YES
+    assert "may need up to" in " ".join(row_of(advice, BASELINE).reasons)
+
+
+def test_auto_batch_is_the_largest_power_of_two_that_fits():
+    advice = recommend(PROFILE, budget_bytes=8 * GIB, batch_size="auto", device="cpu")
+    size, cost = advice.batch_size, advice.chosen.cost
+    assert math.log2(size).is_integer()
+    assert peak_at(PROFILE, cost, size).bytes <= 8 * GIB < peak_at(PROFILE, cost, 2 * size).bytes
+
+
+def test_auto_batch_is_worked_out_for_the_method_that_wins():
+    budget = peak_at(PROFILE, PROFILE.methods[0], 16).bytes  # AdamW fits at 16, AdaDiag only at 8
+    advice = recommend(PROFILE, budget_bytes=budget, batch_size="auto", device="cpu")
+    assert (advice.chosen.method, advice.batch_size) == ("adadiag", 8)
+
+
+def test_an_estimate_above_the_budget_is_never_chosen_whatever_its_interval():
+    smallest = min(peak_at(WIDE, cost, 8).bytes for cost in WIDE.methods)
+    advice = recommend(WIDE, budget_bytes=smallest - MIB, device="cpu")
+    assert any(row.fit is Fit.MAYBE for row in advice.rows)
+    assert advice.chosen is None
+    sure = [change for change in advice.changes if change.kind == "batch"]
+    for change in sure:
+        cost = next(cost for cost in WIDE.methods if cost.method == change.method)
+        peak = peak_at(WIDE, cost, change.batch_size, accumulating=True)
+        assert peak.fits(smallest - MIB) is Fit.YES
+
+
+# ---- the rule
+
+
+def test_score_is_the_rule_as_written():
+    profile = make_profile(step_ms={"adadiag": 32.0})
+    row = row_of(recommend(profile, budget_bytes=20 * GIB), "adadiag")
+    assert row.overhead.share == pytest.approx(0.2)  # (32 - 10) / (100 + 10)
+    assert row.overhead.source == "measured here"
+    gain = 1 - 28.71 / 31.12
+    assert row.published.gain == pytest.approx(gain)
+    assert row.score == pytest.approx(gain - 0.10 * math.log2(1.2) - 0.01)
+
+
+def test_the_baseline_scores_zero_whatever_its_step_takes():
+    profile = make_profile(step_ms={BASELINE: 500.0})
+    assert row_of(recommend(profile, budget_bytes=20 * GIB), BASELINE).score == 0.0
+
+
+def test_published_gain_at_little_cost_wins():
+    advice = recommend(PROFILE, budget_bytes=20 * GIB)
+    assert advice.chosen.method == "adadiag"
+    text = " ".join(advice.sentences)
+    assert "7.7% lower validation perplexity than AdamW" in text
+    assert "Plain AdamW would fit too" in text
+
+
+def test_gain_bought_too_dearly_leaves_plain_adamw():
+    slow = {method: 200.0 for method in METHODS if method != BASELINE}
+    advice = recommend(make_profile(step_ms=slow), budget_bytes=20 * GIB)
+    assert advice.chosen.method == BASELINE
+    assert "Nothing else is worth its cost here: " in " ".join(advice.sentences)
+    assert "173% more time per step" in " ".join(advice.sentences)
+
+
+def test_switching_point_is_where_gain_equals_its_price():
+    gain = published("adadiag", 60_000_000, "language").expected_gain
+    share = 2 ** ((gain - WORTH_A_CHANGE) / GAIN_PER_DOUBLING) - 1
+    for factor, winner in ((0.98, "adadiag"), (1.02, BASELINE)):
+        step = 10 + factor * share * 110
+        advice = recommend(
+            make_profile(step_ms={"adadiag": step}),
+            budget_bytes=20 * GIB,
+            methods=[BASELINE, "adadiag"],
+        )
+        assert advice.chosen.method == winner
+
+
+def test_without_published_evidence_last_and_says_so():
+    advice = recommend(PROFILE, budget_bytes=20 * GIB)
+    parameters, kind = trainable_parameters(PROFILE), model_kind(PROFILE)
+    unproven = [m for m in METHODS if published(m, parameters, kind) is None]
+    assert unproven
+    assert set(order(advice)[-len(unproven) :]) == set(unproven)
+    for method in unproven:
+        assert row_of(advice, method).score is None
+        assert "no published comparison" in row_of(advice, method).reasons[0]
+
+
+def test_unproven_is_still_chosen_where_nothing_else_was_asked_for():
+    advice = recommend(PROFILE, budget_bytes=20 * GIB, methods=["lion"])
+    assert advice.chosen.method == "lion"
+    assert "no published comparison with AdamW" in advice.sentences[0]
+
+
+def test_without_times_flops_stand_in():
+    profile = make_profile(model_ms=None)
+    row = row_of(recommend(profile, budget_bytes=20 * GIB), "adadiag")
+    assert row.overhead.source == "formula"
+    assert 0 < row.overhead.share < 0.05
+    assert row.step_ms is None
+
+
+def test_with_neither_time_nor_flops_the_overhead_is_unknown():
+    profile = make_profile(model_ms=None, tokens=None)
+    row = row_of(recommend(profile, budget_bytes=20 * GIB), "adadiag")
+    assert row.overhead is None
+    assert "an unknown time per step" in row.reasons
+
+
+def test_larger_batch_makes_the_same_step_cheaper():
+    profile = make_profile(step_ms={"adadiag": 32.0})
+    small, large = (
+        row_of(recommend(profile, budget_bytes=90 * GIB, batch_size=size), "adadiag")
+        for size in (8, 16)
+    )
+    assert large.overhead.share == pytest.approx(22 / 210)
+    assert large.score > small.score
+    assert large.step_ms == pytest.approx(232.0)
+
+
+def test_speed_takes_the_cheapest_step_not_worse_than_adamw():
+    fast = {"adafactor": 5.0, "galore": 1.0, "lion": 0.5}
+    advice = recommend(make_profile(step_ms=fast), budget_bytes=20 * GIB, objective="speed")
+    assert advice.chosen.method == "adafactor"
+    assert order(advice).index("galore") > order(advice).index(BASELINE)
+
+
+def test_memory_takes_the_smallest_peak_with_evidence():
+    advice = recommend(PROFILE, budget_bytes=20 * GIB, objective="memory")
+    proven = [row for row in advice.rows if row.score is not None]
+    smallest = min(row.peak.bytes for row in proven)
+    assert advice.chosen.peak.bytes <= smallest + 0.01 * advice.budget.usable_bytes
+
+
+def test_same_arguments_same_answer():
+    assert recommend(PROFILE, budget_bytes=6 * GIB) == recommend(PROFILE, budget_bytes=6 * GIB)
+
+
+def test_every_row_says_what_it_rests_on():
+    for row in recommend(PROFILE, budget_bytes=20 * GIB).rows:
+        kinds = [item.kind for item in row.evidence]
+        assert kinds[:2] == ["simulated", "measured here"]
+        assert ("published" in kinds) == (row.published is not None and row.method != BASELINE)
+
+
+# ---- sentences
+
+
+def test_says_when_the_optimizer_is_not_what_fills_the_memory():
+    text = " ".join(
+        recommend(make_profile(activation_bytes=8 * GIB), budget_bytes=40 * GIB).sentences
+    )
+    assert "The optimizer is not what fills the memory" in text
+    assert "the activations 8 GiB" in text
+
+
+def test_does_not_say_so_when_it_is():
+    text = " ".join(recommend(make_profile(activation_bytes=MIB), budget_bytes=40 * GIB).sentences)
+    assert "not what fills the memory" not in text
+
+
+def test_says_when_adamw_does_not_fit():
+    heavy = peak_at(PROFILE, PROFILE.methods[0], 8).bytes
+    advice = recommend(PROFILE, budget_bytes=heavy - MIB, device="cpu")
+    assert "Plain AdamW does not fit" in " ".join(advice.sentences)
+    assert "1 MiB too much" in " ".join(advice.sentences)
+
+
+def test_says_what_is_usable_and_how_sure_it_is():
+    text = " ".join(recommend(PROFILE, budget_bytes=24 * GIB).sentences)
+    assert "The budget is 24 GiB, of which 21.2 GiB are usable" in text
+    assert "memory is simulated, times were measured on cpu" in text
+    assert "the same kind of model at about this size and batch" in text
+
+
+# ---- nothing fits
+
+
+def test_too_small_is_an_error_with_status_3_and_a_way_out():
+    advice = recommend(PROFILE, budget_bytes=1500 * MIB, device="cpu")
+    assert advice.chosen is None
+    assert advice.exit_status == 3
+    with pytest.raises(DoesNotFitError, match=r"nothing fits 1.46 GiB") as caught:
+        to_recipe(advice, PROFILE, recipe_path=Path("recipe.yaml"))
+    assert caught.value.hint == advice.changes[0].text
+    assert caught.value.exit_status == 3
+
+
+def test_smallest_change_is_a_smaller_batch_with_accumulation():
+    budget = 1500 * MIB
+    change = recommend(PROFILE, budget_bytes=budget, device="cpu").changes[0]
+    assert change.kind == "batch"
+    assert change.batch_size * change.accumulate == 8
+    cost = next(cost for cost in PROFILE.methods if cost.method == change.method)
+    assert peak_at(PROFILE, cost, change.batch_size, accumulating=True).bytes <= budget
+    again = recommend(PROFILE, budget_bytes=budget, batch_size=change.batch_size, device="cpu")
+    assert again.chosen is not None
+
+
+def test_another_method_is_offered_where_the_question_left_it_out():
+    heavy, light = (peak_at(PROFILE, c, 8).bytes for c in PROFILE.methods[:2])
+    advice = recommend(PROFILE, budget_bytes=(heavy + light) // 2, methods=[BASELINE], device="cpu")
+    change = next(change for change in advice.changes if change.kind == "method")
+    again = recommend(
+        PROFILE, budget_bytes=(heavy + light) // 2, methods=[change.method], device="cpu"
+    )
+    assert again.chosen is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "option"), [("adamw", "state dtype", "state_dtype"), ("osd", "rank", "rank")]
+)
+def test_options_that_shrink_the_state_are_offered(method, kind, option):
+    peak = row_of(recommend(PROFILE, budget_bytes=20 * GIB), method).peak.bytes
+    advice = recommend(PROFILE, budget_bytes=peak - MIB, methods=[method], device="cpu")
+    change = next(change for change in advice.changes if change.kind == kind)
+    assert set(change.options) == {option}
+    wishes = method_costs(llama_shapes("60m"), [method], change.options)[0]
+    before = next(cost for cost in PROFILE.methods if cost.method == method)
+    assert change.peak_bytes == peak - before.state_bytes + wishes.state_bytes
+
+
+def test_offered_options_keep_the_others():
+    cost = method_costs(llama_shapes("60m"), ["galore"], {"rank": 32})[0]
+    profile = PROFILE.model_copy(update={"methods": [cost]})
+    peak = peak_at(profile, cost, 8).bytes
+    change = recommend(profile, budget_bytes=peak - MIB, device="cpu").changes[1]
+    assert change.kind == "state dtype"
+    both = method_costs(llama_shapes("60m"), ["galore"], {"rank": 32, "state_dtype": "bf16"})[0]
+    assert change.peak_bytes == peak - cost.state_bytes + both.state_bytes
+
+
+def test_a_larger_budget_is_always_offered_and_enough():
+    advice = recommend(WIDE, budget_bytes=1)
+    last = advice.changes[-1]
+    assert last.kind == "budget"
+    again = recommend(WIDE, budget_bytes=last.budget_bytes)
+    assert row_of(again, last.method).fit is Fit.YES
+
+
+# ---- questions that make no sense
+
+
+def test_unknown_method_is_refused_with_the_nearest():
+    with pytest.raises(OptionError, match="did you mean 'galore'"):
+        recommend(PROFILE, budget_bytes=GIB, methods=["galor"])
+
+
+def test_method_that_the_profile_lacks_is_refused():
+    with pytest.raises(UsageError, match="no costs of lion"):
+        recommend(make_profile(drop=("lion",)), budget_bytes=GIB, methods=["lion"])
+
+
+def test_profile_without_costs_is_refused():
+    with pytest.raises(UsageError, match="no method costs"):
+        recommend(PROFILE.model_copy(update={"methods": []}), budget_bytes=GIB)
+
+
+def test_no_examples_at_all_is_refused():
+    with pytest.raises(UsageError, match="batch size of 0"):
+        recommend(PROFILE, budget_bytes=GIB, batch_size=0)
+
+
+def test_profile_without_the_baseline_still_ranks():
+    advice = recommend(make_profile(drop=(BASELINE,)), budget_bytes=20 * GIB)
+    assert advice.chosen.method == "adadiag"
+    assert advice.chosen.overhead is None
+
+
+# ---- the recipe
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "models" / "net.py"
+    file.touch()
+    profile = make_profile(spec="models/net.py:build_model", file=str(file), tokens=32_768)
+    advice = recommend(profile, budget_bytes=20 * GIB)
+    return to_recipe(advice, profile, recipe_path=tmp_path / "runs" / "recipe.yaml"), profile
+
+
+def test_recipe_carries_the_choice(recipe):
+    made, profile = recipe
+    rate = published_lr("adadiag", trainable_parameters(profile), "language")
+    assert made.optimizer.method == "adadiag"
+    assert made.optimizer.lr == rate.lr == 0.003
+    assert made.optimizer.options == {}
+    assert made.data.batch_size == 8
+    assert made.model.sha256 == "ab" * 32
+    assert f"learning rate {rate.reason}" in made.why.evidence
+
+
+def test_recipe_predicts_what_the_row_said(recipe):
+    made, profile = recipe
+    row = recommend(profile, budget_bytes=20 * GIB).chosen
+    assert made.why.predicted_peak_bytes == row.peak.bytes
+    assert made.why.predicted_state_bytes == row.cost.state_bytes
+    assert made.why.predicted_step_ms == pytest.approx(110.0)
+    assert made.why.budget_bytes == 20 * GIB
+    assert made.why.device == "cpu"
+
+
+def test_recipe_names_the_model_relative_to_itself(recipe):
+    made, _ = recipe
+    assert made.model.target == "../models/net.py:build_model"
+
+
+def test_target_without_a_file_stays_as_written():
+    profile = make_profile(spec="package.module:Net")
+    assert relative_target(profile, Path("deep/recipe.yaml")) == "package.module:Net"
+
+
+def test_recipe_survives_its_file(recipe):
+    made, _ = recipe
+    assert parse_recipe(dump_recipe(made)) == made
+
+
+def test_profile_hash_is_of_the_file_it_is_saved_in(tmp_path):
+    import hashlib
+
+    PROFILE.save(tmp_path / "profile.json")
+    text = (tmp_path / "profile.json").read_bytes()
+    assert profile_sha256(PROFILE) == hashlib.sha256(text).hexdigest()
+    assert profile_sha256(Profile.load(tmp_path / "profile.json")) == profile_sha256(PROFILE)
+
+
+def test_options_other_than_the_defaults_go_into_the_recipe():
+    profile = make_profile()
+    costs = method_costs(llama_shapes("60m"), ["galore"], {"rank": 32})
+    profile = profile.model_copy(update={"methods": costs})
+    advice = recommend(profile, budget_bytes=20 * GIB)
+    made = to_recipe(advice, profile, recipe_path=Path("recipe.yaml"))
+    assert made.optimizer.options == {"rank": 32}
+
+
+def test_small_batch_is_named_beside_the_learning_rate(recipe):
+    made, _ = recipe
+    assert (
+        "that rate belongs to 131,072 tokens per step and this run has 32,768"
+        in made.why.evidence[-1]
+    )
+
+
+def test_batch_as_published_needs_no_warning():
+    profile = make_profile()
+    made = to_recipe(
+        recommend(profile, budget_bytes=20 * GIB), profile, recipe_path=Path("recipe.yaml")
+    )
+    assert "learning rate" in made.why.evidence[-1]
+    assert not any("that rate belongs to" in line for line in made.why.evidence)

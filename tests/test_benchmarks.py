@@ -1,0 +1,161 @@
+"""The benchmarks' bookkeeping: which runs are done, and what the report may claim from them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the script as a module; it finds its neighbours as it does when it is run."""
+    monkeypatch.syspath_prepend(FOLDER)
+    for name in ("_common", "render_tiny_llama", "bench_tiny_llama"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import bench_tiny_llama
+
+    return bench_tiny_llama
+
+
+def row(bench, method, lr, loss, *, seed=0, options=None):
+    run = bench.Run(method, lr, seed, options or bench.RANKS.get(method, {}))
+    return {
+        "method": method,
+        "options": run.options,
+        "resolved": run.resolved(),
+        "lr": lr,
+        "seed": seed,
+        "steps": bench.STEPS,
+        "steps_done": bench.STEPS if loss is not None else 7,
+        "held_out_loss": loss,
+        "wall_seconds": 90.0,
+        "step_ms": 12.5,
+        "max_step_ms": 40.0,
+        "state_bytes": 3 * 2**20,
+        "load_average": 0.5,
+        "conditions": {"cpu": "a cpu", "threads": 1, "source": "abc"},
+    }
+
+
+def measured(bench, losses, repeats):
+    """Rows of every learning rate of each method in `losses`, and of the second seeds."""
+    rows = [
+        row(bench, method, lr, loss)
+        for method, by_rate in losses.items()
+        for lr, loss in by_rate.items()
+    ]
+    return rows + [row(bench, method, lr, loss, seed=1) for method, (lr, loss) in repeats.items()]
+
+
+def test_a_run_is_done_when_all_its_options_are_those_of_a_row(bench):
+    rows = [row(bench, "adadiag", 1e-3, 2.0, options={"period": 10})]
+    assert bench.Run("adadiag", 1e-3, options={"period": 10}).result(rows) is rows[0]
+    assert bench.Run("adadiag", 1e-3, options={"period": 11}).result(rows) is None
+    assert bench.Run("adadiag", 3e-3, options={"period": 10}).result(rows) is None
+    assert bench.Run("adadiag", 1e-3, seed=1, options={"period": 10}).result(rows) is None
+    assert bench.Run("adadiag", 1e-3, options={"period": 10}, steps=3).result(rows) is None
+    assert bench.Run("adadiag++", 1e-3, options={"period": 10}).result(rows) is None
+
+
+def test_a_default_given_by_name_is_the_same_run(bench):
+    rows = [row(bench, "adadiag", 1e-3, 2.0)]
+    period = rows[0]["resolved"]["period"]
+    assert bench.Run("adadiag", 1e-3, options={"period": period}).result(rows) is rows[0]
+
+
+def test_an_option_that_came_later_leaves_a_row_valid_and_a_changed_default_does_not(bench):
+    rows = [row(bench, "adadiag", 1e-3, 2.0)]
+    del rows[0]["resolved"]["scale"]
+    assert bench.Run("adadiag", 1e-3).result(rows) is rows[0]
+    rows[0]["resolved"]["period"] += 1
+    assert bench.Run("adadiag", 1e-3).result(rows) is None
+
+
+def test_results_survive_the_file(bench, tmp_path):
+    run = bench.Run("galore", 1e-2, options={"rank": 0.25})
+    path = tmp_path / "results" / "runs.jsonl"
+    assert bench.read_results(path) == []
+    for loss in (2.5, 2.25):
+        bench.append_result(path, run, {"held_out_loss": loss})
+    rows = bench.read_results(path)
+    assert len(rows) == 2
+    assert run.result(rows)["held_out_loss"] == 2.25  # the latest
+
+
+def test_second_seeds_wait_for_every_learning_rate_and_repeat_the_best(bench):
+    rates = bench.LEARNING_RATES["adamw"]
+    rows = [row(bench, "adamw", lr, 2.0 + i / 10) for i, lr in enumerate(rates[:-1])]
+    assert list(bench.seed_runs(bench.STEPS, rows)) == []
+    rows.append(row(bench, "adamw", rates[-1], 1.9))
+    assert list(bench.seed_runs(bench.STEPS, rows)) == [bench.Run("adamw", rates[-1], seed=1)]
+
+
+def test_a_diverged_learning_rate_is_never_the_best(bench):
+    losses = dict.fromkeys(bench.LEARNING_RATES["adamw"], None)
+    assert list(bench.seed_runs(bench.STEPS, measured(bench, {"adamw": losses}, {}))) == []
+    losses[3e-3] = 2.4
+    (run,) = bench.seed_runs(bench.STEPS, measured(bench, {"adamw": losses}, {}))
+    assert run.lr == 3e-3
+
+
+def test_the_plan_names_valid_methods_and_options_once_each(bench):
+    runs = [run for section, run in bench.plan(bench.STEPS, []) if section == "methods"]
+    assert len({(run.method, run.lr) for run in runs}) == len(runs)
+    assert all(run.resolved() for _, run in bench.plan(bench.STEPS, []))
+    rates = {run.lr for run in runs if run.method == "lion"}
+    assert {3e-4, 1e-3, 3e-3, 1e-4} == rates
+
+
+def test_the_schedule_warms_up_and_ends_at_a_tenth(bench):
+    factors = [bench.learning_rate_factor(step, 300) for step in range(300)]
+    assert factors[0] == pytest.approx(1 / 30)
+    assert max(factors) == factors[29] == factors[30] == 1.0
+    assert factors[165] == pytest.approx(0.55)
+    assert factors[-1] == pytest.approx(0.1, abs=1e-4)
+
+
+def report(bench, rows):
+    import render_tiny_llama
+
+    return render_tiny_llama.render(bench.cells(bench.STEPS, rows))
+
+
+def test_a_difference_below_the_seed_spread_is_not_called_a_win(bench):
+    losses = {
+        "adamw": {1e-3: 2.00, 3e-4: 2.2, 3e-3: 2.1},
+        "adadiag": {1e-3: 1.97, 3e-4: 2.2, 3e-3: 2.1},
+        "adadiag++": {1e-3: 1.80, 3e-4: 2.2, 3e-3: 2.1},
+        "hfacdiag": {1e-3: 2.30, 3e-4: 2.5, 3e-3: None},
+    }
+    repeats = {
+        "adamw": (1e-3, 2.05),
+        "adadiag": (1e-3, 2.01),
+        "adadiag++": (1e-3, 1.81),
+        "hfacdiag": (1e-3, 2.31),
+    }
+    text = report(bench, measured(bench, losses, repeats))
+    assert "two seeds of one method is 0.050 nat" in text
+    assert "Below `adamw` by more than that: `adadiag++`." in text
+    assert "Above `adamw` by more than that: `hfacdiag`." in text
+    assert "Not told apart from `adamw`: `adadiag`." in text
+    assert "| `hfacdiag` | – | 2.500 | **2.300** | diverged at step 7 | – |" in text
+    best = (
+        "| `adamw` | 0.001 | 2.000 / 2.050 | 2.025 | 0.050 | +0.000 | 90 / 90 | 12.5 | 40 | 3.00 |"
+    )
+    assert best in text
+
+
+def test_without_second_seeds_nothing_is_claimed(bench):
+    losses = {"adamw": {1e-3: 2.0}, "adadiag": {1e-3: 1.5}}
+    text = report(bench, measured(bench, losses, {}))
+    assert "Too little is measured yet" in text
+    assert "more than that" not in text
+
+
+def test_an_empty_report_says_so(bench):
+    assert "Nothing is measured yet." in report(bench, [])
