@@ -125,9 +125,9 @@ class Periodic:
     rounding noise, which Adam scales to whole units in the very first step. Warm-up makes that harmless.
 
     Differs from the papers: refreshes at t = 1, T + 1, ... and, with `early_refresh`, at powers of two below
-    T, where the papers wait for t mod T = 0; columns keep the signs of the basis before, so that kept moments stay aligned.
-    A gradient that is zero or not finite, or a decomposition that fails, leaves the basis as it was and is counted; a
-    basis that was never fitted tries again at the next step.
+    T, where the papers wait for t mod T = 0; columns keep the signs of the basis before, so that kept moments
+    stay aligned. A gradient that is zero or not finite, or a decomposition that fails, leaves the basis as it
+    was and is counted; a basis that was never fitted tries again at the next step.
 
     Memory: P is a m (and Q b n) numbers in the basis dtype. A refresh needs a float64 copy of G and of its factors.
     """

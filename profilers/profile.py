@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from subopt.errors import UsageError
@@ -206,12 +207,9 @@ class _Run:
             self._gradients[name] = LayerGradients(name, spectrum.result(), None)
 
     def _find_memory(self) -> None:
-        on_gpu = self._session.device.type == "cuda" and not self._settings.simulate
-        costs = list(self._costs.values())
-        self._report(Progress("memory", 0, len(costs)))
-        if on_gpu:
-            for footprint in measured_footprints(self._session, costs, self._missing):
-                self._record(footprint)
+        self._report(Progress("memory", 0, len(self._costs)))
+        if self._session.device.type == "cuda":
+            self._measure_memory()
         left = [
             row for row in self._costs.values() if row.peak is None or row.peak.source == "formula"
         ]
@@ -221,14 +219,23 @@ class _Run:
                 session.build_model, session.place(self._first_batch), session.loss
             )
         except SimulationError as error:
-            self._missing.append(
-                f"activations, temporaries and peaks: without data the model fails with {error}; "
-                "memory is weights, gradients and state by formula"
-            )
+            if left:
+                self._missing.append(
+                    f"activations, temporaries and peaks: without data the model fails with {error}; "
+                    "memory is weights, gradients and state by formula"
+                )
             return
         self._relate_flops(simulated.positions)
         for footprint in simulated_footprints(simulated, session.target.param_groups, left):
             self._record(footprint)
+
+    def _measure_memory(self) -> None:
+        self._model.to("cpu")  # the child process needs the room
+        torch.cuda.empty_cache()
+        costs = list(self._costs.values())
+        for footprint in measured_footprints(self._session, costs, self._missing):
+            self._record(footprint)
+        self._model.to(self._session.device)
 
     def _relate_flops(self, positions: Mapping[str, int]) -> None:
         tokens = self._settings.tokens_per_batch or 1
@@ -303,7 +310,7 @@ class _Run:
         """Return everything found so far."""
         return Profile(
             target=self._session.target.record,
-            environment=environment(self._session.device),
+            environment=environment(torch.device(self._settings.device)),
             settings=self._settings,
             layers=[self._layer(item) for item in self._treatments],
             memory=self._memory,

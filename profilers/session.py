@@ -32,14 +32,14 @@ class Session:
     Attributes:
         target: The user's model file.
         settings: What was asked for.
-        device: Where to run.
+        device: Where to run; the CPU where nothing is run.
         dtype: Dtype of parameters and of floating point inputs.
     """
 
     def __init__(self, target: LoadedTarget, settings: Settings) -> None:
         self.target = target
         self.settings = settings
-        self.device = torch.device(settings.device)
+        self.device = torch.device("cpu" if settings.simulate else settings.device)
         self.dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
 
     def build_model(self) -> nn.Module:

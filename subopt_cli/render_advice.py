@@ -97,7 +97,7 @@ def _signed_share(share: float | None) -> str:
     if share is None:
         return DASH
     if abs(share) < 0.0005:
-        return "0 %"
+        return "0%"
     return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -13,13 +14,19 @@ if TYPE_CHECKING:
     from subopt.profilers.schema import Target
 
 
-def preflight_table(target: Target, preflight: Preflight) -> RenderableType:
-    """Return what was picked as the model, and every check with what it found; one that needs a look is marked."""
+def preflight_report(target: Target, preflight: Preflight) -> RenderableType:
+    """Return what was picked as the model, and every check with what it found."""
+    line = "" if target.line is None else f" at line {target.line}"
+    picked = Text(f"{target.spec}: {target.picked}{line}")
+    return Group(picked, check_list((c.name, c.detail, c.ok) for c in preflight.checks))
+
+
+def check_list(checks: Iterable[tuple[str, str, bool]]) -> RenderableType:
+    """Return checks as (name, detail, ok), one to a line; one that needs a look is marked."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for check in preflight.checks:
-        mark = Text("ok  ", "green") if check.ok else Text("look", "bold yellow")
-        table.add_row(mark, Text(f"{check.name}: {check.detail}"))
-    line = "" if target.line is None else f" at line {target.line}"
-    return Group(Text(f"{target.spec}: {target.picked}{line}"), table)
+    for name, detail, ok in checks:
+        mark = Text("ok", "green") if ok else Text("look", "bold yellow")
+        table.add_row(mark, Text(f"{name}: {detail}"))
+    return table

@@ -45,8 +45,8 @@ _LAYER_COLUMNS = (
     Column("shape", priority=4),
     Column("spread"),
     Column("stable\nrank", priority=7),
-    Column("90 %\nin", priority=6),
-    Column("95 %\nin", priority=1),
+    Column("90%\nin", priority=6),
+    Column("95%\nin", priority=1),
     Column("kept\nat r", priority=2),
     Column("diagonal\nas is", priority=3),
     Column("one\nside", priority=3),
@@ -59,9 +59,9 @@ _LAYER_COLUMNS = (
 _LAYER_LEGEND = (
     (
         "spread",
-        "effective rank of the gradient over its short side: 100 % means that every direction matters alike",
+        "effective rank of the gradient over its short side: 100% means that every direction matters alike",
     ),
-    ("95 % in", "share of the directions that together hold 95 % of the gradient's energy"),
+    ("95% in", "share of the directions that together hold 95% of the gradient's energy"),
     ("kept at r", "energy that a low-rank method keeps at the rank asked for (--rank)"),
     (
         "diagonal",
@@ -73,7 +73,7 @@ _DECOMPOSITION_LEGEND = (
     (
         "svd, PCA",
         "two ways to find the coordinates: decompose the gradient now and then, or follow it a little at every step; "
-        "'a step' is what it costs a training step, all layers of that shape together",
+        "'per step' is its cost to a training step, all layers of that shape together",
     ),
 )
 
@@ -249,10 +249,10 @@ def decomposition_tables(profile: Profile) -> list[RenderableType]:
 def _timing_table(timings: Sequence[Decomposition]) -> FittingTable:
     columns = (
         Column("way", is_text=True),
-        Column("median"),
+        Column("median", priority=1),
         Column("spread (IQR)", priority=3),
-        Column("times PCA", priority=1),
-        Column("a step", priority=2),
+        Column("times PCA", priority=2),
+        Column("per step"),
     )
     rows = [
         [

@@ -45,7 +45,7 @@ def _low_rank(profile: Profile) -> str | None:
     if not profile.settings.warmup_steps:
         verdict += " at first; gradients spread as training goes on"
     return (
-        f"Low rank: the typical layer's gradient has 95 % of its energy in {percent(needed)} of its directions, and "
+        f"Low rank: the typical layer's gradient has 95% of its energy in {percent(needed)} of its directions, and "
         f"{_rank_text(profile.settings.rank)} keeps {percent(kept)} of it, so {verdict}."
     )
 

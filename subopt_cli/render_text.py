@@ -37,17 +37,17 @@ def numbered(sentences: Sequence[str]) -> RenderableType:
 
 
 def percent(share: float | None) -> str:
-    """Return a share as a percentage with two digits that count, such as `0.65 %`, `5.2 %`, `63 %`."""
+    """Return a share as a percentage with two digits that count, such as `0.65%`, `5.2%`, `63%`."""
     if share is None:
         return DASH
     value = 100 * share
     if value == 0:
-        return "0 %"
+        return "0%"
     if value < 0.01:
-        return "<0.01 %"
+        return "<0.01%"
     if value < 9.95:
-        return f"{value:.2g} %"
-    return f"{value:.0f} %"
+        return f"{value:.2g}%"
+    return f"{value:.0f}%"
 
 
 def ratio(value: float | None) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
+from .render_preflight import check_list
 from .render_table import Column, FittingTable
 from .render_text import DASH, count, facts, plural, section
 from .units import format_bytes, format_ms
@@ -36,8 +38,7 @@ def plan_facts(plan: Plan) -> RenderableType:
         pairs.append(("data", "SYNTHETIC: made-up inputs, the loss means nothing"))
     if not plan.has_eval:
         pairs.append(("held-out", "no eval_batches in the model file: no held-out loss"))
-    pairs += [(f"ok: {name}", detail) for name, detail in plan.checks]
-    return facts(pairs)
+    return Group(facts(pairs), check_list((name, detail, True) for name, detail in plan.checks))
 
 
 def _predicted_memory(plan: Plan) -> str:
@@ -136,13 +137,17 @@ def _comparison(result: Result) -> RenderableType:
         Column("actual"),
         Column("difference", priority=1),
     )
-    return FittingTable(columns, rows)
+    table = FittingTable(columns, rows)
+    if result.peak_source != "process":
+        return table
+    note = "process: growth of the whole process, what libraries take included; the prediction counts tensors"
+    return Group(table, Text(note, style="dim"))
 
 
 def relative_text(predicted: float | None, actual: float | None) -> str:
-    """Return how far the actual value is from the predicted one, such as `+3.1 %`, or `exact`."""
+    """Return how far the actual value is from the predicted one, such as `+3.1%`, or `exact`."""
     if not predicted or actual is None:
         return DASH
     if actual == predicted:
         return "exact"
-    return f"{100 * (actual / predicted - 1):+.1f} %"
+    return f"{100 * (actual / predicted - 1):+.1f}%"

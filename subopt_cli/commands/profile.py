@@ -94,7 +94,7 @@ def profile(
 
     from ..output import Output
     from ..progress import StageProgress
-    from ..render_preflight import preflight_table
+    from ..render_preflight import preflight_report
 
     output = Output(as_json=as_json)
     settings = Settings(
@@ -117,7 +117,7 @@ def profile(
                 loaded,
                 settings,
                 progress=progress,
-                on_preflight=lambda checks: output.aside(preflight_table(loaded.record, checks)),
+                on_preflight=lambda checks: output.aside(preflight_report(loaded.record, checks)),
             )
     found.save(to)
     output.note(f"wrote {to}")

@@ -95,14 +95,12 @@ def test_a_profile_of_shapes_alone_has_no_empty_sections(profile):
 
 def test_sentences_say_what_the_numbers_say(profile):
     low_rank, rotation, cost = sentences(profile)
-    assert "95 % of its energy in 50 % of its directions" in low_rank
-    assert "keeps 42 %" in low_rank
+    assert "95% of its energy in 50% of its directions" in low_rank
+    assert "keeps 42%" in low_rank
     assert "throw part of the signal away" in low_rank
-    assert "2 % in the layers' own coordinates" in rotation
-    assert "5 % in coordinates rotated on one side, 30 % on both" in rotation
-    assert (
-        "AdamW keeps 8 MiB of state, 8 % of its 100 MiB peak, galore the least with 5 MiB" in cost
-    )
+    assert "2% in the layers' own coordinates" in rotation
+    assert "5% in coordinates rotated on one side, 30% on both" in rotation
+    assert "AdamW keeps 8 MiB of state, 8% of its 100 MiB peak, galore the least with 5 MiB" in cost
     assert "(svd, thin) costs 0.84 ms a step at its period, online PCA 7 ms" in cost
 
 
@@ -142,7 +140,7 @@ def test_method_table_leaves_out_what_nobody_has(profile):
     assert "peak" not in text
     assert "fits" not in text
     assert "2M" in text
-    assert "125 %" in text
+    assert "125%" in text
 
 
 def test_method_table_marks_remarks(profile):
@@ -249,8 +247,8 @@ def test_training_plan_and_result(width):
 
 def test_predictions_are_compared():
     assert relative_text(1000, 1000) == "exact"
-    assert relative_text(200, 210) == "+5.0 %"
-    assert relative_text(200, 190) == "-5.0 %"
+    assert relative_text(200, 210) == "+5.0%"
+    assert relative_text(200, 190) == "-5.0%"
     assert relative_text(None, 5) == relative_text(5, None) == "-"
 
 
@@ -288,11 +286,11 @@ def test_columns_go_by_priority_and_names_are_shortened_in_the_middle():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (percent(0.00656), "0.66 %"),
-        (percent(0.0525), "5.2 %"),
-        (percent(0.63), "63 %"),
-        (percent(0.0), "0 %"),
-        (percent(0.00001), "<0.01 %"),
+        (percent(0.00656), "0.66%"),
+        (percent(0.0525), "5.2%"),
+        (percent(0.63), "63%"),
+        (percent(0.0), "0%"),
+        (percent(0.00001), "<0.01%"),
         (percent(None), "-"),
         (ratio(0.273), "0.27"),
         (ratio(0.00004), "4e-05"),
@@ -335,6 +333,24 @@ def test_what_the_users_code_prints_stays_off_stdout(subopt, folder):
     assert (folder / ".subopt" / "profile.json").exists()
 
 
+def test_an_interrupted_profile_is_kept_and_says_what_is_missing(
+    subopt, folder, monkeypatch, profile
+):
+    partial = profile.model_copy(
+        update={
+            "interrupted": True,
+            "decompositions": [],
+            "missing": ["decompositions: interrupted"],
+        }
+    )
+    monkeypatch.setattr("subopt.profilers.profile.run_profile", lambda *_, **__: partial)
+    ended = subopt("profile", "model.py", "-o", "part.json")
+    assert ended.status == 130
+    assert "decompositions: interrupted" in ended.out
+    assert "interrupted" in ended.err
+    assert json.loads((folder / "part.json").read_text())["interrupted"] is True
+
+
 def test_profile_recommend_train(subopt, folder):
     assert subopt("profile", "model.py", "--detail", "quick", "--batches", "2").status == 0
     advised = subopt("recommend", "--gpu-mem", "24G", "-o", "own.yaml")
@@ -344,8 +360,12 @@ def test_profile_recommend_train(subopt, folder):
     dry = subopt("train", "own.yaml", *steps, "--dry-run")
     assert dry.status == 0, dry.err
     assert not (folder / "runs").exists()
+    assert "ok  loss" in dry.out
     trained = subopt("train", "own.yaml", *steps)
     assert trained.status == 0, trained.err
     assert "3 of 3 steps" in trained.out
     assert "exact" in trained.out
     assert (folder / "runs" / "own" / "model.safetensors").exists()
+    again = subopt("train", "runs/own/recipe.yaml", "--resume")
+    assert again.status == 0
+    assert "already complete" in again.err

@@ -86,19 +86,9 @@ def test_a_project_that_owns_our_folder_names_gets_its_own(
 ) -> None:
     project = tmp_path / "project"
     shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns("*.pyc"))
-    profile = [
-        *command,
-        "profile",
-        "model.py",
-        "--batches",
-        "2",
-        "--batch-size",
-        "2",
-        "-o",
-        "p.json",
-    ]
+    settings = ["--detail", "quick", "--batches", "2", "--batch-size", "2", "-o", "p.json"]
 
-    result = run(profile, cwd=project)
+    result = run([*command, "profile", "model.py", *settings], cwd=project)
 
     assert result.returncode == 0, result.stderr
     assert json.loads((project / "imported.json").read_text()) == {
