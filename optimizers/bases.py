@@ -117,7 +117,7 @@ class Periodic:
     """Singular or eigenvectors, fitted every `period` steps: P^T G, or P^T G Q with two sides.
 
     `source` says what is decomposed: this step's gradient (Nguyen et al. 2025, algorithm 1; GaLore), the
-    lifted first moment as it will be after this step, P M Q^T beta1_t + (1 - beta1_t) G (no extra state), or
+    average that this step follows, beta1 P M Q^T + (1 - beta1) G with the moments' own beta1 (no extra state), or
     the averages of G G^T and G^T G (m^2 more, and n^2). `on_refresh` says what becomes of the moments: the
     papers keep them untouched.
 
@@ -216,7 +216,9 @@ class Periodic:
             return fitted
         if options["source"] == "momentum":
             M = self.lift(state, state["exp_avg"].to(G.dtype))
-            beta1 = debiased(options["betas"][0], moment_step(state, t))
+            beta1 = options["betas"][0]
+            if MOMENTS[options["moments"]].debiases:
+                beta1 = debiased(beta1, moment_step(state, t))
             G = torch.lerp(M, G, 1 - beta1)
         if self.sides == 1:
             return {"left": left_basis(G, rank)}

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from subopt.errors import OptionError, suggestion
 
 from .composed import Composed
-from .methods import get_method, method_options
-from .table import FALLBACKS, Method
+from .methods import get_method
+from .options import OPTIONS, validated
+from .table import FALLBACK_OPTIONS, FALLBACKS, Method
 from .treatment import Treatment, treatments
 
 _RULE_KEYS = ("pattern", "method", "lr", "options")
@@ -33,8 +34,8 @@ def create(
 ) -> Composed:
     """Build a method's optimizer for a model.
 
-    Matrices get the method; embeddings, output head, vectors and scalars get its fallback, AdamW at its own learning
-    rate (see `treatments`).
+    Matrices get the method; embeddings, output heads, vectors and scalars get its fallback, which is AdamW and
+    usually wants a learning rate of its own (see `treatments` for who is what).
 
     Args:
         method: A method id, such as "adadiag".
@@ -43,8 +44,9 @@ def create(
         weight_decay: Decoupled decay, for the method and, unless it says otherwise, for the fallback.
         fallback: "same" to give the method every parameter, or {"method", "lr", "weight_decay"} of the
             fallback; by default the method table's choice at the same lr.
-        rules: {"pattern", "method", "lr", "options"} for parameters whose name the regular expression is found in; the
-            first match wins. A rule that names a method applies it whatever the treatment.
+        rules: {"pattern", "method", "lr", "options"} for parameters whose name the regular expression is found in;
+            the first match wins. A rule that names a method applies it whatever the treatment; one that does not
+            changes the method's options for matrices, the fallback's for the rest.
         exclude: Regular expressions of names to leave to the fallback.
         groups: The user's own parameter groups: only their parameters are trained, and a group's `lr`,
             `weight_decay` or other keys override ours.
@@ -63,6 +65,8 @@ def create(
         assigned = _within(groups, {id(item.parameter): item for item in described}, plan)
     if not assigned:
         raise OptionError("the model has no parameter that requires a gradient")
+    for rule in plan.rules:
+        _check_use(rule, [item for _, item in assigned])
     return Composed(_collect(assigned))
 
 
@@ -104,10 +108,11 @@ class _Plan:
         name, own = rule.get("method"), rule.get("options") or {}
         lr = {"lr": rule["lr"]} if rule.get("lr") is not None else {}
         if name is not None:
-            return self.matrix | {"method": name} | method_options(name, own) | lr
-        if item.treatment != "matrix":
-            return self.rest | lr
-        return self.matrix | method_options(self.method.name, {**self.options, **own}) | lr
+            return self.matrix | {"method": name} | get_method(name).resolve(own) | lr
+        if item.treatment == "matrix":
+            return self.matrix | self.method.resolve({**self.options, **own}) | lr
+        shared = {key: value for key, value in own.items() if key in FALLBACK_OPTIONS}
+        return self.rest | validated({key: self.rest[key] for key in OPTIONS} | shared) | lr
 
 
 def _fallback(fallback: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -135,6 +140,20 @@ def _checked(rules: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
                 f"a rule needs a regular expression as its pattern: {error}"
             ) from None
     return rules
+
+
+def _check_use(rule: Mapping[str, Any], items: Sequence[Treatment]) -> None:
+    """Refuse a rule that would change nothing, or whose options nothing would read."""
+    matched = [item for item in items if re.search(rule["pattern"], item.name)]
+    if not matched:
+        raise OptionError(f"the rule '{rule['pattern']}' matches no trained parameter's name")
+    unread = [key for key in rule.get("options") or {} if key not in FALLBACK_OPTIONS]
+    takes_method = rule.get("method") or any(item.treatment == "matrix" for item in matched)
+    if unread and not takes_method:
+        raise OptionError(
+            f"the rule '{rule['pattern']}' matches no matrix, so its option '{unread[0]}' means nothing",
+            "name a method in the rule, or change the pattern",
+        )
 
 
 def _within(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from subopt.errors import OptionError, suggestion
@@ -180,8 +179,3 @@ def get_method(name: str) -> Method:
             f"methods: {', '.join(METHODS)}",
         )
     return METHODS[name]
-
-
-def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the composed optimizer's options for a method id and a user's options."""
-    return get_method(name).resolve(options)

@@ -159,6 +159,7 @@ class Moments:
         flops_per_element: Arithmetic per element of its coordinates.
         averages_gradient: Whether `exp_avg` is an average of gradients that a basis may be computed from. Adafactor's
             is one of normalised steps.
+        debiases: Whether that average is bias-corrected.
         vector: The moments for tensors that are not matrices; its own id where it treats elements one by one.
     """
 
@@ -169,6 +170,7 @@ class Moments:
     eps: float = 1e-8
     flops_per_element: int = 0
     averages_gradient: bool = False
+    debiases: bool = True
     vector: str = ""
 
     def layout(self, m: int, n: int) -> Layout:
@@ -233,6 +235,7 @@ MOMENTS = {
             betas=(0.9, 0.99),
             flops_per_element=7,
             averages_gradient=True,
+            debiases=False,
             vector="lion",
         ),
         Moments(
@@ -241,6 +244,7 @@ MOMENTS = {
             ("exp_avg",),
             flops_per_element=3,
             averages_gradient=True,
+            debiases=False,
             vector="momentum",
         ),
         Moments("sgd", sgd, (), vector="sgd"),

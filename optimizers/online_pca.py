@@ -115,7 +115,10 @@ class OnlinePCA:
         if age in {0, t}:  # fitted on this very gradient, or never
             return
         P = state["basis_left"].to(G.dtype)
-        norm = torch.where(usable, torch.linalg.vector_norm(G), 1.0)
+        norm = torch.linalg.vector_norm(G)
+        # A gradient may be usable and still too small to square.
+        usable = usable & (norm > 0)
+        norm = torch.where(usable, norm, 1.0)
         D = _gradient(P, G, projected, norm, options["ortho_weight"])
         D = torch.where(usable, D, 0.0)
         lr: float | Tensor = options["lr"]

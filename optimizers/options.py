@@ -84,7 +84,7 @@ def _is_betas(value: Any) -> bool:
 
 def _is_lr(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.numel() == 1
+        return value.numel() == 1 and float(value) >= 0
     return _is_number(value, 0, math.inf)
 
 
@@ -144,6 +144,8 @@ def validated(options: Mapping[str, Any]) -> dict[str, Any]:
             result[name] = _DTYPE_IDS.get(value, str(value))
         if not known[name].check(result[name]):
             raise OptionError(f"Invalid {name}: {value!r}; it must be {known[name].allowed}")
+    if isinstance(result.get("lr"), Tensor):
+        result["lr"] = result["lr"].reshape(())  # the same memory, so that schedules still reach it
     moments = MOMENTS[result.get("moments", "adam")]
     if result.get("betas") is None:
         result["betas"] = moments.betas

@@ -117,6 +117,15 @@ class Method:
             | shared
         )
 
+    def fallback_transient_bytes(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Return the peak bytes of temporaries while the fallback updates a parameter of this shape."""
+        return transient_bytes(shape, dtype, self.fallback_options(options))
+
     def transient_bytes(
         self,
         shape: Sequence[int],
@@ -136,6 +145,7 @@ class Method:
 
 
 FALLBACKS = {"adamw": "adam", "adamw-nomom": "adam-nomom"}
+FALLBACK_OPTIONS = ("betas", "eps", "state_dtype")
 
 
 def _state_bytes(

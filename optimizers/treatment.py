@@ -47,12 +47,12 @@ def treatments(model: nn.Module, exclude: Sequence[str] = ()) -> list[Treatment]
         model: Any module.
         exclude: Regular expressions searched in parameter names.
     """
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     embedded = {id(module.weight) for module in embeddings}
-    head = _head_parameter(model, embeddings)
+    heads = _heads(model, {(e.num_embeddings, e.embedding_dim) for e in embeddings})
     result = []
     for name, kind, parameter in _parameters(model):
-        treatment, reason = _decide(name, parameter, embedded, head, exclude)
+        treatment, reason = _decide(name, parameter, embedded, heads, exclude)
         result.append(Treatment(name, tuple(parameter.shape), kind, treatment, reason, parameter))
     return result
 
@@ -67,7 +67,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
 
 
 def _decide(
-    name: str, parameter: Tensor, embedded: set[int], head: int | None, exclude: Sequence[str]
+    name: str, parameter: Tensor, embedded: set[int], heads: set[int], exclude: Sequence[str]
 ) -> tuple[Literal["matrix", "fallback", "frozen"], str]:
     if not parameter.requires_grad:
         return "frozen", "does not require a gradient"
@@ -77,8 +77,8 @@ def _decide(
         return "fallback", "a matrix with one row or column"
     if id(parameter) in embedded:
         return "fallback", "an embedding, or tied to one"
-    if id(parameter) == head:
-        return "fallback", "the output head onto the vocabulary"
+    if id(parameter) in heads:
+        return "fallback", "an output head onto the vocabulary"
     for pattern in exclude:
         if re.search(pattern, name):
             return "fallback", f"its name matches '{pattern}'"
@@ -87,19 +87,21 @@ def _decide(
     return "matrix", "a matrix" + (viewed if parameter.dim() > 2 else "")
 
 
-def _head_parameter(model: nn.Module, embeddings: list[nn.Embedding]) -> int | None:
-    """Return the id of the last linear layer's weight if it maps the embedding width onto the vocabulary.
+def _heads(model: nn.Module, tables: set[tuple[int, int]]) -> set[int]:
+    """Return the ids of the weights that map an embedding's width onto its vocabulary, or a padded one.
 
-    Shape alone would also catch a square hidden layer as wide as a byte vocabulary, so the layer must be the
-    model's last linear one or carry a head's usual name.
+    Shape alone would also catch a square hidden layer as wide as a byte vocabulary, so a head must carry a head's
+    usual name, or be the model's last linear layer and exactly as tall as the vocabulary.
     """
     linears = [(name, module) for name, module in model.named_modules() if _is_linear(module)]
-    shapes = {(table.num_embeddings, table.embedding_dim) for table in embeddings}
-    for index, (name, module) in enumerate(reversed(linears)):
-        is_last = index == 0
-        if tuple(module.weight.shape) in shapes and (is_last or _HEAD_NAME.search(name)):
-            return id(module.weight)
-    return None
+    heads = set()
+    for name, module in linears:
+        tall, wide = module.weight.shape
+        if _HEAD_NAME.search(name) and any(tall >= v and wide == d for v, d in tables):
+            heads.add(id(module.weight))
+    if linears and tuple(linears[-1][1].weight.shape) in tables:
+        heads.add(id(linears[-1][1].weight))
+    return heads
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -109,9 +109,7 @@ def method_cost(
     """
     options = options or {}
     matrices = [weight for weight in weights if weight.treatment == "matrix"]
-    step_flops = sum(method.step_flops(weight.shape, options) for weight in matrices)
-    yardstick = forward_backward_flops(matrices, tokens) if tokens else 0.0
-    return MethodCost(
+    cost = MethodCost(
         method=method.name,
         options=_recorded(method, options),
         state_bytes=state_bytes(weights, method, options, as_published=as_published),
@@ -119,10 +117,28 @@ def method_cost(
             (method.transient_bytes(weight.shape, weight.dtype, options) for weight in matrices),
             default=0,
         ),
-        step_flops=step_flops,
+        step_flops=sum(method.step_flops(weight.shape, options) for weight in matrices),
         bound_flops=sum(method.bound_flops(weight.shape, options) for weight in matrices),
-        relative_flops=step_flops / yardstick if yardstick else None,
     )
+    return relative_to(forward_backward_flops(matrices, tokens), cost) if tokens else cost
+
+
+def relative_to(whole_flops: float, cost: MethodCost) -> MethodCost:
+    """Return a row with its FLOPs and their bound as shares of a forward and backward pass.
+
+    relative = step / whole,  bound_relative = bound / whole.
+
+    Args:
+        whole_flops: FLOPs of a forward and backward pass; 0, where no matrix is trained, gives no shares.
+        cost: The row.
+    """
+    if not whole_flops:
+        return cost
+    shares = {
+        "relative_flops": cost.step_flops / whole_flops,
+        "bound_relative": cost.bound_flops / whole_flops,
+    }
+    return cost.model_copy(update=shares)
 
 
 def method_costs(

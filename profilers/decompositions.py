@@ -66,7 +66,7 @@ class Periods:
 
 @dataclass(frozen=True)
 class DecompositionTimes:
-    """Measured rows, and one sentence for every kernel that was left out."""
+    """Measured rows, and a sentence for every shape at which kernels were left out."""
 
     rows: list[Decomposition]
     skipped: list[str]
@@ -200,20 +200,21 @@ def device_label(device: torch.device) -> str:
     """Name the device as the table prints it: the GPU's name, or the CPU with its thread count."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def _affordable(
     m: int, n: int, rank: int | float, device: torch.device, budget_s: float
 ) -> tuple[list[Kernel], list[str]]:
-    """Predict every kernel's cost at this shape; return those that fit in the budget and a note on each other."""
+    """Predict every kernel's cost at this shape; return those that fit in the budget and a note on the others."""
     small_m, small_n = math.ceil(m / 4), math.ceil(n / 4)
     r = resolve_rank(rank, m) or m
     small = make_problem(small_m, small_n, math.ceil(r / 4), device)
     growth = (m / small_m) ** 2 * (n / small_n)
     run_s = {kernel: _sample_ms(_timer(kernel, small)) / 1e3 * growth for kernel in KERNELS}
     chosen: set[Kernel] = set()
-    skipped: list[str] = []
+    left_out: list[str] = []
     left_s = budget_s
     for kernel in sorted(KERNELS, key=run_s.__getitem__):
         cost_s = LEAST_REPEATS * _RUNS_PER_REPEAT * run_s[kernel]
@@ -221,11 +222,9 @@ def _affordable(
             left_s -= cost_s
             chosen.add(kernel)
         else:
-            skipped.append(
-                f"{kernel.name} at {m} x {n} was not timed: about {run_s[kernel]:.1f} s a run, "
-                f"and {budget_s:g} s is the most for one shape"
-            )
-    return [kernel for kernel in KERNELS if kernel in chosen], skipped
+            left_out.append(f"{kernel.name} ({run_s[kernel]:.1f} s a run)")
+    notes = [f"left out at {m} x {n} to stay within {budget_s:g} s: {', '.join(left_out)}"]
+    return [kernel for kernel in KERNELS if kernel in chosen], notes if left_out else []
 
 
 def _rounds(timers: list[Timer], budget_s: float) -> list[list[float]]:

@@ -2,6 +2,9 @@
 
 A process of its own gives clean counters and survives running out of memory. It loads the target again, takes real
 steps with each method's real optimizer, and reads the allocator's highest mark in every phase.
+
+Question and answer are files. The user's code runs in that process and may print what it likes, bytes included: its
+output goes nowhere, and so neither mixes with ours nor passes for an answer.
 """
 
 from __future__ import annotations
@@ -76,15 +79,42 @@ def measure_in_child(request: Request) -> dict[str, Measured | str]:
         MeasurementError: The child process failed as a whole.
     """
     with tempfile.TemporaryDirectory() as folder:
-        question, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+        question = Path(folder, "request.json")
         question.write_text(json.dumps(asdict(request), default=str), encoding="utf-8")
-        command = [sys.executable, "-m", "subopt.profilers.measured", str(question), str(answer)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not answer.exists():
-            lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-            raise MeasurementError(lines[-1])
-        rows = json.loads(answer.read_text(encoding="utf-8"))
+        command = [sys.executable, "-m", "subopt.profilers.measured", str(question)]
+        rows = ask(command, Path(folder))
     return {name: row if isinstance(row, str) else Measured(**row) for name, row in rows.items()}
+
+
+def ask(command: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run a child process and return the rows it answers with.
+
+    Args:
+        command: Its command line; the path of the answer file is added as the last word.
+        folder: An empty or nearly empty folder for its files.
+
+    Raises:
+        MeasurementError: It ended without an answer, or its answer is that it failed.
+    """
+    answer, errors = folder / "answer.json", folder / "errors.txt"
+    with errors.open("wb") as file:
+        # A file, not a pipe: a process the child leaves behind would keep a pipe open, and us waiting.
+        done = subprocess.run(
+            [*command, str(answer)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            check=False,
+        )
+    if not answer.exists():
+        lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = f": {lines[-1]}" if lines else ""
+        raise MeasurementError(f"its process ended with status {done.returncode}{last}")
+    content: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    if "failed" in content:
+        raise MeasurementError(content["failed"])
+    rows: dict[str, Any] = content["rows"]
+    return rows
 
 
 def measured_peak(measured: Measured) -> Peak:
@@ -192,14 +222,22 @@ def _answer(request: Request) -> dict[str, Any]:
             rows[name] = asdict(measure(session, name, options))
         except torch.cuda.OutOfMemoryError:
             rows[name] = "it ran out of GPU memory"
-    return rows
+    return {"rows": rows}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read a request file, measure, write the answer file."""
+    """Read a request file, measure, write the answer file, in one step: it is whole or it is not there."""
     question, answer = map(Path, arguments)
     request = Request(**json.loads(question.read_text(encoding="utf-8")))
-    answer.write_text(json.dumps(_answer(request)), encoding="utf-8")
+    try:
+        content = _answer(request)
+    except (
+        Exception
+    ) as error:  # whatever it is, the parent has to be told, and here is the edge of the process
+        content = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+    partial = answer.with_suffix(".partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(answer)
 
 
 if __name__ == "__main__":

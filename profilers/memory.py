@@ -14,17 +14,16 @@ from .measured import (
     measured_memory,
     measured_peak,
 )
-from .schema import Memory, MethodCost, Peak, PhasePeaks
-from .session import Session
-from .simulated import (
+from .phases import (
     HIGH_FACTOR,
     LOW_FACTOR,
     WORKSPACE_BYTES,
-    GroupsOf,
-    SimulatedModel,
     simulated_memory,
     simulated_peak,
 )
+from .schema import Memory, MethodCost, Peak, PhasePeaks
+from .session import Session
+from .simulated import GroupsOf, SimulatedModel
 
 
 @dataclass(frozen=True)

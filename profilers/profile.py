@@ -2,59 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from subopt.errors import UsageError
-from subopt.optimizers import METHODS, Treatment, create, get_method, matrix_shape, treatments
+from subopt.optimizers import METHODS, Treatment, create, get_method, matrix_shape
 from subopt.optimizers.bases import resolve_rank
 from subopt.optimizers.options import OPTIONS
 
-from .costs import forward_backward_flops, method_costs, weights_of
+from .costs import weights_of
 from .data import tokens_in
 from .decompositions import Periods, time_shape
 from .device import environment
 from .gradients import stream_gradients
 from .layers import LayerGradients, measure_layers
-from .memory import (
-    Footprint,
-    measured_footprints,
-    memory_by_formula,
-    peak_by_formula,
-    simulated_footprints,
-)
+from .method_table import BASELINE, MethodTable
 from .preflight import Preflight, preflight
+from .progress import OnProgress, Progress
 from .randomness import RandomStream
 from .schema import Decomposition, Layer, Profile, Settings
 from .session import Session
-from .simulated import SimulatedModel, SimulationError, fake_model
+from .simulated import fake_model
 from .spectrum import SpectrumAccumulator
 from .target import LoadedTarget
-from .timing import time_forward_backward, time_step
+from .timing import time_forward_backward
+from .trained import trained_treatments
 
-# The method whose step and state everything is compared with.
-BASELINE = "adamw"
+__all__ = ["BASELINE", "OnProgress", "Progress", "run_profile"]
+
 _WARMUP_LR = 1e-3
-# Rounds of timed refreshes, and seconds spent on one method's steps and on one shape's decompositions.
+# Rounds of timed refreshes, and seconds spent on one method's steps, the baseline's beside them included, and on one
+# shape's decompositions.
 _EFFORT = {"standard": (2, 3.0, 10.0), "full": (6, 30.0, 60.0)}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a stage is."""
-
-    stage: str
-    done: int
-    total: int
-
-
-OnProgress = Callable[[Progress], None]
 
 
 def run_profile(
@@ -121,25 +103,12 @@ class _Run:
         else:
             self._model = session.build_on_device()
             on_preflight(preflight(session.target, self._model, session.place(self._first_batch)))
-        self._treatments = _treatments(self._model, session.target)
-        self._weights = weights_of(self._treatments)
-        self._settings = self._settings.model_copy(
-            update={"tokens_per_batch": tokens_in(self._first_batch)}
+        self._treatments = trained_treatments(self._model, session.target)
+        tokens = tokens_in(self._first_batch)
+        self._settings = self._settings.model_copy(update={"tokens_per_batch": tokens})
+        self._table = MethodTable(
+            session, weights_of(self._treatments), self._methods, self._report, tokens=tokens
         )
-        self._fill_in_by_formula()
-
-    def _fill_in_by_formula(self) -> None:
-        rows = method_costs(
-            self._weights,
-            dict.fromkeys([BASELINE, *self._methods]),
-            {"rank": self._settings.rank},
-            tokens=self._settings.tokens_per_batch,
-        )
-        self._memory = memory_by_formula(self._weights, rows[0].state_bytes)
-        self._costs = {
-            row.method: row.model_copy(update={"peak": peak_by_formula(self._memory, row)})
-            for row in rows
-        }
 
     def go(self) -> None:
         """Run the stages in order; on Ctrl-C, note what is not there."""
@@ -207,84 +176,14 @@ class _Run:
             self._gradients[name] = LayerGradients(name, spectrum.result(), None)
 
     def _find_memory(self) -> None:
-        self._report(Progress("memory", 0, len(self._costs)))
-        if self._session.device.type == "cuda":
-            self._measure_memory()
-        left = [
-            row for row in self._costs.values() if row.peak is None or row.peak.source == "formula"
-        ]
-        session = self._session
-        try:
-            simulated = SimulatedModel(
-                session.build_model, session.place(self._first_batch), session.loss
-            )
-        except SimulationError as error:
-            if left:
-                self._missing.append(
-                    f"activations, temporaries and peaks: without data the model fails with {error}; "
-                    "memory is weights, gradients and state by formula"
-                )
-            return
-        self._relate_flops(simulated.positions)
-        for footprint in simulated_footprints(simulated, session.target.param_groups, left):
-            self._record(footprint)
-
-    def _measure_memory(self) -> None:
-        self._model.to("cpu")  # the child process needs the room
-        torch.cuda.empty_cache()
-        costs = list(self._costs.values())
-        for footprint in measured_footprints(self._session, costs, self._missing):
-            self._record(footprint)
-        self._model.to(self._session.device)
-
-    def _relate_flops(self, positions: Mapping[str, int]) -> None:
-        tokens = self._settings.tokens_per_batch or 1
-        yardstick = forward_backward_flops(self._weights, tokens, positions)
-        if yardstick == 0:  # no matrix is trained
-            return
-        self._costs = {
-            name: row.model_copy(update={"relative_flops": row.step_flops / yardstick})
-            for name, row in self._costs.items()
-        }
-
-    def _record(self, footprint: Footprint) -> None:
-        row = self._costs[footprint.method]
-        self._costs[footprint.method] = row.model_copy(update={"peak": footprint.peak})
-        if footprint.method == BASELINE:
-            self._memory = footprint.memory
-        done = sum(
-            row.peak is not None and row.peak.source != "formula" for row in self._costs.values()
-        )
-        self._report(Progress("memory", done, len(self._costs)))
+        self._table.find_memory(self._model, self._first_batch)
 
     def _time_steps(self) -> None:
         rounds, budget_s, _ = _EFFORT[self._settings.detail]
-        session = self._session
         self._forward_backward_ms = time_forward_backward(
-            session.forward_backward, self._model, self._placed
+            self._session.forward_backward, self._model, self._placed
         )
-        groups = session.target.param_groups(self._model)
-        baseline_ms = 0.0
-        for done, (name, row) in enumerate(self._costs.items()):
-            self._report(Progress("optimizer steps", done, len(self._costs)))
-            # Every overhead is a difference to the baseline, so its time is taken with more care.
-            taken = time_step(
-                self._model,
-                name,
-                row.options,
-                groups=groups,
-                rounds=3 * rounds if name == BASELINE else rounds,
-                budget_s=budget_s,
-            )
-            if name == BASELINE:
-                baseline_ms = taken.step_ms
-            self._costs[name] = row.model_copy(
-                update={
-                    "step_ms": taken.step_ms,
-                    "overhead_ms": taken.step_ms - baseline_ms,
-                    "step_ms_source": "measured",
-                }
-            )
+        self._table.time_steps(self._model, rounds=rounds, budget_s=budget_s)
         self._model.zero_grad(set_to_none=True)
 
     def _time_decompositions(self) -> None:
@@ -313,11 +212,11 @@ class _Run:
             environment=environment(torch.device(self._settings.device)),
             settings=self._settings,
             layers=[self._layer(item) for item in self._treatments],
-            memory=self._memory,
-            methods=[self._costs[name] for name in self._methods],
+            memory=self._table.memory,
+            methods=self._table.rows(self._methods),
             decompositions=self._decompositions,
             forward_backward_ms=self._forward_backward_ms,
-            missing=self._missing,
+            missing=[*self._table.missing, *self._missing],
             interrupted=self._interrupted,
         )
 
@@ -332,25 +231,3 @@ class _Run:
             spectrum=found.spectrum if found else None,
             diagonality=found.diagonality if found else None,
         )
-
-
-def _treatments(model: nn.Module, target: LoadedTarget) -> list[Treatment]:
-    """Return the treatment of every parameter; those that the user's groups leave out are not trained."""
-    groups = target.param_groups(model)
-    found = treatments(model)
-    if groups is None:
-        return found
-    trained = {id(parameter) for parameter in _parameters(groups)}
-    return [
-        item
-        if id(item.parameter) in trained or item.treatment == "frozen"
-        else dataclasses.replace(item, treatment="frozen", reason="not in param_groups(model)")
-        for item in found
-    ]
-
-
-def _parameters(groups: list[dict[str, Any]]) -> Iterator[Tensor]:
-    for group in groups:
-        params = group["params"]
-        for entry in [params] if isinstance(params, Tensor) else params:
-            yield entry[1] if isinstance(entry, tuple) else entry

@@ -169,7 +169,7 @@ class Peak(_Record):
 
 
 class MethodCost(_Record):
-    """What one optimizer method costs on this model."""
+    """What one optimizer method costs on this model; FLOPs are relative to a forward and backward pass."""
 
     method: str
     options: dict[str, str | int | float | bool | list[float] | None] = {}
@@ -179,8 +179,11 @@ class MethodCost(_Record):
     step_flops: float
     bound_flops: float
     relative_flops: float | None = None
+    bound_relative: float | None = None  # bound_flops in the unit of relative_flops
     step_ms: Milliseconds | None = None
-    overhead_ms: float | None = None  # against AdamW's step; negative where a method is faster
+    overhead_ms: float | None = (
+        None  # beyond AdamW's step, timed in turn with this one; negative where it is faster
+    )
     step_ms_source: Source | None = None
 
 

@@ -1,11 +1,7 @@
-"""Peak memory of a training step, by category and phase, followed under fake tensors: nothing is allocated or computed.
+"""A training step followed under fake tensors: nothing is allocated or computed.
 
 The model's forward and backward pass are followed once, without an optimizer. Then every method's real optimizer
-updates the fake parameters: its first and third step refresh the bases and the second does not. State is alive in
-every phase, so
-
-    forward = forward without state + state,   backward likewise,
-    step    = weights + gradients + state + the step's temporaries,   refresh likewise on a refresh step.
+updates the fake parameters: its first and third step refresh the bases and the second does not.
 """
 
 from __future__ import annotations
@@ -13,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,17 +20,10 @@ from subopt.errors import UserCodeError
 from subopt.optimizers import create, get_method
 
 from .costs import options_for
+from .phases import ModelPeaks, StepPeaks
 from .positions import counted_positions
-from .schema import Memory, Peak, Phase, PhasePeaks
 from .target import fresh_copy
 from .tracker import StorageTracker
-
-# The interval around a followed peak. Torch's own tests of this technique accept 10 % either way against CUDA's
-# counter; too little memory stops a run and too much only looks worse, so the interval leans upwards.
-LOW_FACTOR = 0.95
-HIGH_FACTOR = 1.10
-# cuBLAS keeps 8 MiB of workspace for a handle and stream, 32 MiB on Hopper.
-WORKSPACE_BYTES = 32 * 2**20
 
 # A refresh, an ordinary step, a refresh with everything in place.
 WATCHED_STEPS = 3
@@ -47,40 +35,6 @@ GroupsOf = Callable[[nn.Module], "list[dict[str, Any]] | None"]
 
 class SimulationError(Exception):
     """The user's code cannot be followed under fake tensors, for instance because it branches on a value."""
-
-
-@dataclass(frozen=True)
-class ModelPeaks:
-    """What the model itself takes, without any optimizer.
-
-    Attributes:
-        parameter_bytes: Parameters and buffers.
-        gradient_bytes: The gradients at the end of the backward pass.
-        activation_bytes: What the forward pass leaves behind for the backward pass, the batch included.
-        forward: Bytes by category at the highest instant of the forward pass.
-        backward: The same of the backward pass.
-    """
-
-    parameter_bytes: int
-    gradient_bytes: int
-    activation_bytes: int
-    forward: Counter[str]
-    backward: Counter[str]
-
-
-@dataclass(frozen=True)
-class StepPeaks:
-    """What training with one method takes.
-
-    Attributes:
-        state_bytes: Optimizer state after a step.
-        step: Bytes by category at the highest instant of an ordinary step.
-        refresh: The same of a step that refreshes the bases; None for a method that has none.
-    """
-
-    state_bytes: int
-    step: Counter[str]
-    refresh: Counter[str] | None
 
 
 class SimulatedModel:
@@ -239,61 +193,3 @@ def fake_model(build_model: BuildModel, mode: FakeTensorMode | None = None) -> n
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def training_phases(model: ModelPeaks, step: StepPeaks) -> dict[Phase, Counter[str]]:
-    """Return the bytes by category at the highest instant of each phase, once the optimizer's state exists."""
-    state = Counter({"state": step.state_bytes})
-    phases: dict[Phase, Counter[str]] = {
-        "forward": model.forward + state,
-        "backward": model.backward + state,
-        "step": step.step,
-    }
-    if step.refresh is not None:
-        phases["refresh"] = step.refresh
-    return phases
-
-
-def simulated_peak(model: ModelPeaks, step: StepPeaks, transient_bytes: int) -> Peak:
-    """Return the peak over the phases with its interval.
-
-    low = 0.95 x; high = 1.10 x + library workspace, and on a refresh the largest temporary of one parameter once
-    more, for what the decomposition routines hold out of sight.
-
-    Args:
-        model: The model's own part.
-        step: The method's part.
-        transient_bytes: The method's largest temporary of one parameter.
-    """
-    totals = {name: at.total() for name, at in training_phases(model, step).items()}
-    phase = max(totals, key=lambda name: totals[name])
-    high = {name: int(HIGH_FACTOR * total) + WORKSPACE_BYTES for name, total in totals.items()}
-    if "refresh" in high:
-        high["refresh"] += transient_bytes
-    return Peak(
-        bytes=totals[phase],
-        low_bytes=int(LOW_FACTOR * totals[phase]),
-        high_bytes=max(high.values()),
-        phase=phase,
-        by_phase=PhasePeaks(**totals),
-        source="simulated",
-    )
-
-
-def simulated_memory(model: ModelPeaks, step: StepPeaks) -> Memory:
-    """Return the memory table of training with the method whose step is given.
-
-    Temporaries are what is alive at the highest instant beyond weights, gradients, state and kept activations; not
-    all of those need be alive at that instant, so the categories sum to the peak or more.
-    """
-    top = max(training_phases(model, step).values(), key=Counter.total)
-    kept = min(top["activation"], model.activation_bytes)
-    return Memory(
-        parameter_bytes=model.parameter_bytes,
-        gradient_bytes=model.gradient_bytes,
-        activation_bytes=model.activation_bytes,
-        temporary_bytes=top.total() - top["parameter"] - top["gradient"] - top["state"] - kept,
-        optimizer_state_bytes=step.state_bytes,
-        peak_bytes=top.total(),
-        source="simulated",
-    )

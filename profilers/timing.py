@@ -1,4 +1,8 @@
-"""How long an optimizer's step takes on a model's own gradients, the decompositions it does now and then included."""
+"""How long an optimizer's step takes on a model's own gradients, the decompositions it does now and then included.
+
+Every method is timed in turn with the same baseline, so that a machine that gets busier or idler meanwhile does not
+show up as a difference between them.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +27,19 @@ _LEAST_STEPS = 4
 
 @dataclass(frozen=True)
 class StepTime:
-    """Time of a method's step.
+    """Time of a method's step, beside that of the baseline's.
 
     Attributes:
         ordinary_ms: Median of a step without a refresh.
         refresh_ms: Median of a step with one; None for a method that has none.
         period: The method's own number of steps between refreshes, or None.
+        baseline_ms: Median of the baseline's steps taken in turn with these.
     """
 
     ordinary_ms: float
     refresh_ms: float | None
     period: int | None
+    baseline_ms: float
 
     @property
     def step_ms(self) -> float:
@@ -42,25 +48,36 @@ class StepTime:
             return self.ordinary_ms
         return self.ordinary_ms + max(0.0, self.refresh_ms - self.ordinary_ms) / self.period
 
+    @property
+    def overhead_ms(self) -> float:
+        """An average step less one of the baseline under the same load; negative where the method is faster."""
+        return self.step_ms - self.baseline_ms
+
 
 def time_step(
     model: nn.Module,
     method: str,
     options: Mapping[str, Any],
     *,
+    baseline: str,
     groups: Sequence[Mapping[str, Any]] | None = None,
     rounds: int = 3,
     budget_s: float = 3.0,
 ) -> StepTime:
     """Time a method's real optimizer on a model whose gradients are in place; the weights stay as they are.
 
+    A step of the baseline follows each step of the method. What else the machine does then slows both alike, and their
+    difference keeps its meaning even where the times themselves do not.
+
     Args:
         model: The model, with its gradients.
         method: Method id.
         options: Its options.
+        baseline: Id of the method to compare with, at its default options; a method is not compared with itself.
         groups: The user's own parameter groups, if any.
         rounds: Refreshes to time after the first, each followed by ordinary steps.
-        budget_s: No further step is begun after so much time, except that ordinary steps are timed at least thrice.
+        budget_s: No further pair of steps is begun after so much time, except that ordinary steps are timed at least
+            thrice.
 
     Returns:
         Medians. The first step allocates the state; it stands for a refresh only where time allowed no other.
@@ -68,26 +85,43 @@ def time_step(
     record = get_method(method)
     schedule = options_for(record, {"period": _SHORT_PERIOD, "early_refresh": False})
     optimizer = create(method, model, lr=0.0, groups=_without_lr(groups), **{**options, **schedule})
+    others = []
+    if method != baseline:
+        others.append(create(baseline, model, lr=0.0, groups=_without_lr(groups)))
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    begin_s = time.perf_counter()
-    times_ms: list[float] = []
-    while len(times_ms) < 1 + rounds * _SHORT_PERIOD:
-        used_s = time.perf_counter() - begin_s
-        if len(times_ms) >= _LEAST_STEPS and used_s > budget_s:
-            break
-        times_ms.append(timed_ms(optimizer.step, devices))
+    times_ms, *others_ms = _in_turn(
+        [optimizer, *others], 1 + rounds * _SHORT_PERIOD, budget_s, devices
+    )
     refreshes = [
         bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
         for t in range(1, len(times_ms) + 1)
     ]
     pairs = list(zip(times_ms, refreshes, strict=True))
-    ordinary = [ms for ms, is_refresh in pairs[1:] if not is_refresh]
+    ordinary_ms = statistics.median(ms for ms, is_refresh in pairs[1:] if not is_refresh)
     with_refresh = [ms for ms, is_refresh in pairs[1:] if is_refresh] or times_ms[:1]
     return StepTime(
-        ordinary_ms=statistics.median(ordinary),
+        ordinary_ms=ordinary_ms,
         refresh_ms=statistics.median(with_refresh) if schedule else None,
         period=record.resolve(options)["period"] if schedule else None,
+        baseline_ms=statistics.median(others_ms[0][1:]) if others_ms else ordinary_ms,
     )
+
+
+def _in_turn(
+    optimizers: Sequence[torch.optim.Optimizer],
+    most: int,
+    budget_s: float,
+    devices: set[torch.device],
+) -> list[list[float]]:
+    """Let the optimizers step one after another, again and again; return each one's times in ms."""
+    times_ms: list[list[float]] = [[] for _ in optimizers]
+    begin_s = time.perf_counter()
+    for done in range(most):
+        if done >= _LEAST_STEPS and time.perf_counter() - begin_s > budget_s:
+            break
+        for times, optimizer in zip(times_ms, optimizers, strict=True):
+            times.append(timed_ms(optimizer.step, devices))
+    return times_ms
 
 
 def time_forward_backward(

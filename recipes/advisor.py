@@ -21,6 +21,7 @@ from .sentences import (
     budget_sentence,
     certainty_sentence,
     choice_sentences,
+    data_sentence,
     gain_text,
     memory_sentence,
     overhead_text,
@@ -77,7 +78,8 @@ def recommend(
         said = choice_sentences(chosen, rows, objective)
     filled = memory_sentence(profile)
     sure = None if chosen is None else certainty_sentence(profile, chosen)
-    sentences = (*said, *(text for text in (filled, sure) if text), budget_sentence(budget))
+    needs = None if chosen is None else data_sentence(profile)
+    sentences = (*said, *(text for text in (filled, sure, needs) if text), budget_sentence(budget))
     return Advice(objective, budget, batch_size, rows, chosen, sentences, changes)
 
 

@@ -122,3 +122,13 @@ OnEvent: TypeAlias = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Do nothing with an event."""
+
+
+def each_of(*listeners: OnEvent) -> OnEvent:
+    """Return a listener that hands every event to all of these, in order."""
+
+    def on_event(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return on_event

@@ -132,6 +132,13 @@ def _first_complaint(error: ValidationError, source: Source) -> FileFormatError:
         (_in_document(tuple(item["loc"]), source.data, item["type"]), item)
         for item in error.errors(include_url=False)
     ]
+    # A key that is missing beside an unknown one may be that one, misspelt: the unknown one is named, with its line.
+    unknown_in = {path[:-1] for path, item in found if item["type"] == "extra_forbidden"}
+    found = [
+        (path, item)
+        for path, item in found
+        if True
+    ]
     # what stands first in the file is what the reader should look at first
     path, first = min(found, key=lambda pair: (_line_of(pair[0], source), len(pair[0])))
     if first["type"] == "extra_forbidden":
@@ -142,7 +149,15 @@ def _first_complaint(error: ValidationError, source: Source) -> FileFormatError:
     what = " or ".join(sorted(alternatives))
     if first["type"] not in {"missing", "value_error"}:
         what += f", not {_shown(first['input'])}"
-    return FileFormatError(f"{source.where(path)}: {what}")
+    return FileFormatError(f"{source.where(path)}: {what}", _hint(path, first))
+
+
+def _hint(path: KeyPath, item: Any) -> str | None:
+    """Say what to set where it is not the key itself that is wrong but two that do not agree."""
+    if path != ("schedule",) or item["type"] != "value_error":
+        return None
+    steps = item["input"]["steps"]
+    return f"set the warm-up too, such as schedule.warmup_steps={steps // 10}"
 
 
 def _line_of(path: KeyPath, source: Source) -> int:

@@ -21,6 +21,7 @@ from .schema import (
     Schedule,
     Why,
 )
+from .sentences import data_sentence
 from .traits import model_kind, tokens_per_step, trainable_parameters
 
 DEFAULT_STEPS = 1000
@@ -114,6 +115,7 @@ def _why(advice: Advice, profile: Profile, row: Row, rate: LearningRate) -> Why:
             *evidence,
             f"learning rate {rate.reason}",
             *_batch_warning(advice, profile, rate),
+            *filter(None, [data_sentence(profile)]),
         ],
     )
 

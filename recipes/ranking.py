@@ -81,9 +81,9 @@ def time_overhead(
 ) -> TimeOverhead | None:
     """Return a training step's time with a method relative to one with the baseline.
 
-    (step - step_baseline) / (forward_backward + step_baseline), optimizer steps including their share of a refresh.
-    Forward and backward are taken to grow with the batch, the optimizer's step not. Without measured times the FLOPs
-    stand in.
+    overhead / (forward_backward + step - overhead), with the optimizer step's overhead over the baseline's, the two
+    timed in turn and refreshes included by their share; step - overhead is the baseline's step of that time. Forward
+    and backward are taken to grow with the batch, the optimizer's step not. Without measured times the FLOPs stand in.
 
     Args:
         profile: The profile.
@@ -95,9 +95,9 @@ def time_overhead(
         return None
     growth = batch_size / profile.settings.batch_size
     model_ms = profile.forward_backward_ms
-    if model_ms and cost.step_ms is not None and baseline.step_ms is not None:
-        whole_ms = model_ms * growth + baseline.step_ms
-        return TimeOverhead((cost.step_ms - baseline.step_ms) / whole_ms, "measured here")
+    if model_ms and cost.step_ms is not None and cost.overhead_ms is not None:
+        whole_ms = model_ms * growth + cost.step_ms - cost.overhead_ms
+        return TimeOverhead(cost.overhead_ms / whole_ms, "measured here")
     if cost.relative_flops is not None and baseline.relative_flops is not None:
         extra = (cost.relative_flops - baseline.relative_flops) / growth
         return TimeOverhead(extra / (1 + baseline.relative_flops / growth), "formula")

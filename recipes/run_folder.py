@@ -50,6 +50,11 @@ class RunFolder:
         """What came out, predicted against actual; only a finished run has it."""
         return self.path / "result.json"
 
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the TensorBoard event files, where they were asked for."""
+        return self.path / "tensorboard"
+
     def newest_checkpoint(self) -> Path | None:
         """Return the last complete checkpoint, or None."""
         found = checkpoints_in(self.checkpoints)
@@ -89,7 +94,8 @@ class RunFolder:
         sweep(self.checkpoints)
         if not resume:
             # the result first: a folder that is half cleared must not look like a finished run
-            for stale in (self.result, self.weights, self.metrics):
+            board = self.tensorboard.glob("events.out.tfevents.*")
+            for stale in (self.result, self.weights, self.metrics, *board):
                 stale.unlink(missing_ok=True)
             discard_all(self.checkpoints)
         target = _relative_target(recipe, recipe_path.parent, self.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from subopt.profilers.schema import Profile
 from subopt.units import format_bytes
@@ -108,6 +109,22 @@ def certainty_sentence(profile: Profile, row: Row) -> str:
     if profile.missing:
         known.append("parts of the profile are missing")
     return f"How sure: {', '.join(known)}."
+
+
+def data_sentence(profile: Profile) -> str | None:
+    """Say what the recipe still needs where the profile's data was made up; None where it was real."""
+    if not profile.target.synthetic_data:
+        return None
+    return (
+        f"The profile's data was synthetic: before subopt train can run the recipe, {model_file(profile)} needs a "
+        "batches(batch_size) function that yields real data."
+    )
+
+
+def model_file(profile: Profile) -> str:
+    """Return the name of the file or module that holds the model."""
+    target = profile.target
+    return target.spec if target.file is None else Path(target.file).name
 
 
 def gain_text(published: Published) -> str:

@@ -31,6 +31,7 @@ from .result import Result
 from .rng import seed_everything, set_rng_state
 from .schema import Recipe
 from .session import Session, open_session
+from .state import check_state
 from .stepper import Stepper
 from .weights import all_finite, save_weights
 
@@ -152,7 +153,11 @@ class _Training:
             self._on_event(Resumed(self._progress.step, checkpoint))
 
     def _load(self, checkpoint: Path) -> Restored:
-        """Load a checkpoint; the optimizer's settings stay the recipe's, which may have changed under --force."""
+        """Load a checkpoint; the optimizer's settings stay the recipe's, which may have changed under --force.
+
+        Raises:
+            FileFormatError: Under those settings its state would be another.
+        """
         optimizer = self._session.optimizer
         settings = [
             {key: value for key, value in group.items() if key not in _NOT_SETTINGS}
@@ -161,6 +166,7 @@ class _Training:
         restored = load_checkpoint(checkpoint, self._model, optimizer)
         for group, own in zip(optimizer.param_groups, settings, strict=True):
             group.update(own)
+        check_state(optimizer, checkpoint / "optimizer.pt")
         return restored
 
     def _step(self) -> None:

@@ -41,7 +41,11 @@ _LEGEND = (
         "the optimizer's arithmetic as a share of the model's own forward and backward pass: 'bound' is the "
         "papers' limit on what the rotation adds, 'here' is all of it at the options used",
     ),
-    ("time\na step", "time", "measured time of a step beyond that of one with plain AdamW"),
+    (
+        "time\na step",
+        "time",
+        "measured time of a step beyond that of one with plain AdamW, the two taken in turn",
+    ),
 )
 
 
@@ -101,7 +105,7 @@ def _row(
         format_bytes(cost.peak.bytes) if cost.peak else DASH,
         cost.peak.phase if cost.peak else DASH,
         fits_text(cost.peak, usable_bytes),
-        percent(bound_share(cost)),
+        percent(cost.bound_relative),
         percent(cost.relative_flops),
         count(cost.step_flops) if cost.relative_flops is None else DASH,
         signed_ms(cost.overhead_ms),
@@ -115,13 +119,6 @@ def fits_text(peak: Peak | None, usable_bytes: int | None) -> str:
     if peak.high_bytes <= usable_bytes:
         return "yes"
     return "no" if peak.low_bytes > usable_bytes else "maybe"
-
-
-def bound_share(cost: MethodCost) -> float | None:
-    """Return the bound on the extra FLOPs as a share of forward and backward, the unit of `relative_flops`."""
-    if cost.relative_flops is None:
-        return None
-    return cost.bound_flops * cost.relative_flops / cost.step_flops if cost.step_flops else 0.0
 
 
 def signed_ms(overhead_ms: float | None) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._options import Debug, Device
+
+if TYPE_CHECKING:
+    from subopt.recipes.events import OnEvent
 
 EXIT_INTERRUPTED = 130
 RUNS = Path("runs")
@@ -39,11 +43,21 @@ def train(
             help="Train although it may not fit, the model changed, or the folder exists.",
         ),
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Write TensorBoard files to the run folder as well (subopt[track]).",
+        ),
+    ] = False,
     device: Device = None,
     debug: Debug = False,
 ) -> None:
     """Train a model from a recipe."""
+    from subopt.recipes.events import each_of
     from subopt.recipes.files import apply_overrides, load_recipe
+    from subopt.recipes.run_folder import RunFolder
+    from subopt.recipes.tensorboard import TensorBoard
     from subopt.recipes.trainer import plan
     from subopt.recipes.trainer import train as run
 
@@ -54,6 +68,7 @@ def train(
     output = Output()
     settled = apply_overrides(load_recipe(recipe), overrides or [])
     folder = to or default_folder(recipe)
+    board = TensorBoard(RunFolder(folder).tensorboard) if tensorboard else None
     if dry_run:
         with output.guarded_stdout():
             planned = plan(
@@ -66,7 +81,11 @@ def train(
             )
         output.show(plan_facts(planned))
         return
-    with output.guarded_stdout(), TrainingProgress(output) as progress:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(output.guarded_stdout())
+        listeners: list[OnEvent] = [stack.enter_context(TrainingProgress(output))]
+        if board is not None:
+            listeners.append(stack.enter_context(board))
         result = run(
             settled,
             recipe_path=recipe,
@@ -74,7 +93,7 @@ def train(
             resume=resume,
             force=force,
             device=device,
-            on_event=progress,
+            on_event=each_of(*listeners),
         )
     output.show(*result_report(result))
     if result.interrupted:

@@ -126,6 +126,7 @@ def cost(method: str, state_bytes: int, peak_bytes: int, overhead_ms: float | No
         step_flops=2e6,
         bound_flops=1e6,
         relative_flops=0.02,
+        bound_relative=0.01,
         step_ms=1.0 + (overhead_ms or 0.0),
         overhead_ms=overhead_ms,
         step_ms_source="measured",
@@ -141,7 +142,7 @@ def timing(kernel: str, median_ms: float, times_online_pca: float, step_ms: floa
         iqr_ms=0.1,
         times_online_pca=times_online_pca,
         ms_per_training_step=step_ms,
-        device="cpu, 1 threads",
+        device="cpu, 1 thread",
     )
 
 

@@ -124,17 +124,20 @@ def test_online_subspace_descent(name, options, shape, dtype):
         assert_close(optimizer.state[parameter]["basis_left"].double().numpy(), pca.P, dtype)
 
 
-def test_momentum_source_decomposes_the_moment_that_this_step_will_have():
-    parameter, _, optimizer = optimizer_for(
-        "galore", {"source": "momentum", "rank": 2, "period": 5}, (6, 10), torch.float64
-    )
+# Weight of the gradient at step 6 in the average that the step follows.
+@pytest.mark.parametrize(
+    ("moments", "weight"),
+    [("adam", 1 - reference.beta_hat(0.9, 6)), ("lion", 0.1), ("momentum", 0.1)],
+)
+def test_momentum_source_decomposes_the_average_that_this_step_follows(moments, weight):
+    options = {"source": "momentum", "rank": 2, "period": 5, "moments": moments}
+    parameter, _, optimizer = optimizer_for("galore", options, (6, 10), torch.float64)
     for t, gradient in enumerate(gradients((6, 10), torch.float64), start=1):
         parameter.grad = gradient
         state = optimizer.state[parameter]
         if t == 6:
-            beta = reference.beta_hat(0.9, t)
             lifted = state["basis_left"].numpy() @ state["exp_avg"].numpy()
-            expected = np.linalg.svd(beta * lifted + (1 - beta) * gradient.numpy())[0][:, :2]
+            expected = np.linalg.svd((1 - weight) * lifted + weight * gradient.numpy())[0][:, :2]
             optimizer.step()
             P = state["basis_left"].numpy()
             np.testing.assert_allclose(P @ P.T, expected @ expected.T, atol=1e-9)

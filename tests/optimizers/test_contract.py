@@ -36,6 +36,8 @@ def equal(left, right):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_the_loss_falls(name, options, dtype):
+    if "clip_momentum" in METHODS[name].tunable:
+        options = {**options, "clip_momentum": True}  # as published, Hfac need not descend
     model, loss = problem(dtype)
     before = loss().item()
     train(model, loss, make(name, model, 3e-2, options), 30)
@@ -64,16 +66,23 @@ def test_error_inputs_are_refused(name, options, pattern):
 @pytest.mark.parametrize("name", METHODS)
 def test_closures_run_with_gradients_on(name):
     model, loss = problem()
-    optimizer = make(name, model)
+    optimizer, gradients_on = make(name, model), []
 
     def closure():
+        gradients_on.append(torch.is_grad_enabled())
         optimizer.zero_grad()
         value = loss()
         value.backward()
         return value
 
-    first = optimizer.step(closure)
-    assert optimizer.step(closure) < first
+    by_closure = [optimizer.step(closure).item() for _ in range(3)]
+    model, loss = problem()
+    optimizer, plain = make(name, model), []
+    for _ in range(3):
+        plain.append(loss().item())
+        train(model, loss, optimizer, 1)
+    assert gradients_on == [True] * 3
+    assert by_closure == plain
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -133,6 +142,31 @@ def test_noncontiguous_parameters_and_gradients_step_like_contiguous_ones(name):
             optimizer.step()
         results.append(parameter.detach().clone())
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_one_element_learning_rates_and_empty_parameters_are_fine():
+    scalar, empty = torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Parameter(torch.empty(0, 3))
+    lr = torch.tensor([0.5])
+    optimizer = Composed([scalar, empty], lr, weight_decay=0.1)
+    scalar.grad, empty.grad = torch.tensor(2.0), torch.empty(0, 3)
+    optimizer.step()
+    torch.testing.assert_close(scalar.detach(), torch.tensor(0.95 - 0.5))
+    lr.fill_(0.0)
+    optimizer.step()
+    torch.testing.assert_close(scalar.detach(), torch.tensor(0.95 - 0.5))
+    with pytest.raises(OptionError, match="Invalid lr"):
+        Composed([scalar], torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize("kind", ["CyclicLR", "OneCycleLR"])
+def test_groups_that_a_scheduler_marked_can_be_used_again(kind):
+    optimizer = Composed([torch.nn.Parameter(torch.ones(4, 6))], 1e-2)
+    if kind == "OneCycleLR":
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-1, total_steps=5, cycle_momentum=False)
+    else:
+        torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 1e-1, cycle_momentum=False)
+    again = Composed(optimizer.param_groups)
+    assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
 
 
 def test_groups_can_be_added_with_their_own_options():
@@ -228,6 +262,22 @@ def test_every_method_runs_under_fake_tensors(name):
             optimizer.step()
         held = sum(v.numel() * v.element_size() for v in optimizer.state[parameter].values())
     assert held == METHODS[name].state_bytes((6, 10))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_an_ordinary_cuda_step_never_waits_for_the_device(name):
+    parameter = torch.nn.Parameter(torch.randn(6, 10, device="cuda"))
+    optimizer = Composed([parameter], 1e-2, **METHODS[name].resolve())
+    for step in range(12):
+        parameter.grad = torch.randn(6, 10, device="cuda")
+        is_ordinary = step > 8
+        torch.cuda.set_sync_debug_mode("error" if is_ordinary else "default")
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(parameter).all()
 
 
 @pytest.mark.gpu

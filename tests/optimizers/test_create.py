@@ -45,13 +45,27 @@ def test_treatments_name_every_parameter_once_with_its_reason(tied):
     assert found["frozen.weight"] == ("frozen", "does not require a gradient")
     assert ("lm_head.weight" in found) is not tied
     if not tied:
-        assert found["lm_head.weight"] == ("fallback", "the output head onto the vocabulary")
+        assert found["lm_head.weight"] == ("fallback", "an output head onto the vocabulary")
 
 
 def test_the_last_linear_onto_the_vocabulary_is_a_head_whatever_its_name():
     model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
     found = {item.name: item.treatment for item in treatments(model)}
     assert (found["1.weight"], found["2.weight"]) == ("matrix", "fallback")
+
+
+def test_padded_and_second_heads_and_embedding_bags_are_seen():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag = nn.EmbeddingBag(9, 4)
+            self.output = nn.Linear(4, 16)
+            self.lm_head = nn.Linear(4, 9)
+            self.square = nn.Linear(4, 4)
+
+    found = {item.name: item.treatment for item in treatments(Two())}
+    kinds = [found[f"{name}.weight"] for name in ("bag", "output", "lm_head", "square")]
+    assert kinds == ["fallback", "fallback", "fallback", "matrix"]
 
 
 def test_exclude_patterns_leave_parameters_to_the_fallback():
@@ -121,6 +135,15 @@ def test_rules_choose_method_rate_and_options_first_match_wins():
     assert (norm["method"], norm["lr"]) == ("adamw", 0.25)
 
 
+def test_rules_reach_the_fallback_with_the_options_it_has():
+    rules = [{"pattern": "square", "options": {"betas": (0.8, 0.9), "period": 7}}]
+    optimizer = create("adadiag", Model(), rules=rules)
+    by_name = {n: group for group in optimizer.param_groups for n in group["param_names"]}
+    weight, bias = by_name["square.weight"], by_name["square.bias"]
+    assert (weight["betas"], weight["period"]) == ((0.8, 0.9), 7)
+    assert (bias["betas"], bias["basis"], bias["method"]) == ((0.8, 0.9), "identity", "adamw")
+
+
 def test_user_groups_limit_what_is_trained_and_override_settings():
     model = Model()
     groups = [
@@ -148,6 +171,11 @@ def test_user_groups_limit_what_is_trained_and_override_settings():
         ({"fallback": "sgd"}, "unknown fallback 'sgd'"),
         ({"fallback": {"learning_rate": 1}}, "unknown fallback key"),
         ({"rules": [{"pattern": "("}]}, "needs a regular expression"),
+        ({"rules": [{"pattern": "nowhere", "lr": 1.0}]}, "'nowhere' matches no trained parameter"),
+        (
+            {"rules": [{"pattern": "norm", "options": {"period": 2}}]},
+            "its option 'period' means nothing",
+        ),
         ({"rules": [{"pattern": "x", "rank": 2}]}, "unknown rule key 'rank'"),
         ({"method": "hfacdiag", "source": "momentum"}, "needs an average of gradients"),
     ],

@@ -146,6 +146,24 @@ def test_bases_stay_float32_under_bfloat16_parameters_through_a_checkpoint():
         assert torch.equal(value, optimizer.state[parameter][name])
 
 
+@pytest.mark.parametrize(
+    ("saved", "loading"),
+    [
+        (("adamw", {}), ("adadiag", {})),
+        (("galore", {"rank": 2}), ("galore", {"rank": 4})),
+        (("adamw", {"state_dtype": "bf16"}), ("adamw", {})),
+    ],
+    ids=str,
+)
+def test_a_state_of_another_method_or_rank_is_refused(saved, loading):
+    parameter = torch.nn.Parameter(torch.randn(6, 10))
+    first = Composed([parameter], 1e-2, **METHODS[saved[0]].resolve(saved[1]))
+    steps(first, parameter, 2)
+    second = Composed([parameter], 1e-2, **METHODS[loading[0]].resolve(loading[1]))
+    with pytest.raises(ValueError, match="is not this optimizer's"):
+        second.load_state_dict(first.state_dict())
+
+
 def test_step_counter_of_bfloat16_parameters_passes_256():
     parameter = torch.nn.Parameter(torch.ones(2, 2).bfloat16())
     optimizer = Composed([parameter], 1e-3)

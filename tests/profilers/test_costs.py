@@ -71,8 +71,15 @@ def test_the_share_of_flops_needs_the_number_of_tokens():
     method = METHODS["galore"]
     with_tokens = method_cost(WEIGHTS, method, tokens=100)
     assert with_tokens.relative_flops == pytest.approx(with_tokens.step_flops / (6 * 100 * 120))
-    assert method_cost(WEIGHTS, method).relative_flops is None
-    assert method_cost(WEIGHTS[2:], method, tokens=100).relative_flops is None
+    for cost in (method_cost(WEIGHTS, method), method_cost(WEIGHTS[2:], method, tokens=100)):
+        assert (cost.relative_flops, cost.bound_relative) == (None, None)
+
+
+def test_the_bound_has_the_same_yardstick():
+    rows = {row.method: row for row in method_costs(WEIGHTS, tokens=100)}
+    for row in rows.values():
+        assert row.bound_relative == pytest.approx(row.bound_flops / (6 * 100 * 120))
+    assert rows["adadiag"].bound_relative > rows["adamw"].bound_relative == 0
 
 
 def test_flops_of_forward_and_backward_count_the_vectors_each_weight_meets():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
 from collections import Counter
 
 import pytest
@@ -15,20 +18,18 @@ from subopt.profilers import measured
 from subopt.profilers.architectures import WeightShape
 from subopt.profilers.costs import method_cost, state_bytes, weights_of
 from subopt.profilers.memory import memory_by_formula, peak_by_formula
-from subopt.profilers.schema import Settings
-from subopt.profilers.session import Session
-from subopt.profilers.simulated import (
+from subopt.profilers.phases import (
     HIGH_FACTOR,
     LOW_FACTOR,
     WORKSPACE_BYTES,
     ModelPeaks,
-    SimulatedModel,
-    SimulationError,
     StepPeaks,
     simulated_memory,
     simulated_peak,
-    with_short_period,
 )
+from subopt.profilers.schema import Settings
+from subopt.profilers.session import Session
+from subopt.profilers.simulated import SimulatedModel, SimulationError, with_short_period
 from subopt.profilers.target import load_target
 from subopt.profilers.tracker import StorageTracker
 
@@ -304,6 +305,72 @@ def test_a_child_that_fails_says_why(target):
     )
     with pytest.raises(measured.MeasurementError, match=r"no-such-method|CUDA"):
         measured.measure_in_child(request)
+
+
+NOISE = """
+import atexit, os, sys
+print("a line", flush=True)
+os.write(1, b"\\xff bytes\\n")
+os.write(2, b"\\xff bytes\\n")
+answered = sys.stdin.read()
+atexit.register(print, "last words", file=sys.stderr)
+"""
+# The child's side with a measurement that needs no GPU; the target in the request is a real file, and noisy.
+FAKE_CHILD = """
+import sys
+from subopt.profilers import measured
+def measure(session, method, options):
+    print("measuring", method, flush=True)
+    session.build_model()
+    if method == "osd":
+        raise ValueError("no such luck\\nin two lines")
+    return measured.Measured(1, 2, 3, len(options), {"step": 4}, 5)
+measured.measure = measure
+measured.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def ask_noisy(target, tmp_path):
+    """Asks a child that runs the real protocol on a model file that prints all it can."""
+    noisy = MODEL_FILE.replace(
+        "    return nn.Sequential", "    print('building')\n    return nn.Sequential"
+    )
+    (tmp_path / "model.py").write_text(NOISE + noisy)
+
+    def asked(*methods):
+        folder = tmp_path / "files"
+        folder.mkdir()
+        request = measured.Request(
+            target=target.load_arguments(),
+            settings=Settings(batch_size=2, batches=1).model_dump(),
+            methods=[(name, {}) for name in methods],
+        )
+        question = folder / "request.json"
+        question.write_text(json.dumps(dataclasses.asdict(request), default=str))
+        return measured.ask([sys.executable, "-c", FAKE_CHILD, str(question)], folder)
+
+    return asked
+
+
+def test_what_the_users_code_prints_in_the_child_goes_nowhere(ask_noisy, capfd):
+    rows = ask_noisy("adamw", "lion")
+    assert list(rows) == ["adamw", "lion"]
+    assert measured.Measured(**rows["lion"]).phases == {"step": 4}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_child_that_fails_gives_its_own_reason_and_not_the_users_last_words(ask_noisy, capfd):
+    with pytest.raises(measured.MeasurementError) as caught:
+        ask_noisy("osd")
+    assert str(caught.value) == "ValueError: no such luck"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_child_that_dies_is_told_with_its_status(tmp_path):
+    killed = "import os, sys; os.write(2, b'\\xff half\\n'); os._exit(7)"
+    with pytest.raises(measured.MeasurementError, match=r"status 7: . half"):
+        measured.ask([sys.executable, "-c", killed], tmp_path)
 
 
 def test_measuring_reads_the_allocator_at_the_right_moments(target, monkeypatch):

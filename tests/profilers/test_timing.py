@@ -22,43 +22,77 @@ def model():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock on which call number t takes durations[t] ms."""
+    """A clock on which call number t takes durations[t] ms; the baseline's calls, where it is named, are free."""
 
-    def install(durations):
+    def install(durations, free=None):
         taken = itertools.chain(durations, itertools.repeat(1.0))
 
         def timed(run, devices):
             run()
-            return next(taken)
+            return 0.0 if free is not None and method_of(run) == free else next(taken)
 
         monkeypatch.setattr(timing, "timed_ms", timed)
 
     return install
 
 
+def method_of(step):
+    return step.__self__.param_groups[0]["method"]
+
+
 def test_an_average_step_spreads_the_refresh_over_the_period():
-    assert StepTime(2.0, 102.0, 200).step_ms == 2.5
-    assert StepTime(2.0, None, None).step_ms == 2.0
-    assert StepTime(2.0, 1.5, 200).step_ms == 2.0
+    assert StepTime(2.0, 102.0, 200, 1.0).step_ms == 2.5
+    assert StepTime(2.0, None, None, 1.0).step_ms == 2.0
+    assert StepTime(2.0, 1.5, 200, 1.0).step_ms == 2.0
+    assert StepTime(2.0, 102.0, 200, 3.0).overhead_ms == -0.5
 
 
 def test_refreshes_and_ordinary_steps_are_told_apart(model, clock):
-    clock([1000, 1, 2, 3, 50, 4, 5, 6, 70])
-    taken = time_step(model, "adadiag", {"period": 10}, rounds=2, budget_s=1e9)
-    assert taken == StepTime(ordinary_ms=3.5, refresh_ms=60, period=10)
+    clock([1000, 1, 2, 3, 50, 4, 5, 6, 70], free="lion")
+    taken = time_step(model, "adadiag", {"period": 10}, baseline="lion", rounds=2, budget_s=1e9)
+    assert taken == StepTime(ordinary_ms=3.5, refresh_ms=60, period=10, baseline_ms=0)
 
 
 def test_a_method_without_decompositions_has_only_ordinary_steps(model, clock):
     clock([1000, *range(1, 9)])
-    taken = time_step(model, "lion", {}, rounds=2, budget_s=1e9)
-    assert taken == StepTime(ordinary_ms=4.5, refresh_ms=None, period=None)
+    taken = time_step(model, "lion", {}, baseline="lion", rounds=2, budget_s=1e9)
+    assert taken == StepTime(ordinary_ms=4.5, refresh_ms=None, period=None, baseline_ms=4.5)
+    assert taken.overhead_ms == 0
+
+
+def test_the_baseline_is_timed_in_turn_so_that_a_changing_load_falls_on_both(model, monkeypatch):
+    """Each pair of steps finds the machine twice as slow as the one before; the ratio of the two stays."""
+    calls = []
+
+    def timed(run, devices):
+        run()
+        calls.append(method_of(run))
+        own_ms = {"lion": 5.0, "adamw": 2.0}[calls[-1]]
+        return own_ms * 2 ** ((len(calls) - 1) // 2)
+
+    monkeypatch.setattr(timing, "timed_ms", timed)
+    taken = time_step(model, "lion", {}, baseline="adamw", rounds=1, budget_s=1e9)
+    assert calls == ["lion", "adamw"] * 5
+    load = (4 + 8) / 2  # the median of the pairs after the first: 2, 4, 8, 16
+    assert (taken.step_ms, taken.baseline_ms) == (5 * load, 2 * load)
+    assert taken.overhead_ms == 3 * load
+
+
+def test_the_budget_holds_for_both_together(model, monkeypatch):
+    seconds = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
+    calls = []
+    monkeypatch.setattr(timing, "timed_ms", lambda run, devices: calls.append(run) or 1.0)
+    time_step(model, "lion", {}, baseline="adamw", rounds=50, budget_s=7.5)
+    # A look at the clock begins it and one follows each pair from the fifth on: the eighth second is too late.
+    assert len(calls) == 2 * (4 + 7)
 
 
 def test_out_of_time_the_first_step_stands_for_a_refresh(model, clock):
-    clock([1000, 1, 2, 3, 50])
-    taken = time_step(model, "galore", {}, rounds=2, budget_s=0)
+    clock([1000, 1, 2, 3, 50], free="adamw")
+    taken = time_step(model, "galore", {}, baseline="adamw", rounds=2, budget_s=0)
     period = get_method("galore").defaults["period"]
-    assert taken == StepTime(ordinary_ms=2, refresh_ms=1000, period=period)
+    assert taken == StepTime(ordinary_ms=2, refresh_ms=1000, period=period, baseline_ms=0)
 
 
 @pytest.mark.parametrize("method", ["adamw", "adadiag++", "osd"])
@@ -66,7 +100,7 @@ def test_the_weights_stay_and_so_do_the_gradients(model, method):
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     groups = [{"params": list(model.parameters()), "lr": 0.5}]
-    time_step(model, method, {}, groups=groups, rounds=1)
+    time_step(model, method, {}, baseline="adamw", groups=groups, rounds=1)
     for parameter, weight, gradient in zip(model.parameters(), weights, gradients, strict=True):
         assert torch.equal(parameter, weight)
         assert torch.equal(parameter.grad, gradient)

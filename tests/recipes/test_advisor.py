@@ -81,7 +81,12 @@ def make_profile(
             by_phase=PhasePeaks(**phases),
             source=source,
         )
-        timed = {"step_ms": (step_ms or {}).get(cost.method, 10.0), "step_ms_source": "measured"}
+        own_ms, base_ms = ((step_ms or {}).get(name, 10.0) for name in (cost.method, BASELINE))
+        timed = {
+            "step_ms": own_ms,
+            "overhead_ms": own_ms - base_ms,
+            "step_ms_source": "measured",
+        }
         return cost.model_copy(update={"peak": peak, **(timed if model_ms else {})})
 
     rows = [finished(cost) for cost in costs]
@@ -370,6 +375,17 @@ def test_unproven_is_still_chosen_where_nothing_else_was_asked_for():
     assert "no published comparison with AdamW" in advice.sentences[0]
 
 
+def test_the_overhead_is_that_of_the_pair_timed_in_turn():
+    """A machine twice as slow while it timed one method makes that method no slower than the others."""
+    profile = make_profile(step_ms={"lion": 20.0})
+    slowed = [
+        row.model_copy(update={"overhead_ms": 1.0}) if row.method == "lion" else row
+        for row in profile.methods
+    ]
+    advice = recommend(profile.model_copy(update={"methods": slowed}), budget_bytes=80 * GIB)
+    assert row_of(advice, "lion").overhead.share == pytest.approx(1.0 / (100.0 + 19.0))
+
+
 def test_without_times_flops_stand_in():
     profile = make_profile(model_ms=None)
     row = row_of(recommend(profile, budget_bytes=20 * GIB), "adadiag")
@@ -627,3 +643,16 @@ def test_batch_as_published_needs_no_warning():
     )
     assert "learning rate" in made.why.evidence[-1]
     assert not any("that rate belongs to" in line for line in made.why.evidence)
+
+
+def test_made_up_data_means_the_recipe_cannot_train_yet(tmp_path):
+    real = make_profile(file="/home/me/net.py")
+    target = real.target.model_copy(update={"synthetic_data": True})
+    made_up = real.model_copy(update={"target": target})
+    for profile, times in ((real, 0), (made_up, 1)):
+        advice = recommend(profile, budget_bytes=80 * GIB)
+        recipe = to_recipe(advice, profile, recipe_path=tmp_path / "recipe.yaml")
+        for said in (advice.sentences, recipe.why.evidence):
+            needs = [text for text in said if "net.py needs a batches(batch_size)" in text]
+            assert len(needs) == times
+        assert dump_recipe(recipe).count("before subopt train can run") == times

@@ -38,6 +38,14 @@ MISTAKES = {
         line_replaced("steps: 10", "steps: 10\n  step: 3"),
         r"r.yaml:9: schedule.step: unknown key 'step'; did you mean 'steps'",
     ),
+    "unknown for missing key": (
+        line_replaced("lr: 1e-3", "lrr: 1e-3"),
+        r"r.yaml:5: optimizer.lrr: unknown key 'lrr'; did you mean 'lr'\?",
+    ),
+    "unknown for missing section": (
+        line_replaced("schedule:", "shedule:"),
+        r"r.yaml:7: shedule: unknown key.*mean 'schedule'",
+    ),
     "missing key": (line_replaced("  lr: 1e-3\n", ""), r"r.yaml:3: optimizer.lr: this key is req"),
     "text for number": (
         line_replaced("steps: 10", "steps: ten"),
@@ -178,6 +186,15 @@ def test_every_method_has_a_valid_recipe_with_its_options_written_out(method):
         "schedule": {"steps": 1},
     })
     assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+def test_a_run_shorter_than_its_warm_up_is_told_what_to_set():
+    recipe = parse_recipe(GOOD.replace("steps: 10", "steps: 1000\n  warmup_steps: 100"))
+    with pytest.raises(UsageError, match=r"warmup_steps \(100\) must be below steps") as caught:
+        apply_overrides(recipe, ["schedule.steps=12"])
+    advised = caught.value.hint.split()[-1]
+    assert advised == "schedule.warmup_steps=1"
+    assert apply_overrides(recipe, ["schedule.steps=12", advised]).schedule.warmup_steps == 1
 
 
 def test_overrides_replace_dotted_keys():

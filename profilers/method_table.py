@@ -1,0 +1,152 @@
+"""The rows of the method table in the making: by formula first, then with memory, FLOPs and times as they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .architectures import WeightShape
+from .costs import forward_backward_flops, method_costs, relative_to
+from .memory import (
+    Footprint,
+    measured_footprints,
+    memory_by_formula,
+    peak_by_formula,
+    simulated_footprints,
+)
+from .progress import OnProgress, Progress
+from .schema import Memory, MethodCost
+from .session import Session
+from .simulated import SimulatedModel, SimulationError
+from .timing import time_step
+
+# The method whose step and state everything is compared with.
+BASELINE = "adamw"
+
+
+class MethodTable:
+    """What every method costs on one model.
+
+    Attributes:
+        memory: What training with the baseline takes.
+        missing: A line for everything that could not be found out.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        weights: Sequence[WeightShape],
+        methods: Sequence[str],
+        report: OnProgress,
+        *,
+        tokens: int,
+    ) -> None:
+        """Fill in what shapes alone say.
+
+        Args:
+            session: The target and its settings.
+            weights: The model's parameters.
+            methods: Method ids; the baseline has a row in any case.
+            report: Called as stages advance.
+            tokens: Tokens of a batch.
+        """
+        self._session, self._weights, self._report = session, weights, report
+        self._tokens = tokens
+        self.missing: list[str] = []
+        rows = method_costs(
+            weights,
+            dict.fromkeys([BASELINE, *methods]),
+            {"rank": session.settings.rank},
+            tokens=tokens,
+        )
+        self.memory: Memory = memory_by_formula(weights, rows[0].state_bytes)
+        self._rows = {
+            row.method: row.model_copy(update={"peak": peak_by_formula(self.memory, row)})
+            for row in rows
+        }
+
+    def rows(self, methods: Sequence[str]) -> list[MethodCost]:
+        """Return the rows of the named methods as they are now."""
+        return [self._rows[name] for name in methods]
+
+    def find_memory(self, model: nn.Module, batch: Any) -> None:
+        """Measure memory where there is a GPU, follow it under fake tensors where there is none.
+
+        Args:
+            model: The model; it makes room on the GPU meanwhile.
+            batch: A batch as the user's code made it.
+        """
+        session = self._session
+        self._report(Progress("memory", 0, len(self._rows)))
+        if session.device.type == "cuda":
+            self._measure_memory(model)
+        left = [
+            row for row in self._rows.values() if row.peak is None or row.peak.source == "formula"
+        ]
+        try:
+            simulated = SimulatedModel(session.build_model, session.place(batch), session.loss)
+        except SimulationError as error:
+            if left:
+                self.missing.append(
+                    f"activations, temporaries and peaks: without data the model fails with {error}; "
+                    "memory is weights, gradients and state by formula"
+                )
+            return
+        self._relate_flops(simulated.positions)
+        for footprint in simulated_footprints(simulated, session.target.param_groups, left):
+            self._record(footprint)
+
+    def _measure_memory(self, model: nn.Module) -> None:
+        model.to("cpu")  # the child process needs the room
+        torch.cuda.empty_cache()
+        for footprint in measured_footprints(
+            self._session, list(self._rows.values()), self.missing
+        ):
+            self._record(footprint)
+        model.to(self._session.device)
+
+    def _relate_flops(self, positions: Mapping[str, int]) -> None:
+        """Relate FLOPs to those of a forward and backward pass in which each weight's inputs were counted."""
+        whole_flops = forward_backward_flops(self._weights, self._tokens, positions)
+        self._rows = {name: relative_to(whole_flops, row) for name, row in self._rows.items()}
+
+    def _record(self, footprint: Footprint) -> None:
+        row = self._rows[footprint.method]
+        self._rows[footprint.method] = row.model_copy(update={"peak": footprint.peak})
+        if footprint.method == BASELINE:
+            self.memory = footprint.memory
+        done = sum(
+            row.peak is not None and row.peak.source != "formula" for row in self._rows.values()
+        )
+        self._report(Progress("memory", done, len(self._rows)))
+
+    def time_steps(self, model: nn.Module, *, rounds: int, budget_s: float) -> None:
+        """Time every method's steps in turn with the baseline's.
+
+        Args:
+            model: The model, with gradients in place.
+            rounds: Timed refreshes.
+            budget_s: Most seconds for one method and the baseline beside it.
+        """
+        groups = self._session.target.param_groups(model)
+        for done, (name, row) in enumerate(self._rows.items()):
+            self._report(Progress("optimizer steps", done, len(self._rows)))
+            taken = time_step(
+                model,
+                name,
+                row.options,
+                baseline=BASELINE,
+                groups=groups,
+                rounds=rounds,
+                budget_s=budget_s,
+            )
+            self._rows[name] = row.model_copy(
+                update={
+                    "step_ms": taken.step_ms,
+                    "overhead_ms": taken.overhead_ms,
+                    "step_ms_source": "measured",
+                }
+            )

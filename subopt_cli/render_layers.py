@@ -1,0 +1,98 @@
+"""The layer table: how widely each matrix' gradient is spread, and in which coordinates it is diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from .readings import kept_share, measured_layers, needed_share, spread_share
+from .render_table import Column, FittingTable
+from .render_text import DASH, percent, ratio, shape_text
+
+if TYPE_CHECKING:
+    from subopt.profilers.schema import Layer, Profile, Ratio
+
+LAYER_ROWS = 12
+
+_COLUMNS = (
+    Column("layer", is_text=True),
+    Column("shape", priority=4),
+    Column("spread"),
+    Column("stable\nrank", priority=7),
+    Column("90%\nin", priority=6),
+    Column("95%\nin", priority=1),
+    Column("kept\nat r", priority=2),
+    Column("diagonal\nas is", priority=3),
+    Column("one\nside", priority=3),
+    Column("two\nsides", priority=3),
+    Column("pure\nnoise", priority=5),
+    Column("unbiased\nas is", priority=8),
+    Column("unbiased\none side", priority=8),
+    Column("unbiased\ntwo sides", priority=8),
+)
+LAYER_LEGEND = (
+    (
+        "spread",
+        "effective rank of the gradient over its short side: 100% means that every direction matters alike",
+    ),
+    ("95% in", "share of the directions that together hold 95% of the gradient's energy"),
+    ("kept at r", "energy that a low-rank method keeps at the rank asked for (--rank)"),
+    (
+        "diagonal",
+        "share of the gradients' second moment that a method which treats every weight by itself, as Adam does, can "
+        "see: in the layer's own coordinates, and rotated on one side or both; 'pure noise': of random gradients",
+    ),
+)
+
+
+def layer_table(profile: Profile) -> RenderableType:
+    """Return the matrices with their gradient's spread and diagonality, the widest spread first."""
+    layers = measured_layers(profile)
+    rank = profile.settings.rank
+    rows = [_layer_row(layer, rank) for layer in layers[:LAYER_ROWS]]
+    notes = list(_layer_notes(layers))
+    return Group(FittingTable(_COLUMNS, rows), *(Text(note, style="dim") for note in notes))
+
+
+def _layer_row(layer: Layer, rank: int | float) -> list[str]:
+    diagonality = layer.diagonality
+    bases = (
+        (diagonality.raw, diagonality.one_sided, diagonality.two_sided)
+        if diagonality
+        else [None] * 3
+    )
+    return [
+        layer.name.removesuffix(".weight"),
+        shape_text(layer.shape),
+        percent(spread_share(layer)),
+        f"{layer.spectrum.stable_rank.mean:.1f}" if layer.spectrum else DASH,
+        percent(needed_share(layer, "0.90")),
+        percent(needed_share(layer, "0.95")),
+        percent(kept_share(layer, rank)),
+        *(_diagonal_text(value) for value in bases),
+        percent(diagonality.white_noise.get("raw")) if diagonality else DASH,
+        *(ratio(value.unbiased) if value else DASH for value in bases),
+    ]
+
+
+def _diagonal_text(value: Ratio | None) -> str:
+    if value is None:
+        return DASH
+    return percent(value.ratio) + ("*" if value.in_sample else "")
+
+
+def _layer_notes(layers: Sequence[Layer]) -> Iterator[str]:
+    if len(layers) > LAYER_ROWS:
+        yield f"and {len(layers) - LAYER_ROWS} more, in the profile file"
+    if any(_is_in_sample(layer) for layer in layers):
+        yield "* judged on the gradients it was fitted to, so too good: use more batches"
+
+
+def _is_in_sample(layer: Layer) -> bool:
+    bases = layer.diagonality
+    return bases is not None and any(
+        value is not None and value.in_sample for value in (bases.one_sided, bases.two_sided)
+    )
