@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from subopt.errors import PreflightError, UsageError
+from subopt.errors import PreflightError
 
 from .randomness import RandomStream
 from .target import LoadedTarget
@@ -28,22 +28,10 @@ class BatchStream:
         target: Where the batches come from.
         batch_size: Handed to the user's function.
         seed: Seeds Python's, NumPy's and torch's CPU generators.
-        held_out: Stream `eval_batches` and not `batches`.
-
-    Raises:
-        UsageError: `held_out` without an `eval_batches` in the target.
     """
 
-    def __init__(
-        self, target: LoadedTarget, batch_size: int, *, seed: int, held_out: bool = False
-    ) -> None:
-        if held_out and not target.has_eval:
-            raise UsageError(
-                f"{target.record.spec} has no eval_batches(batch_size)",
-                "write one to evaluate on held-out data",
-            )
-        self._target, self._batch_size = target, batch_size
-        self._seed, self._held_out = seed, held_out
+    def __init__(self, target: LoadedTarget, batch_size: int, *, seed: int) -> None:
+        self._target, self._batch_size, self._seed = target, batch_size, seed
         self._iterator: Iterator[Any] | None = None
         self._random = RandomStream(seed)
         self._is_state_checked = False
@@ -58,7 +46,7 @@ class BatchStream:
         Raises:
             PreflightError: The iterable has no batches.
         """
-        with self._random.active(), self._target.user_code(f"iterating {self._name}"):
+        with self._random.active(), self._target.user_code("iterating batches"):
             if self._iterator is None:
                 self._iterator = iter(self._iterable)
             batch = next(self._iterator, _END)
@@ -77,10 +65,10 @@ class BatchStream:
         """
         state: dict[str, Any] = {"position": self.position}
         if _is_stateful(self._iterable):
-            with self._target.user_code(f"state_dict() of {self._name}"):
+            with self._target.user_code("state_dict() of batches"):
                 state["iterable"] = self._iterable.state_dict()
             if not self._is_state_checked:
-                _check_reads_back(state["iterable"], self._name)
+                _check_reads_back(state["iterable"])
                 self._is_state_checked = True
             state["random"] = self._random.state_dict()
         return state
@@ -89,7 +77,7 @@ class BatchStream:
         """Continue where a saved stream stopped: by the iterable's own state, else by skipping what it had given."""
         self._begin()
         if "iterable" in state and _is_stateful(self._iterable):
-            with self._target.user_code(f"load_state_dict() of {self._name}"):
+            with self._target.user_code("load_state_dict() of batches"):
                 self._iterable.load_state_dict(state["iterable"])
             self._random.load_state_dict(state["random"])
             self.position = int(state["position"])
@@ -97,35 +85,24 @@ class BatchStream:
         for _ in range(int(state["position"])):
             next(self)
 
-    @property
-    def _name(self) -> str:
-        return "eval_batches" if self._held_out else "batches"
-
     def _begin(self) -> None:
         self.position = 0
         self._random = RandomStream(self._seed)
         self._iterator = None
         with self._random.active():
-            self._iterable: Any = self._fetch()
-
-    def _fetch(self) -> Iterable[Any]:
-        if self._held_out:
-            held_out = self._target.eval_batches(self._batch_size)
-            if held_out is not None:
-                return held_out
-        return self._target.batches(self._batch_size)
+            self._iterable: Any = self._target.batches(self._batch_size)
 
     def _restart(self) -> Any:
         """Return the first batch of another pass; a generator is used up and has to be asked for again."""
-        with self._random.active(), self._target.user_code(f"iterating {self._name}"):
+        with self._random.active(), self._target.user_code("iterating batches"):
             if self._iterator is self._iterable:
-                self._iterable = self._fetch()
+                self._iterable = self._target.batches(self._batch_size)
             self._iterator = iter(self._iterable)
             batch = next(self._iterator, _END)
         if batch is _END:
             again = "after its first pass " if self.position else ""
             raise PreflightError(
-                f"{self._name}({self._batch_size}) gives no batches {again}".strip(),
+                f"batches({self._batch_size}) gives no batches {again}".strip(),
                 "return a list, a DataLoader or a fresh generator with at least one batch",
             )
         return batch
@@ -172,7 +149,7 @@ def _is_stateful(iterable: object) -> bool:
     return hasattr(iterable, "state_dict") and hasattr(iterable, "load_state_dict")
 
 
-def _check_reads_back(state: object, name: str) -> None:
+def _check_reads_back(state: object) -> None:
     buffer = io.BytesIO()
     try:
         torch.save(state, buffer)
@@ -184,6 +161,6 @@ def _check_reads_back(state: object, name: str) -> None:
         TypeError,
     ):  # what pickle raises for what it cannot write
         raise PreflightError(
-            f"state_dict() of {name} holds objects that a checkpoint cannot hold safely",
+            "state_dict() of batches holds objects that a checkpoint cannot hold safely",
             "return only tensors, numbers, text, and lists and dicts of them",
         ) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,7 +66,7 @@ class Periods:
 
 @dataclass(frozen=True)
 class DecompositionTimes:
-    """Measured rows, and a sentence for every shape at which kernels were left out."""
+    """Measured rows of one shape, and a sentence where kernels were left out."""
 
     rows: list[Decomposition]
     skipped: list[str]
@@ -103,36 +103,6 @@ KERNELS = (
     Kernel("online PCA, autograd", pca_autograd, "step"),
     ONLINE_PCA,
 )
-
-
-def time_decompositions(
-    counts: Mapping[tuple[int, int], int],
-    rank: int | float,
-    periods: Periods,
-    device: torch.device,
-    *,
-    budget_s: float = DEFAULT_BUDGET_S,
-    on_shape: Callable[[int, int], None] | None = None,
-) -> DecompositionTimes:
-    """Time every kernel at every shape of a model.
-
-    Args:
-        counts: Number of layers by matrix shape (m, n), in either orientation.
-        rank: r, or a share of min(m, n).
-        periods: Steps between two runs, for `ms_per_training_step`.
-        device: Where to run.
-        budget_s: Most seconds to spend on one shape, see `time_shape`.
-        on_shape: Called as `on_shape(done, total)` after each shape.
-    """
-    rows: list[Decomposition] = []
-    skipped: list[str] = []
-    for done, (shape, count) in enumerate(counts.items(), start=1):
-        times = time_shape(shape, count, rank, periods, device, budget_s=budget_s)
-        rows += times.rows
-        skipped += times.skipped
-        if on_shape is not None:
-            on_shape(done, len(counts))
-    return DecompositionTimes(rows, skipped)
 
 
 def time_shape(

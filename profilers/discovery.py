@@ -52,7 +52,9 @@ class Picked:
 def pick_builder(module: ModuleType, place: str, attribute: str | None) -> Picked:
     """Find what builds the model: the named attribute, else `build_model`, else the only class that can be.
 
-    That class is the one `nn.Module` subclass defined in this file that needs no arguments.
+    That class is the one `nn.Module` subclass defined in this file that needs no arguments. A name after the colon
+    may come from a recipe somebody else wrote, so it reaches only what the file itself defines, never what it imports.
+    `build_model` is the file's own word for its builder, wherever it comes from.
 
     Args:
         module: The user's module.
@@ -75,6 +77,8 @@ def pick_builder(module: ModuleType, place: str, attribute: str | None) -> Picke
             f"{place}:{name} is {a_type(builder)}, not a model, a model class or a function that builds one",
             _candidates_hint(module, place),
         )
+    if kind != "instance" and name != "build_model":
+        _check_defined_here(module, place, name, builder)
     return Picked(name, builder, kind, reason)
 
 
@@ -147,6 +151,17 @@ def _choose(module: ModuleType, place: str, attribute: str | None) -> tuple[str,
     few = "no build_model(), and no model class that needs no arguments"
     many = "no build_model(), and more than one model class that needs no arguments"
     raise TargetError(f"{place} has {many if classes else few}", _candidates_hint(module, place))
+
+
+def _check_defined_here(module: ModuleType, place: str, name: str, builder: object) -> None:
+    """Raise a TargetError where a builder was merely imported into the module."""
+    home = getattr(builder, "__module__", None)
+    if home != module.__name__:
+        origin = f" but comes from {home}" if home else ""
+        raise TargetError(
+            f"{name} is not defined in {place}{origin}, and only what a model file defines can be called",
+            "name the file of yours that defines it, or define build_model() and return the model from it",
+        )
 
 
 def _candidates(module: ModuleType) -> dict[str, Any]:

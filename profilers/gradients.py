@@ -6,14 +6,14 @@ before the next one is made, so that measuring a model needs its weights, its ac
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from .randomness import cpu_state, set_cpu_state
 
 
 def stream_gradients(
@@ -65,6 +65,7 @@ def stream_gradients(
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Put the model in train mode without gradients; afterwards undo that and everything a forward pass may change.
 
+    A model that is in train mode already stays as it is, parts in evaluation mode included: they train that way too.
     Restored: the mode of every module, gradients, buffers (values, identity, and none more or fewer), and the random
     generators of Python, NumPy, torch's CPU and the model's GPUs. Parameters are not copied: nothing here moves them.
     """
@@ -73,16 +74,16 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    outside = cpu_state()
     try:
         with torch.random.fork_rng(devices=sorted(gpus)):
             for parameter, _ in gradients:
                 parameter.grad = None
-            model.train()
+            if not model.training:
+                model.train()
             yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        set_cpu_state(outside)
         for module, mode in modes:
             module.training = mode
         for table, found in tables:

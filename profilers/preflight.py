@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from subopt.errors import PreflightError, UserCodeError
 from subopt.optimizers import treatments
 from subopt.units import format_bytes
 
+from .gradients import left_as_found
 from .target import LoadedTarget, fresh_copy
 
 _SHOWN_NAMES = 4
@@ -52,7 +52,8 @@ class Preflight:
 def preflight(target: LoadedTarget, model: nn.Module, batch: Any) -> Preflight:
     """Run one batch forward and backward and look at the model.
 
-    Gradients, buffers and the generators are left as they were; a gradient is dropped as soon as it is complete.
+    The model runs in train mode. It and the generators are left as they were; a gradient is dropped as soon as it is
+    complete.
 
     Args:
         target: Where the model comes from.
@@ -64,7 +65,7 @@ def preflight(target: LoadedTarget, model: nn.Module, batch: Any) -> Preflight:
         UserCodeError: The model or the loss raised.
     """
     matrices = _check_treatments(target, model)
-    with _unchanged(model):
+    with left_as_found(model):
         loss = target.loss(model, batch)
         loss_check = _check_loss(target, model, loss)
         gradients = _check_gradients(target, model, loss)
@@ -199,25 +200,6 @@ def _quiet_simulation() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Put buffers, gradients and generators back at the end, such as a batch norm's running mean."""
-    gradients = [(p, p.grad) for p in model.parameters()]
-    saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = {t.device for t in itertools.chain(model.parameters(), model.buffers()) if t.is_cuda}
-    with torch.random.fork_rng(devices=sorted(d.index for d in devices)):
-        for parameter, _ in gradients:
-            parameter.grad = None
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in saved:
-                    buffer.copy_(value)
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
 
 
 def _values(gradient: torch.Tensor) -> torch.Tensor:

@@ -19,23 +19,23 @@ class RandomStream:
     """
 
     def __init__(self, seed: int) -> None:
-        outside = _capture()
+        outside = cpu_state()
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 (the user's code may draw from the global generator)
         torch.default_generator.manual_seed(seed)
-        self._state = _capture()
-        _restore(outside)
+        self._state = cpu_state()
+        set_cpu_state(outside)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Draw from this stream inside the context, and leave the generators outside as they were."""
-        outside = _capture()
-        _restore(self._state)
+        outside = cpu_state()
+        set_cpu_state(self._state)
         try:
             yield
         finally:
-            self._state = _capture()
-            _restore(outside)
+            self._state = cpu_state()
+            set_cpu_state(outside)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and plain values, which `torch.load(weights_only=True)` reads back."""
@@ -46,17 +46,25 @@ class RandomStream:
         self._state = dict(state)
 
 
-def _capture() -> dict[str, Any]:
+def cpu_state() -> dict[str, Any]:
+    """Return the states of the CPU generators as tensors and plain values, loadable with `weights_only=True`."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
-        "numpy": (name, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, cached),
+        "numpy": (
+            str(name),
+            torch.from_numpy(np.asarray(keys, np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
         "torch": torch.default_generator.get_state(),
     }
 
 
-def _restore(state: Mapping[str, Any]) -> None:
+def set_cpu_state(state: Mapping[str, Any]) -> None:
+    """Put back what `cpu_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

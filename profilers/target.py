@@ -21,7 +21,14 @@ from . import schema
 from .arguments import Scalar, bind_arguments
 from .discovery import Picked, a_type, line_of, optional_functions, pick_builder
 from .synthetic import SyntheticBatches, parse_inputs
-from .usercode import UserModules, module_name, package_root
+from .usercode import (
+    MODULE_HINT,
+    UserModules,
+    find_module,
+    is_installed,
+    module_name,
+    package_root,
+)
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,21 @@ class LoadedTarget:
 
     Attributes:
         record: What was loaded, precisely enough to load it again.
-        file: The Python file, or None for a module without one.
+        file: The Python file.
     """
 
     record: schema.Target
-    file: Path | None
+    file: Path
     _load_arguments: Mapping[str, Any]
     _modules: UserModules
     _picked: Picked
     _functions: Mapping[str, Callable[..., Any]]
     _synthetic: SyntheticBatches | None
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether there is training data: the user's, or described by `--input`."""
+        return "batches" in self._functions or self._synthetic is not None
 
     @property
     def has_eval(self) -> bool:
@@ -155,7 +167,8 @@ def load_target(
     """Load the user's model file and find what builds the model in it.
 
     Args:
-        spec: `path/model.py`, `path/model.py:attr` or `package.module:attr`.
+        spec: `path/model.py`, `path/model.py:attr` or `package.module:attr`. A module must be a file below `base` or
+            below the current folder; the standard library and installed packages are refused, however named.
         kwargs: Arguments for the builder, as text or already typed.
         inputs: Descriptions of synthetic inputs; where given, they replace the user's data.
         base: The folder relative paths and module names start from. Default: the current one.
@@ -167,10 +180,9 @@ def load_target(
     synthetic = parse_inputs(inputs)
     folder = (base or Path.cwd()).resolve()
     place, attribute = _split(spec)
-    modules, name = _locate(place, folder)
+    file, modules, name = _locate(place, folder)
     module = modules.load(name)
-    file = None if module.__file__ is None else Path(module.__file__).resolve()
-    if place.endswith(".py") and file != (folder / place).resolve():
+    if module.__file__ is None or Path(module.__file__).resolve() != file:
         raise TargetError(
             f"importing {place} gave another file, {module.__file__}", "rename one of the two files"
         )
@@ -179,10 +191,10 @@ def load_target(
     record = schema.Target(
         spec=spec,
         kwargs=values,
-        file=None if file is None else str(file),
-        line=None if file is None else line_of(picked.name, file),
+        file=str(file),
+        line=line_of(picked.name, file),
         picked=picked.description,
-        sha256=None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         synthetic_data=synthetic is not None,
     )
     return LoadedTarget(
@@ -226,14 +238,20 @@ def _split(spec: str) -> tuple[str, str | None]:
     return place, attribute
 
 
-def _locate(place: str, folder: Path) -> tuple[UserModules, str]:
+def _locate(place: str, folder: Path) -> tuple[Path, UserModules, str]:
+    """Return the target's file, what runs its project's code, and the module's name there; nothing is imported."""
     path = folder / place
     if place.endswith(".py"):
         if not path.is_file():
             near = suggestion(path.name, (p.name for p in path.parent.glob("*.py")))
             raise TargetError(f"there is no file {place}{near}", f"looked in {path.parent}")
         file = path.resolve()
-        return UserModules(package_root(file)), module_name(file)
+        if is_installed(file):
+            raise TargetError(
+                f"{place} belongs to Python or to an installed package and is not a model file",
+                "write a model.py of your own that imports what it needs from there",
+            )
+        return file, UserModules(package_root(file)), module_name(file)
     if path.is_dir() and ("/" in place or not (path / "__init__.py").is_file()):
         raise TargetError(
             f"{place} is a folder", f"name the file in it: {place.rstrip('/')}/model.py"
@@ -243,7 +261,18 @@ def _locate(place: str, folder: Path) -> tuple[UserModules, str]:
             f"'{place}' is neither a Python file nor a module",
             "write it like path/model.py or package.module:Net",
         )
-    return UserModules(folder), place
+    return _locate_module(place, folder)
+
+
+def _locate_module(name: str, folder: Path) -> tuple[Path, UserModules, str]:
+    for root in (folder, Path.cwd().resolve()):
+        found = find_module(name, root)
+        if found is not None and not is_installed(found.resolve()):
+            module_name(found)  # refuses a name that Python has taken before any script runs
+            return found.resolve(), UserModules(root), name
+    first = name.partition(".")[0]
+    missing = name if (folder / first).is_dir() or (folder / f"{first}.py").is_file() else first
+    raise TargetError(f"there is no module '{missing}' in {folder}", MODULE_HINT)
 
 
 def _arguments(picked: Picked, given: Mapping[str, Scalar]) -> dict[str, Scalar]:

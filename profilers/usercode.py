@@ -12,9 +12,11 @@ import importlib
 import importlib.util
 import linecache
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -55,6 +57,7 @@ _OUR_DEPENDENCIES = (
 # The first project loaded in this process that has a module of this name; only it keeps it in `sys.modules`.
 _first_roots: dict[str, Path] = {}
 _TRACEBACK = "Traceback (most recent call last)"
+MODULE_HINT = "only modules of your own can be named; a file is named with its .py: path/model.py"
 _SHOWN_FRAMES = 6
 _SHOWN_CHARACTERS = 300
 
@@ -100,8 +103,8 @@ class UserModules:
             except ModuleNotFoundError as error:
                 if error.name is not None and f"{name}.".startswith(f"{error.name}."):
                     raise TargetError(
-                        f"there is no module '{error.name}' in {self._roots[0]} or among the installed packages",
-                        "a file is named with its .py: path/model.py",
+                        f"there is no module '{error.name}' in {self._roots[0]}",
+                        MODULE_HINT,
                     ) from error
                 raise TargetError(
                     self._describe(f"importing {name}", error),
@@ -184,6 +187,31 @@ class UserModules:
             if path.is_relative_to(root):
                 return path.relative_to(root).as_posix()
         return str(path)
+
+
+def find_module(name: str, folder: Path) -> Path | None:
+    """Return the source file of a dotted module name below a folder, found without importing anything.
+
+    Installed packages and the standard library are never looked at: a recipe may name a module, and what it names
+    runs.
+    """
+    place, file = folder, None
+    for part in name.split("."):
+        # A finder of this one folder: the import system's own would go on to the rest of sys.path.
+        spec = FileFinder(str(place), (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(part)
+        if spec is None or (file is not None and file.name != "__init__.py"):
+            return None
+        file = None if spec.loader is None else Path(str(spec.origin))
+        place /= part
+    return file
+
+
+def is_installed(file: Path) -> bool:
+    """Return whether a file belongs to the standard library or to an installed package, so is nobody's model file."""
+    if {"site-packages", "dist-packages"} & set(file.parts):
+        return True
+    folders = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+    return any(file.is_relative_to(Path(folder).resolve()) for folder in folders)
 
 
 def package_root(file: Path) -> Path:

@@ -120,7 +120,7 @@ def load_checkpoint(
         except (ValueError, KeyError, RuntimeError) as error:
             raise FileFormatError(
                 f"{path / 'optimizer.pt'} does not fit this optimizer: {error}",
-                "it was saved under another method or other options: check the recipe",
+                "resume with the method and options it was saved under, or start over with --force alone",
             ) from None
     trainer = _load(path / "trainer.pt")
     return Restored(Progress(**trainer["progress"]), trainer["data"], trainer["rng"])

@@ -56,7 +56,6 @@ def conclude(session: Session, run: Run) -> Result:
             median_step_ms(folder.metrics),
         ),
         peak_source=session.memory.source,
-        synthetic_data=plan.synthetic_data,
         output=str(folder.path),
         checkpoint=None if run.checkpoint is None else str(run.checkpoint),
         weights=None if run.interrupted else str(folder.weights),

@@ -4,55 +4,78 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from subopt.errors import PreflightError
+from subopt.profilers.target import LoadedTarget
 
 from .device_memory import told_out_of_memory
+from .placement import prepare_batch
 from .rng import preserved_rng, seed_everything
-from .session import Session
+from .schema import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _END = object()
 
 
-def held_out_loss(session: Session) -> tuple[float, int]:
-    """Return the mean loss over the first `eval.batches` held-out batches, and how many there were.
+def held_out_loss(
+    recipe: Recipe,
+    target: LoadedTarget,
+    model: nn.Module,
+    accelerator: Accelerator,
+    *,
+    batches: int,
+) -> tuple[float, int]:
+    """Return the mean loss over the first held-out batches, and how many there were.
 
     The same batches every time; a shorter held-out set is gone through once. Generators, and which parts of the
     model are in training mode, are left as they were.
 
+    Args:
+        recipe: Batch size, precision and seed.
+        target: The user's model file; it has `eval_batches`.
+        model: The model, on its device.
+        accelerator: Device and autocast.
+        batches: How many batches at most.
+
     Raises:
         PreflightError: The held-out data has no batches.
+        DoesNotFitError: The device ran out of memory.
+        UserCodeError: The user's code raised.
     """
     losses = []
     with (
         told_out_of_memory("the evaluation"),
         preserved_rng(),
-        _evaluating(session.model),
+        _evaluating(model),
         torch.no_grad(),
     ):
-        seed_everything(session.recipe.seed)
-        for batch in _held_out_batches(session):
-            with session.accelerator.autocast():
-                loss = session.target.loss(session.model, session.batch(batch))
+        seed_everything(recipe.seed)
+        for batch in _held_out_batches(target, recipe.data.batch_size, batches):
+            placed = prepare_batch(batch, accelerator.device, recipe.precision)
+            with accelerator.autocast():
+                loss = target.loss(model, placed)
             losses.append(loss.float())
     if not losses:
         raise PreflightError(
-            f"eval_batches({session.recipe.data.batch_size}) gives no batches",
+            f"eval_batches({recipe.data.batch_size}) gives no batches",
             "give it held-out data, or leave it out of the model file",
         )
     return float(torch.stack(losses).mean()), len(losses)
 
 
-def _held_out_batches(session: Session) -> Iterator[Any]:
-    target, recipe = session.target, session.recipe
-    iterable = target.eval_batches(recipe.data.batch_size)
+def _held_out_batches(target: LoadedTarget, batch_size: int, most: int) -> Iterator[Any]:
+    iterable = target.eval_batches(batch_size)
+    if iterable is None:
+        return
     with target.user_code("iterating eval_batches"):
-        iterator = iter(iterable or ())
-    for _ in range(recipe.eval.batches):
+        iterator = iter(iterable)
+    for _ in range(most):
         with target.user_code("iterating eval_batches"):
             batch = next(iterator, _END)
         if batch is _END:

@@ -30,7 +30,6 @@ class Plan:
         free_bytes: Free memory of the device, or None where it cannot be told.
         checks: The pre-flight checks passed, as (name, detail).
         has_eval: Whether the model file offers held-out batches.
-        synthetic_data: Whether the batches are made up.
         wall_time_s: Predicted time of the remaining steps, or None.
     """
 
@@ -51,7 +50,6 @@ class Plan:
     free_bytes: int | None
     checks: tuple[tuple[str, str], ...]
     has_eval: bool
-    synthetic_data: bool
     wall_time_s: float | None
 
 

@@ -29,7 +29,8 @@ class Result:
         value: The method's metric as printed.
         baseline_value: The baseline's metric in the same column; None where the table has no baseline.
         metric: Name of the metric, such as `validation perplexity`.
-        lower_is_better: Direction of the metric. Metrics for which higher is better are percentages.
+        lower_is_better: Direction of the metric. One for which higher is better is a percentage wherever there is a
+            baseline to compare with; without one it may be a share.
         paper: Where it is printed.
         table: Table number there.
         kind: Kind of model: `language`, `vision`, `finetune` or `tagging`.

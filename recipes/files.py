@@ -68,16 +68,6 @@ def apply_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
         raise UsageError(message, error.hint) from None
 
 
-def check_methods(recipe: Recipe) -> None:
-    """Check every method and its options against the method table.
-
-    Raises:
-        OptionError: A method or option does not exist, or a value is out of range.
-    """
-    for _, method, options in _method_uses(recipe):
-        _resolve(method, options)
-
-
 def _validate(source: Source) -> Recipe:
     if not isinstance(source.data, Mapping):
         what = "empty" if source.data is None else f"a {type(source.data).__name__}"
@@ -137,7 +127,7 @@ def _first_complaint(error: ValidationError, source: Source) -> FileFormatError:
     found = [
         (path, item)
         for path, item in found
-        if True
+        if item["type"] != "missing" or path[:-1] not in unknown_in
     ]
     # what stands first in the file is what the reader should look at first
     path, first = min(found, key=lambda pair: (_line_of(pair[0], source), len(pair[0])))

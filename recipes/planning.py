@@ -77,6 +77,5 @@ def make_plan(
         free_bytes=free,
         checks=checks,
         has_eval=target.has_eval,
-        synthetic_data=record.synthetic_data,
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
     )

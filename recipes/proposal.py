@@ -10,11 +10,12 @@ from subopt.profilers.schema import Profile
 
 from .advice import Advice, Row
 from .changes import changed_options
-from .evidence import LearningRate, published_lr
+from .evidence import LearningRate, load_evidence, published_lr
 from .schema import (
     Checkpoint,
     Data,
     Evaluation,
+    Fallback,
     Model,
     Optimizer,
     Recipe,
@@ -44,7 +45,8 @@ def to_recipe(
 ) -> Recipe:
     """Return the recipe that trains with the chosen method. The same arguments give the same recipe.
 
-    The learning rate is the method's published one for the nearest model size; `why.evidence` says which.
+    The learning rate is the method's published one for the nearest model size; what the method leaves alone is trained
+    by a variant of AdamW and gets AdamW's published one. `why.evidence` says where both come from.
 
     Args:
         advice: The advice; something was chosen.
@@ -56,7 +58,10 @@ def to_recipe(
         DoesNotFitError: Nothing was chosen.
     """
     row = advice.require_chosen()
-    rate = published_lr(row.method, trainable_parameters(profile), model_kind(profile))
+    parameters, kind = trainable_parameters(profile), model_kind(profile)
+    rate = published_lr(row.method, parameters, kind)
+    baseline = load_evidence().baseline
+    fallback_rate = None if row.method == baseline else published_lr(baseline, parameters, kind)
     return Recipe(
         model=Model(
             target=relative_target(profile, recipe_path),
@@ -69,6 +74,7 @@ def to_recipe(
             lr=rate.lr,
             weight_decay=rate.weight_decay or 0.0,
             options=changed_options(row.cost),
+            fallback=Fallback(lr=fallback_rate and fallback_rate.lr),
         ),
         schedule=Schedule(
             name="cosine",
@@ -81,7 +87,7 @@ def to_recipe(
         eval=Evaluation(every=steps // _PARTS),
         checkpoint=Checkpoint(every=steps // _PARTS),
         seed=profile.settings.seed,
-        why=_why(advice, profile, row, rate),
+        why=_why(advice, profile, row, rate, fallback_rate),
     )
 
 
@@ -101,7 +107,13 @@ def profile_sha256(profile: Profile) -> str:
     return hashlib.sha256((profile.model_dump_json(indent=1) + "\n").encode()).hexdigest()
 
 
-def _why(advice: Advice, profile: Profile, row: Row, rate: LearningRate) -> Why:
+def _why(
+    advice: Advice,
+    profile: Profile,
+    row: Row,
+    rate: LearningRate,
+    fallback_rate: LearningRate | None,
+) -> Why:
     gpu = profile.environment.gpu
     evidence = [f"{item.kind}: {item.text}" for item in row.evidence]
     return Why(
@@ -115,6 +127,7 @@ def _why(advice: Advice, profile: Profile, row: Row, rate: LearningRate) -> Why:
             *evidence,
             f"learning rate {rate.reason}",
             *_batch_warning(advice, profile, rate),
+            *([f"fallback learning rate {fallback_rate.reason}"] if fallback_rate else []),
             *filter(None, [data_sentence(profile)]),
         ],
     )

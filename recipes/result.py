@@ -42,7 +42,6 @@ class Result:
         actual: What it took; the step time is the median over the run.
         peak_source: "allocator" (GPU), "process" (growth of the whole process), or None.
         diagnostics: What the optimizer counted, such as refreshes and non-finite gradients.
-        synthetic_data: Whether the batches were made up.
         output: The run folder.
         checkpoint: The newest checkpoint.
         weights: The final weights, or None for an interrupted run.
@@ -63,7 +62,6 @@ class Result:
     predicted: Figures
     actual: Figures
     peak_source: str | None
-    synthetic_data: bool
     output: str
     checkpoint: str | None
     weights: str | None

@@ -1,8 +1,10 @@
 """The recipe file: one YAML document that says how to train, and why that way.
 
 Loaded with YAML's safe loader and one strict model: unknown keys, wrong types and values out of range are
-errors with file, line and key. Methods are named by id only; nothing in a recipe can name code to run except
-the model file the user points it at.
+errors with file, line and key. Methods are named by id only. The one thing in a recipe that runs code is
+`model.target`: a Python file, or a module below the recipe's or the current folder, and in it a model or something
+defined in that very file. Neither the standard library nor an installed package can be named, and nothing that the
+file imported. Training runs that file, as running it with Python would: train recipes whose model file you trust.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,17 @@ from torch import nn
 
 from subopt.errors import DoesNotFitError, PreflightError, TargetError
 from subopt.optimizers import Composed, create
-from subopt.profilers.data import BatchStream, move_to
+from subopt.profilers.data import BatchStream
 from subopt.profilers.device import resolve_device
 from subopt.profilers.preflight import preflight
 from subopt.profilers.target import LoadedTarget, load_target
 from subopt.units import format_bytes
 
+from .budget import read_budget
 from .device_memory import PeakMemory, free_bytes, told_out_of_memory
+from .evaluation import held_out_loss
 from .events import Plan, Warned
+from .placement import make_accelerator, prepare_batch
 from .planning import make_plan, model_bytes
 from .rng import seed_everything
 from .run_folder import RunFolder
@@ -114,32 +118,6 @@ def open_session(
     )
 
 
-def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
-    """Return accelerate's object for one device; its process-wide state is set anew for each run."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if recipe.precision == "bf16-mixed" else "no",
-        gradient_accumulation_steps=recipe.data.accumulate,
-    )
-
-
-def prepare_batch(batch: Any, device: torch.device, precision: str) -> Any:
-    """Move a batch to a device; under `bf16` its floating-point tensors follow the weights' dtype."""
-    moved = move_to(batch, device)
-    if precision != "bf16":
-        return moved
-    return torch.utils._pytree.tree_map_only(
-        torch.Tensor, lambda t: t.to(torch.bfloat16) if t.is_floating_point() else t, moved
-    )
-
-
 def _check_unchanged(recipe: Recipe, target: LoadedTarget, *, force: bool) -> tuple[Warned, ...]:
     if recipe.model.sha256 in {None, target.record.sha256}:
         return ()
@@ -152,18 +130,24 @@ def _check_unchanged(recipe: Recipe, target: LoadedTarget, *, force: bool) -> tu
 
 
 def _check_fits(recipe: Recipe, device: torch.device, free: int | None, *, force: bool) -> None:
+    """Refuse a run whose predicted peak is more than tensors can have of the free memory, as `recommend` counts it."""
     peak = recipe.why.predicted_peak_bytes
-    if force or peak is None or free is None or peak <= free:
+    if force or peak is None or free is None:
+        return
+    is_gpu = device.type == "cuda"
+    usable = read_budget(max(free, 1), "cuda" if is_gpu else "cpu").usable_bytes
+    if peak <= usable:
         return
     batch_size, accumulate = recipe.data.batch_size, recipe.data.accumulate
-    hint = f"free {format_bytes(peak - free)}, or train all the same with --force"
+    hint = f"free {format_bytes(peak - usable)}, or train all the same with --force"
     if batch_size % 2 == 0:
         hint = (
             f"take the same step in smaller pieces: data.batch_size={batch_size // 2} "
             f"data.accumulate={accumulate * 2}; or {hint}"
         )
     raise DoesNotFitError(
-        f"this run is predicted to need {format_bytes(peak)}, and {device} has {format_bytes(free)} free",
+        f"this run is predicted to need {format_bytes(peak)}, and {device} has {format_bytes(free)} free"
+        + (f", {format_bytes(usable)} of it usable" if is_gpu else ""),
         hint,
     )
 
@@ -185,12 +169,33 @@ def _build(
 def _preflight(
     recipe: Recipe, target: LoadedTarget, model: nn.Module, accelerator: Accelerator
 ) -> tuple[tuple[str, str], ...]:
+    if not target.has_batches:
+        raise PreflightError(
+            f"{target.record.spec} has no batches(batch_size), so there is no data to train on",
+            "write one in the model's file; it yields what loss(model, batch) takes",
+        )
     stream = BatchStream(target, recipe.data.batch_size, seed=recipe.seed)
     batch = prepare_batch(next(stream), accelerator.device, recipe.precision)
     with accelerator.autocast():
         checks = preflight(target, model, batch).checks
     stream.state_dict()  # what a checkpoint cannot hold is refused now and not at the first save
-    return tuple((check.name, check.detail) for check in checks)
+    found = [(check.name, check.detail) for check in checks]
+    if target.has_eval:
+        found.append(("held-out loss", _try_held_out(recipe, target, model, accelerator)))
+    return tuple(found)
+
+
+def _try_held_out(
+    recipe: Recipe, target: LoadedTarget, model: nn.Module, accelerator: Accelerator
+) -> str:
+    """Take the loss of one held-out batch: a mistake in `eval_batches` shows now and not after the last step."""
+    loss, _ = held_out_loss(recipe, target, model, accelerator, batches=1)
+    if not math.isfinite(loss):
+        raise PreflightError(
+            f"the loss of the first held-out batch is {loss}",
+            "check the data of eval_batches and the model in evaluation mode",
+        )
+    return f"{loss:.4g} on the first batch of eval_batches"
 
 
 def _optimizer(recipe: Recipe, target: LoadedTarget, model: nn.Module) -> Composed:

@@ -31,7 +31,6 @@ from .result import Result
 from .rng import seed_everything, set_rng_state
 from .schema import Recipe
 from .session import Session, open_session
-from .state import check_state
 from .stepper import Stepper
 from .weights import all_finite, save_weights
 
@@ -135,9 +134,11 @@ class _Training:
                 if self._is_due(self._recipe.checkpoint.every):
                     self._save()
             interrupted = self._progress.step < steps
-            if not interrupted:
-                self._evaluate()
             self._save()
+            if not interrupted:
+                # What the evaluation runs is the user's code: the trained weights are safe before it may fail.
+                save_weights(self._model, self._folder.weights)
+                self._evaluate()
         return self._finish(interrupted=interrupted)
 
     def _restore(self, *, resume: bool) -> None:
@@ -153,11 +154,7 @@ class _Training:
             self._on_event(Resumed(self._progress.step, checkpoint))
 
     def _load(self, checkpoint: Path) -> Restored:
-        """Load a checkpoint; the optimizer's settings stay the recipe's, which may have changed under --force.
-
-        Raises:
-            FileFormatError: Under those settings its state would be another.
-        """
+        """Load a checkpoint; the optimizer's settings stay the recipe's, which may have changed under --force."""
         optimizer = self._session.optimizer
         settings = [
             {key: value for key, value in group.items() if key not in _NOT_SETTINGS}
@@ -166,7 +163,6 @@ class _Training:
         restored = load_checkpoint(checkpoint, self._model, optimizer)
         for group, own in zip(optimizer.param_groups, settings, strict=True):
             group.update(own)
-        check_state(optimizer, checkpoint / "optimizer.pt")
         return restored
 
     def _step(self) -> None:
@@ -203,7 +199,14 @@ class _Training:
         step = self._progress.step
         if not self._session.target.has_eval or self._progress.eval_step == step:
             return
-        loss, batches = held_out_loss(self._session)
+        session = self._session
+        loss, batches = held_out_loss(
+            self._recipe,
+            session.target,
+            self._model,
+            session.accelerator,
+            batches=self._recipe.eval.batches,
+        )
         if not math.isfinite(loss):
             raise self._non_finite(f"the held-out loss became {loss} at step {step}")
         self._progress = replace(self._progress, eval_loss=loss, eval_step=step)
@@ -240,7 +243,6 @@ class _Training:
         )
         result = conclude(self._session, run)
         if not interrupted:
-            save_weights(self._session.model, self._folder.weights)
             result.save(self._folder.result)
         return result
 

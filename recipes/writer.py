@@ -21,7 +21,7 @@ _COMMENTS = {
     "optimizer.lr": "peak learning rate of the matrices",
     "optimizer.weight_decay": "decoupled: weights shrink by lr x this each step",
     "optimizer.options": "what differs from the method's defaults",
-    "optimizer.fallback": "trains embeddings, head, norms and biases; null means the method's own choice",
+    "optimizer.fallback": "trains embeddings, head, norms and biases; null: the method's own choice and its lr",
     "optimizer.rules": "other settings for parameters by name; the first match wins",
     "schedule.name": "constant, cosine or linear",
     "schedule.warmup_steps": "steps over which the learning rate rises to its peak",

@@ -15,12 +15,11 @@ ONLINE_PCA = "online PCA"  # what the names of its kernels begin with
 Basis = Literal["raw", "one_sided", "two_sided", "covariance", "low_rank"]
 
 
-def sides(shape: Sequence[int]) -> tuple[int, int]:
-    """Return (short, long) side of a parameter seen as a matrix; a vector is 1 wide, a convolution out x the rest."""
-    if len(shape) < 2:
-        return 1, prod(shape)
-    rows, columns = shape[0], prod(shape[1:])
-    return min(rows, columns), max(rows, columns)
+def short_side(shape: Sequence[int]) -> int:
+    """Return the short side of a parameter's matrix view: how many directions its gradient can have."""
+    from subopt.optimizers import matrix_shape  # brings torch along, which the command's help does without
+
+    return matrix_shape(shape)[0]
 
 
 def measured_layers(profile: Profile) -> list[Layer]:
@@ -33,14 +32,14 @@ def spread_share(layer: Layer) -> float | None:
     """Return the effective rank of a layer's gradient as a share of its short side."""
     if layer.spectrum is None:
         return None
-    return layer.spectrum.effective_rank.mean / sides(layer.shape)[0]
+    return layer.spectrum.effective_rank.mean / short_side(layer.shape)
 
 
 def needed_share(layer: Layer, energy: str = "0.95") -> float | None:
     """Return the share of the directions that hold this share of the gradient's energy."""
     if layer.spectrum is None or energy not in layer.spectrum.rank_at_energy:
         return None
-    return layer.spectrum.rank_at_energy[energy].mean / sides(layer.shape)[0]
+    return layer.spectrum.rank_at_energy[energy].mean / short_side(layer.shape)
 
 
 def kept_share(layer: Layer, rank: int | float) -> float | None:
@@ -52,7 +51,7 @@ def kept_share(layer: Layer, rank: int | float) -> float | None:
     """
     if layer.spectrum is None or not layer.spectrum.energy_at_rank:
         return None
-    wanted = rank if isinstance(rank, int) else rank * sides(layer.shape)[0]
+    wanted = rank if isinstance(rank, int) else rank * short_side(layer.shape)
     nearest = min(layer.spectrum.energy_at_rank, key=lambda key: abs(int(key) - wanted))
     return layer.spectrum.energy_at_rank[nearest].mean
 

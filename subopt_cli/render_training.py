@@ -34,8 +34,6 @@ def plan_facts(plan: Plan) -> RenderableType:
     ]
     if plan.wall_time_s is not None:
         pairs.append(("time", f"about {format_ms(1000 * plan.wall_time_s)}"))
-    if plan.synthetic_data:
-        pairs.append(("data", "SYNTHETIC: made-up inputs, the loss means nothing"))
     if not plan.has_eval:
         pairs.append(("held-out", "no eval_batches in the model file: no held-out loss"))
     return Group(facts(pairs), check_list((name, detail, True) for name, detail in plan.checks))
@@ -97,8 +95,6 @@ def _result_facts(result: Result) -> RenderableType:
         pairs.append(("loss", f"{result.loss:.4f} at the last step"))
     if result.eval_loss is not None:
         pairs.append(("held-out", f"{result.eval_loss:.4f}"))
-    if result.synthetic_data:
-        pairs.append(("data", "SYNTHETIC: made-up inputs, the loss means nothing"))
     if result.weights is not None:
         pairs.append(("weights", result.weights))
     if result.checkpoint is not None:

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them. A leaf: imports nothing of ours."""
+"""Sizes and durations as people write them. A leaf: imports nothing of ours but the errors."""
 
 from __future__ import annotations
 

@@ -192,6 +192,31 @@ def test_bad_recipe(subopt, folder, name):
     assert not (folder / "runs").exists()
 
 
+# name: (target, kwargs) of a recipe that tries to run something of its own choice
+HOSTILE_RECIPES = {
+    "os.system": ("os:system", "{command: touch PWNED}"),
+    "shutil.rmtree": ("shutil:rmtree", "{path: precious}"),
+    "subprocess.getoutput": ("subprocess:getoutput", "{cmd: touch PWNED}"),
+    "by its file": (f"{subprocess.__file__}:getoutput", "{cmd: touch PWNED}"),
+    "imported by the model": ("helper.py:getoutput", "{cmd: touch PWNED}"),
+    "imported, by module": ("helper:getoutput", "{cmd: touch PWNED}"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_RECIPES)
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_a_recipe_runs_nothing_but_the_model_file(subopt, folder, name, words):
+    target, kwargs = HOSTILE_RECIPES[name]
+    (folder / "precious").mkdir()
+    (folder / "helper.py").write_text("from subprocess import getoutput\n" + NET)
+    path = folder / "recipe.yaml"
+    model = f'model: {{target: "{target}", kwargs: {kwargs}}}'
+    path.write_text(path.read_text().replace("model: {target: model.py}", model))
+    before = sorted(folder.iterdir())
+    check(subopt("train", "recipe.yaml", *words), 2, target.rpartition(":")[0].split("/")[-1])
+    assert [p for p in sorted(folder.iterdir()) if p.name != "__pycache__"] == before
+
+
 def test_missing_recipe(subopt):
     check(subopt("train", "other.yaml"), 2, "other.yaml")
 

@@ -218,7 +218,6 @@ PLAN = Plan(
     free_bytes=20 * 2**30,
     checks=(("loss", "5.5: a scalar"),),
     has_eval=False,
-    synthetic_data=True,
     wall_time_s=75.0,
 )
 RESULT = Result(
@@ -237,7 +236,6 @@ RESULT = Result(
     predicted=Figures(1000, 200 * 2**20, 10.0),
     actual=Figures(1000, 210 * 2**20, None),
     peak_source="process",
-    synthetic_data=False,
     output="runs/recipe",
     checkpoint="runs/recipe/checkpoints/step-40",
     weights=None,
@@ -250,7 +248,6 @@ def test_training_plan_and_result(width):
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
     assert "100 steps of 8 examples" in flat
-    assert "SYNTHETIC" in flat
     assert "no eval_batches" in flat
     assert "40 of 100" in flat
     assert "--resume" in flat

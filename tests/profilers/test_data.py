@@ -8,7 +8,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from subopt.errors import PreflightError, UsageError, UserCodeError
+from subopt.errors import PreflightError, UserCodeError
 from subopt.profilers.data import BatchStream, move_to, tokens_in
 from subopt.profilers.target import load_target
 
@@ -47,10 +47,10 @@ SOURCES = {"endless": ENDLESS, "finite": FINITE, "loader": LOADER}
 def stream(tmp_path):
     """Return a function that makes a stream over a source."""
 
-    def make(source, batch_size=2, *, seed=0, held_out=False):
+    def make(source, batch_size=2, *, seed=0):
         (tmp_path / "model.py").write_text(source)
         target = load_target("model.py", base=tmp_path)
-        return BatchStream(target, batch_size, seed=seed, held_out=held_out)
+        return BatchStream(target, batch_size, seed=seed)
 
     return make
 
@@ -156,16 +156,6 @@ def test_an_error_in_a_loaders_worker_keeps_its_message(stream):
     )
     with pytest.raises(UserCodeError, match="KeyError: 'no such picture'"):
         next(stream(source))
-
-
-def test_held_out_batches_stream_too(stream):
-    source = LOADER + "def eval_batches(batch_size):\n    return [torch.ones(batch_size)]\n"
-    assert take(stream(source, 4, held_out=True), 3).shape == (3, 4)
-
-
-def test_held_out_without_eval_batches_is_refused(stream):
-    with pytest.raises(UsageError, match="no eval_batches"):
-        stream(LOADER, held_out=True)
 
 
 Pair = namedtuple("Pair", "x y")

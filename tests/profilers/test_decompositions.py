@@ -16,7 +16,6 @@ from subopt.profilers.decompositions import (
     make_problem,
     pca_autograd,
     qr_power_step,
-    time_decompositions,
     time_shape,
 )
 
@@ -165,19 +164,12 @@ def test_the_device_is_named_with_its_threads(monkeypatch, threads, label):
     assert device_label(CPU) == label
 
 
-def test_real_times_at_two_shapes_are_positive_and_reported_shape_by_shape(monkeypatch):
+def test_real_times_are_positive_and_relative_to_online_pca(monkeypatch):
     monkeypatch.setattr(decompositions, "MOST_REPEATS", decompositions.LEAST_REPEATS)
-    ticks = []
-    times = time_decompositions(
-        {(8, 16): 2, (8, 8): 1},
-        2,
-        Periods(),
-        CPU,
-        budget_s=1e9,
-        on_shape=lambda done, total: ticks.append((done, total)),
-    )
-    assert ticks == [(1, 2), (2, 2)]
-    assert {tuple(row.shape) for row in times.rows} == {(8, 16), (8, 8)}
+    times = time_shape((8, 16), 2, 2, Periods(), CPU, budget_s=1e9)
+    assert times.skipped == []
+    assert [row.kernel for row in times.rows] == [kernel.name for kernel in KERNELS]
+    assert {tuple(row.shape) for row in times.rows} == {(8, 16)}
     assert all(row.median_ms > 0 and row.iqr_ms >= 0 for row in times.rows)
     reference = [row for row in times.rows if row.kernel == ONLINE_PCA.name]
-    assert [row.times_online_pca for row in reference] == [1, 1]
+    assert [row.times_online_pca for row in reference] == [1]

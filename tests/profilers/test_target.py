@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -536,3 +537,57 @@ def test_described_inputs_replace_the_users_data(project):
 def test_a_wrong_input_description_is_refused(project, inputs, message):
     with pytest.raises(UsageError, match=message):
         project(LINEAR, inputs=inputs)
+
+
+# -- what a recipe of somebody else's could name ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["os:system", "subprocess:getoutput", "torch.nn:Linear"])
+def test_a_module_is_a_file_of_the_users_own(project, spec):
+    with pytest.raises(TargetError, match=f"there is no module '{spec.split('.')[0].split(':')[0]}'"):
+        project(LINEAR, spec)
+
+
+@pytest.mark.parametrize("library", [subprocess, yaml, torch.nn])
+def test_a_file_of_a_library_is_no_model_file(project, library):
+    with pytest.raises(TargetError, match="belongs to Python or to an installed package"):
+        project(LINEAR, f"{library.__file__}:anything")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from os import system as it\n",
+        "from subprocess import getoutput as it\n",
+        "from subprocess import Popen as it\n",
+        "from torch.nn import Linear as it\n",
+        "import functools, os\nit = functools.partial(os.system, 'true')\n",
+    ],
+)
+def test_what_a_model_file_imports_cannot_be_named(project, source):
+    with pytest.raises(TargetError, match="it is not defined in model.py|it is a class") as caught:
+        project(source + LINEAR, "model.py:it")
+    assert "build_model" in str(caught.value.hint)
+
+
+def test_an_imported_build_model_is_the_files_own_choice(project, tmp_path):
+    (tmp_path / "nets.py").write_text(LINEAR)
+    target = project("from nets import build_model\n", "model.py:build_model")
+    assert target.build_model().in_features == 3
+
+
+def test_a_module_is_looked_for_beside_the_recipe_and_then_in_the_current_folder(
+    tmp_path, monkeypatch
+):
+    recipes, work = tmp_path / "recipes", tmp_path / "work"
+    for folder, width in ((recipes / "here", 4), (work / "here", 5), (work / "there", 6)):
+        folder.mkdir(parents=True)
+        (folder / "net.py").write_text(LINEAR.replace("3, 2", f"3, {width}"))
+    monkeypatch.chdir(work)
+    widths = [
+        load_target(f"{name}.net:build_model", base=recipes).build_model().out_features
+        for name in ("here", "there")
+    ]
+    assert widths == [4, 6]
+    with pytest.raises(TargetError, match="there is no module 'here.other'"):
+        load_target("here.other:Net", base=recipes)

@@ -220,40 +220,28 @@ def test_a_forced_resume_follows_the_new_recipe(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "change", "pattern"),
+    ("method", "change", "state"),
     [
-        (
-            "galore",
-            "options.rank=4",
-            "inner.weight has a state 'basis_left' of 6x2 float32, which must be 6x4 float32",
-        ),
-        ("galore", "options.moments=adafactor", r"inner.weight has no state '\w+' \(\S+ float32\)"),
-        (
-            "adadiag",
-            "options.state_dtype=bf16",
-            r"weight has a state 'exp_avg' of (\S+) float32, which must be \1 bfloat16",
-        ),
-        ("adadiag", "options.source=covariance", "inner.weight has no state 'covariance_left'"),
-        ("adadiag", "method=adadiag++", "inner.weight has no state 'basis_right'"),
-        (
-            "adadiag++",
-            "method=adadiag",
-            "inner.weight has a state 'basis_right' that these options have no use for",
-        ),
-        ("lion", "method=galore", "does not fit the recipe's optimizer"),
+        ("galore", "options.rank=4", "basis_left"),
+        ("galore", "options.moments=adafactor", "exp_avg_sq"),
+        ("adadiag", "options.state_dtype=bf16", "exp_avg"),
+        ("adadiag", "options.source=covariance", "covariance_left"),
+        ("adadiag", "method=adadiag++", "basis_right"),
+        ("adadiag++", "method=adadiag", "basis_right"),
+        ("lion", "method=galore", "basis_left"),
     ],
 )
 def test_a_forced_resume_under_options_with_another_state_is_told(
-    run, tmp_path, method, change, pattern
+    run, tmp_path, method, change, state
 ):
     before = [f"optimizer.method={method}"]
     before += ["optimizer.options.rank=2"] if method == "galore" else []
     run("run", *before, interrupt_at=3)
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    pattern = rf"step-3.optimizer.pt does not fit this optimizer: .*\b{state}\b"
     with pytest.raises(FileFormatError, match=pattern) as caught:
         run("run", *before, f"optimizer.{change}", resume=True, force=True)
-    assert "step-3" in caught.value.message
-    assert "options" in caught.value.hint
+    assert "saved under" in caught.value.hint
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == files
 
 
