@@ -109,12 +109,20 @@ def method_cost(
     """
     options = options or {}
     matrices = [weight for weight in weights if weight.treatment == "matrix"]
+    temporaries = {
+        "matrix": method.transient_bytes,
+        "fallback": method.fallback_transient_bytes,
+    }
     cost = MethodCost(
         method=method.name,
         options=_recorded(method, options),
         state_bytes=state_bytes(weights, method, options, as_published=as_published),
         transient_bytes=max(
-            (method.transient_bytes(weight.shape, weight.dtype, options) for weight in matrices),
+            (
+                temporaries[weight.treatment](weight.shape, weight.dtype, options)
+                for weight in weights
+                if weight.treatment in temporaries
+            ),
             default=0,
         ),
         step_flops=sum(method.step_flops(weight.shape, options) for weight in matrices),

@@ -32,6 +32,15 @@ from .simulated import WATCHED_STEPS, has_decompositions, with_short_period
 from .target import load_target
 
 
+# With -m or -c Python looks for modules in the current folder first, where a user's fractions.py would take the
+# standard library's place in our own imports. That entry goes before the first of them; sys is built in.
+_START = (
+    "import sys; sys.path[:] = [folder for folder in sys.path if folder]; "
+    "from subopt.profilers.measured import main; main(sys.argv[1:])"
+)
+_CHILD = (sys.executable, "-c", _START)
+
+
 class MeasurementError(Exception):
     """The child process ended without an answer."""
 
@@ -81,8 +90,7 @@ def measure_in_child(request: Request) -> dict[str, Measured | str]:
     with tempfile.TemporaryDirectory() as folder:
         question = Path(folder, "request.json")
         question.write_text(json.dumps(asdict(request), default=str), encoding="utf-8")
-        command = [sys.executable, "-m", "subopt.profilers.measured", str(question)]
-        rows = ask(command, Path(folder))
+        rows = ask([*_CHILD, str(question)], Path(folder))
     return {name: row if isinstance(row, str) else Measured(**row) for name, row in rows.items()}
 
 
@@ -238,7 +246,3 @@ def main(arguments: Sequence[str]) -> None:
     partial = answer.with_suffix(".partial")
     partial.write_text(json.dumps(content), encoding="utf-8")
     partial.replace(answer)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

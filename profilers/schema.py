@@ -74,6 +74,7 @@ class Settings(_Record):
     simulate: bool = False
     seed: int = 0
     gpu_mem_bytes: Bytes | None = None
+    max_memory_bytes: Bytes | None = None  # of gradients held at once
     tokens_per_batch: int | None = None
 
 

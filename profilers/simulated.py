@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subopt.errors import UserCodeError
 from subopt.optimizers import create, get_method
+from subopt.optimizers.storage_tracker import StorageTracker
 
 from .costs import options_for
 from .phases import ModelPeaks, StepPeaks
 from .positions import counted_positions
 from .target import fresh_copy
-from .tracker import StorageTracker
 
 # A refresh, an ordinary step, a refresh with everything in place.
 WATCHED_STEPS = 3

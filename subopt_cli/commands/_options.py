@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,26 @@ GPU_MEMORY_HELP = (
 )
 
 DEFAULT_PROFILE = Path(".subopt/profile.json")
+
+
+def check_can_write(path: Path) -> None:
+    """Make sure that a file can be written, before the work that is to go into it; nothing is created.
+
+    Raises:
+        UsageError: The path is a folder, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", f"name a file in it: -o {path / 'NAME'}")
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent  # the folders below are made when the file is
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {folder}: {error.strerror}", "name another file with -o"
+        ) from None
 
 
 def parse_rank(text: str) -> int | float:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
+from ..units import parse_size
 from ._options import (
     DEFAULT_PROFILE,
     GPU_MEMORY_HELP,
     Debug,
     Device,
     Json,
+    check_can_write,
     parse_rank,
     read_gpu_memory,
 )
@@ -72,6 +74,13 @@ def profile(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and data.")] = 0,
     gpu_mem: Annotated[str | None, typer.Option(help=GPU_MEMORY_HELP)] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="CPU memory for gradients held at once, such as 4G; less means more passes.  [default: 1G]",
+        ),
+    ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", help='Made-up data instead of batches: "ids=int64[8,256]<32000".'),
@@ -97,6 +106,7 @@ def profile(
     from ..render_preflight import preflight_report
 
     output = Output(as_json=as_json)
+    check_can_write(to)
     settings = Settings(
         batch_size=batch_size,
         batches=batches,
@@ -109,6 +119,7 @@ def profile(
         simulate=simulate,
         seed=seed,
         gpu_mem_bytes=None if gpu_mem is None else read_gpu_memory(gpu_mem),
+        max_memory_bytes=None if max_memory is None else parse_size(max_memory),
     )
     with output.guarded_stdout():
         loaded = load_target(target, split_pairs(arguments or []), inputs=inputs or [])

@@ -15,6 +15,7 @@ from ._options import (
     GPU_MEMORY_HELP,
     Debug,
     Json,
+    check_can_write,
     describe_budget,
     read_gpu_memory,
     split_names,
@@ -70,6 +71,7 @@ def recommend(
     from ..render_advice import advice_report
 
     output = Output(as_json=as_json)
+    check_can_write(to)
     if not force:
         refuse_foreign_file(to)
     found = Profile.load(profile)
@@ -81,8 +83,8 @@ def recommend(
         methods=split_names(methods),
     )
     output.document(plain(advice))
-    advice.require_chosen()
     output.show(*advice_report(advice, describe_budget(gpu_mem, advice.budget), explain=explain))
+    advice.require_chosen()
     write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to)))
     output.note(f"wrote {to}; train with: subopt train {to}")
 
@@ -101,10 +103,8 @@ def refuse_foreign_file(path: Path) -> None:
     """Refuse to overwrite what we did not write, or what was edited since.
 
     Raises:
-        UsageError: The path holds such a file, or a folder.
+        UsageError: The path holds such a file.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", "name a file: -o recipe.yaml")
     if not path.exists():
         return
     first, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n")

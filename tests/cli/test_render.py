@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from subopt.readings import kept_share, measured_layers, sides
+from subopt.readings import kept_share, measured_layers, short_side
 from subopt.recipes.advisor import recommend
 from subopt.recipes.events import Evaluated, Plan, Stepped
 from subopt.recipes.result import Figures, Result
@@ -128,7 +128,7 @@ def test_a_share_and_a_count_of_rank_mean_different_things(profile):
     assert kept_share(layer, 0.25) == 0.42
     assert kept_share(layer, 0.5) == kept_share(layer, 32) == 0.7
     assert kept_share(layer, 1) == 0.1
-    assert sides([32, 3, 5, 5]) == (32, 75)
+    assert [short_side(shape) for shape in ([32, 3, 5, 5], [80, 3, 5, 5], [7])] == [32, 75, 1]
 
 
 def test_method_table_leaves_out_what_nobody_has(profile):

@@ -136,3 +136,13 @@ def test_unknown_methods_and_bad_values_are_refused():
         method_costs(WEIGHTS, ["galor"])
     with pytest.raises(OptionError, match="Invalid rank"):
         method_costs(WEIGHTS, ["galore"], {"rank": 0})
+
+
+def test_the_largest_temporary_may_be_the_fallbacks():
+    matrix = WeightShape("square", (8, 8), "matrix", torch.float32)
+    table = WeightShape("embed", (500, 8), "fallback", torch.float32)
+    method = METHODS["lion"]
+    alone, together = method_cost([matrix], method), method_cost([matrix, table], method)
+    assert alone.transient_bytes == method.transient_bytes((8, 8))
+    assert together.transient_bytes == method.fallback_transient_bytes((500, 8))
+    assert together.transient_bytes >= 2 * 4 * 500 * 8

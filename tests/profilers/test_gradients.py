@@ -60,7 +60,6 @@ def test_equals_plain_autograd_for_tied_and_convolution_weights(batches):
     model = Small()
     seen = {(name, k): G for name, k, G in collected(model, batches)}
     assert set(seen) == {(name, k) for name in NAMES for k in range(3)}
-    model.train()
     for k, batch in enumerate(batches):
         model.zero_grad()
         loss_of(model, batch).backward()
@@ -125,6 +124,16 @@ def test_it_measures_in_train_mode(batches):
     stream_gradients(model, spy, batches[:1], NAMES, lambda name, G, k: None)
     assert modes
     assert all(modes)
+
+
+def test_a_part_that_trains_in_evaluation_mode_is_measured_in_it(batches):
+    model = Small()
+    before = model.norm.running_mean.clone()
+    with left_as_found(model):
+        assert model.training
+        assert not model.norm.training
+        loss_of(model, batches[0])
+        assert torch.equal(model.norm.running_mean, before)
 
 
 def test_random_generators_are_left_as_found_so_that_passes_repeat(batches):

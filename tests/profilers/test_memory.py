@@ -31,7 +31,7 @@ from subopt.profilers.schema import Settings
 from subopt.profilers.session import Session
 from subopt.profilers.simulated import SimulatedModel, SimulationError, with_short_period
 from subopt.profilers.target import load_target
-from subopt.profilers.tracker import StorageTracker
+from subopt.optimizers.storage_tracker import StorageTracker
 
 
 class Net(nn.Module):

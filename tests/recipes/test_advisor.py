@@ -628,11 +628,30 @@ def test_options_other_than_the_defaults_go_into_the_recipe():
     assert made.optimizer.options == {"rank": 32}
 
 
+@pytest.mark.parametrize(("method", "own"), [("galore", 0.01), ("osd", 0.01), ("lion", 0.0009)])
+def test_the_fallback_trains_at_adamws_published_rate(method, own):
+    advice = recommend(PROFILE, budget_bytes=80 * GIB, methods=[method])
+    made = to_recipe(advice, PROFILE, recipe_path=Path("recipe.yaml"))
+    adamw = published_lr(BASELINE, trainable_parameters(PROFILE), model_kind(PROFILE))
+    assert made.optimizer.lr == own
+    assert made.optimizer.fallback.lr == adamw.lr == 0.003
+    assert f"fallback learning rate {adamw.reason}" in made.why.evidence
+    assert parse_recipe(dump_recipe(made)) == made
+
+
+def test_adamw_needs_no_other_rate_for_its_fallback():
+    advice = recommend(PROFILE, budget_bytes=80 * GIB, methods=[BASELINE])
+    made = to_recipe(advice, PROFILE, recipe_path=Path("recipe.yaml"))
+    assert made.optimizer.fallback.lr is None
+    assert not any("fallback" in line for line in made.why.evidence)
+
+
 def test_small_batch_is_named_beside_the_learning_rate(recipe):
     made, _ = recipe
+    rate = next(i for i, line in enumerate(made.why.evidence) if line.startswith("learning rate"))
     assert (
         "that rate belongs to 131,072 tokens per step and this run has 32,768"
-        in made.why.evidence[-1]
+        in made.why.evidence[rate + 1]
     )
 
 

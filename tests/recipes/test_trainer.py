@@ -18,7 +18,8 @@ from subopt.errors import (
     UserCodeError,
 )
 from subopt.optimizers import METHODS
-from subopt.recipes import events
+from subopt.recipes import events, session
+from subopt.recipes.budget import read_budget
 from subopt.recipes.files import apply_overrides, load_recipe
 from subopt.recipes.metrics import read_metrics
 from subopt.recipes.trainer import plan, train
@@ -307,6 +308,71 @@ def test_evaluation_goes_once_through_a_short_held_out_set(run):
     assert run.of(events.Evaluated)[0].batches == 3
 
 
+LAST_EVALUATION_FAILS = """
+calls = [0]
+
+
+def eval_batches(batch_size):
+    calls[0] += 1
+    if calls[0] > 1:  # the first call is the check before the run
+        raise OSError("the disk is gone")
+    yield torch.arange(batch_size)
+
+
+def loss"""
+
+
+def test_a_failing_evaluation_does_not_lose_the_run(run, tmp_path):
+    whole = run("whole")
+    run.edit_model("def loss", LAST_EVALUATION_FAILS)
+    with pytest.raises(UserCodeError, match="the disk is gone"):
+        run("run")
+    folder = tmp_path / "run"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-6"]
+    assert not (folder / "result.json").exists()
+    saved = load_file(folder / "model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in load_file(whole.weights).items())
+    run.edit_model("if calls[0] > 1", "if calls[0] > 9")
+    finished = run("run", resume=True, force=True)
+    assert finished.step == finished.resumed_from == 6
+    assert finished.eval_loss is not None
+    assert same_weights(whole, finished)
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "pattern"),
+    [
+        ("yield torch.arnage(batch_size)", UserCodeError, "arnage"),
+        ("yield torch.full((batch_size,), 11)", UserCodeError, "out of range"),
+        ("return", PreflightError, r"eval_batches\(8\) gives no batches"),
+        ("model.bad = 1; yield torch.arange(batch_size)", PreflightError, "held-out batch is nan"),
+    ],
+)
+def test_a_mistake_in_the_held_out_data_shows_before_the_first_step(
+    run, tmp_path, body, error, pattern
+):
+    run.edit_model("    for _ in range(3):\n        yield torch.randint(0, 11, (batch_size,))", f"    {body}")
+    if "bad" in body:
+        run.edit_model("model.bad = 1; ", "")
+        run.edit_model("return nn.functional", "return (1 if model.training else float('nan')) * nn.functional")
+    if body == "return":
+        run.edit_model("    return\n", "    return\n    yield\n")
+    with pytest.raises(error, match=pattern):
+        run("run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_data_may_be_a_loader_without_a_length(run):
+    run.edit_model(
+        "def eval_batches(batch_size):\n    for _ in range(3):\n        yield torch.randint(0, 11, (batch_size,))",
+        "class Stream(torch.utils.data.IterableDataset):\n"
+        "    def __iter__(self):\n        return iter(torch.arange(11))\n\n\n"
+        "def eval_batches(batch_size):\n    return torch.utils.data.DataLoader(Stream(), batch_size)",
+    )
+    run("run")
+    assert run.of(events.Evaluated)[0].batches == 2
+
+
 def test_clipping_bounds_the_first_momentum_step(run):
     def moved(name, *overrides):
         result = run(name, "optimizer.method=momentum", "schedule.steps=1", "schedule.warmup_steps=0",
@@ -337,6 +403,32 @@ def test_a_predicted_peak_beyond_the_free_memory_is_refused_unless_forced(run):
         run("run", too_much)
     assert "data.batch_size=4 data.accumulate=2" in caught.value.hint
     assert run("run", too_much, force=True).predicted.peak_bytes == 10**15
+
+
+def test_a_gpu_keeps_some_of_its_free_memory_for_itself(run, monkeypatch):
+    monkeypatch.setattr(session, "resolve_device", lambda text: torch.device("cuda", 0))
+    monkeypatch.setattr(session, "free_bytes", lambda device: 10 * 2**30)
+    usable = read_budget(10 * 2**30).usable_bytes
+    with pytest.raises(DoesNotFitError, match=r"cuda:0 has 10 GiB free, 8\.\d+ GiB of it usable"):
+        run("run", f"why.predicted_peak_bytes={usable + 1}")
+    with pytest.raises(CheckPassed):
+        monkeypatch.setattr(session, "make_accelerator", pass_the_check)
+        run("run", f"why.predicted_peak_bytes={usable}")
+
+
+class CheckPassed(Exception):
+    pass
+
+
+def pass_the_check(*_):
+    raise CheckPassed
+
+
+def test_without_batches_the_hint_is_one_that_training_can_follow(run):
+    run.edit_model("def batches", "def no_batches")
+    with pytest.raises(PreflightError, match="no data to train on") as caught:
+        run("run")
+    assert "--input" not in caught.value.hint
 
 
 def test_running_out_of_memory_is_told_with_the_smallest_change(run):
