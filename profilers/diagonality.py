@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from subopt.optimizers.decompositions import two_sided_bases
+from subopt.optimizers.decompositions import left_basis, two_sided_bases
 from subopt.optimizers.matrices import as_matrix
 
 from .schema import Diagonality, Ratio
@@ -33,12 +33,14 @@ class DiagonalityAccumulator:
 
     Args:
         rank: r of the truncated basis; at most min(m, n) is used.
+        two_sided: Whether the two-sided basis is measured too; it takes a full decomposition.
 
     Memory: K m n elements in the gradients' dtype, in CPU memory.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, *, two_sided: bool = True) -> None:
         self._rank = rank
+        self._two_sided = two_sided
         self._held: list[Tensor] = []
         self._device = torch.device("cpu")
 
@@ -51,11 +53,17 @@ class DiagonalityAccumulator:
     def result(self) -> Diagonality | None:
         """Measure and let go of the gradients; None where there were none to measure."""
         held, self._held = self._held, []
-        return measure_diagonality(held, self._rank, self._device) if held else None
+        if not held:
+            return None
+        return measure_diagonality(held, self._rank, self._device, two_sided=self._two_sided)
 
 
 def measure_diagonality(
-    gradients: Sequence[Tensor], rank: int, device: torch.device | None = None
+    gradients: Sequence[Tensor],
+    rank: int,
+    device: torch.device | None = None,
+    *,
+    two_sided: bool = True,
 ) -> Diagonality:
     """Diagonality of C raw, in the one- and two-sided SVD bases, and in the truncated one.
 
@@ -67,10 +75,11 @@ def measure_diagonality(
         gradients: K >= 1 finite, nonzero matrices of one shape, in either orientation, on any device.
         rank: r, at least 1.
         device: Where to compute; the CPU by default.
+        two_sided: Whether to measure the two-sided basis, which takes all n right singular vectors.
 
     Returns:
-        A ratio per basis, and `white_noise` with two numbers per basis: `<basis>` and `<basis>_effective`
-        (see `white_noise_ratio`).
+        A ratio per basis (None for a two-sided one that was not asked for), and `white_noise` with two numbers per
+        basis: `<basis>` and `<basis>_effective` (see `white_noise_ratio`).
 
     Memory: beyond the gradients themselves, P and Q (m^2 + n^2), three float64 accumulators and four temporaries of
     m n, and the K projections of r n, on `device`.
@@ -78,8 +87,9 @@ def measure_diagonality(
     first, *rest = (as_matrix(G) for G in gradients)
     judged = rest or [first]
     G = _working(first, device)
-    P, Q = (basis.to(G.dtype) for basis in two_sided_bases(G))
-    raw, one_sided, two_sided, low_rank = (DiagonalSums() for _ in range(4))
+    bases = two_sided_bases(G) if two_sided else (left_basis(G),)
+    P, *Qs = (basis.to(G.dtype) for basis in bases)
+    raw, one_sided, both_sides, low_rank = (DiagonalSums() for _ in range(4))
     projections = []
     if rest:
         raw.add(G)
@@ -88,7 +98,8 @@ def measure_diagonality(
         raw.add(G)
         rotated = P.T @ G
         one_sided.add(rotated)
-        two_sided.add(rotated @ Q)
+        for Q in Qs:
+            both_sides.add(rotated @ Q)
         projected = rotated[:rank].clone()  # a view would keep all of the rotated gradient alive
         low_rank.add(projected)
         projections.append(projected)
@@ -97,9 +108,10 @@ def measure_diagonality(
     measured = {
         "raw": (raw, products),
         "one_sided": (one_sided, judged_products),
-        "two_sided": (two_sided, judged_products),
         "low_rank": (low_rank, inner_products(projections, device)),
     }
+    if two_sided:
+        measured["two_sided"] = (both_sides, judged_products)
     ratios = {
         basis: diagonal_ratio(sums, inner, in_sample=basis != "raw" and not rest)
         for basis, (sums, inner) in measured.items()

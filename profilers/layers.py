@@ -6,14 +6,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from subopt.optimizers import matrix_shape
 
 from .diagonality import DiagonalityAccumulator
 from .gradients import stream_gradients
 from .schema import Diagonality, Spectrum
 from .spectrum import SpectrumAccumulator
+from .svd_time import full_svd_flops, full_svd_flops_per_s, is_svd_quick
 
 DEFAULT_GROUP_BYTES = 2**30
+
+# Longest full decomposition of one layer for its two-sided diagonality, predicted. A model has a hundred layers, and
+# the square bases of wide ones take minutes each: 4096 x 11008 is 4e12 FLOPs, at a few 1e9 per second of one core.
+TWO_SIDED_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ def measure_layers(
     ranks: Mapping[str, int],
     *,
     group_bytes: int = DEFAULT_GROUP_BYTES,
+    two_sided_limit_s: float = TWO_SIDED_LIMIT_S,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Iterator[LayerGradients]:
     """Measure spectrum and diagonality of the named layers over K batches, yielding each layer as it is done.
@@ -46,6 +55,8 @@ def measure_layers(
         batches: The K batches, gone through once per group.
         ranks: The layers to measure, by parameter name, and the truncated basis' rank for each.
         group_bytes: Most memory held gradients may take, in bytes.
+        two_sided_limit_s: Most seconds one layer's full decomposition may take, as predicted from the device's rate;
+            where it would take longer, two-sided diagonality is None.
         on_batch: Called as `on_batch(done, total)` before each forward pass and at the end of each group's pass, where
             `total` is K times the number of groups.
 
@@ -61,6 +72,7 @@ def measure_layers(
     }
     groups = layer_groups(held_bytes, group_bytes)
     total = len(groups) * len(batches)
+    decomposed = _affordable({name: parameters[name] for name in ranks}, two_sided_limit_s)
 
     def counted(before: int) -> Iterator[Any]:
         for done, batch in enumerate(batches, start=before):
@@ -72,7 +84,10 @@ def measure_layers(
 
     for index, group in enumerate(groups):
         spectra = {name: SpectrumAccumulator() for name in group}
-        diagonalities = {name: DiagonalityAccumulator(ranks[name]) for name in group}
+        diagonalities = {
+            name: DiagonalityAccumulator(ranks[name], two_sided=name in decomposed)
+            for name in group
+        }
 
         def collect(
             name: str,
@@ -100,3 +115,18 @@ def layer_groups(held_bytes: Mapping[str, int], group_bytes: int) -> list[list[s
         groups[-1].append(name)
         used += size
     return groups
+
+
+def _affordable(parameters: Mapping[str, Tensor], limit_s: float) -> set[str]:
+    """Return the layers whose full decomposition is predicted to stay within the limit; each device is timed once."""
+    rates: dict[torch.device, float] = {}
+    found = set()
+    for name, parameter in parameters.items():
+        shape, device = matrix_shape(parameter.shape), parameter.device
+        if not is_svd_quick(shape):
+            rate = rates.get(device) or full_svd_flops_per_s(device)
+            rates[device] = rate
+            if full_svd_flops(*shape) > limit_s * rate:
+                continue
+        found.add(name)
+    return found

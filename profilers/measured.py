@@ -31,7 +31,6 @@ from .session import Session
 from .simulated import WATCHED_STEPS, has_decompositions, with_short_period
 from .target import load_target
 
-
 # With -m or -c Python looks for modules in the current folder first, where a user's fractions.py would take the
 # standard library's place in our own imports. That entry goes before the first of them; sys is built in.
 _START = (

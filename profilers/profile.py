@@ -18,7 +18,7 @@ from .data import tokens_in
 from .decompositions import Periods, time_shape
 from .device import environment
 from .gradients import stream_gradients
-from .layers import LayerGradients, measure_layers
+from .layers import DEFAULT_GROUP_BYTES, TWO_SIDED_LIMIT_S, LayerGradients, measure_layers
 from .method_table import BASELINE, MethodTable
 from .preflight import Preflight, preflight
 from .progress import OnProgress, Progress
@@ -159,10 +159,18 @@ class _Run:
             session.loss,
             self._placed,
             ranks,
+            group_bytes=self._settings.max_memory_bytes or DEFAULT_GROUP_BYTES,
             on_batch=lambda done, total: self._report(Progress("gradients", done, total)),
         )
+        one_sided = 0
         for layer in measuring:
             self._gradients[layer.name] = layer
+            one_sided += layer.diagonality is not None and layer.diagonality.two_sided is None
+        if one_sided:
+            self._missing.append(
+                f"two-sided diagonality of {one_sided} of {len(ranks)} layers: "
+                f"a full decomposition of one would take more than {TWO_SIDED_LIMIT_S:g} s"
+            )
 
     def _measure_spectra(self) -> None:
         spectra = {item.name: SpectrumAccumulator() for item in self._matrices()}

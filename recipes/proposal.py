@@ -74,7 +74,7 @@ def to_recipe(
             lr=rate.lr,
             weight_decay=rate.weight_decay or 0.0,
             options=changed_options(row.cost),
-            fallback=Fallback(lr=fallback_rate and fallback_rate.lr),
+            fallback=Fallback(lr=fallback_rate.lr if fallback_rate else None),
         ),
         schedule=Schedule(
             name="cosine",

@@ -17,7 +17,9 @@ Basis = Literal["raw", "one_sided", "two_sided", "covariance", "low_rank"]
 
 def short_side(shape: Sequence[int]) -> int:
     """Return the short side of a parameter's matrix view: how many directions its gradient can have."""
-    from subopt.optimizers import matrix_shape  # brings torch along, which the command's help does without
+    from subopt.optimizers import (
+        matrix_shape,
+    )  # brings torch along, which the command's help does without
 
     return matrix_shape(shape)[0]
 

@@ -25,7 +25,7 @@ def parse_size(text: str) -> int:
     if match is None or match[2].upper() not in _FACTORS or float(match[1]) == 0:
         raise UsageError(
             f"'{text}' is not a memory size",
-            "write it like 24G or 24GiB (2^30 bytes each), 24GB (10^9), or auto",
+            "write it like 24G or 24GiB (2^30 bytes each), or 24GB (10^9)",
         )
     return int(float(match[1]) * _FACTORS[match[2].upper()])
 

@@ -79,6 +79,7 @@ BAD_MODELS = {
     "option out of range": (NET, ["profile", "model.py", "--batches", "0"], 2, "--batches"),
     "unreadable rank": (NET, ["profile", "model.py", "--rank", "half"], 2, "half"),
     "unreadable memory": (NET, ["profile", "model.py", "--gpu-mem", "lots"], 2, "lots"),
+    "unreadable limit": (NET, ["profile", "model.py", "--max-memory", "auto"], 2, "auto"),
     "no such device": (NET, ["profile", "model.py", "--device", "abacus"], 2, "abacus"),
     "unknown command": (NET, ["profiel", "model.py"], 2, "profiel"),
     "missing argument": (NET, ["profile"], 2, "target"),
@@ -126,7 +127,6 @@ BAD_ADVICE = {
     "unknown method": (None, ["--gpu-mem", "24G", "--methods", "adadaig"], 2, "did you mean 'adadiag'"),
     "no method": (None, ["--gpu-mem", "24G", "--methods", ","], 2, "--methods"),
     "unreadable budget": (None, ["--gpu-mem", "24Q"], 2, "24Q"),
-    "budget too small": (None, ["--gpu-mem", "1G"], 3, "nothing fits"),
     "unreadable batch size": (None, ["--gpu-mem", "24G", "--batch-size", "x"], 2, "batch size"),
     "damaged JSON": ("{broken", ["--gpu-mem", "24G"], 2, "profile.json"),
     "JSON of another version": ('{"schema_version": 99}', ["--gpu-mem", "24G"], 2, "schema_version"),
@@ -141,6 +141,45 @@ def test_bad_profile_or_budget(subopt, folder, profile, name):
     profile.save(path) if text is None else path.write_text(text)
     check(subopt("recommend", "--profile", str(path), "-o", "new.yaml", *words), status, says)
     assert not (folder / "new.yaml").exists()
+
+
+def test_when_nothing_fits_the_table_and_the_way_out_come_before_the_error(subopt, folder, profile):
+    profile.save(folder / "profile.json")
+    words = ["--profile", "profile.json", "--gpu-mem", "1G", "-o", "new.yaml"]
+    ended = subopt("recommend", *words)
+    assert ended.status == 3
+    assert "Methods for batch size 8" in ended.out
+    assert all(cost.method in ended.out for cost in profile.methods)
+    assert "What would make it fit" in ended.out
+    assert [line.partition(":")[0] for line in ended.lines] == ["error", "hint"]
+    assert "nothing fits" in ended.lines[0]
+    assert not (folder / "new.yaml").exists()
+
+
+# name: (where -o points, what the message must say)
+BAD_OUTPUTS = {
+    "a folder": (".", "is a folder"),
+    "below a file": ("model.py/out", "cannot be written"),
+    "an unwritable folder": ("/proc/out", "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OUTPUTS)
+@pytest.mark.parametrize("command", ["profile", "recommend"])
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder nobody can write to")
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    subopt, folder, profile, command, name
+):
+    where, says = BAD_OUTPUTS[name]
+    (folder / "model.py").write_text(NET + "raise SystemExit('the model was loaded')\n")
+    profile.save(folder / "profile.json")
+    words = {
+        "profile": ["model.py"],
+        "recommend": ["--profile", "profile.json", "--gpu-mem", "24G", "--force"],
+    }[command]
+    before = sorted(folder.iterdir())
+    check(subopt(command, *words, "-o", where), 2, says)
+    assert sorted(folder.iterdir()) == before
 
 
 def test_missing_profile(subopt):

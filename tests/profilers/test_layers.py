@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from subopt.profilers import layers
 from subopt.profilers.diagonality import measure_diagonality
 from subopt.profilers.layers import layer_groups, measure_layers
 from subopt.profilers.spectrum import SpectrumAccumulator
+from subopt.profilers.svd_time import full_svd_flops_per_s, is_svd_quick
 
 RANKS = {"0.weight": 2, "3.weight": 1}
 
@@ -67,6 +69,35 @@ def test_groups_fill_the_memory_in_order_and_a_large_layer_is_alone():
     sizes = {"a": 4, "b": 5, "c": 2, "d": 30, "e": 1}
     assert layer_groups(sizes, 10) == [["a", "b"], ["c"], ["d"], ["e"]]
     assert layer_groups({}, 10) == []
+
+
+def test_a_layer_whose_full_decomposition_takes_too_long_has_no_two_sided_number(monkeypatch):
+    model, batches = model_and_batches()
+    # 5 x 6 and 4 x 5: 4 n^2 m + 8 n m^2 + 9 m^3
+    flops = {"0.weight": 720 + 1200 + 1125, "3.weight": 400 + 640 + 576}
+    devices = []
+    monkeypatch.setattr(layers, "is_svd_quick", lambda shape: False)
+    monkeypatch.setattr(
+        layers, "full_svd_flops_per_s", lambda device: devices.append(device.type) or 100.0
+    )
+    between = (flops["3.weight"] + 1) / 100.0
+    limited = list(measure_layers(model, loss_of, batches, RANKS, two_sided_limit_s=between))
+    whole = list(measure_layers(model, loss_of, batches, RANKS, two_sided_limit_s=1e9))
+    assert devices == ["cpu", "cpu"]  # timed once for all layers
+    wide, narrow = limited
+    assert wide.diagonality.two_sided is None
+    assert not any("two_sided" in key for key in wide.diagonality.white_noise)
+    for basis in ("raw", "one_sided", "low_rank"):
+        expected = getattr(whole[0].diagonality, basis).ratio
+        assert getattr(wide.diagonality, basis).ratio == pytest.approx(expected, rel=1e-5)
+    assert narrow == whole[1]
+    assert narrow.diagonality.two_sided is not None
+
+
+def test_the_rate_of_a_device_is_measured_and_small_layers_need_none():
+    assert full_svd_flops_per_s(torch.device("cpu")) > 1e6
+    assert is_svd_quick((256, 256))
+    assert not is_svd_quick((256, 257))
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from subopt.optimizers import METHODS, create, treatments
+from subopt.optimizers.storage_tracker import StorageTracker
 from subopt.profilers import measured
 from subopt.profilers.architectures import WeightShape
 from subopt.profilers.costs import method_cost, state_bytes, weights_of
@@ -31,7 +33,6 @@ from subopt.profilers.schema import Settings
 from subopt.profilers.session import Session
 from subopt.profilers.simulated import SimulatedModel, SimulationError, with_short_period
 from subopt.profilers.target import load_target
-from subopt.optimizers.storage_tracker import StorageTracker
 
 
 class Net(nn.Module):
@@ -305,6 +306,17 @@ def test_a_child_that_fails_says_why(target):
     )
     with pytest.raises(measured.MeasurementError, match=r"no-such-method|CUDA"):
         measured.measure_in_child(request)
+
+
+def test_the_users_folder_does_not_take_the_standard_librarys_place_in_the_child(monkeypatch):
+    folder = Path(__file__).parents[1] / "assets" / "owns_a_library_name"
+    monkeypatch.chdir(folder)
+    request = measured.Request(
+        target=load_target("model.py", base=folder).load_arguments(),
+        settings=Settings(batch_size=2, batches=1).model_dump(),
+        methods=[],  # the child starts, imports what it needs, and loads the model
+    )
+    assert measured.measure_in_child(request) == {}
 
 
 NOISE = """

@@ -10,7 +10,7 @@ import torch
 
 from subopt.errors import PreflightError, UsageError, UserCodeError
 from subopt.optimizers import METHODS
-from subopt.profilers import decompositions, timing
+from subopt.profilers import decompositions, layers, timing
 from subopt.profilers import profile as module
 from subopt.profilers.profile import run_profile
 from subopt.profilers.schema import Profile, Settings
@@ -322,3 +322,41 @@ def test_a_model_that_cannot_be_measured_is_refused(load):
 def test_progress_events_are_plain_data():
     event = module.Progress("memory", 1, 2)
     assert dataclasses.asdict(event) == {"stage": "memory", "done": 1, "total": 2}
+
+
+def stop_after_gradients(seen):
+    """Return a progress callback that collects what the gradients' stage says and ends the profile after it."""
+
+    def report(progress):
+        if progress.stage == "gradients":
+            seen.append(progress)
+        elif progress.stage != "loading":
+            raise KeyboardInterrupt
+
+    return report
+
+
+@pytest.mark.parametrize(("max_memory_bytes", "passes"), [(None, 1), (2**20, 1), (1, 3)])
+def test_the_memory_allowed_decides_how_often_the_batches_are_gone_through(
+    load, max_memory_bytes, passes
+):
+    seen = []
+    found = run_profile(
+        load(),
+        settings(max_memory_bytes=max_memory_bytes),
+        methods=["adamw"],
+        progress=stop_after_gradients(seen),
+    )
+    measured = [layer for layer in found.layers if layer.diagonality is not None]
+    assert len(measured) == 3
+    assert {progress.total for progress in seen} == {3 * passes}
+
+
+def test_layers_without_a_two_sided_number_are_counted_among_what_is_missing(load, monkeypatch):
+    monkeypatch.setattr(layers, "is_svd_quick", lambda shape: shape == (16, 16))
+    monkeypatch.setattr(layers, "full_svd_flops_per_s", lambda device: 1.0)
+    found = run_profile(load(), settings(), methods=["adamw"], progress=stop_after_gradients([]))
+    (line,) = [line for line in found.missing if "two-sided" in line]
+    assert "2 of 3 layers" in line
+    assert "10 s" in line
+    assert Profile.model_validate_json(found.model_dump_json()) == found

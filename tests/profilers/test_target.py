@@ -544,7 +544,9 @@ def test_a_wrong_input_description_is_refused(project, inputs, message):
 
 @pytest.mark.parametrize("spec", ["os:system", "subprocess:getoutput", "torch.nn:Linear"])
 def test_a_module_is_a_file_of_the_users_own(project, spec):
-    with pytest.raises(TargetError, match=f"there is no module '{spec.split('.')[0].split(':')[0]}'"):
+    with pytest.raises(
+        TargetError, match=f"there is no module '{spec.split('.')[0].split(':')[0]}'"
+    ):
         project(LINEAR, spec)
 
 
@@ -565,7 +567,9 @@ def test_a_file_of_a_library_is_no_model_file(project, library):
     ],
 )
 def test_what_a_model_file_imports_cannot_be_named(project, source):
-    with pytest.raises(TargetError, match="it is not defined in model.py|it is a class") as caught:
+    with pytest.raises(
+        TargetError, match=r"it is not defined in model\.py|it is a class"
+    ) as caught:
         project(source + LINEAR, "model.py:it")
     assert "build_model" in str(caught.value.hint)
 
@@ -589,5 +593,5 @@ def test_a_module_is_looked_for_beside_the_recipe_and_then_in_the_current_folder
         for name in ("here", "there")
     ]
     assert widths == [4, 6]
-    with pytest.raises(TargetError, match="there is no module 'here.other'"):
+    with pytest.raises(TargetError, match=r"there is no module 'here\.other'"):
         load_target("here.other:Net", base=recipes)

@@ -351,10 +351,14 @@ def test_a_failing_evaluation_does_not_lose_the_run(run, tmp_path):
 def test_a_mistake_in_the_held_out_data_shows_before_the_first_step(
     run, tmp_path, body, error, pattern
 ):
-    run.edit_model("    for _ in range(3):\n        yield torch.randint(0, 11, (batch_size,))", f"    {body}")
+    run.edit_model(
+        "    for _ in range(3):\n        yield torch.randint(0, 11, (batch_size,))", f"    {body}"
+    )
     if "bad" in body:
         run.edit_model("model.bad = 1; ", "")
-        run.edit_model("return nn.functional", "return (1 if model.training else float('nan')) * nn.functional")
+        run.edit_model(
+            "return nn.functional", "return (1 if model.training else float('nan')) * nn.functional"
+        )
     if body == "return":
         run.edit_model("    return\n", "    return\n    yield\n")
     with pytest.raises(error, match=pattern):
@@ -411,8 +415,8 @@ def test_a_gpu_keeps_some_of_its_free_memory_for_itself(run, monkeypatch):
     usable = read_budget(10 * 2**30).usable_bytes
     with pytest.raises(DoesNotFitError, match=r"cuda:0 has 10 GiB free, 8\.\d+ GiB of it usable"):
         run("run", f"why.predicted_peak_bytes={usable + 1}")
+    monkeypatch.setattr(session, "make_accelerator", pass_the_check)
     with pytest.raises(CheckPassed):
-        monkeypatch.setattr(session, "make_accelerator", pass_the_check)
         run("run", f"why.predicted_peak_bytes={usable}")
 
 
