@@ -57,7 +57,9 @@ def advice_report(
     parts.append(section("How to read this", facts(_LEGEND)))
     if advice.changes:
         changes = [change.text for change in advice.changes]
-        parts.append(section("What would make it fit, the smallest change first", numbered(changes)))
+        parts.append(
+            section("What would make it fit, the smallest change first", numbered(changes))
+        )
     if advice.sentences:
         parts.append(section("In short", numbered(advice.sentences)))
     return parts
