@@ -22,7 +22,7 @@ from subopt.optimizers import treatments
 from subopt.units import format_bytes
 
 from .gradients import left_as_found
-from .target import LoadedTarget, fresh_copy
+from .target import LoadedTarget, fresh_copy, without_address_warnings
 
 _SHOWN_NAMES = 4
 
@@ -197,7 +197,8 @@ def _quiet_simulation() -> Iterator[None]:
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
-        yield
+        with without_address_warnings():
+            yield
     finally:
         logger.disabled = before
 

@@ -23,7 +23,7 @@ from subopt.optimizers.storage_tracker import StorageTracker
 from .costs import options_for
 from .phases import ModelPeaks, StepPeaks
 from .positions import counted_positions
-from .target import fresh_copy
+from .target import fresh_copy, without_address_warnings
 
 # A refresh, an ordinary step, a refresh with everything in place.
 WATCHED_STEPS = 3
@@ -62,7 +62,8 @@ class SimulatedModel:
         try:
             self.model = fake_model(build_model, self._mode)
             self._batch = tree_map_only(Tensor, self._fake, batch)
-            self.peaks = self._forward_backward(loss_of)
+            with without_address_warnings():
+                self.peaks = self._forward_backward(loss_of)
         except UserCodeError as error:
             cause = error.__cause__
             raise SimulationError(_first_line(cause or error)) from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,16 @@ def fresh_copy(model: nn.Module) -> nn.Module:
         for value in itertools.chain(model.parameters(), model.buffers(), plain):
             if isinstance(value, torch.Tensor):
                 memo[id(value)] = mode.from_tensor(value)
-    with unset_fake_temporarily():
+    with unset_fake_temporarily(), without_address_warnings():
         return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def without_address_warnings() -> Iterator[None]:
+    """Recurrent layers ask a fake tensor for its address; torch's advice about that is not for our user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        yield
 
 
 def _split(spec: str) -> tuple[str, str | None]:

@@ -431,3 +431,13 @@ def test_measured_and_simulated_peaks_agree(target):
         guess = simulated_peak(simulated.peaks, step, METHODS[name].transient_bytes((512, 256)))
         assert row.state_bytes == pytest.approx(step.state_bytes, abs=4096)
         assert guess.low_bytes <= measured.measured_peak(row).bytes <= guess.high_bytes
+
+
+def test_recurrent_layers_are_simulated_without_a_word(recwarn):
+    simulated = SimulatedModel(
+        lambda: nn.LSTM(8, 8, batch_first=True),
+        torch.randn(2, 5, 8),
+        lambda model, batch: model(batch)[0].square().mean(),
+    )
+    assert simulated.peaks.parameter_bytes == 4 * (2 * 32 * 8 + 2 * 32)
+    assert [str(warning.message) for warning in recwarn] == []
