@@ -183,7 +183,7 @@ def has_decompositions(method: str) -> bool:
 
 def fake_model(build_model: BuildModel, mode: FakeTensorMode | None = None) -> nn.Module:
     """Build a model whose tensors have shapes and dtypes and no data, however large it is."""
-    with mode or FakeTensorMode(allow_non_fake_inputs=True):
+    with mode or FakeTensorMode(allow_non_fake_inputs=True), without_address_warnings():
         model = build_model()
         tensors = itertools.chain(model.parameters(), model.buffers())
         if all(isinstance(tensor, FakeTensor) for tensor in tensors):

@@ -227,7 +227,7 @@ def fresh_copy(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def without_address_warnings() -> Iterator[None]:
-    """Recurrent layers ask a fake tensor for its address; torch's advice about that is not for our user."""
+    """Copies and recurrent layers ask a fake tensor for its address; torch's advice on that is not for our user."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         yield

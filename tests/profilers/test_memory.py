@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import sys
@@ -433,9 +434,9 @@ def test_measured_and_simulated_peaks_agree(target):
         assert guess.low_bytes <= measured.measured_peak(row).bytes <= guess.high_bytes
 
 
-def test_recurrent_layers_are_simulated_without_a_word(recwarn):
+def test_copied_and_recurrent_layers_are_simulated_without_a_word(recwarn):
     simulated = SimulatedModel(
-        lambda: nn.LSTM(8, 8, batch_first=True),
+        lambda: copy.deepcopy(nn.LSTM(8, 8, batch_first=True)),
         torch.randn(2, 5, 8),
         lambda model, batch: model(batch)[0].square().mean(),
     )
