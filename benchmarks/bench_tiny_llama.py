@@ -41,39 +41,29 @@ LEARNING_RATES = {
     "adadiag": (1e-3, 3e-4, 3e-3),
     "galore": (1e-3, 3e-4, 3e-3, 1e-2),  # 1e-2 is its paper's
     "osd": (1e-3, 3e-4, 3e-3, 1e-2),
-    "adadiag++": (1e-3, 3e-4, 3e-3),
+    "adadiag++": (1e-3, 3e-4, 3e-3, 1e-2),
     "lion": (1e-3, 3e-4, 3e-3, 1e-4),  # sign steps want a third to a tenth of AdamW's rate
     "adafacdiag": (1e-3, 3e-4, 3e-3),
     "hfacdiag": (1e-3, 3e-4, 3e-3),
 }
 RANKS = {"galore": {"rank": 0.25}, "osd": {"rank": 0.25}}  # 48 of 192
-ABLATION_LR = 1e-3
-# (source, period, on_refresh): the paper's setting first, then what differs most from it.
-ABLATION = {
-    "adadiag": (
-        ("gradient", 200, "keep"),
-        ("covariance", 10, "rotate"),
-        ("gradient", 50, "keep"),
-        ("covariance", 50, "rotate"),
-        ("momentum", 10, "rotate"),
-        ("covariance", 10, "keep"),
-        ("gradient", 50, "rotate"),
-        ("gradient", 10, "rotate"),
-        ("momentum", 50, "keep"),
-        ("covariance", 200, "rotate"),
-        ("gradient", 200, "rotate"),
-        ("momentum", 10, "keep"),
-        ("gradient", 50, "reset"),
-    ),
-    "adadiag++": (
-        ("gradient", 200, "keep"),
-        ("covariance", 10, "rotate"),
-        ("gradient", 50, "keep"),
-        ("covariance", 50, "rotate"),
-        ("momentum", 10, "rotate"),
-        ("gradient", 50, "reset"),
-    ),
-}
+# (method, lr, source, period, on_refresh): the paper's setting first, then what differs most from it.
+ABLATION = (
+    ("adadiag", 1e-3, "gradient", 200, "keep"),
+    ("adadiag", 1e-3, "covariance", 10, "rotate"),
+    ("adadiag", 1e-3, "gradient", 50, "keep"),
+    ("adadiag", 1e-3, "covariance", 50, "rotate"),
+    ("adadiag", 1e-3, "momentum", 10, "rotate"),
+    ("adadiag++", 3e-3, "gradient", 200, "keep"),
+    ("adadiag++", 3e-3, "covariance", 10, "rotate"),
+    ("adadiag++", 3e-3, "gradient", 50, "keep"),
+    ("adadiag", 1e-3, "covariance", 10, "keep"),
+    ("adadiag", 1e-3, "gradient", 50, "rotate"),
+    ("adadiag", 1e-3, "gradient", 50, "reset"),
+    ("adadiag++", 3e-3, "covariance", 50, "rotate"),
+    ("adadiag++", 1e-3, "gradient", 200, "keep"),
+    ("adadiag++", 1e-3, "covariance", 10, "rotate"),
+)
 SECTIONS = ("ablation", "methods", "seeds")
 
 
@@ -109,10 +99,9 @@ class Run:
 
 def ablation_runs(steps: int) -> Iterator[Run]:
     """Where the basis comes from, how often, and what a refresh does to the moments."""
-    for method, cells in ABLATION.items():
-        for source, period, on_refresh in cells:
-            options = {"source": source, "period": period, "on_refresh": on_refresh}
-            yield Run(method, ABLATION_LR, options=options, steps=steps)
+    for method, lr, source, period, on_refresh in ABLATION:
+        options = {"source": source, "period": period, "on_refresh": on_refresh}
+        yield Run(method, lr, options=options, steps=steps)
 
 
 def method_runs(steps: int) -> Iterator[Run]:

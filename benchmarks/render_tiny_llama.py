@@ -120,11 +120,12 @@ def best_table(best: Sequence[Repeats]) -> str:
 
 
 def ablation_table(cells: Sequence[Cell]) -> str:
-    """The basis options against each other, each method's lowest loss first."""
+    """The basis options against each other, by method and learning rate, lowest loss first."""
     measured = [(cell, cell.row) for cell in cells if cell.section == "ablation" and cell.row]
     rows = [
         [
             f"`{cell.method}`",
+            f"{cell.lr:g}",
             *(str(cell.options[name]) for name in ("source", "period", "on_refresh")),
             loss_text(row),
             f"{row['wall_seconds']:.0f}",
@@ -133,10 +134,15 @@ def ablation_table(cells: Sequence[Cell]) -> str:
             f"{row['state_bytes'] / 2**20:.2f}",
         ]
         for cell, row in sorted(
-            measured, key=lambda pair: (pair[0].method, pair[1]["held_out_loss"] or float("inf"))
+            measured,
+            key=lambda pair: (
+                pair[0].method,
+                pair[0].lr,
+                pair[1]["held_out_loss"] or float("inf"),
+            ),
         )
     ]
-    header = "method|source|period|on_refresh|held-out|wall s|step ms|slowest step ms|state MiB"
+    header = "method|lr|source|period|on_refresh|held-out|wall s|step ms|slowest step ms|state MiB"
     return table(header.split("|"), rows)
 
 
@@ -215,7 +221,7 @@ method starts, not where a long training ends. *step ms* is the median optimizer
 `galore` and `osd` at rank 0.25 (48 of 192), each with its default scale; all other options are
 the defaults.
 
-## Where the basis comes from, seed 0, lr 1e-3
+## Where the basis comes from, seed 0
 
 {ablation}
 
