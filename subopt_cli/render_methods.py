@@ -105,8 +105,8 @@ def _row(
         format_bytes(cost.peak.bytes) if cost.peak else DASH,
         cost.peak.phase if cost.peak else DASH,
         fits_text(cost.peak, usable_bytes),
-        percent(cost.bound_relative),
-        percent(cost.relative_flops),
+        percent(cost.bound_relative, digits=3),
+        percent(cost.relative_flops, digits=3),
         count(cost.step_flops) if cost.relative_flops is None else DASH,
         signed_ms(cost.overhead_ms),
     ]

@@ -36,8 +36,8 @@ def numbered(sentences: Sequence[str]) -> RenderableType:
     return table
 
 
-def percent(share: float | None) -> str:
-    """Return a share as a percentage with two digits that count, such as `0.65%`, `5.2%`, `63%`."""
+def percent(share: float | None, digits: int = 2) -> str:
+    """Return a share as a percentage with that many digits that count, such as `0.65%`, `5.2%`, `63%`."""
     if share is None:
         return DASH
     value = 100 * share
@@ -46,7 +46,7 @@ def percent(share: float | None) -> str:
     if value < 0.01:
         return "<0.01%"
     if value < 9.95:
-        return f"{value:.2g}%"
+        return f"{value:.{digits}g}%"
     return f"{value:.0f}%"
 
 

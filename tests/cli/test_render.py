@@ -296,6 +296,8 @@ def test_columns_go_by_priority_and_names_are_shortened_in_the_middle():
     ("text", "expected"),
     [
         (percent(0.00656), "0.66%"),
+        (percent(0.00656, digits=3), "0.656%"),
+        (percent(0.0525, digits=3), "5.25%"),
         (percent(0.0525), "5.2%"),
         (percent(0.63), "63%"),
         (percent(0.0), "0%"),
