@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class Flops:
 
 class Basis(Protocol):
     """What the composed optimizer needs of a basis."""
+
+    @property
+    def short_first(self) -> bool:
+        """Whether matrices come to it transposed where they are tall."""
 
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return the state it keeps for an m x n matrix."""
@@ -82,6 +86,8 @@ def is_refresh_due(step: int, period: int, early: bool) -> bool:
 
 class Identity:
     """The parameter's own coordinates: nothing kept, nothing moved."""
+
+    short_first = False
 
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return no state."""
@@ -133,6 +139,7 @@ class Periodic:
     """
 
     sides: int
+    short_first: ClassVar[bool] = True
 
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return P (and Q), the covariances where they are the source, and the counters."""

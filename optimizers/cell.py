@@ -53,7 +53,7 @@ class Cell:
 
     def layout(self, shape: Sequence[int]) -> Layout:
         """Return everything kept for a parameter of this shape."""
-        m, n = matrix_shape(shape)
+        m, n = matrix_shape(shape, short_first=self.basis.short_first)
         coordinates = self.basis.coordinates(m, n, self.options)
         return {
             **_COUNTERS,

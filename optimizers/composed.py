@@ -98,7 +98,8 @@ class Composed(torch.optim.Optimizer):
         largest = torch.maximum(-low, high).to(dtypes.compute)
         finite = largest < (torch.finfo(dtypes.compute).max / gradient.numel()) ** 0.5
         state["nonfinite_gradients"].add_(~finite)
-        G = torch.where(finite, as_matrix(gradient).to(dtypes.compute), 0.0)
+        G = as_matrix(gradient, short_first=cell.basis.short_first)
+        G = torch.where(finite, G.to(dtypes.compute), 0.0)
         if group["maximize"]:
             G.neg_()
         usable = finite & (largest > 0)

@@ -1,4 +1,8 @@
-"""Every parameter as a matrix with its short side first: conv weights are out x (in * kernel), vectors are 1 x n."""
+"""Every parameter as a matrix: conv weights are out x (in * kernel), vectors are 1 x n.
+
+Bases want the short side first. Without a basis a matrix stays as it lies in memory, because elementwise arithmetic
+between a transposed gradient and its moments is several times slower.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,21 @@ from math import prod
 from torch import Tensor
 
 
-def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """Return (m, n), m <= n, of a parameter's matrix view; scalars are (1, 1), vectors (1, n)."""
+def matrix_shape(shape: Sequence[int], *, short_first: bool = True) -> tuple[int, int]:
+    """Return (m, n) of a parameter's matrix view, m <= n if `short_first`; scalars are (1, 1), vectors (1, n)."""
     if len(shape) < 2:
         return 1, prod(shape)
     rows, columns = shape[0], prod(shape[1:])
-    return min(rows, columns), max(rows, columns)
+    return (columns, rows) if short_first and rows > columns else (rows, columns)
 
 
-def as_matrix(tensor: Tensor) -> Tensor:
-    """Return the m x n view (or copy, where no view exists) of a tensor, transposed if it is tall."""
-    flat = tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(tensor.shape[0], -1)
-    return flat.mT if flat.shape[0] > flat.shape[1] else flat
+def as_matrix(tensor: Tensor, *, short_first: bool = True) -> Tensor:
+    """Return the matrix view (or copy, where no view exists) of a tensor, transposed if tall and `short_first`."""
+    flat = tensor.reshape(matrix_shape(tensor.shape, short_first=False))
+    return flat.mT if short_first and flat.shape[0] > flat.shape[1] else flat
 
 
 def as_parameter(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return an m x n matrix in the shape of the parameter it came from."""
-    tall = len(shape) >= 2 and shape[0] > prod(shape[1:])
-    return (matrix.mT if tall else matrix).reshape(tuple(shape))
+    """Return a matrix, transposed or not, in the shape of the parameter it came from."""
+    is_transposed = tuple(matrix.shape) != matrix_shape(shape, short_first=False)
+    return (matrix.mT if is_transposed else matrix).reshape(tuple(shape))

@@ -65,6 +65,8 @@ class OnlinePCA:
     Memory: m r numbers in the basis dtype, 3 m r with Adam. Transient about 3 m r + 2 n r.
     """
 
+    short_first = True
+
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return P, Adam's moments of P, and the counters."""
         r, _ = self.coordinates(m, n, options)
