@@ -164,6 +164,18 @@ def test_a_state_of_another_method_or_rank_is_refused(saved, loading):
         second.load_state_dict(first.state_dict())
 
 
+def test_counts_stay_on_the_cpu_and_the_rest_goes_to_the_parameters_device():
+    parameter = torch.nn.Parameter(torch.ones(6, 10))
+    options = METHODS["adadiag"].resolve({"on_refresh": "reset"})
+    optimizer = Composed([parameter], 1e-2, **options)
+    steps(optimizer, parameter, 2)
+    elsewhere = torch.nn.Parameter(torch.empty(6, 10, device="meta"))
+    moved = Composed([elsewhere], 1e-2, **options)
+    moved.load_state_dict(optimizer.state_dict())
+    on_cpu = {name for name, value in moved.state[elsewhere].items() if value.device.type == "cpu"}
+    assert on_cpu == {"step", "refreshes", "kept_bases", "restart"}
+
+
 def test_step_counter_of_bfloat16_parameters_passes_256():
     parameter = torch.nn.Parameter(torch.ones(2, 2).bfloat16())
     optimizer = Composed([parameter], 1e-3)
