@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .averages import average, debiased
 from .decompositions import (
     LinAlgError,
     canonical_signs,
@@ -23,22 +24,14 @@ from .decompositions import (
     matched_signs,
     two_sided_bases,
 )
-from .moments import MOMENTS, average, debiased
+from .flops import Flops
+from .moments import MOMENTS
 from .slots import Layout, Slot, transport
 
 State = Mapping[str, Tensor]
 Options = Mapping[str, Any]
 
 _COUNT = Slot((), "count")
-
-
-@dataclass(frozen=True)
-class Flops:
-    """Work of a basis: per ordinary step, per refresh, and the bound of paper 1 section 3.4 (a refresh every step)."""
-
-    step: float
-    refresh: float
-    bound: float
 
 
 class Basis(Protocol):
@@ -238,7 +231,9 @@ class Periodic:
         moments = MOMENTS[options["moments"]]
         if options["on_refresh"] == "rotate":
             transport(
-                {name: state[name] for name in moments.keeps}, moments.layout(0, 0), rotations
+                {name: state[name] for name in moments.keeps},
+                moments.layout(0, 0, options),
+                rotations,
             )
         elif options["on_refresh"] == "reset":
             for name in moments.keeps:

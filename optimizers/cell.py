@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .bases import Basis, Identity, Periodic
-from .matrices import matrix_shape
-from .moments import MOMENTS, Moments
+from torch import Tensor
+
+from .bases import Basis, Identity, Periodic, moment_step
+from .matrices import as_matrix, as_parameter, matrix_shape
 from .online_pca import OnlinePCA
+from .preconditioners import STEP_RULES
 from .slots import Layout, Slot
+from .step_rule import State, StepRule
+from .torch_rules import TORCH_RULES, TorchRule
 
 BASES: dict[str, Basis] = {
     "identity": Identity(),
@@ -33,7 +37,7 @@ class Cell:
     """
 
     basis: Basis
-    moments: Moments
+    moments: StepRule
     options: Mapping[str, Any]
 
     @classmethod
@@ -43,10 +47,10 @@ class Cell:
         Tensors that are not matrices (a side below 2) have no basis; moments that need rows and columns give way to
         their `vector` moments, with those' own eps.
         """
-        moments = MOMENTS[options["moments"]]
+        moments = STEP_RULES[options["moments"]]
         if matrix_shape(shape)[0] >= 2:
             return cls(BASES[options["basis"]], moments, options)
-        vector = MOMENTS[moments.vector]
+        vector = STEP_RULES[moments.vector]
         if vector is not moments:
             options = {**options, "moments": vector.name, "eps": vector.eps}
         return cls(BASES["identity"], vector, options)
@@ -58,18 +62,110 @@ class Cell:
         return {
             **_COUNTERS,
             **self.basis.layout(m, n, self.options),
-            **self.moments.layout(*coordinates),
+            **self.moments.layout(*coordinates, self.options),
         }
 
     def step_flops(self, shape: Sequence[int]) -> float:
-        """Return arithmetic per step: projection, lift, moments, and a refresh divided by its period."""
-        m, n = matrix_shape(shape)
-        a, b = self.basis.coordinates(m, n, self.options)
-        work = self.basis.flops(m, n, self.options)
+        """Return arithmetic per step: projection, lift, moments, and refreshes divided by their period."""
+        m, n = matrix_shape(shape, short_first=self.basis.short_first)
+        coordinates = self.basis.coordinates(m, n, self.options)
+        basis = self.basis.flops(m, n, self.options)
+        moments = self.moments.flops(*coordinates, self.options)
         period: int = self.options["period"]
-        return work.step + work.refresh / period + self.moments.flops_per_element * a * b
+        return basis.step + moments.step + (basis.refresh + moments.refresh) / period
 
     def bound_flops(self, shape: Sequence[int]) -> float:
-        """Return the upper bound of the basis' work per step, as Nguyen et al. 2025, section 3.4, count it."""
-        m, n = matrix_shape(shape)
-        return self.basis.flops(m, n, self.options).bound
+        """Return an upper bound of the work beyond elementwise moments: Nguyen et al. 2025, section 3.4."""
+        m, n = matrix_shape(shape, short_first=self.basis.short_first)
+        coordinates = self.basis.coordinates(m, n, self.options)
+        moments = self.moments.flops(*coordinates, self.options)
+        return self.basis.flops(m, n, self.options).bound + moments.bound
+
+    def apply(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        usable: Tensor,
+        state: State,
+        t: int,
+        group: Mapping[str, Any],
+    ) -> None:
+        """Take the t-th step: basis, moments, back, and down.
+
+        Args:
+            parameter: Modified in place.
+            gradient: Finite, in the parameter's shape and the dtype of computation.
+            usable: Whether the gradient that came was finite and not zero, a tensor beside the parameter.
+            state: What `layout` describes; modified in place.
+            t: 1, 2, ...
+            group: The parameter group, for lr, scale and weight decay.
+        """
+        G = as_matrix(gradient, short_first=self.basis.short_first)
+        self.basis.prepare(state, G, usable, t, self.options)
+        projected = self.basis.project(state, G)
+        step = self.moments.update(projected, state, moment_step(state, t), self.options)
+        update = self.basis.lift(state, step)
+        _descend(parameter, as_parameter(update, parameter.shape), group)
+        self.basis.follow(state, G, projected, usable, t, self.options)
+
+
+@dataclass(frozen=True)
+class Torch:
+    """An update of torch.optim with its options.
+
+    Attributes:
+        rule: The update.
+        options: What it reads.
+    """
+
+    rule: TorchRule
+    options: Mapping[str, Any]
+
+    def layout(self, shape: Sequence[int]) -> Layout:
+        """Return everything kept for a parameter of this shape."""
+        return {**_COUNTERS, **self.rule.layout(shape, self.options)}
+
+    def step_flops(self, shape: Sequence[int]) -> float:
+        """Return its arithmetic per step."""
+        return self.rule.flops(shape, self.options)
+
+    def bound_flops(self, shape: Sequence[int]) -> float:
+        """Return the same: nothing is refreshed from time to time."""
+        return self.rule.flops(shape, self.options)
+
+    def apply(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        usable: Tensor,
+        state: State,
+        t: int,
+        group: Mapping[str, Any],
+    ) -> None:
+        """Take the t-th step as torch takes it."""
+        del usable
+        self.rule.apply(parameter, gradient, state, t, group)
+
+
+def rule_of(options: Mapping[str, Any], shape: Sequence[int]) -> Cell | Torch:
+    """Return what these options mean for a tensor of this shape."""
+    name = options["moments"]
+    if name not in TORCH_RULES:
+        return Cell.of(options, shape)
+    rule = TORCH_RULES[name]
+    if rule.vector == name or matrix_shape(shape)[0] >= 2:
+        return Torch(rule, options)
+    vector = STEP_RULES[rule.vector]
+    return Cell.of(
+        {**options, "moments": vector.name, "betas": vector.betas, "eps": vector.eps}, shape
+    )
+
+
+def _descend(parameter: Tensor, update: Tensor, group: Mapping[str, Any]) -> None:
+    lr, scale = group["lr"], group["scale"]
+    if group["weight_decay"] != 0:
+        parameter.mul_(1 - lr * group["weight_decay"])
+    if isinstance(lr, Tensor):
+        parameter.sub_(update * (lr * scale))
+    else:
+        parameter.add_(update, alpha=-lr * scale)

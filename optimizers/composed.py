@@ -8,9 +8,7 @@ from typing import Any, cast, overload
 import torch
 from torch import Tensor
 
-from .bases import moment_step
-from .cell import Cell
-from .matrices import as_matrix, as_parameter
+from .cell import rule_of
 from .options import OPTIONS, validated
 from .slots import Dtypes, allocate
 
@@ -84,11 +82,11 @@ class Composed(torch.optim.Optimizer):
             raise RuntimeError(
                 "sparse gradients are not supported: build the embedding with sparse=False"
             )
-        cell = Cell.of(group, parameter.shape)
+        rule = rule_of(group, parameter.shape)
         state = self.state[parameter]
         dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
         if not state:
-            state.update(allocate(cell.layout(parameter.shape), dtypes, parameter.device))
+            state.update(allocate(rule.layout(parameter.shape), dtypes, parameter.device))
         state["step"].add_(1)
         t = int(state["step"])
 
@@ -98,18 +96,10 @@ class Composed(torch.optim.Optimizer):
         largest = torch.maximum(-low, high).to(dtypes.compute)
         finite = largest < (torch.finfo(dtypes.compute).max / gradient.numel()) ** 0.5
         state["nonfinite_gradients"].add_(~finite)
-        G = as_matrix(gradient, short_first=cell.basis.short_first)
-        G = torch.where(finite, G.to(dtypes.compute), 0.0)
+        gradient = torch.where(finite, gradient.to(dtypes.compute), 0.0)
         if group["maximize"]:
-            G.neg_()
-        usable = finite & (largest > 0)
-
-        cell.basis.prepare(state, G, usable, t, cell.options)
-        projected = cell.basis.project(state, G)
-        step = cell.moments.update(projected, state, moment_step(state, t), cell.options)
-        update = cell.basis.lift(state, step)
-        _descend(parameter, as_parameter(update, parameter.shape), group)
-        cell.basis.follow(state, G, projected, usable, t, cell.options)
+            gradient.neg_()
+        rule.apply(parameter, gradient, finite & (largest > 0), state, t, group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; unlike the base class, cast nothing: float32 bases stay float32 under bfloat16 parameters.
@@ -133,7 +123,7 @@ class Composed(torch.optim.Optimizer):
     @staticmethod
     def _slots(parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
-        layout = Cell.of(group, parameter.shape).layout(parameter.shape)
+        layout = rule_of(group, parameter.shape).layout(parameter.shape)
         return {n: (slot.shape, dtypes.slot(slot.kind), slot.kind) for n, slot in layout.items()}
 
     def diagnostics(self) -> dict[str, float]:
@@ -154,16 +144,6 @@ def orthonormality_error(P: Tensor) -> float:
     wide = P.to(torch.float64)
     identity = torch.eye(P.shape[1], dtype=torch.float64, device=P.device)
     return float(torch.linalg.matrix_norm(wide.mT @ wide - identity))
-
-
-def _descend(parameter: Tensor, update: Tensor, group: Mapping[str, Any]) -> None:
-    lr, scale = group["lr"], group["scale"]
-    if group["weight_decay"] != 0:
-        parameter.mul_(1 - lr * group["weight_decay"])
-    if isinstance(lr, Tensor):
-        parameter.sub_(update * (lr * scale))
-    else:
-        parameter.add_(update, alpha=-lr * scale)
 
 
 def _check_state(key: Any, values: Mapping[str, Tensor], slots: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Moments: the step that a gradient gets in given coordinates. Pure updates, then one record of each.
+"""Moments: the step that a gradient gets in given coordinates, whichever they are. Pure updates, then their records.
 
 Legend: G m x n gradient in the coordinates of the basis; beta_t = (beta - beta^t) / (1 - beta^t), the decay whose
 moving average is the bias-corrected one (so the first average is the first value); t = 1, 2, ...
@@ -7,40 +7,16 @@ State tensors are modified in place; the returned step may be one of them and mu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .averages import average, average_square, debiased
+from .flops import Flops
 from .slots import Layout, Slot
-
-State = Mapping[str, Tensor]
-Hyper = Mapping[str, Any]
-
-
-def debiased(beta: float, t: int) -> float:
-    """Return beta_t = (beta - beta^t) / (1 - beta^t): 0 at t = 1, towards beta later."""
-    return (beta - beta**t) / (1 - beta**t)
-
-
-def average(buffer: Tensor, value: Tensor, beta: float) -> Tensor:
-    """Update buffer <- beta * buffer + (1 - beta) * value in value's precision and return the unrounded result."""
-    if buffer.dtype == value.dtype:
-        return buffer.lerp_(value, 1 - beta)
-    result = buffer.to(value.dtype).lerp_(value, 1 - beta)
-    buffer.copy_(result)
-    return result
-
-
-def average_square(buffer: Tensor, value: Tensor, beta: float) -> Tensor:
-    """Update buffer <- beta * buffer + (1 - beta) * value^2 in value's precision and return the unrounded result."""
-    if buffer.dtype == value.dtype:
-        return buffer.mul_(beta).addcmul_(value, value, value=1 - beta)
-    result = buffer.to(value.dtype).mul_(beta).addcmul_(value, value, value=1 - beta)
-    buffer.copy_(result)
-    return result
+from .step_rule import Hyper, State
 
 
 def adam(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
@@ -173,8 +149,9 @@ class Moments:
     debiases: bool = True
     vector: str = ""
 
-    def layout(self, m: int, n: int) -> Layout:
+    def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return the state kept for m x n coordinates."""
+        del hyper
         layout = {}
         for name in self.keeps:
             if name in _FULL:
@@ -183,6 +160,11 @@ class Moments:
                 axis, size = ("row", m) if name.startswith("row") else ("column", n)
                 layout[name] = Slot((size,), "vector", (axis,), _BY_AXIS[name])
         return layout
+
+    def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
+        """Return the arithmetic of a step in m x n coordinates."""
+        del hyper
+        return Flops(self.flops_per_element * m * n, 0, 0)
 
 
 _FACTORED = ("row_sq", "col_sq")

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .bases import Flops, Options, State, resolve_rank
+from .averages import average, average_square, debiased
+from .bases import Options, State, resolve_rank
 from .decompositions import canonical_signs, left_basis
-from .moments import average, average_square, debiased
+from .flops import Flops
 from .slots import Layout, Slot
 
 # With Adam on P, lr_P = 5 lr_W of the paper overshoots above this: ||P^T P - I|| reached 22 at r = 128, lr_W = 0.01.

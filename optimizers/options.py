@@ -13,7 +13,10 @@ from torch import Tensor
 from subopt.errors import OptionError, suggestion
 
 from .moments import MOMENTS
+from .preconditioners import STEP_RULES
 from .slots import DTYPES
+from .step_rule import StepRule
+from .torch_rules import TORCH_RULES, TorchRule
 
 _DTYPE_IDS = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -90,9 +93,11 @@ def _is_lr(value: Any) -> bool:
 
 _BASES = ("identity", "one-sided", "two-sided", "online-pca")
 
+RULES: dict[str, StepRule | TorchRule] = {**STEP_RULES, **TORCH_RULES}
+
 OPTIONS: dict[str, Option] = {
     "basis": _choice("identity", _BASES, "in which coordinates the step is taken"),
-    "moments": _choice("adam", tuple(MOMENTS), "what step those coordinates get"),
+    "moments": _choice("adam", tuple(RULES), "what step those coordinates get"),
     "betas": Option(
         None, _is_betas, "two numbers from 0 to below 1", "decay of first and second moments"
     ),
@@ -146,15 +151,21 @@ def validated(options: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError(f"Invalid {name}: {value!r}; it must be {known[name].allowed}")
     if isinstance(result.get("lr"), Tensor):
         result["lr"] = result["lr"].reshape(())  # the same memory, so that schedules still reach it
-    moments = MOMENTS[result.get("moments", "adam")]
+    name = result.get("moments", "adam")
+    rule = RULES[name]
     if result.get("betas") is None:
-        result["betas"] = moments.betas
+        result["betas"] = rule.betas
     result["betas"] = tuple(result["betas"])
     if result.get("eps") is None:
-        result["eps"] = moments.eps
-    if result.get("source") == "momentum" and not moments.averages_gradient:
+        result["eps"] = rule.eps
+    if result.get("basis", "identity") != "identity" and name not in MOMENTS:
         raise OptionError(
-            f"source 'momentum' needs an average of gradients, which moments '{moments.name}' does not keep",
+            f"moments '{name}' work in the weights' own coordinates only",
+            f"in a basis take one of {', '.join(MOMENTS)}",
+        )
+    if result.get("source") == "momentum" and not STEP_RULES[name].averages_gradient:
+        raise OptionError(
+            f"source 'momentum' needs an average of gradients, which moments '{name}' does not keep",
             "use source gradient or covariance",
         )
     return result

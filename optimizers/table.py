@@ -10,9 +10,8 @@ import torch
 
 from subopt.errors import OptionError, suggestion
 
-from .cell import Cell
-from .moments import MOMENTS
-from .options import OPTIONS, validated
+from .cell import rule_of
+from .options import OPTIONS, RULES, validated
 from .slots import Dtypes, layout_bytes
 from .transient import transient_bytes
 
@@ -55,7 +54,7 @@ class Method:
     @property
     def defaults(self) -> dict[str, Any]:
         """Every tunable option with its default."""
-        moments = MOMENTS[self.preset.get("moments", self.fixed.get("moments", "adam"))]
+        moments = RULES[self.preset.get("moments", self.fixed.get("moments", "adam"))]
         own = {"betas": moments.betas, "eps": moments.eps}
         general = {name: OPTIONS[name].default for name in self.tunable}
         return general | {key: own[key] for key in own if key in general} | dict(self.preset)
@@ -137,11 +136,11 @@ class Method:
 
     def step_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return FLOPs per step for one parameter: projection, lift, moments, and a refresh over its period."""
-        return Cell.of(self.resolve(options), shape).step_flops(shape)
+        return rule_of(self.resolve(options), shape).step_flops(shape)
 
     def bound_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return the upper bound on FLOPs beyond the un-rotated method's (Nguyen et al. 2025, section 3.4)."""
-        return Cell.of(self.resolve(options), shape).bound_flops(shape)
+        return rule_of(self.resolve(options), shape).bound_flops(shape)
 
 
 FALLBACKS = {"adamw": "adam", "adamw-nomom": "adam-nomom"}
@@ -152,4 +151,4 @@ def _state_bytes(
     shape: Sequence[int], dtype: torch.dtype, options: Mapping[str, Any], counters: bool
 ) -> int:
     dtypes = Dtypes.of(dtype, options["state_dtype"], options["basis_dtype"])
-    return layout_bytes(Cell.of(options, shape).layout(shape), dtypes, counters=counters)
+    return layout_bytes(rule_of(options, shape).layout(shape), dtypes, counters=counters)

@@ -104,7 +104,7 @@ def test_transport_rotates_first_moments_and_squares_the_map_for_second_ones():
     M = torch.randn(5, 7, generator=generator, dtype=torch.float64)
     V = torch.rand(5, 7, generator=generator, dtype=torch.float64)
     moments = {"exp_avg": M.clone(), "exp_avg_sq": V.clone()}
-    layout = MOMENTS["adam"].layout(5, 7)
+    layout = MOMENTS["adam"].layout(5, 7, {})
     transport(moments, layout, {"row": R, "column": S})
     torch.testing.assert_close(moments["exp_avg"], R @ M @ S.mT)
     variances = torch.einsum("ia,jb,ab->ij", R**2, S**2, V)
