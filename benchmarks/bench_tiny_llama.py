@@ -3,36 +3,29 @@
     python benchmarks/bench_tiny_llama.py --time-limit 120     # runs what is not yet measured
     python benchmarks/bench_tiny_llama.py --render             # results/*.jsonl -> results/*.md
 
-Each finished run is one line of the results file and is never repeated, so the sweep can be stopped
-and started at will. A run is known by its method, *all* its options (defaults included), learning
-rate, seed and number of steps: when a default changes, the runs it touches are made again. Options
-that did not exist when a run was made are taken to change nothing by default.
+Each finished run is one line of the results file and is never repeated (`_sweep.py`), so the sweep can
+be stopped and started at will.
 """
 
 import argparse
-import json
 import math
-import os
-import statistics
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from _common import RESULTS, conditions, load_example, state_bytes
-from render_tiny_llama import Cell, Row, render
-from torch.nn.utils import clip_grad_norm_
-
-from subopt.optimizers import create, get_method
+from _common import RESULTS
+from _sweep import Problem, Row, Run, read_results, sweep, warmup_then_cosine
+from render_tiny_llama import Cell, render
 
 STEPS = 300
-WARMUP_STEPS = 30
-FINAL_RATIO = 0.1
-CLIP_NORM = 1.0
-FALLBACK_LR = 3e-3  # embedding, head and norms: AdamW at this rate under every method
-BATCH_SIZE = 8  # windows of 256 bytes: 2,048 tokens a step
+TINY_LLAMA = Problem(
+    example="llama_bytes",
+    build=("tiny",),
+    batch_size=8,  # windows of 256 bytes: 2,048 tokens a step
+    fallback_lr=3e-3,  # embedding, head and norms
+    warmup_steps=30,
+    schedule=warmup_then_cosine,
+)
 NAME = "tiny_llama_cpu_202611"
 
 # In the order in which they should be measured.
@@ -65,36 +58,6 @@ ABLATION = (
     ("adadiag++", 1e-3, "covariance", 10, "rotate"),
 )
 SECTIONS = ("ablation", "methods", "seeds")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run: what is optimised with what."""
-
-    method: str
-    lr: float
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    steps: int = STEPS
-
-    def resolved(self) -> dict[str, Any]:
-        """Every option with its value, as JSON reads them back."""
-        resolved: dict[str, Any] = json.loads(
-            json.dumps(get_method(self.method).resolve(self.options), default=str)
-        )
-        return resolved
-
-    def result(self, rows: list[Row]) -> Row | None:
-        """Return the row that measured this run, the latest of several."""
-        resolved = self.resolved()
-        for row in reversed(rows):
-            same_run = all(
-                row[name] == getattr(self, name) for name in ("method", "lr", "seed", "steps")
-            )
-            recorded = row["resolved"].items()
-            if same_run and all(resolved.get(name, value) == value for name, value in recorded):
-                return row
-        return None
 
 
 def ablation_runs(steps: int) -> Iterator[Run]:
@@ -131,128 +94,15 @@ def plan(steps: int, measured: list[Row]) -> list[tuple[str, Run]]:
     ]
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then a half cosine down to FINAL_RATIO; step counts from 0."""
-    if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
-    progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
-    return FINAL_RATIO + (1 - FINAL_RATIO) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def train(run: Run) -> Row:
-    """Train one model from the seed's weights on the seed's batches; stop if the loss is lost."""
-    example = load_example("llama_bytes")
-    torch.manual_seed(run.seed)
-    model = example.build_model("tiny")
-    batches = iter(example.batches(BATCH_SIZE))
-    optimizer = create(
-        run.method, model, lr=run.lr, weight_decay=0.0, fallback={"lr": FALLBACK_LR}, **run.options
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, run.steps)
-    )
-    losses: list[float] = []
-    gradient_ms: list[float] = []
-    step_ms: list[float] = []
-    began = time.perf_counter()
-    for _ in range(run.steps):
-        batch = next(batches)
-        start = time.perf_counter()
-        loss = example.loss(model, batch)
-        if not math.isfinite(loss.item()):
-            break
-        loss.backward()
-        clip_grad_norm_(model.parameters(), CLIP_NORM)
-        middle = time.perf_counter()
-        optimizer.step()
-        end = time.perf_counter()
-        optimizer.zero_grad()
-        schedule.step()
-        losses.append(loss.item())
-        gradient_ms.append(1e3 * (middle - start))
-        step_ms.append(1e3 * (end - middle))
-    return {
-        "steps_done": len(losses),
-        "wall_seconds": time.perf_counter() - began,
-        "train_loss": statistics.fmean(losses[-50:]) if len(losses) == run.steps else None,
-        "held_out_loss": held_out_loss(model) if len(losses) == run.steps else None,
-        "gradient_ms": statistics.median(gradient_ms),
-        "step_ms": statistics.median(step_ms),
-        "max_step_ms": max(step_ms),
-        "state_bytes": state_bytes(optimizer),
-    }
-
-
-@torch.no_grad()
-def held_out_loss(model: torch.nn.Module) -> float | None:
-    """Mean loss over the 32 fixed held-out batches, in nats per byte; None where not finite."""
-    example = load_example("llama_bytes")
-    losses = [example.loss(model, batch).item() for batch in example.eval_batches(BATCH_SIZE)]
-    mean = statistics.fmean(losses)
-    return mean if math.isfinite(mean) else None
-
-
-def read_results(path: Path) -> list[Row]:
-    """Every finished run of the file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def append_result(path: Path, run: Run, measured: Row) -> None:
-    """Add one line; it is on the disk before the next run begins."""
-    row = {
-        "method": run.method,
-        "options": run.options,
-        "resolved": run.resolved(),
-        "lr": run.lr,
-        "seed": run.seed,
-        "steps": run.steps,
-        **measured,
-        "load_average": os.getloadavg()[0],  # above the number of threads: others were running
-        "conditions": conditions(),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def next_run(arguments: argparse.Namespace) -> tuple[str, Run, int] | None:
-    """First wanted run without a result, and how many are left with it; read anew each time."""
-    rows = read_results(arguments.output)
-    left = [
-        (section, run)
+def left(arguments: argparse.Namespace, rows: list[Row]) -> list[Run]:
+    """The wanted runs without a result."""
+    return [
+        run
         for section, run in plan(arguments.steps, rows)
         if run.result(rows) is None
         and section in arguments.section
         and (not arguments.only or run.method in arguments.only)
     ]
-    return (*left[0], len(left)) if left else None
-
-
-def sweep(arguments: argparse.Namespace) -> None:
-    """Measure run after run until none is left or the time is used up."""
-    deadline = time.monotonic() + 60 * arguments.time_limit
-    run_seconds = 0.0
-    while time.monotonic() + run_seconds < deadline:
-        upcoming = next_run(arguments)
-        if upcoming is None:
-            print("nothing left to measure")
-            return
-        section, run, left = upcoming
-        print(f"[{left} left] {section}: {run.method} lr {run.lr:g} seed {run.seed} {run.options}")
-        began = time.monotonic()
-        measured = train(run)
-        run_seconds = time.monotonic() - began
-        append_result(arguments.output, run, measured)
-        print(
-            f"    held out {measured['held_out_loss']}, {run_seconds:.0f} s, "
-            f"gradient {measured['gradient_ms']:.0f} ms, step {measured['step_ms']:.1f} ms",
-            flush=True,
-        )
-    print("time limit reached")
 
 
 def cells(steps: int, rows: list[Row]) -> list[Cell]:
@@ -286,7 +136,12 @@ def main() -> None:
             mark = "done" if cell.row else "    "
             print(mark, cell.section, cell.method, f"{cell.lr:g}", cell.seed, cell.options)
     else:
-        sweep(arguments)
+        sweep(
+            arguments.output,
+            lambda found: left(arguments, found),
+            lambda _: TINY_LLAMA,
+            arguments.time_limit,
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the script as a module; it finds its neighbours as it does when it is run."""
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("_common", "render_tiny_llama", "bench_tiny_llama"):
+    for name in ("_common", "_sweep", "render_tiny_llama", "bench_tiny_llama"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import bench_tiny_llama
 
@@ -77,11 +77,13 @@ def test_an_option_that_came_later_leaves_a_row_valid_and_a_changed_default_does
 
 
 def test_results_survive_the_file(bench, tmp_path):
+    import _sweep as sweep
+
     run = bench.Run("galore", 1e-2, options={"rank": 0.25})
     path = tmp_path / "results" / "runs.jsonl"
     assert bench.read_results(path) == []
     for loss in (2.5, 2.25):
-        bench.append_result(path, run, {"held_out_loss": loss})
+        sweep.append_result(path, run, {"held_out_loss": loss})
     rows = bench.read_results(path)
     assert len(rows) == 2
     assert run.result(rows)["held_out_loss"] == 2.25  # the latest
@@ -112,7 +114,9 @@ def test_the_plan_names_valid_methods_and_options_once_each(bench):
 
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth(bench):
-    factors = [bench.learning_rate_factor(step, 300) for step in range(300)]
+    from _sweep import warmup_then_cosine
+
+    factors = [warmup_then_cosine(step, 300, 30) for step in range(300)]
     assert factors[0] == pytest.approx(1 / 30)
     assert max(factors) == factors[29] == factors[30] == 1.0
     assert factors[165] == pytest.approx(0.55)

@@ -1,0 +1,196 @@
+"""Shared-basis, Shampoo, Sketchy, Block Adam, SOAP and DLRT beside Adam, on the autoencoder and the tiny LLaMA.
+
+    python benchmarks/bench_paper_methods.py --time-limit 120    # runs what is not yet measured
+    python benchmarks/bench_paper_methods.py --render            # results/*.jsonl -> results/*.md
+
+The comparison of "Block Low-Rank Preconditioner with Shared Basis", section 3, on data that every machine has: the
+autoencoder sees scikit-learn's digits instead of MNIST, the transformer is the byte LLaMA. Each contender gets a grid
+of learning rates, then a second seed at its best one.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import RESULTS
+from _sweep import Problem, Row, Run, read_results, sweep, warmup_then_linear
+from bench_tiny_llama import TINY_LLAMA
+from render_paper_methods import Entry, render
+
+NAME = "paper_methods_cpu_202611"
+STEPS = {"autoencoder": 500, "llama": 300}
+PROBLEMS = {
+    "autoencoder": Problem(
+        example="autoencoder_digits",
+        build=(),
+        batch_size=250,
+        fallback_lr=1e-3,
+        warmup_steps=25,
+        schedule=warmup_then_linear,  # as the paper's autoencoder: 5 % warm-up, linear decay to 0
+    ),
+    "llama": TINY_LLAMA,
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method with its options on each problem, under a name for the tables."""
+
+    label: str
+    method: str
+    options: dict[str, dict[str, Any]]
+    rates: dict[str, tuple[float, ...]]
+
+    def runs(self, problem: str) -> list[Run]:
+        """Every learning rate, first seed."""
+        options = self.options.get(problem, {})
+        return [
+            Run(self.method, lr, options=options, steps=STEPS[problem], problem=problem)
+            for lr in self.rates[problem]
+        ]
+
+
+def _contender(
+    label: str,
+    method: str,
+    *,
+    autoencoder: dict[str, Any] | None = None,
+    llama: dict[str, Any] | None = None,
+    rates: tuple[float, ...] = (1e-3, 3e-3, 3e-4),
+    llama_rates: tuple[float, ...] | None = None,
+) -> Contender:
+    return Contender(
+        label,
+        method,
+        {"autoencoder": autoencoder or {}, "llama": llama or {}},
+        {"autoencoder": rates, "llama": llama_rates or rates},
+    )
+
+
+# Block sizes and ranks are paper 002's on its autoencoder, and as far below the sides of the tiny LLaMA (192, 512).
+CONTENDERS = (
+    _contender("Adam", "adamw"),
+    _contender("shared basis, k = 32", "shared-basis", llama_rates=(1e-3, 3e-3)),
+    _contender(
+        "Block Adam",
+        "block-adam",
+        autoencoder={"block_size": 10},
+        llama={"block_size": 8},
+        llama_rates=(1e-3, 3e-3),
+    ),
+    _contender(
+        "Shampoo, small blocks",
+        "shampoo",
+        autoencoder={"block_size": 250},
+        llama={"block_size": 128},
+        llama_rates=(1e-3, 3e-3),
+    ),
+    _contender(
+        "Shampoo, large blocks",
+        "shampoo",
+        autoencoder={"block_size": 1000},
+        llama={"block_size": 512},
+        llama_rates=(1e-3, 3e-3),
+    ),
+    _contender(
+        "Sketchy",
+        "sketchy",
+        autoencoder={"rank": 256},
+        llama={"rank": 64},
+        llama_rates=(1e-3, 3e-3),
+    ),
+    _contender("SOAP", "soap", llama_rates=(3e-3, 1e-3)),
+    *(
+        _contender(
+            f"DLRT, tau = {tau:g}",
+            "dlrt",
+            autoencoder={"tau": tau},
+            llama={"tau": tau},
+            llama_rates=(1e-3, 3e-3),
+        )
+        for tau in (0.02, 0.05, 0.1)
+    ),
+)
+
+
+def second_seed(contender: Contender, problem: str, rows: list[Row]) -> Run | None:
+    """The best learning rate once more with seed 1, as soon as all of them are measured."""
+    runs = contender.runs(problem)
+    found = [run.result(rows) for run in runs]
+    finished = [row for row in found if row and row["held_out_loss"] is not None]
+    if None in found or not finished:
+        return None
+    best = min(finished, key=lambda row: row["held_out_loss"])
+    return Run(
+        contender.method,
+        best["lr"],
+        seed=1,
+        options=runs[0].options,
+        steps=STEPS[problem],
+        problem=problem,
+    )
+
+
+def plan(rows: list[Row], problems: list[str]) -> Iterator[tuple[Contender, Run]]:
+    """All runs in the order of their use: learning rates first, then second seeds."""
+    for problem in problems:
+        for contender in CONTENDERS:
+            for run in contender.runs(problem):
+                yield contender, run
+    for problem in problems:
+        for contender in CONTENDERS:
+            run = second_seed(contender, problem, rows)
+            if run is not None:
+                yield contender, run
+
+
+def left(arguments: argparse.Namespace, rows: list[Row]) -> list[Run]:
+    """The wanted runs without a result."""
+    return [
+        run
+        for contender, run in plan(rows, arguments.problem)
+        if run.result(rows) is None
+        and (not arguments.only or contender.method in arguments.only)
+        and run.seed in arguments.seed
+    ]
+
+
+def entries(rows: list[Row]) -> list[Entry]:
+    """The plan joined with what was measured of it."""
+    return [
+        Entry(run.problem or "", contender.label, run.lr, run.seed, run.result(rows))
+        for contender, run in plan(rows, list(PROBLEMS))
+    ]
+
+
+def main() -> None:
+    """Parse the command line; measure or render."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--time-limit", type=float, default=math.inf, help="minutes")
+    parser.add_argument("--problem", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--only", nargs="+", metavar="METHOD")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=RESULTS / f"{NAME}.jsonl")
+    parser.add_argument("--render", action="store_true", help="write the table, measure nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.render:
+        report = arguments.output.with_suffix(".md")
+        report.write_text(render(entries(read_results(arguments.output))), encoding="utf-8")
+        print(f"wrote {report}")
+        return
+    sweep(
+        arguments.output,
+        lambda rows: left(arguments, rows),
+        lambda run: PROBLEMS[run.problem or ""],
+        arguments.time_limit,
+    )
+
+
+if __name__ == "__main__":
+    main()
