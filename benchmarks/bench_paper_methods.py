@@ -10,7 +10,7 @@ of learning rates, then a second seed at its best one.
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def _contender(
 
 # Block sizes and ranks are paper 002's on its autoencoder, and as far below the sides of the tiny LLaMA (192, 512).
 CONTENDERS = (
-    _contender("Adam", "adamw"),
+    _contender("Adam", "adamw", llama_rates=(1e-3, 3e-3)),
     _contender("shared basis, k = 32", "shared-basis", llama_rates=(1e-3, 3e-3)),
     _contender(
         "Block Adam",
@@ -135,14 +135,16 @@ def second_seed(contender: Contender, problem: str, rows: list[Row]) -> Run | No
     )
 
 
-def plan(rows: list[Row], problems: list[str]) -> Iterator[tuple[Contender, Run]]:
+def plan(
+    rows: list[Row], problems: Sequence[str], contenders: Sequence[Contender] = CONTENDERS
+) -> Iterator[tuple[Contender, Run]]:
     """All runs in the order of their use: learning rates first, then second seeds."""
     for problem in problems:
-        for contender in CONTENDERS:
+        for contender in contenders:
             for run in contender.runs(problem):
                 yield contender, run
     for problem in problems:
-        for contender in CONTENDERS:
+        for contender in contenders:
             run = second_seed(contender, problem, rows)
             if run is not None:
                 yield contender, run
@@ -150,12 +152,11 @@ def plan(rows: list[Row], problems: list[str]) -> Iterator[tuple[Contender, Run]
 
 def left(arguments: argparse.Namespace, rows: list[Row]) -> list[Run]:
     """The wanted runs without a result."""
+    wanted = [each for each in CONTENDERS if not arguments.only or each.method in arguments.only]
     return [
         run
-        for contender, run in plan(rows, arguments.problem)
-        if run.result(rows) is None
-        and (not arguments.only or contender.method in arguments.only)
-        and run.seed in arguments.seed
+        for _, run in plan(rows, arguments.problem, wanted)
+        if run.seed in arguments.seed and run.result(rows) is None
     ]
 
 
@@ -163,7 +164,7 @@ def entries(rows: list[Row]) -> list[Entry]:
     """The plan joined with what was measured of it."""
     return [
         Entry(run.problem or "", contender.label, run.lr, run.seed, run.result(rows))
-        for contender, run in plan(rows, list(PROBLEMS))
+        for contender, run in plan(rows, tuple(PROBLEMS))
     ]
 
 
