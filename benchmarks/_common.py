@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from subopt.optimizers import stored_bytes
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -64,7 +66,7 @@ def conditions() -> dict[str, Any]:
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of every tensor the optimizer keeps between steps."""
     return sum(
-        value.numel() * value.element_size()
+        stored_bytes(value)
         for state in optimizer.state.values()
         for value in state.values()
         if isinstance(value, torch.Tensor)

@@ -125,9 +125,9 @@ REPORT = """# The papers' methods side by side on a CPU: {done} runs
 This file is generated: `python benchmarks/bench_paper_methods.py --render`; the raw rows are in the `.jsonl` file
 beside it, {missing} of {planned} planned runs are missing. Every method starts from the same weights and sees the same
 batches; gradients are clipped at norm 1; what a method leaves alone is trained by AdamW at one learning rate under
-every method. The learning rate is chosen on the held-out loss that is then reported, from a grid of two or three.
+every method. The learning rate is chosen on the held-out loss that is then reported, from a grid of one to three.
 
-## Autoencoder on digits, 500 steps of 250 images
+## Autoencoder on digits, 300 steps of 250 images
 
 `examples/autoencoder_digits.py`: the layers of the paper's benchmark on scikit-learn's 8 x 8 digits. Loss: binary
 cross-entropy in nats per pixel. Block sizes 10 (Block Adam), 250 and 1000 (Shampoo), Sketchy's rank 256 in blocks of

@@ -8,6 +8,7 @@ if __name__ != "subopt.optimizers":
 from .bases import is_refresh_due
 from .composed import Composed
 from .create import create
+from .low_bit import stored_bytes
 from .matrices import matrix_shape
 from .methods import METHODS, get_method
 from .table import Method
@@ -22,5 +23,6 @@ __all__ = [
     "get_method",
     "is_refresh_due",
     "matrix_shape",
+    "stored_bytes",
     "treatments",
 ]

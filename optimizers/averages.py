@@ -1,8 +1,10 @@
-"""Moving averages kept in any dtype and computed in the gradient's."""
+"""Moving averages kept in any dtype, or in 8-bit blocks, and computed in the gradient's."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+from . import low_bit
 
 
 def debiased(beta: float, t: int) -> float:
@@ -12,17 +14,17 @@ def debiased(beta: float, t: int) -> float:
 
 def average(buffer: Tensor, value: Tensor, beta: float) -> Tensor:
     """Update buffer <- beta * buffer + (1 - beta) * value in value's precision and return the unrounded result."""
-    if buffer.dtype == value.dtype:
+    if low_bit.stored_dtype(buffer) == value.dtype:
         return buffer.lerp_(value, 1 - beta)
-    result = buffer.to(value.dtype).lerp_(value, 1 - beta)
-    buffer.copy_(result)
+    result = low_bit.read(buffer, value.dtype).lerp_(value, 1 - beta)
+    low_bit.write(buffer, result)
     return result
 
 
 def average_square(buffer: Tensor, value: Tensor, beta: float) -> Tensor:
     """Update buffer <- beta * buffer + (1 - beta) * value^2 in value's precision and return the unrounded result."""
-    if buffer.dtype == value.dtype:
+    if low_bit.stored_dtype(buffer) == value.dtype:
         return buffer.mul_(beta).addcmul_(value, value, value=1 - beta)
-    result = buffer.to(value.dtype).mul_(beta).addcmul_(value, value, value=1 - beta)
-    buffer.copy_(result)
+    result = low_bit.read(buffer, value.dtype).mul_(beta).addcmul_(value, value, value=1 - beta)
+    low_bit.write(buffer, result)
     return result

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .bases import Basis, Identity, Periodic, moment_step
+from .bases import Basis, Identity
 from .matrices import as_matrix, as_parameter, matrix_shape
 from .online_pca import OnlinePCA
+from .periodic import Periodic, moment_step
 from .preconditioners import STEP_RULES
 from .slots import Layout, Slot
 from .step_rule import State, StepRule
@@ -21,6 +22,7 @@ BASES: dict[str, Basis] = {
     "one-sided": Periodic(sides=1),
     "two-sided": Periodic(sides=2),
     "online-pca": OnlinePCA(),
+    "online-pca-two-sided": OnlinePCA(sides=2),
 }
 
 _COUNTERS = {"step": Slot((), "count"), "nonfinite_gradients": Slot((), "device_count")}
@@ -103,9 +105,11 @@ class Cell:
         G = as_matrix(gradient, short_first=self.basis.short_first)
         self.basis.prepare(state, G, usable, t, self.options)
         projected = self.basis.project(state, G)
-        step = self.moments.update(projected, state, moment_step(state, t), self.options)
-        update = self.basis.lift(state, step)
-        _descend(parameter, as_parameter(update, parameter.shape), group)
+        count = moment_step(state, t)
+        if count > 0:  # at 0 the gradient only fitted the first basis
+            step = self.moments.update(projected, state, count, self.options)
+            update = self.basis.lift(state, step)
+            _descend(parameter, as_parameter(update, parameter.shape), group)
         self.basis.follow(state, G, projected, usable, t, self.options)
 
 
@@ -126,12 +130,12 @@ class Torch:
         return {**_COUNTERS, **self.rule.layout(shape, self.options)}
 
     def step_flops(self, shape: Sequence[int]) -> float:
-        """Return its arithmetic per step."""
-        return self.rule.flops(shape, self.options)
+        """Return its arithmetic per step; nothing is refreshed from time to time."""
+        return self.rule.flops(shape, self.options).step
 
     def bound_flops(self, shape: Sequence[int]) -> float:
-        """Return the same: nothing is refreshed from time to time."""
-        return self.rule.flops(shape, self.options)
+        """Return its work beyond elementwise moments."""
+        return self.rule.flops(shape, self.options).bound
 
     def apply(
         self,

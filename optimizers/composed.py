@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
 
+from . import low_bit
 from .cell import rule_of
+from .finite import finite_gradient
 from .options import OPTIONS, validated
-from .slots import Dtypes, allocate
+from .slots import Dtypes, Layout, allocate, layout_bytes
 
 
 class Composed(torch.optim.Optimizer):
@@ -47,6 +49,8 @@ class Composed(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its options override the optimizer's and are checked like them."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         given = {key: value for key, value in param_group.items() if key not in _NOT_OPTIONS}
         inherited = {
             key: value
@@ -54,10 +58,17 @@ class Composed(torch.optim.Optimizer):
             if "moments" not in given or key not in {"betas", "eps"}
         }
         checked = validated({"betas": None, "eps": None} | inherited | given)
+        if checked["state_dtype"] == low_bit.STATE_DTYPE:
+            low_bit.require()  # now, rather than in the first step
         super().add_param_group({**param_group, **checked})
-        for parameter in self.param_groups[-1]["params"]:
-            if parameter.is_complex():
-                raise RuntimeError("complex parameters are not supported: use torch.view_as_real")
+        if any(parameter.is_complex() for parameter in self.param_groups[-1]["params"]):
+            self.param_groups.pop()
+            raise RuntimeError("complex parameters are not supported: use torch.view_as_real")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # The base class adds this. It is no option of ours, and groups added later would be refused for it.
+        self.defaults.pop("differentiable", None)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -90,41 +101,79 @@ class Composed(torch.optim.Optimizer):
         state["step"].add_(1)
         t = int(state["step"])
 
-        # Ten times faster on a CPU than an infinity norm. A gradient whose squares would overflow is as bad as one
-        # that did; NaN compares false.
-        low, high = torch.aminmax(gradient)
-        largest = torch.maximum(-low, high).to(dtypes.compute)
-        finite = largest < (torch.finfo(dtypes.compute).max / gradient.numel()) ** 0.5
+        gradient, finite, usable = finite_gradient(gradient, dtypes.compute)
         state["nonfinite_gradients"].add_(~finite)
-        gradient = torch.where(finite, gradient.to(dtypes.compute), 0.0)
         if group["maximize"]:
             gradient.neg_()
-        rule.apply(parameter, gradient, finite & (largest > 0), state, t, group)
+        rule.apply(parameter, gradient, usable, state, t, group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; unlike the base class, cast nothing: float32 bases stay float32 under bfloat16 parameters.
 
+        An option that the saved groups lack, because an older version wrote them, keeps this optimizer's value.
+
         Raises:
             ValueError: The state is not of this optimizer: other groups, or other tensors than its methods keep.
         """
-        saved = [key for group in state_dict["param_groups"] for key in group["params"]]
-        own = [(p, group) for group in self.param_groups for p in group["params"]]
-        pairs = list(zip(saved, own, strict=False))
-        layouts = {key: self._slots(parameter, group) for key, (parameter, group) in pairs}
-        for key, values in state_dict["state"].items():
-            _check_state(key, values, layouts.get(key, {}))
-        super().load_state_dict(state_dict)
-        for key, (parameter, _) in pairs:
-            for name, value in state_dict["state"].get(key, {}).items():
-                # Counts live on the CPU, or every step would wait for the device.
-                on_cpu = layouts[key][name][2] == "count"
-                self.state[parameter][name] = value.cpu() if on_cpu else value.to(parameter.device)
+        placed: dict[Tensor, dict[str, Tensor]] = {}
 
-    @staticmethod
-    def _slots(parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        def check(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+            placed.update(self._placed(saved))
+            return {**saved, "state": {}, "param_groups": self._completed(saved["param_groups"])}
+
+        # As hooks: after the user's pre-hooks, which may bring another state, and before the user's post-hooks.
+        checking = self.register_load_state_dict_pre_hook(check)
+        filling = self.register_load_state_dict_post_hook(
+            lambda _: self.state.update(placed), prepend=True
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            checking.remove()
+            filling.remove()
+
+    def _placed(self, saved: Mapping[str, Any]) -> dict[Tensor, dict[str, Tensor]]:
+        """Return every parameter's saved state, checked, on the device where it belongs."""
+        keys = [key for group in saved["param_groups"] for key in group["params"]]
+        own = [(p, group) for group in self.param_groups for p in group["params"]]
+        known = dict(zip(keys, own, strict=False))
+        placed = {}
+        for key, values in saved["state"].items():
+            if not values:
+                continue
+            slots = self._slots(*known[key]) if key in known else {}
+            _check_state(key, values, slots)
+            parameter = known[key][0]
+            # Counts live on the CPU, or every step would wait for the device.
+            placed[parameter] = {
+                name: value.cpu() if slots[name][2] == "count" else value.to(parameter.device)
+                for name, value in values.items()
+            }
+        return placed
+
+    def _completed(self, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return saved groups with the options that they lack."""
+        own = [{k: g[k] for k in self.defaults if k in g} for g in self.param_groups]
+        own += [{}] * (len(saved) - len(own))
+        return [ours | dict(group) for ours, group in zip(own, saved, strict=False)]
+
+    def _layout(self, parameter: Tensor, group: Mapping[str, Any]) -> Layout:
+        """Return what is kept for a parameter of this group."""
+        return rule_of(group, parameter.shape).layout(parameter.shape)
+
+    def _slots(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
-        layout = rule_of(group, parameter.shape).layout(parameter.shape)
-        return {n: (slot.shape, dtypes.slot(slot.kind), slot.kind) for n, slot in layout.items()}
+        layout = self._layout(parameter, group)
+        return {n: (slot.shape, dtypes.slot(slot), slot.kind) for n, slot in layout.items()}
+
+    def planned_state_bytes(self) -> int:
+        """Return the bytes that the state takes once every parameter has had a gradient, by the description of it."""
+        total = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
+                total += layout_bytes(self._layout(parameter, group), dtypes)
+        return total
 
     def diagnostics(self) -> dict[str, float]:
         """Return what went on inside: counts over all parameters and the worst ||P^T P - I||_F of their bases."""
@@ -146,8 +195,13 @@ def orthonormality_error(P: Tensor) -> float:
     return float(torch.linalg.matrix_norm(wide.mT @ wide - identity))
 
 
-def _check_state(key: Any, values: Mapping[str, Tensor], slots: Mapping[str, Any]) -> None:
-    held = {name: (tuple(value.shape), value.dtype) for name, value in values.items()}
+def _check_state(key: Any, values: Mapping[str, Any], slots: Mapping[str, Any]) -> None:
+    held = {
+        name: (tuple(value.shape), low_bit.stored_dtype(value))
+        if isinstance(value, Tensor)
+        else None
+        for name, value in values.items()
+    }
     wanted = {name: (shape, dtype) for name, (shape, dtype, _) in slots.items()}
     if held != wanted:
         wrong = sorted(n for n in held.keys() | wanted.keys() if held.get(n) != wanted.get(n))

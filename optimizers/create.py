@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from subopt.errors import OptionError, suggestion
 
+from . import low_bit
 from .composed import Composed
 from .methods import get_method
 from .options import OPTIONS, validated
@@ -36,6 +37,9 @@ def create(
 
     Matrices get the method; embeddings, output heads, vectors and scalars get its fallback, which is AdamW and
     usually wants a learning rate of its own (see `treatments` for who is what).
+
+    A method that replaces layers (see `Method.layers`) does so here, in place: look a parameter up after this call, not
+    before it. The dense weights are in `get_method(method).dense_state_dict(model)` at any time.
 
     Args:
         method: A method id, such as "adadiag".
@@ -65,9 +69,12 @@ def create(
         assigned = _within(groups, {id(item.parameter): item for item in described}, plan)
     if not assigned:
         raise OptionError("the model has no parameter that requires a gradient")
+    if any(settings["state_dtype"] == low_bit.STATE_DTYPE for settings, _ in assigned):
+        low_bit.require()
     for rule in plan.rules:
-        _check_use(rule, [item for _, item in assigned])
-    return Composed(_collect(assigned))
+        _check_use(rule, [item for _, item in assigned], plan)
+    successors = _replace(model, assigned, plan)
+    return plan.method.optimizer(_collect(assigned, successors), model)
 
 
 class _Plan:
@@ -95,6 +102,11 @@ class _Plan:
         name = given.get("method", self.method.fallback)
         rest = {"method": name, "lr": lr, "weight_decay": weight_decay, **given}
         if name == "same":
+            if self.method.layers:
+                raise OptionError(
+                    f"'{self.method.name}' replaces layers and cannot be its own fallback",
+                    f"the fallback is one of {', '.join(FALLBACKS)}",
+                )
             return rest | self.method.resolve(self.options) | {"method": self.method.name}
         return rest | self.method.fallback_options(self.options, name)
 
@@ -102,14 +114,22 @@ class _Plan:
         for rule in self.rules:
             if re.search(rule["pattern"], item.name):
                 return self._ruled(rule, item)
-        return self.matrix if item.treatment == "matrix" else self.rest
+        return self.matrix if self.is_treated(item) else self.rest
+
+    def is_treated(self, item: Treatment) -> bool:
+        """Whether the method trains it, where no rule says otherwise."""
+        return item.treatment == "matrix" and self.method.accepts(item.layer_kind)
+
+    def is_replaced(self, settings: Mapping[str, Any], item: Treatment) -> bool:
+        """Whether its layer gives way to one of the method's."""
+        return settings["method"] == self.method.name and self.is_treated(item)
 
     def _ruled(self, rule: Mapping[str, Any], item: Treatment) -> dict[str, Any]:
         name, own = rule.get("method"), rule.get("options") or {}
         lr = {"lr": rule["lr"]} if rule.get("lr") is not None else {}
         if name is not None:
             return self.matrix | {"method": name} | get_method(name).resolve(own) | lr
-        if item.treatment == "matrix":
+        if self.is_treated(item):
             return self.matrix | self.method.resolve({**self.options, **own}) | lr
         shared = {key: value for key, value in own.items() if key in FALLBACK_OPTIONS}
         return self.rest | validated({key: self.rest[key] for key in OPTIONS} | shared) | lr
@@ -139,16 +159,22 @@ def _checked(rules: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
             raise OptionError(
                 f"a rule needs a regular expression as its pattern: {error}"
             ) from None
+        named = rule.get("method")
+        if named is not None and get_method(named).layers:
+            raise OptionError(
+                f"a rule cannot name '{named}', which replaces layers",
+                f"make {named} the method of the whole model, and name other methods in rules",
+            )
     return rules
 
 
-def _check_use(rule: Mapping[str, Any], items: Sequence[Treatment]) -> None:
+def _check_use(rule: Mapping[str, Any], items: Sequence[Treatment], plan: _Plan) -> None:
     """Refuse a rule that would change nothing, or whose options nothing would read."""
     matched = [item for item in items if re.search(rule["pattern"], item.name)]
     if not matched:
         raise OptionError(f"the rule '{rule['pattern']}' matches no trained parameter's name")
     unread = [key for key in rule.get("options") or {} if key not in FALLBACK_OPTIONS]
-    takes_method = rule.get("method") or any(item.treatment == "matrix" for item in matched)
+    takes_method = rule.get("method") or any(plan.is_treated(item) for item in matched)
     if unread and not takes_method:
         raise OptionError(
             f"the rule '{rule['pattern']}' matches no matrix, so its option '{unread[0]}' means nothing",
@@ -175,15 +201,36 @@ def _within(
     return assigned
 
 
-def _collect(assigned: list[tuple[dict[str, Any], Treatment]]) -> list[dict[str, Any]]:
-    """Merge parameters of equal settings into groups, in order of first appearance."""
+def _replace(
+    model: nn.Module, assigned: Sequence[tuple[dict[str, Any], Treatment]], plan: _Plan
+) -> Mapping[str, list[tuple[str, Tensor]]]:
+    """Let the method put its own layers in place; return what came of each weight that is gone."""
+    method = plan.method
+    if not method.layers:
+        return {}
+    replaced = {
+        item.name: settings for settings, item in assigned if plan.is_replaced(settings, item)
+    }
+    if not replaced:
+        raise OptionError(
+            f"the model has no layer that {method.name} could replace",
+            f"it replaces plain torch layers: {', '.join(sorted(method.layers))}",
+        )
+    return method.replace(model, replaced)
+
+
+def _collect(
+    assigned: list[tuple[dict[str, Any], Treatment]],
+    successors: Mapping[str, list[tuple[str, Tensor]]],
+) -> list[dict[str, Any]]:
+    """Merge parameters of equal settings into groups, in order of first appearance; successors stand for a weight."""
     groups: list[dict[str, Any]] = []
     for settings, item in assigned:
-        pair = (item.name, item.parameter)
+        pairs = successors.get(item.name, [(item.name, item.parameter)])
         for group in groups:
             if {key: value for key, value in group.items() if key != "params"} == settings:
-                group["params"].append(pair)
+                group["params"] += pairs
                 break
         else:
-            groups.append({"params": [pair], **settings})
+            groups.append({"params": list(pairs), **settings})
     return groups

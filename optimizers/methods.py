@@ -13,6 +13,7 @@ _ADADIAG = (
 )
 _OSD = "Liang et al. 2024, Memory-Efficient LLM Training with Online Subspace Descent"
 _GALORE = "Zhao et al. 2024, GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection"
+_SOAP = "Vyas et al. 2024, SOAP: Improving and Stabilizing Shampoo using Adam"
 
 _DTYPES = ("state_dtype",)
 _ADAM = ("betas", "eps", *_DTYPES)
@@ -90,6 +91,33 @@ _unrotated(
     paper=_ADADIAG, section="algorithm 3 with P = I", state_formula="2(m + n)",
 )  # fmt: skip
 
+_unrotated(
+    "muon", "muon", "steps with all singular values alike, as torch.optim ships it",
+    ("betas", "eps", "nesterov", "ns_steps", "adjust_lr"),
+    paper="Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks",
+    section="torch.optim.Muon", state_formula="mn",
+    test_inputs=({}, {"nesterov": False, "ns_steps": 3}, {"adjust_lr": "match_rms_adamw"}),
+    error_inputs=(
+        _BAD_BETAS,
+        ({"ns_steps": 100}, "Invalid ns_steps"),
+        ({"adjust_lr": "none"}, "Invalid adjust_lr"),
+        ({"state_dtype": "bf16"}, "no option 'state_dtype'"),
+    ),
+)  # fmt: skip
+_unrotated(
+    "adafactor-torch", "adafactor-torch", "Adafactor as torch.optim ships it: steps relative to the weights",
+    ("eps", "eps2", "beta2_decay", "clip_threshold"),
+    paper="Shazeer and Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
+    section="torch.optim.Adafactor", state_formula="m + n",
+    capabilities=("waits_for_device",),
+    test_inputs=({}, {"eps": 1e-8, "eps2": 1e-2, "beta2_decay": -0.5}),
+    error_inputs=(
+        ({"beta2_decay": 0.5}, "Invalid beta2_decay"),
+        ({"eps2": -1.0}, "Invalid eps2"),
+        ({"betas": (0.9, 0.99)}, "no option 'betas'"),
+    ),
+)  # fmt: skip
+
 _add(
     "galore", "moments of the gradient's leading directions, refreshed by SVD", _GALORE, "algorithm 2",
     fixed={"basis": "one-sided"},
@@ -135,6 +163,54 @@ _add(
         ({"ortho_weight": -1.0}, "Invalid ortho_weight"),
     ),
 )  # fmt: skip
+_add(
+    "osd-two-sided", "moments of r x r coordinates: online PCA of both sides", _OSD, "section 4.3",
+    fixed={"basis": "online-pca-two-sided"},
+    tunable=(
+        *_LOW_RANK, "clip_momentum", "state_dtype",
+        "basis_optimizer", "basis_lr_ratio", "ortho_weight", "retract_every",
+    ),
+    preset={"moments": "adam", "rank": 0.25},
+    state_formula="2r^2 + (m + n)r + 2(m + n)r",
+    capabilities=("rank",),
+    test_inputs=(
+        {},
+        {"basis_optimizer": "sgd"},
+        {"moments": "lion", "retract_every": 2},
+        {"moments": "adafactor", "rank": 2},
+        {"moments": "sgd"},
+    ),
+    error_inputs=(
+        ({"rank": 0}, "Invalid rank"),
+        ({"basis_optimizer": "lion"}, "Invalid basis_optimizer"),
+        ({"ortho_weight": -1.0}, "Invalid ortho_weight"),
+    ),
+)  # fmt: skip
+
+# The same with moments in blocks of 8-bit codes (`low_bit`): the base optimizers of the papers' language models.
+_add(
+    "adamw-8bit", "AdamW with its moments in 8 bits: a quarter of the state",
+    "Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization", "section 2",
+    fixed={"basis": "identity", "moments": "adam", "state_dtype": "8bit"},
+    tunable=("betas", "eps"),
+    state_formula="2mn, codes of one byte",
+    capabilities=("needs_lowbit",),
+)  # fmt: skip
+for _name, _of, _formula in (
+    ("galore-8bit", "galore", "mr + 2nr, the 2nr codes of one byte"),
+    ("osd-8bit", "osd", "mr + 2nr + 2mr, all but the first mr codes of one byte"),
+):
+    _full = METHODS[_of]
+    _add(
+        _name, f"{_of} with its moments in 8 bits", _full.paper, _full.section,
+        fixed={**_full.fixed, "state_dtype": "8bit"},
+        tunable=tuple(option for option in _full.tunable if option != "state_dtype"),
+        preset=_full.preset,
+        state_formula=_formula,
+        capabilities=(*_full.capabilities, "needs_lowbit"),
+        test_inputs=_full.test_inputs,
+        error_inputs=_full.error_inputs,
+    )  # fmt: skip
 
 _rotated(
     "adadiag", "one-sided", "adam", "Adam in the gradient's left singular basis", _ADAM,
@@ -165,6 +241,128 @@ _rotated(
     "hfacdiag", "one-sided", "hfac", "Hfac in the left singular basis", _HFAC,
     section="algorithm 3", state_formula="m^2 + 2(m + n)",
 )  # fmt: skip
+
+
+_add(
+    "shampoo", "row and column preconditioners of blocks, grafted to RMSProp's step length",
+    "Gupta et al. 2018, Shampoo: Preconditioned Stochastic Tensor Optimization", "algorithm 1",
+    fixed={"basis": "identity", "moments": "shampoo"},
+    tunable=(
+        *_ADAM, "basis_dtype", "block_size", "period", "start_step", "graft", "accumulation",
+    ),
+    preset={"block_size": 512, "period": 10, "start_step": 101},
+    state_formula="2(m^2 + n^2) per block + 2mn",
+    capabilities=("refreshes",),
+    test_inputs=(
+        {"start_step": 2, "period": 1},
+        {"start_step": 1, "period": 2, "block_size": 4},
+        {"start_step": 1, "period": 3, "graft": "none", "accumulation": "sum", "betas": (0.0, 0.99)},
+        {"start_step": 1, "period": 2, "graft": "sgd", "block_size": 1},
+    ),
+    error_inputs=(
+        _BAD_BETAS,
+        _BAD_PERIOD,
+        ({"block_size": 0}, "Invalid block_size"),
+        ({"start_step": 0}, "Invalid start_step"),
+        ({"graft": "adam"}, "Invalid graft"),
+        ({"accumulation": "mean"}, "Invalid accumulation"),
+    ),
+)  # fmt: skip
+_add(
+    "sketchy", "Shampoo with low-rank sketches for statistics, by Frequent Directions",
+    "Feinberg et al. 2023, Sketchy: Memory-efficient Adaptive Regularization with Frequent Directions", "",
+    fixed={"basis": "identity", "moments": "sketchy"},
+    tunable=(
+        *_ADAM, "basis_dtype", "rank", "block_size", "period", "start_step", "graft", "accumulation",
+    ),
+    preset={"rank": 256, "block_size": 1024, "period": 10, "start_step": 101},
+    state_formula="(m + n + 2)l + 2 + 2mn, the sketches for every block",
+    capabilities=("refreshes", "rank"),
+    test_inputs=(
+        {"start_step": 2, "period": 1},
+        {"rank": 2, "start_step": 1, "period": 2, "block_size": 4},
+        {"rank": 0.5, "start_step": 1, "period": 3, "graft": "none", "accumulation": "sum", "betas": (0.0, 0.99)},
+        {"rank": 1, "start_step": 1, "period": 2, "graft": "sgd"},
+    ),
+    error_inputs=(
+        _BAD_BETAS,
+        _BAD_PERIOD,
+        ({"rank": 0}, "Invalid rank"),
+        ({"block_size": 0}, "Invalid block_size"),
+        ({"start_step": 0}, "Invalid start_step"),
+        ({"graft": "adam"}, "Invalid graft"),
+        ({"accumulation": "mean"}, "Invalid accumulation"),
+    ),
+)  # fmt: skip
+_add(
+    "shared-basis", "a low-rank second moment per output neuron, all in one shared basis",
+    "Yen et al. 2023, Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization",
+    "algorithm 1",
+    fixed={"basis": "identity", "moments": "shared-basis"},
+    tunable=(*_ADAM, "rank", "graft"),
+    preset={"rank": 32},
+    state_formula="kn + mk^2 + m + 2mn, n the inputs",
+    capabilities=("rank", "waits_for_device"),
+    test_inputs=(
+        {"rank": 2},
+        {"rank": 0.5, "graft": "none", "betas": (0.0, 0.999)},
+        {"graft": "sgd"},
+    ),
+    error_inputs=(
+        _BAD_BETAS,
+        ({"rank": 1}, "Invalid rank"),
+        ({"rank": 0}, "Invalid rank"),
+        ({"graft": "adam"}, "Invalid graft"),
+    ),
+)  # fmt: skip
+_add(
+    "block-adam", "Adam with a small matrix for every few weights of an output neuron",
+    "Yun et al. 2022, AdaBlock: SGD with Practical Block Diagonal Matrix Adaptation",
+    "as in Yen et al. 2023, section 3",
+    fixed={"basis": "identity", "moments": "block-adam"},
+    tunable=("betas", "eps", "basis_dtype", "block_size"),
+    preset={"block_size": 8},
+    state_formula="mnb + mn",
+    capabilities=("waits_for_device",),
+    test_inputs=({}, {"block_size": 3}, {"block_size": 1}),
+    error_inputs=(_BAD_BETAS, ({"block_size": 2.0}, "Invalid block_size")),
+)  # fmt: skip
+
+for _name, _basis, _summary, _section, _formula in (
+    ("soap", "two-sided", "Adam in Shampoo's eigenbases", "algorithm 3", "2mn + 2m^2 + 2n^2"),
+    ("soap-one-sided", "one-sided", "SOAP on the short side only", "algorithm 3, one side", "2mn + 2m^2"),
+):
+    _add(
+        _name, _summary, _SOAP, _section,
+        fixed={"basis": _basis, "source": "covariance"},
+        tunable=(
+            "moments", *_ADAM, "clip_threshold", "clip_momentum", "scale", "basis_dtype",
+            "period", "early_refresh", "on_refresh", "second_moment_on_refresh", "solver", "covariance_beta",
+            "use_current_gradient", "skip_first", "max_dim",
+        ),
+        preset={
+            "moments": "adam", "betas": (0.95, 0.95), "period": 10, "early_refresh": False, "solver": "power",
+            "on_refresh": "rotate", "second_moment_on_refresh": "permute", "use_current_gradient": False,
+            "skip_first": True, "max_dim": 10_000,
+        },
+        state_formula=_formula,
+        capabilities=("refreshes",),
+        test_inputs=(
+            {"period": 2},
+            {"period": 2, "use_current_gradient": True, "skip_first": False, "solver": "exact"},
+            {"period": 2, "moments": "adafactor", "second_moment_on_refresh": "rotate"},
+            {"period": 2, "moments": "lion", "on_refresh": "reset", "skip_first": False},
+            {"period": 2, "max_dim": 8, "second_moment_on_refresh": "keep"},
+        ),
+        error_inputs=(
+            _BAD_BETAS,
+            _BAD_PERIOD,
+            _BAD_REFRESH,
+            ({"solver": "svd"}, "Invalid solver"),
+            ({"covariance_beta": 1.0}, "Invalid covariance_beta"),
+            ({"max_dim": 0}, "Invalid max_dim"),
+        ),
+    )  # fmt: skip
 
 
 def get_method(name: str) -> Method:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import low_bit
 from .averages import average, average_square, debiased
 from .flops import Flops
 from .slots import Layout, Slot
@@ -96,7 +97,7 @@ def lion(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
     """
     del t
     beta1, beta2 = hyper["betas"]
-    step = state["exp_avg"].to(G.dtype).lerp(G, 1 - beta1).sign_()
+    step = low_bit.read(state["exp_avg"], G.dtype).lerp(G, 1 - beta1).sign_()
     average(state["exp_avg"], G, beta2)
     return step
 

@@ -1,19 +1,24 @@
-"""Online PCA: a rank-r basis that descends one step per gradient instead of being decomposed anew.
+"""Online PCA: rank-r bases that descend one step per gradient instead of being decomposed anew.
 
-Legend: G m x n gradient, m <= n; P m x r basis; Gn = G / ||G||_F.
+Legend: G m x n gradient, m <= n; P m x r left and Q n x r right basis; Gn = G / ||G||_F.
 """
 
 from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from . import low_bit
 from .averages import average, average_square, debiased
 from .bases import Options, State, resolve_rank
-from .decompositions import canonical_signs, left_basis
+from .decompositions import LinAlgError, canonical_signs, left_basis, two_sided_bases
 from .flops import Flops
-from .slots import Layout, Slot
+from .slots import Kind, Layout, Slot
 
 # With Adam on P, lr_P = 5 lr_W of the paper overshoots above this: ||P^T P - I|| reached 22 at r = 128, lr_W = 0.01.
 ADAM_LR_CAP = 0.01
@@ -52,92 +57,147 @@ def _gradient(P: Tensor, G: Tensor, projected: Tensor, norm: Tensor, ortho_weigh
     return 2 * (P @ S) + 2 * (Y @ N) - 4 * Y + 4 * ortho_weight * (P @ excess)
 
 
-class OnlinePCA:
-    """Rank-r basis moved by one step of SGD or Adam on eq. 6 after every gradient; projects and lifts with P_t.
+@dataclass(frozen=True)
+class _Side:
+    """The names under which one side's basis and its optimizer's moments are kept."""
 
-    P starts as the first usable gradient's r leading singular vectors, where eq. 6 has no slope: Adam would
-    blow that step's rounding error up to whole units, so P first moves at the next one. Then
+    basis: str
+    exp_avg: str
+    exp_avg_sq: str
+
+
+_LEFT = _Side("basis_left", "basis_exp_avg", "basis_exp_avg_sq")
+_RIGHT = _Side("basis_right", "basis_right_exp_avg", "basis_right_exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class OnlinePCA:
+    """Rank-r bases moved by one step of SGD or Adam on eq. 6 after every gradient; projects and lifts with P_t.
+
+    One side: P^T G and P N. Two sides: P^T G Q and P N Q^T with Q n x r, where P descends eq. 6 on G and Q, by the
+    same rule, on G^T; both are tracked at every step.
+
+    P (and Q) start as the first usable gradient's r leading singular vectors, where eq. 6 has no slope: Adam would
+    blow that step's rounding error up to whole units, so they first move at the next one. Then
     P <- P - lr_P (D + lambda_W P), D the gradient above or Adam's step on it, its t counted from the start of
-    P. A zero or non-finite gradient leaves P alone.
+    P. A zero or non-finite gradient leaves the bases alone; a decomposition that fails is counted and tried again at
+    the next gradient. With two sides the first P^T G Q is diagonal, its other entries rounding noise that Adam
+    scales to whole units in that one step; warm-up makes it harmless.
 
     Differs from the paper: lr_P = alpha lr_W (alpha 5) is capped for Adam and replaced for SGD, see the constants; an
-    optional QR retraction every `retract_every` steps. Source: Liang et al. 2024, algorithm 1.
+    optional QR retraction every `retract_every` steps. Of two sides the paper gives the operator and says "online
+    SVD"; that eq. 6 moves both is our reading. Source: Liang et al. 2024, algorithm 1 and section 4.3.
 
-    Memory: m r numbers in the basis dtype, 3 m r with Adam. Transient about 3 m r + 2 n r.
+    Memory: m r numbers in the basis dtype, 3 m r with Adam; (m + n) r and 3 (m + n) r with two sides. With 8-bit
+    moments Adam's two are 8-bit too, as in the paper, and only P stays whole. The second side shrinks Adam's moments
+    of the weights from 2 n r to 2 r^2: with SGD on the bases it saves memory, with Adam on them it costs n r + 2 r^2
+    more than it saves. Transient about 3 m r + 2 n r, with two sides 3 n r + 2 m r.
     """
 
-    short_first = True
+    sides: int = 1
+    short_first: ClassVar[bool] = True
+
+    @property
+    def _sides(self) -> tuple[_Side, ...]:
+        return (_LEFT, _RIGHT)[: self.sides]
 
     def layout(self, m: int, n: int, options: Options) -> Layout:
-        """Return P, Adam's moments of P, and the counters."""
+        """Return P (and Q), Adam's moments of them, and the counters."""
         r, _ = self.coordinates(m, n, options)
-        layout = {
-            "fitted_at": Slot((), "count"),
-            "kept_bases": Slot((), "count"),
-            "basis_left": Slot((m, r), "basis", identity=True),
-        }
-        if options["basis_optimizer"] == "adam":
-            layout["basis_exp_avg"] = Slot((m, r), "basis")
-            layout["basis_exp_avg_sq"] = Slot((m, r), "basis")
+        layout = {"fitted_at": Slot((), "count"), "kept_bases": Slot((), "count")}
+        for side, length in zip(self._sides, (m, n), strict=False):
+            layout[side.basis] = Slot((length, r), "basis", identity=True)
+            if options["basis_optimizer"] == "adam":
+                layout[side.exp_avg] = Slot((length, r), _moment_kind(options))
+                layout[side.exp_avg_sq] = Slot((length, r), _moment_kind(options), power=2)
         return layout
 
     def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
-        """Return (r, n)."""
-        return resolve_rank(options["rank"], m) or m, n
+        """Return (r, n), or (r, r) with two sides."""
+        r = resolve_rank(options["rank"], m) or m
+        return r, (r if self.sides == 2 else n)
 
     def flops(self, m: int, n: int, options: Options) -> Flops:
-        """Return projection, lift and the PCA step; the first decomposition happens once and is not amortised."""
+        """Return projection, lift and the PCA steps; the first decomposition happens once and is not amortised."""
         r, _ = self.coordinates(m, n, options)
-        step = 4 * m * n * r + 2 * m * n * r + 10 * m * r * r + 12 * m * r
+        step = 4 * m * n * r + 2 * m * n * r + _square_flops(m, r)
+        if self.sides == 2:
+            # From P^T G to P^T G Q and back; then neither product of a PCA step is at hand.
+            step += 2 * (m + n) * r * r + 2 * m * n * r + 4 * m * n * r + _square_flops(n, r)
         return Flops(step, 0, step)
 
     def prepare(self, state: State, G: Tensor, usable: Tensor, t: int, options: Options) -> None:
-        """Start P at the first usable gradient."""
+        """Start the bases at the first usable gradient."""
         if int(state["fitted_at"]) > 0:
             return
         if not isinstance(G, FakeTensor) and not bool(usable):
             state["kept_bases"].add_(1)
             return
         r = state["basis_left"].shape[1]
-        state["basis_left"].copy_(canonical_signs(left_basis(G, r)))
+        try:
+            fitted = (left_basis(G, r),) if self.sides == 1 else two_sided_bases(G, r)
+        except LinAlgError as error:
+            state["kept_bases"].add_(1)
+            warnings.warn(f"a basis was kept, its decomposition failed: {error}", stacklevel=2)
+            return
+        for side, basis in zip(self._sides, fitted, strict=True):
+            state[side.basis].copy_(canonical_signs(basis))
         state["fitted_at"].fill_(t)
 
     def project(self, state: State, G: Tensor) -> Tensor:
-        """Return P^T G."""
-        return state["basis_left"].to(G.dtype).mT @ G
+        """Return P^T G, or P^T G Q."""
+        projected = state["basis_left"].to(G.dtype).mT @ G
+        return projected @ state["basis_right"].to(G.dtype) if self.sides == 2 else projected
 
     def lift(self, state: State, step: Tensor) -> Tensor:
-        """Return P N."""
-        return state["basis_left"].to(step.dtype) @ step
+        """Return P N, or P N Q^T."""
+        lifted = state["basis_left"].to(step.dtype) @ step
+        return lifted @ state["basis_right"].to(step.dtype).mT if self.sides == 2 else lifted
 
     def follow(
         self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options
     ) -> None:
-        """Move P one step down eq. 6."""
+        """Move P one step down eq. 6 on G, and Q on G^T."""
         age = t - int(state["fitted_at"])
         if age in {0, t}:  # fitted on this very gradient, or never
             return
-        P = state["basis_left"].to(G.dtype)
         norm = torch.linalg.vector_norm(G)
         # A gradient may be usable and still too small to square.
         usable = usable & (norm > 0)
         norm = torch.where(usable, norm, 1.0)
-        D = _gradient(P, G, projected, norm, options["ortho_weight"])
-        D = torch.where(usable, D, 0.0)
-        lr: float | Tensor = options["lr"]
-        if options["basis_optimizer"] == "adam":
-            beta1, beta2 = debiased(_BETAS[0], age), debiased(_BETAS[1], age)
-            M = average(state["basis_exp_avg"], D, beta1)
-            V = average_square(state["basis_exp_avg_sq"], D, beta2)
-            D = M / (V.sqrt() + _EPS)
-            lr_P = _minimum(options["basis_lr_ratio"] * lr, ADAM_LR_CAP)
-        else:
-            lr_P = SGD_LR * _share_of_peak(lr, options.get("initial_lr", lr))
-        step = (D + options["weight_decay"] * P) * lr_P
-        moved = P - torch.where(usable, step, 0.0)
-        if options["retract_every"] and t % options["retract_every"] == 0:
-            moved = orthonormalised(moved)
-        state["basis_left"].copy_(moved)
+        for side, facing in zip(self._sides, (G, G.mT), strict=False):
+            P = state[side.basis].to(G.dtype)
+            seen = projected if self.sides == 1 else P.mT @ facing
+            D = _gradient(P, facing, seen, norm, options["ortho_weight"])
+            D = torch.where(usable, D, 0.0)
+            step, lr_P = _basis_step(state, side, D, age, options)
+            step = (step + options["weight_decay"] * P) * lr_P
+            moved = P - torch.where(usable, step, 0.0)
+            if options["retract_every"] and t % options["retract_every"] == 0:
+                moved = orthonormalised(moved)
+            state[side.basis].copy_(moved)
+
+
+def _square_flops(length: int, r: int) -> float:
+    """Work of a PCA step on a length x r basis besides its products with G."""
+    return 10 * length * r * r + 12 * length * r
+
+
+def _basis_step(
+    state: State, side: _Side, D: Tensor, age: int, options: Options
+) -> tuple[Tensor, float | Tensor]:
+    """Return the direction in which a basis with gradient D descends, and its learning rate."""
+    lr: float | Tensor = options["lr"]
+    if options["basis_optimizer"] == "sgd":
+        return D, SGD_LR * _share_of_peak(lr, options.get("initial_lr", lr))
+    M = average(state[side.exp_avg], D, debiased(_BETAS[0], age))
+    V = average_square(state[side.exp_avg_sq], D, debiased(_BETAS[1], age))
+    return M / (V.sqrt() + _EPS), _minimum(options["basis_lr_ratio"] * lr, ADAM_LR_CAP)
+
+
+def _moment_kind(options: Options) -> Kind:
+    """A basis' moments are as exact as the basis, except in 8 bits: the paper's Adam on P is the weights' 8-bit one."""
+    return "moment" if options["state_dtype"] == low_bit.STATE_DTYPE else "basis"
 
 
 def orthonormalised(P: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A dispatch mode sees each operation's results; a weak reference to their storage says when they are gone. It needs no
 memory of its own, so it works under fake tensors, where operations are followed but nothing is allocated or computed.
-Storages are counted, not tensors: views and tied parameters count once. What a kernel allocates for itself and frees
+Storages are counted, not tensors: views and tied parameters count once, and wrappers as what they are made of. What a kernel allocates for itself and frees
 again before it returns stays unseen.
 """
 
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from .low_bit import parts
 
 
 class StorageTracker(TorchDispatchMode):
@@ -38,9 +40,7 @@ class StorageTracker(TorchDispatchMode):
 
     def file(self, tensors: Iterable[Any], category: str) -> None:
         """Put tensors into a category: ones made before tracking began, or ones now known for what they are."""
-        for tensor in tensors:
-            if isinstance(tensor, torch.Tensor):
-                self._see(tensor, category, move=True)
+        self._see_all(tensors, category, move=True)
         self._note_peak()
 
     def reset_peak(self) -> None:
@@ -51,12 +51,18 @@ class StorageTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # a wrapper's own dispatch comes first, and its tensors' operations come back here
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._see(leaf, self.category, move=False)
+        self._see_all(tree_leaves(result), self.category, move=False)
         self._note_peak()
         return result
+
+    def _see_all(self, leaves: Iterable[Any], category: str, *, move: bool) -> None:
+        for leaf in leaves:
+            if isinstance(leaf, torch.Tensor):
+                for part in parts(leaf):
+                    self._see(part, category, move=move)
 
     def _see(self, tensor: torch.Tensor, category: str, *, move: bool) -> None:
         if tensor.layout != torch.strided:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from subopt.errors import OptionError, suggestion
 
+from . import low_bit
 from .cell import rule_of
+from .composed import Composed
 from .options import OPTIONS, RULES, validated
 from .slots import Dtypes, layout_bytes
 from .transient import transient_bytes
+from .treatment import LayerKind
 
 # What every parameter's storage depends on, whatever optimizer it is left to.
 _SHARED_WITH_FALLBACK = ("state_dtype",)
@@ -22,6 +27,10 @@ _SHARED_WITH_FALLBACK = ("state_dtype",)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """One optimizer method: a cell of the composition with its options, and what follows from them.
+
+    A method that puts layers of its own in the place of the model's overrides `replace`, `optimizer`,
+    `dense_state_dict` and the counts: for such a method the shape of a weight is that of the dense weight it replaces,
+    and what is counted is the replacement at the largest rank the options allow.
 
     Attributes:
         name: Its id.
@@ -33,7 +42,12 @@ class Method:
         preset: Defaults of tunable options that differ from the general ones.
         fallback: "adamw" or "adamw-nomom": what trains the parameters it leaves alone.
         state_formula: Elements kept for an m x n matrix, as the paper writes it.
-        capabilities: What it can do, as data: "refreshes", "rank", "bf16_parameters", "closure".
+        capabilities: What it can do or needs, as data. "refreshes": some steps decompose a matrix; "rank": it has one;
+            "bf16_parameters", "closure": it takes them; "needs_closure": its step evaluates the loss more than once;
+            "needs_lowbit": it needs the extra of that name, see `low_bit.is_installed`; "waits_for_device": its every
+            step reads numbers off the device.
+        layers: The kinds of layers it puts its own in the place of; the weights of others go to its fallback. Empty
+            for a method that leaves the model's layers alone.
         test_inputs: Valid options that tests try.
         error_inputs: Invalid options and a pattern of the message they give.
     """
@@ -48,6 +62,7 @@ class Method:
     fallback: str = "adamw"
     state_formula: str = ""
     capabilities: frozenset[str] = frozenset()
+    layers: frozenset[LayerKind] = frozenset()
     test_inputs: tuple[Mapping[str, Any], ...] = ()
     error_inputs: tuple[tuple[Mapping[str, Any], str], ...] = ()
 
@@ -73,7 +88,10 @@ class Method:
                     f"its options: {', '.join(self.tunable)}",
                 )
         general = {name: option.default for name, option in OPTIONS.items()}
-        return validated({**general, **self.fixed, **self.preset, **options})
+        preset = dict(self.preset)
+        if options.get("moments", preset.get("moments")) != preset.get("moments"):
+            preset = {key: preset[key] for key in preset if key not in {"betas", "eps"}}
+        return validated({**general, **self.fixed, **preset, **options})
 
     def state_bytes(
         self,
@@ -134,6 +152,16 @@ class Method:
         """Return the peak bytes of temporaries while one parameter of this shape is updated, refresh included."""
         return transient_bytes(shape, dtype, self.resolve(options))
 
+    def weight_bytes(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Return the bytes in which a weight of this shape is held while this method trains it."""
+        del options
+        return prod(shape) * dtype.itemsize
+
     def step_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return FLOPs per step for one parameter: projection, lift, moments, and a refresh over its period."""
         return rule_of(self.resolve(options), shape).step_flops(shape)
@@ -141,6 +169,39 @@ class Method:
     def bound_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return the upper bound on FLOPs beyond the un-rotated method's (Nguyen et al. 2025, section 3.4)."""
         return rule_of(self.resolve(options), shape).bound_flops(shape)
+
+    def missing_extra(self, options: Mapping[str, Any] | None = None) -> str | None:
+        """Return the extra of subopt that this method needs with these options and that is not installed, or None."""
+        needs_low_bit = self.resolve(options)["state_dtype"] == low_bit.STATE_DTYPE
+        return low_bit.EXTRA if needs_low_bit and not low_bit.is_installed() else None
+
+    def accepts(self, layer_kind: LayerKind | None) -> bool:
+        """Return whether it trains the matrix of a layer of this kind; others go to its fallback."""
+        return not self.layers or layer_kind in self.layers
+
+    def replace(
+        self, model: nn.Module, settings: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, list[tuple[str, Tensor]]]:
+        """Replace, in place, the layers that hold the named weights, where the method does that.
+
+        Args:
+            model: The model.
+            settings: For each weight's name the resolved options it is trained with.
+
+        Returns:
+            For each weight that is no more, its successors with their names.
+        """
+        del model, settings
+        return {}
+
+    def optimizer(self, groups: list[dict[str, Any]], model: nn.Module) -> Composed:
+        """Return the optimizer of these parameter groups of the model."""
+        del model
+        return Composed(groups)
+
+    def dense_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the model's state with the names and shapes it had before any layer was replaced."""
+        return model.state_dict()
 
 
 FALLBACKS = {"adamw": "adam", "adamw-nomom": "adam-nomom"}

@@ -14,7 +14,7 @@ from .storage_tracker import StorageTracker
 
 
 def transient_bytes(shape: Sequence[int], dtype: torch.dtype, options: Mapping[str, Any]) -> int:
-    """Return the peak bytes of temporaries in a step that refreshes, beyond parameter, gradient and state.
+    """Return the peak bytes of temporaries in the worst step, beyond parameter, gradient and state.
 
     Not included: workspace inside LAPACK or cuSOLVER, which no tensor shows.
     """
@@ -32,12 +32,17 @@ def _transient_bytes(
 ) -> int:
     with FakeTensorMode():
         parameter = torch.nn.Parameter(torch.empty(shape, dtype=dtype))
-        optimizer = Composed([parameter], **{**dict(options), "period": 1})
+        given = dict(options)
+        # Everything that happens from time to time, at every step.
+        given |= {"period": 1, "start_step": 1, "retract_every": min(1, given["retract_every"])}
+        optimizer = Composed([parameter], **given)
         parameter.grad = torch.empty(shape, dtype=dtype)
-        # The first step allocates the state; the second, a refresh of everything, is the one to watch.
-        optimizer.step()
-        held = [parameter, parameter.grad, *optimizer.state[parameter].values()]
+        # The first step fits some bases by other means than later ones refresh them, and allocates the state.
         with StorageTracker() as tracker:
-            tracker.file(held, "held")
+            tracker.file([parameter, parameter.grad], "held")
             optimizer.step()
-        return int(tracker.peak_bytes[tracker.category])
+            first = tracker.peak_bytes[tracker.category] - optimizer.planned_state_bytes()
+            tracker.file(optimizer.state[parameter].values(), "held")
+            tracker.reset_peak()
+            optimizer.step()
+        return int(max(first, tracker.peak_bytes[tracker.category]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from .matrices import matrix_shape
 _HEAD_NAME = re.compile(
     r"(^|\.)(lm_head|head|output|decoder|embed_out|logits|classifier|unembed\w*)$"
 )
+
+LayerKind: TypeAlias = Literal["linear", "conv"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Treatment:
         name: Its first name in the model.
         shape: Its shape.
         kind: The class of the module that holds it, such as "Linear".
+        layer_kind: "linear" or "conv" where it is the weight of a plain layer of torch, whose place another layer could
+            take; None elsewhere.
         treatment: "matrix": the method; "fallback": the fallback optimizer; "frozen": nothing.
         reason: Why, in a few words.
         parameter: The parameter itself.
@@ -32,9 +37,18 @@ class Treatment:
     name: str
     shape: tuple[int, ...]
     kind: str
+    layer_kind: LayerKind | None
     treatment: Literal["matrix", "fallback", "frozen"]
     reason: str
     parameter: Tensor
+
+
+_PLAIN: dict[type[nn.Module], LayerKind] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv",
+    nn.Conv2d: "conv",
+    nn.Conv3d: "conv",
+}
 
 
 def treatments(model: nn.Module, exclude: Sequence[str] = ()) -> list[Treatment]:
@@ -50,10 +64,12 @@ def treatments(model: nn.Module, exclude: Sequence[str] = ()) -> list[Treatment]
     embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     embedded = {id(module.weight) for module in embeddings}
     heads = _heads(model, {(e.num_embeddings, e.embedding_dim) for e in embeddings})
+    layers = _plain_layers(model)
     result = []
     for name, kind, parameter in _parameters(model):
         treatment, reason = _decide(name, parameter, embedded, heads, exclude)
-        result.append(Treatment(name, tuple(parameter.shape), kind, treatment, reason, parameter))
+        shape, layer_kind = tuple(parameter.shape), layers.get(id(parameter))
+        result.append(Treatment(name, shape, kind, layer_kind, treatment, reason, parameter))
     return result
 
 
@@ -64,6 +80,27 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield f"{prefix}.{local}" if prefix else local, type(module).__name__, parameter
+
+
+def _plain_layers(model: nn.Module) -> dict[int, LayerKind]:
+    """Return the kind of layer by the id of its weight: exactly torch's own layers, held in one place of the model.
+
+    A subclass may use its weight in a way that only it knows; a weight or a layer that two modules hold cannot change
+    for one of them; and the model itself has no place that another layer could take.
+    """
+    modules = list(model.modules())
+    places = Counter(id(child) for module in modules for child in module._modules.values())
+    holders = Counter(
+        id(parameter) for module in modules for parameter in module._parameters.values()
+    )
+    kinds: dict[int, LayerKind] = {}
+    for module in modules:
+        kind = _PLAIN.get(type(module))
+        if kind is None or places[id(module)] != 1 or holders[id(module.weight)] != 1:
+            continue
+        if kind == "linear" or module.groups == 1:
+            kinds[id(module.weight)] = kind
+    return kinds
 
 
 def _decide(

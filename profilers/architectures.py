@@ -33,6 +33,7 @@ class WeightShape(NamedTuple):
     shape: tuple[int, ...]
     treatment: Literal["matrix", "fallback", "frozen"]
     dtype: torch.dtype = torch.float32
+    layer_kind: Literal["linear", "conv"] | None = "linear"
 
     @property
     def elements(self) -> int:

@@ -33,7 +33,9 @@ def options_for(method: Method, wishes: Mapping[str, Any]) -> dict[str, Any]:
 def weights_of(treatments: Iterable[Any]) -> list[WeightShape]:
     """Return the shapes behind `subopt.optimizers.treatments(model)`."""
     return [
-        WeightShape(item.name, tuple(item.shape), item.treatment, item.parameter.dtype)
+        WeightShape(
+            item.name, tuple(item.shape), item.treatment, item.parameter.dtype, item.layer_kind
+        )
         for item in treatments
     ]
 
@@ -58,8 +60,7 @@ def state_bytes(
     for weight in weights:
         if weight.treatment == "frozen":
             continue
-        is_matrix = weight.treatment == "matrix"
-        count = method.state_bytes if is_matrix else method.fallback_state_bytes
+        count = method.state_bytes if _is_treated(weight, method) else method.fallback_state_bytes
         if as_published:
             # Under float64 every number of the state has the same size, which turns bytes into a count of numbers.
             numbers = count(weight.shape, torch.float64, options, counters=False) // 8
@@ -67,6 +68,33 @@ def state_bytes(
         else:
             total += count(weight.shape, weight.dtype, options)
     return total
+
+
+def unusable(method: Method, weights: Iterable[WeightShape]) -> str | None:
+    """Return why a method cannot train these weights here, in a few words, or None where it can."""
+    extra = method.missing_extra()
+    if extra is not None:
+        return f"not installed, pip install 'subopt[{extra}]'"
+    if method.layers and not any(_is_treated(weight, method) for weight in weights):
+        return "the model has no plain torch layer that it could replace"
+    return None
+
+
+def weight_bytes_saved(
+    weights: Iterable[WeightShape], method: Method, options: Mapping[str, Any] | None = None
+) -> int:
+    """Return how many bytes less the weights take than in the model as it was given; negative if they take more."""
+    return sum(
+        weight.elements * weight.dtype.itemsize
+        - method.weight_bytes(weight.shape, weight.dtype, options)
+        for weight in weights
+        if _is_treated(weight, method)
+    )
+
+
+def _is_treated(weight: WeightShape, method: Method) -> bool:
+    """Whether the method itself trains it."""
+    return weight.treatment == "matrix" and method.accepts(weight.layer_kind)
 
 
 def forward_backward_flops(
@@ -108,27 +136,23 @@ def method_cost(
         as_published: Count state as the papers do, see `state_bytes`.
     """
     options = options or {}
-    matrices = [weight for weight in weights if weight.treatment == "matrix"]
-    temporaries = {
-        "matrix": method.transient_bytes,
-        "fallback": method.fallback_transient_bytes,
-    }
+    trained = [weight for weight in weights if weight.treatment != "frozen"]
+    treated = [weight for weight in trained if _is_treated(weight, method)]
+    others = [weight for weight in trained if not _is_treated(weight, method)]
+    temporaries = [
+        *(method.transient_bytes(w.shape, w.dtype, options) for w in treated),
+        *(method.fallback_transient_bytes(w.shape, w.dtype, options) for w in others),
+    ]
     cost = MethodCost(
         method=method.name,
         options=_recorded(method, options),
         state_bytes=state_bytes(weights, method, options, as_published=as_published),
-        transient_bytes=max(
-            (
-                temporaries[weight.treatment](weight.shape, weight.dtype, options)
-                for weight in weights
-                if weight.treatment in temporaries
-            ),
-            default=0,
-        ),
-        step_flops=sum(method.step_flops(weight.shape, options) for weight in matrices),
-        bound_flops=sum(method.bound_flops(weight.shape, options) for weight in matrices),
+        transient_bytes=max(temporaries, default=0),
+        weight_bytes_saved=weight_bytes_saved(weights, method, options),
+        step_flops=sum(method.step_flops(weight.shape, options) for weight in treated),
+        bound_flops=sum(method.bound_flops(weight.shape, options) for weight in treated),
     )
-    return relative_to(forward_backward_flops(matrices, tokens), cost) if tokens else cost
+    return relative_to(forward_backward_flops(weights, tokens), cost) if tokens else cost
 
 
 def relative_to(whole_flops: float, cost: MethodCost) -> MethodCost:

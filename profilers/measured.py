@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from subopt.optimizers import create
+from subopt.optimizers import create, stored_bytes
 
 from .schema import Memory, Peak, Phase, PhasePeaks, Settings
 from .session import Session
-from .simulated import WATCHED_STEPS, has_decompositions, with_short_period
+from .simulated import WATCHED_STEPS, at_its_largest, has_decompositions, needs_closure
 from .target import load_target
+from .watched_step import watched_step
 
 # With -m or -c Python looks for modules in the current folder first, where a user's fractions.py would take the
 # standard library's place in our own imports. That entry goes before the first of them; sys is built in.
@@ -164,25 +166,34 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
     gc.collect()
     torch.cuda.empty_cache()
     model = session.build_on_device()
-    tensors = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
     groups = session.target.param_groups(model)
-    optimizer = create(method, model, groups=groups, **with_short_period(method, options))
-    batches = session.batches()
-    rows = [_watched_step(session, model, optimizer, next(batches)) for _ in range(WATCHED_STEPS)]
+    optimizer = create(method, model, groups=groups, **at_its_largest(method, options))
+    meter = _Allocator(session.device)
+    rows = [
+        watched_step(
+            model,
+            optimizer,
+            partial(_loss, session, model, batch),
+            meter,
+            needs_closure=needs_closure(method),
+        )
+        for batch in itertools.islice(session.batches(), WATCHED_STEPS)
+    ]
     first, ordinary, last = rows
     phases: dict[Phase, int] = {
-        "forward": max(ordinary.marks["forward"], last.marks["forward"]),
-        "backward": max(ordinary.marks["backward"], last.marks["backward"]),
-        "step": ordinary.marks["step"],
+        "forward": max(ordinary.peaks["forward"], last.peaks["forward"]),
+        "backward": max(ordinary.peaks["backward"], last.peaks["backward"]),
+        "step": ordinary.peaks["step"],
     }
     if has_decompositions(method):
-        phases["refresh"] = max(first.marks["step"], last.marks["step"])
+        phases["refresh"] = max(first.peaks["step"], last.peaks["step"])
+    tensors = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
     return Measured(
         parameter_bytes=sum(t.numel() * t.element_size() for t in tensors.values()),
         gradient_bytes=last.gradient_bytes,
         activation_bytes=last.activation_bytes,
         state_bytes=sum(
-            leaf.numel() * leaf.element_size()
+            stored_bytes(leaf)
             for leaf in tree_leaves(list(optimizer.state.values()))
             if isinstance(leaf, Tensor)
         ),
@@ -191,33 +202,24 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
     )
 
 
+def _loss(session: Session, model: nn.Module, batch: Any) -> Tensor:
+    return session.loss(model, session.place(batch))
+
+
 @dataclass(frozen=True)
-class _Step:
-    marks: dict[str, int]
-    gradient_bytes: int
-    activation_bytes: int
+class _Allocator:
+    """The counters of torch's allocator on one GPU."""
 
+    device: torch.device
 
-def _watched_step(
-    session: Session, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any
-) -> _Step:
-    """Take one training step; each phase's mark is the most that was allocated in it."""
-    device, marks = session.device, {}
-    model.zero_grad(set_to_none=True)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    loss = session.loss(model, session.place(batch))
-    marks["forward"] = torch.cuda.max_memory_allocated(device)
-    activation_bytes = torch.cuda.memory_allocated(device) - before
-    torch.cuda.reset_peak_memory_stats(device)
-    loss.backward()
-    marks["backward"] = torch.cuda.max_memory_allocated(device)
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    torch.cuda.reset_peak_memory_stats(device)
-    optimizer.step()
-    marks["step"] = torch.cuda.max_memory_allocated(device)
-    gradient_bytes = sum(gradient.numel() * gradient.element_size() for gradient in gradients)
-    return _Step(marks, gradient_bytes, activation_bytes)
+    def live_bytes(self) -> int:
+        return torch.cuda.memory_allocated(self.device)
+
+    def peak_bytes(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device)
+
+    def reset(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
 
 
 def _answer(request: Request) -> dict[str, Any]:

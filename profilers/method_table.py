@@ -20,8 +20,8 @@ from .memory import (
 from .progress import OnProgress, Progress
 from .schema import Memory, MethodCost
 from .session import Session
-from .simulated import SimulatedModel, SimulationError
-from .timing import time_step
+from .simulated import SimulatedModel, SimulationError, needs_closure
+from .timing import StepTime, time_step, time_whole_step
 
 # The method whose step and state everything is compared with.
 BASELINE = "adamw"
@@ -96,7 +96,9 @@ class MethodTable:
                 )
             return
         self._relate_flops(simulated.positions)
-        for footprint in simulated_footprints(simulated, session.target.param_groups, left):
+        for footprint in simulated_footprints(
+            simulated, session.target.param_groups, left, self.missing
+        ):
             self._record(footprint)
 
     def _measure_memory(self, model: nn.Module) -> None:
@@ -123,26 +125,19 @@ class MethodTable:
         )
         self._report(Progress("memory", done, len(self._rows)))
 
-    def time_steps(self, model: nn.Module, *, rounds: int, budget_s: float) -> None:
+    def time_steps(self, model: nn.Module, batch: Any, *, rounds: int, budget_s: float) -> None:
         """Time every method's steps in turn with the baseline's.
 
         Args:
-            model: The model, with gradients in place.
+            model: The model, with the batch's gradients in place.
+            batch: A batch on the device.
             rounds: Timed refreshes.
             budget_s: Most seconds for one method and the baseline beside it.
         """
-        groups = self._session.target.param_groups(model)
         for done, (name, row) in enumerate(self._rows.items()):
             self._report(Progress("optimizer steps", done, len(self._rows)))
-            taken = time_step(
-                model,
-                name,
-                row.options,
-                baseline=BASELINE,
-                groups=groups,
-                rounds=rounds,
-                budget_s=budget_s,
-            )
+            time_method = self._time_whole_step if needs_closure(name) else self._time_step
+            taken = time_method(model, batch, row, rounds=rounds, budget_s=budget_s)
             self._rows[name] = row.model_copy(
                 update={
                     "step_ms": taken.step_ms,
@@ -150,3 +145,22 @@ class MethodTable:
                     "step_ms_source": "measured",
                 }
             )
+
+    def _time_step(self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any) -> StepTime:
+        del batch
+        groups = self._session.target.param_groups(model)
+        return time_step(model, row.method, row.options, baseline=BASELINE, groups=groups, **effort)
+
+    def _time_whole_step(
+        self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any
+    ) -> StepTime:
+        session = self._session
+        return time_whole_step(
+            (session.build_on_device(), model),
+            row.method,
+            row.options,
+            lambda of: session.forward_backward(of, batch),
+            baseline=BASELINE,
+            groups_of=session.target.param_groups,
+            **effort,
+        )

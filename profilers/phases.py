@@ -48,19 +48,23 @@ class StepPeaks:
         state_bytes: Optimizer state after a step.
         step: Bytes by category at the highest instant of an ordinary step.
         refresh: The same of a step that refreshes the bases; None for a method that has none.
+        passes: The same of the forward and the backward pass, the state included, where the method changes the model or
+            the passes; None where they are the model's own.
     """
 
     state_bytes: int
     step: Counter[str]
     refresh: Counter[str] | None
+    passes: tuple[Counter[str], Counter[str]] | None = None
 
 
 def training_phases(model: ModelPeaks, step: StepPeaks) -> dict[Phase, Counter[str]]:
     """Return the bytes by category at the highest instant of each phase, once the optimizer's state exists."""
     state = Counter({"state": step.state_bytes})
+    forward, backward = step.passes or (model.forward + state, model.backward + state)
     phases: dict[Phase, Counter[str]] = {
-        "forward": model.forward + state,
-        "backward": model.backward + state,
+        "forward": forward,
+        "backward": backward,
         "step": step.step,
     }
     if step.refresh is not None:

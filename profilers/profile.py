@@ -13,7 +13,7 @@ from subopt.optimizers import METHODS, Treatment, create, get_method, matrix_sha
 from subopt.optimizers.bases import resolve_rank
 from subopt.optimizers.options import OPTIONS
 
-from .costs import weights_of
+from .costs import unusable, weights_of
 from .data import tokens_in
 from .decompositions import Periods, time_shape
 from .device import environment
@@ -104,11 +104,13 @@ class _Run:
             self._model = session.build_on_device()
             on_preflight(preflight(session.target, self._model, session.place(self._first_batch)))
         self._treatments = trained_treatments(self._model, session.target)
+        weights = weights_of(self._treatments)
+        reasons = {name: unusable(get_method(name), weights) for name in self._methods}
+        self._methods = [name for name, reason in reasons.items() if reason is None]
+        self._missing += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
         tokens = tokens_in(self._first_batch)
         self._settings = self._settings.model_copy(update={"tokens_per_batch": tokens})
-        self._table = MethodTable(
-            session, weights_of(self._treatments), self._methods, self._report, tokens=tokens
-        )
+        self._table = MethodTable(session, weights, self._methods, self._report, tokens=tokens)
 
     def go(self) -> None:
         """Run the stages in order; on Ctrl-C, note what is not there."""
@@ -191,7 +193,7 @@ class _Run:
         self._forward_backward_ms = time_forward_backward(
             self._session.forward_backward, self._model, self._placed
         )
-        self._table.time_steps(self._model, rounds=rounds, budget_s=budget_s)
+        self._table.time_steps(self._model, self._placed[-1], rounds=rounds, budget_s=budget_s)
         self._model.zero_grad(set_to_none=True)
 
     def _time_decompositions(self) -> None:
@@ -234,6 +236,7 @@ class _Run:
             name=item.name,
             shape=list(item.shape),
             kind=item.kind,
+            layer_kind=item.layer_kind,
             treatment=item.treatment,
             reason=item.reason,
             spectrum=found.spectrum if found else None,

@@ -128,6 +128,9 @@ class Layer(_Record):
     name: str
     shape: list[int]
     kind: str
+    layer_kind: Literal["linear", "conv"] | None = (
+        None  # of the plain torch layer whose weight it is
+    )
     treatment: Literal["matrix", "fallback", "frozen"]
     reason: str
     spectrum: Spectrum | None = None
@@ -176,12 +179,17 @@ class MethodCost(_Record):
     options: dict[str, str | int | float | bool | list[float] | None] = {}
     state_bytes: Bytes
     transient_bytes: Bytes
+    weight_bytes_saved: int = (
+        0  # where the method holds weights in another form; negative: it needs more
+    )
     peak: Peak | None = None
     step_flops: float
     bound_flops: float
     relative_flops: float | None = None
     bound_relative: float | None = None  # bound_flops in the unit of relative_flops
-    step_ms: Milliseconds | None = None
+    step_ms: float | None = (
+        None  # beyond one forward and backward pass; negative where replaced layers make those faster
+    )
     overhead_ms: float | None = (
         None  # beyond AdamW's step, timed in turn with this one; negative where it is faster
     )

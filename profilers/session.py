@@ -74,9 +74,10 @@ class Session:
         with torch.autocast(kind, torch.bfloat16):
             return self.target.loss(model, batch)
 
-    def forward_backward(self, model: nn.Module, batch: Any) -> None:
-        """Leave a batch's gradients in the model."""
+    def forward_backward(self, model: nn.Module, batch: Any) -> Tensor:
+        """Leave a batch's gradients in the model and return its loss."""
         model.zero_grad(set_to_none=True)
         loss = self.loss(model, batch)
         with self.target.user_code("backward()"):
             loss.backward()
+        return loss.detach()

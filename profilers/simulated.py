@@ -1,14 +1,18 @@
 """A training step followed under fake tensors: nothing is allocated or computed.
 
 The model's forward and backward pass are followed once, without an optimizer. Then every method's real optimizer
-updates the fake parameters: its first and third step refresh the bases and the second does not.
+updates the fake parameters: its first and third step refresh the bases and the second does not. A method that evaluates
+the loss itself is followed through whole training steps of a model of its own, until its layers have grown as far as
+they can.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,16 +21,19 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subopt.errors import UserCodeError
-from subopt.optimizers import create, get_method
+from subopt.optimizers import create, get_method, stored_bytes
 from subopt.optimizers.storage_tracker import StorageTracker
 
 from .costs import options_for
 from .phases import ModelPeaks, StepPeaks
 from .positions import counted_positions
 from .target import fresh_copy, without_address_warnings
+from .watched_step import WatchedStep, watched_step
 
 # A refresh, an ordinary step, a refresh with everything in place.
 WATCHED_STEPS = 3
+# Ranks double with each step at most: enough for any.
+_MOST_STEPS = 32
 
 BuildModel = Callable[[], nn.Module]
 LossOf = Callable[[nn.Module, Any], Tensor]
@@ -59,16 +66,11 @@ class SimulatedModel:
         """
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._tracker = StorageTracker()
-        try:
+        self._build_model, self._loss_of = build_model, loss_of
+        with _followed():
             self.model = fake_model(build_model, self._mode)
             self._batch = tree_map_only(Tensor, self._fake, batch)
-            with without_address_warnings():
-                self.peaks = self._forward_backward(loss_of)
-        except UserCodeError as error:
-            cause = error.__cause__
-            raise SimulationError(_first_line(cause or error)) from error
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise SimulationError(_first_line(error)) from error
+            self.peaks = self._forward_backward(loss_of)
 
     def _fake(self, tensor: Tensor) -> FakeTensor:
         return self._mode.from_tensor(tensor.detach().cpu(), static_shapes=True)
@@ -117,12 +119,18 @@ class SimulatedModel:
 
         Args:
             method: Method id.
-            options: Its options; period and early refreshes are replaced where it has them.
+            options: Its options; what would keep it from its largest is replaced where it has that.
             groups_of: The user's own parameter groups, if any.
+
+        Raises:
+            SimulationError: The method evaluates the loss itself, and that cannot be followed.
         """
+        settings = at_its_largest(method, options)
+        if needs_closure(method):
+            with _followed():
+                return self._whole_step_peaks(method, settings, groups_of)
         with self._mode:
             groups = groups_of(self.model) if groups_of else None
-            settings = with_short_period(method, options)
             optimizer = create(method, self.model, groups=groups, **settings)
             state_bytes = 0
             most = [0] * WATCHED_STEPS
@@ -134,6 +142,46 @@ class SimulatedModel:
         first, ordinary, last = (held + Counter({"temporary": size}) for size in most)
         refresh = max(first, last, key=Counter.total) if has_decompositions(method) else None
         return StepPeaks(state_bytes, ordinary, refresh)
+
+    def _whole_step_peaks(
+        self, method: str, settings: Mapping[str, Any], groups_of: GroupsOf | None
+    ) -> StepPeaks:
+        """Follow whole training steps of a model of its own, which the method may change; return the last one's."""
+        model = fake_model(self._build_model, self._mode)
+        tracker = StorageTracker()
+        with self._mode:
+            groups = groups_of(model) if groups_of else None
+            optimizer = create(method, model, groups=groups, **settings)
+            tracker.file([*model.parameters(), *model.buffers()], "parameter")
+            tracker.file(tree_leaves(self._batch), "activation")
+            with tracker:
+                row = self._largest_step(model, optimizer, tracker)
+        state_bytes = sum(
+            stored_bytes(value) for kept in optimizer.state.values() for value in kept.values()
+        )
+        parts = {
+            phase: Counter({"state": state_bytes, "temporary": size - state_bytes})
+            for phase, size in row.peaks.items()
+        }
+        refresh = parts["step"] if has_decompositions(method) else None
+        return StepPeaks(state_bytes, parts["step"], refresh, (parts["forward"], parts["backward"]))
+
+    def _largest_step(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, tracker: StorageTracker
+    ) -> WatchedStep:
+        meter, numbers = _Meter(tracker), -1
+        for done in range(_MOST_STEPS):
+            before, numbers = numbers, sum(p.numel() for p in model.parameters())
+            row = watched_step(
+                model,
+                optimizer,
+                lambda: self._loss_of(model, self._batch),
+                meter,
+                needs_closure=True,
+            )
+            if done >= WATCHED_STEPS and numbers == before:
+                break
+        return row
 
     def _follow_updates(
         self, optimizer: torch.optim.Optimizer, parameter: Tensor
@@ -170,10 +218,19 @@ def _kinds(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, int]]:
     return [(parameter, counts[kind]) for kind, parameter in first.items()]
 
 
-def with_short_period(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with which the first and third step refresh the bases and the second does not."""
-    short = {"period": WATCHED_STEPS - 1, "early_refresh": False}
-    return {**options, **options_for(get_method(method), short)}
+def at_its_largest(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with which three steps show all that a method ever needs.
+
+    The first and third step refresh the bases and the second does not, nothing waits for a later step, and no rank is
+    cut that could be kept.
+    """
+    largest = {"period": WATCHED_STEPS - 1, "early_refresh": False, "start_step": 1, "tau": 0.0}
+    return {**options, **options_for(get_method(method), largest)}
+
+
+def needs_closure(method: str) -> bool:
+    """Return whether a method evaluates the loss itself."""
+    return "needs_closure" in get_method(method).capabilities
 
 
 def has_decompositions(method: str) -> bool:
@@ -189,6 +246,35 @@ def fake_model(build_model: BuildModel, mode: FakeTensorMode | None = None) -> n
         if all(isinstance(tensor, FakeTensor) for tensor in tensors):
             return model
         return fresh_copy(model)
+
+
+@contextmanager
+def _followed() -> Iterator[None]:
+    """Turn what user code raises under fake tensors into an error of the simulation."""
+    try:
+        with without_address_warnings():
+            yield
+    except UserCodeError as error:
+        cause = error.__cause__
+        raise SimulationError(_first_line(cause or error)) from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise SimulationError(_first_line(error)) from error
+
+
+@dataclass(frozen=True)
+class _Meter:
+    """A tracker's totals."""
+
+    tracker: StorageTracker
+
+    def live_bytes(self) -> int:
+        return self.tracker.live_bytes.total()
+
+    def peak_bytes(self) -> int:
+        return self.tracker.peak_bytes.total()
+
+    def reset(self) -> None:
+        self.tracker.reset_peak()
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subopt.optimizers import create, get_method, is_refresh_due
 
@@ -84,14 +84,14 @@ def time_step(
     """
     record = get_method(method)
     schedule = options_for(record, {"period": _SHORT_PERIOD, "early_refresh": False})
-    optimizer = create(method, model, lr=0.0, groups=_without_lr(groups), **{**options, **schedule})
+    timed = {**options, **schedule, **options_for(record, {"start_step": 1})}
+    optimizer = create(method, model, lr=0.0, groups=_without_lr(groups), **timed)
     others = []
     if method != baseline:
         others.append(create(baseline, model, lr=0.0, groups=_without_lr(groups)))
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    times_ms, *others_ms = _in_turn(
-        [optimizer, *others], 1 + rounds * _SHORT_PERIOD, budget_s, devices
-    )
+    runs = [optimizer.step, *(other.step for other in others)]
+    times_ms, *others_ms = _in_turn(runs, 1 + rounds * _SHORT_PERIOD, budget_s, devices)
     refreshes = [
         bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
         for t in range(1, len(times_ms) + 1)
@@ -107,25 +107,74 @@ def time_step(
     )
 
 
+def time_whole_step(
+    models: tuple[nn.Module, nn.Module],
+    method: str,
+    options: Mapping[str, Any],
+    forward_backward: Callable[[nn.Module], Tensor],
+    *,
+    baseline: str,
+    groups_of: Callable[[nn.Module], Sequence[Mapping[str, Any]] | None],
+    rounds: int = 3,
+    budget_s: float = 3.0,
+) -> StepTime:
+    """Time whole training steps of a method that evaluates the loss itself, against whole ones of the baseline.
+
+        step = whole step with the method - one forward and backward pass,   all three timed in turn
+
+    so that step + forward and backward pass is a training step, as it is for every other method. The step is negative
+    where layers that the method replaced make its passes cheaper than the model's own. No rank is cut.
+
+    Args:
+        models: A model for the method, which may change its layers, and one for the baseline; alike.
+        method: Method id.
+        options: Its options.
+        forward_backward: Leaves the gradients of one batch in a model and returns the loss.
+        baseline: Id of the method to compare with, at its default options.
+        groups_of: The user's own parameter groups of a model, if any.
+        rounds: As in `time_step`.
+        budget_s: As in `time_step`.
+    """
+    own, plain = models
+    timed = {**options, **options_for(get_method(method), {"tau": 0.0})}
+    optimizer = create(method, own, lr=0.0, groups=_without_lr(groups_of(own)), **timed)
+    other = create(baseline, plain, lr=0.0, groups=_without_lr(groups_of(plain)))
+    devices = {parameter.device for parameter in own.parameters() if parameter.is_cuda}
+    runs: list[Callable[[], object]] = [
+        functools.partial(optimizer.step, functools.partial(forward_backward, own)),
+        functools.partial(forward_backward, plain),
+        other.step,
+    ]
+    most = 1 + rounds * _SHORT_PERIOD
+    whole_ms, passes_ms, others_ms = _in_turn(runs, most, budget_s, devices)
+    beyond_ms = [whole - passes for whole, passes in zip(whole_ms, passes_ms, strict=True)]
+    return StepTime(
+        ordinary_ms=statistics.median(beyond_ms[1:]),
+        refresh_ms=None,
+        period=None,
+        baseline_ms=statistics.median(others_ms[1:]),
+    )
+
+
 def _in_turn(
-    optimizers: Sequence[torch.optim.Optimizer],
+    runs: Sequence[Callable[[], object]],
     most: int,
     budget_s: float,
     devices: set[torch.device],
 ) -> list[list[float]]:
-    """Let the optimizers step one after another, again and again; return each one's times in ms."""
-    times_ms: list[list[float]] = [[] for _ in optimizers]
+    """Call one after another, again and again; return each one's times in ms."""
+    times_ms: list[list[float]] = [[] for _ in runs]
     begin_s = time.perf_counter()
     for done in range(most):
         if done >= _LEAST_STEPS and time.perf_counter() - begin_s > budget_s:
             break
-        for times, optimizer in zip(times_ms, optimizers, strict=True):
-            times.append(timed_ms(optimizer.step, devices))
+        for times, run in zip(times_ms, runs, strict=True):
+            times.append(timed_ms(run, devices))
     return times_ms
 
 
 def time_forward_backward(
-    forward_backward: Callable[[nn.Module, Any], None], model: nn.Module, batches: Sequence[Any]
+    forward_backward: Callable[[nn.Module, Any], object], model: nn.Module, batches: Sequence[Any]
 ) -> float:
     """Return the median time of a forward and backward pass in ms; the last batch's gradients stay in place.
 

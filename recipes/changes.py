@@ -190,7 +190,8 @@ def _weights(profile: Profile) -> Counter[WeightShape]:
     """Return how many parameters of each shape and treatment there are."""
     dtype = _PARAMETER_DTYPES[profile.settings.dtype]
     return Counter(
-        WeightShape("", tuple(layer.shape), layer.treatment, dtype) for layer in profile.layers
+        WeightShape("", tuple(layer.shape), layer.treatment, dtype, layer.layer_kind)
+        for layer in profile.layers
     )
 
 

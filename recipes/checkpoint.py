@@ -1,6 +1,6 @@
 """Checkpoints: a folder `step-N` per checkpoint, complete or absent, holding everything a run needs to go on.
 
-    model.safetensors   parameters and buffers
+    model.safetensors   parameters and buffers, of replaced layers too
     optimizer.pt        the optimizer's state_dict
     trainer.pt          progress, data position, state of the random number generators
     checkpoint.json     size and CRC-32 of each of them, written last
@@ -91,7 +91,7 @@ def save_checkpoint(
     final = folder / f"step-{progress.step}"
     partial = folder / f".{final.name}.partial"
     partial.mkdir()
-    save_weights(model, partial / "model.safetensors")
+    save_weights(model.state_dict(), partial / "model.safetensors")
     _save(optimizer.state_dict(), partial / "optimizer.pt")
     trainer = {"progress": asdict(progress), "data": data, "rng": rng_state()}
     _save(trainer, partial / "trainer.pt")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from subopt.optimizers import Composed, treatments
-from subopt.optimizers.cell import Cell
-from subopt.optimizers.slots import Dtypes, layout_bytes
+from subopt.optimizers import Composed, Treatment, get_method, stored_bytes
 from subopt.profilers.target import LoadedTarget
 
 from .events import Plan
@@ -23,20 +23,10 @@ def model_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def predicted_state_bytes(optimizer: Composed) -> int:
-    """Return the optimizer-state bytes that the method table gives for an optimizer's parameters."""
-    total = 0
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
-            total += layout_bytes(Cell.of(group, parameter.shape).layout(parameter.shape), dtypes)
-    return total
-
-
 def actual_state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of the tensors an optimizer holds."""
     return sum(
-        value.numel() * value.element_size()
+        stored_bytes(value)
         for state in optimizer.state.values()
         for value in state.values()
         if isinstance(value, torch.Tensor)
@@ -46,7 +36,7 @@ def actual_state_bytes(optimizer: torch.optim.Optimizer) -> int:
 def make_plan(
     recipe: Recipe,
     target: LoadedTarget,
-    model: nn.Module,
+    described: Sequence[Treatment],
     optimizer: Composed,
     device: torch.device,
     output: Path,
@@ -54,24 +44,27 @@ def make_plan(
     free: int | None,
     checks: tuple[tuple[str, str], ...],
 ) -> Plan:
-    """Return the plan of a run whose parts are all built."""
+    """Return the plan of a run whose parts are all built; `described`: the parameters of the model as it was given."""
+    method = get_method(recipe.optimizer.method)
     record, steps, step_ms = target.record, recipe.schedule.steps, recipe.why.predicted_step_ms
     where = f" ({record.file}:{record.line})" if record.line else ""
     return Plan(
         target=record.picked + where,
-        method=recipe.optimizer.method,
+        method=method.name,
         device=str(device),
         precision=recipe.precision,
-        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=sum(math.prod(item.shape) for item in described if item.treatment != "frozen"),
         matrix_parameters=sum(
-            item.parameter.numel() for item in treatments(model) if item.treatment == "matrix"
+            math.prod(item.shape)
+            for item in described
+            if item.treatment == "matrix" and method.accepts(item.layer_kind)
         ),
         steps=steps,
         batch_size=recipe.data.batch_size,
         accumulate=recipe.data.accumulate,
         output=output,
         start_step=start_step,
-        predicted_state_bytes=predicted_state_bytes(optimizer),
+        predicted_state_bytes=optimizer.planned_state_bytes(),
         predicted_peak_bytes=recipe.why.predicted_peak_bytes,
         predicted_step_ms=step_ms,
         free_bytes=free,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from subopt.errors import DoesNotFitError, PreflightError, TargetError
-from subopt.optimizers import Composed, create
+from subopt.optimizers import Composed, create, get_method, treatments
 from subopt.profilers.data import BatchStream
 from subopt.profilers.device import resolve_device
 from subopt.profilers.preflight import preflight
@@ -97,11 +97,12 @@ def open_session(
     accelerator = make_accelerator(recipe, place)
     with told_out_of_memory("the first batch"):
         model, checks = _build(recipe, target, accelerator)
-    memory = PeakMemory(place, held_bytes=model_bytes(model))
-    optimizer = _optimizer(recipe, target, model)
+    described = treatments(model)
+    optimizer = _optimizer(recipe, target, model, accelerator)
+    memory = PeakMemory(place, held_bytes=model_bytes(model))  # of the layers that are trained
     checkpoint = folder.newest_checkpoint() if resume else None
     start_step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-    plan = make_plan(recipe, target, model, optimizer, place, output, start_step, free, checks)
+    plan = make_plan(recipe, target, described, optimizer, place, output, start_step, free, checks)
     prepared: nn.Module = accelerator.prepare_model(model)
     return Session(
         recipe=recipe,
@@ -198,8 +199,17 @@ def _try_held_out(
     return f"{loss:.4g} on the first batch of eval_batches"
 
 
-def _optimizer(recipe: Recipe, target: LoadedTarget, model: nn.Module) -> Composed:
+def _optimizer(
+    recipe: Recipe, target: LoadedTarget, model: nn.Module, accelerator: Accelerator
+) -> Composed:
+    """Return the optimizer; a method that replaces layers of the model does so now."""
     chosen = recipe.optimizer
+    method = get_method(chosen.method)
+    if accelerator.scaler is not None and "needs_closure" in method.capabilities:
+        raise PreflightError(
+            f"{method.name} evaluates the loss more than once a step, which fp16 loss scaling does not allow",
+            "train it with precision: bf16-mixed or fp32",
+        )
     options: dict[str, Any] = chosen.options
     if any(p.is_complex() for p in model.parameters()):
         raise PreflightError(
@@ -207,7 +217,7 @@ def _optimizer(recipe: Recipe, target: LoadedTarget, model: nn.Module) -> Compos
             "store them as real pairs: torch.view_as_real",
         )
     return create(
-        chosen.method,
+        method.name,
         model,
         lr=chosen.lr,
         weight_decay=chosen.weight_decay,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from subopt.errors import PreflightError
+from subopt.optimizers import get_method
 from subopt.profilers.data import BatchStream, tokens_in
 
 from .device_memory import told_out_of_memory
@@ -24,6 +27,15 @@ class Step:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """The micro-batches of a step gone through once: mean loss, gradient norm before clipping, tokens."""
+
+    loss: torch.Tensor
+    norm: torch.Tensor
+    tokens: int
+
+
 class Stepper:
     """Takes the steps of a session.
 
@@ -37,7 +49,8 @@ class Stepper:
         self._stream = stream
         self._optimizer = session.accelerator.prepare_optimizer(session.optimizer)
         self._learning_rate = LearningRate(session.recipe.schedule, session.optimizer)
-        self._parameters = [p for group in session.optimizer.param_groups for p in group["params"]]
+        method = get_method(session.recipe.optimizer.method)
+        self._needs_closure = "needs_closure" in method.capabilities
 
     def take(self, step: int) -> Step:
         """Take a step, counted from 1, and wait for it once, for its loss and its gradient norm.
@@ -49,20 +62,41 @@ class Stepper:
         """
         factor = self._learning_rate.set_for(step - 1)
         with told_out_of_memory(f"step {step}"):
-            loss, tokens = self._accumulate()
-            norm = self._clip()
-            self._optimizer.step()
+            if self._needs_closure:
+                done = self._step_with_closure()
+            else:
+                done = self._evaluate(self._micro_batches())
+                self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        loss_value, grad_norm = torch.stack([loss, norm.to(loss)]).tolist()
-        return Step(loss_value, grad_norm, self._session.recipe.optimizer.lr * factor, tokens)
+        loss, grad_norm = torch.stack([done.loss, done.norm.to(done.loss)]).tolist()
+        return Step(loss, grad_norm, self._session.recipe.optimizer.lr * factor, done.tokens)
 
-    def _accumulate(self) -> tuple[torch.Tensor, int]:
-        """Add up the gradients of the step's micro-batches; return their mean loss and their tokens."""
+    def _step_with_closure(self) -> _Evaluation:
+        """Let the optimizer evaluate the same batches as often as it likes; return the first evaluation.
+
+        That one is of the weights the step began with, so its loss is the one to report, as every other method's is.
+        """
+        batches = list(self._micro_batches())
+        evaluations: list[_Evaluation] = []
+
+        def closure() -> torch.Tensor:
+            self._session.optimizer.zero_grad(set_to_none=True)
+            evaluations.append(self._evaluate(batches))
+            return evaluations[-1].loss
+
+        self._optimizer.step(closure)
+        return evaluations[0]
+
+    def _micro_batches(self) -> Iterator[Any]:
+        for _ in range(self._session.recipe.data.accumulate):
+            yield self._session.batch(next(self._stream))
+
+    def _evaluate(self, batches: Iterable[Any]) -> _Evaluation:
+        """Leave the clipped gradients of the micro-batches in the model."""
         accelerator, target = self._session.accelerator, self._session.target
         model = self._session.model
         losses, tokens = [], 0
-        for _ in range(self._session.recipe.data.accumulate):
-            batch = self._session.batch(next(self._stream))
+        for batch in batches:
             tokens += tokens_in(batch)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
@@ -70,7 +104,7 @@ class Stepper:
                 with target.user_code("backward()"):
                     accelerator.backward(loss)
             losses.append(loss.detach().float())
-        return torch.stack(losses).mean(), tokens
+        return _Evaluation(torch.stack(losses).mean(), self._clip(), tokens)
 
     def _clip(self) -> torch.Tensor:
         """Shorten the gradient to `clip_norm` at most and return its norm before that.
@@ -78,7 +112,10 @@ class Stepper:
         A norm that is not finite clips nothing: it would turn every parameter's gradient into NaN, where the
         optimizer leaves out the ones that are broken.
         """
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        # Asked for anew each time: an optimizer that replaces layers may have other parameters after a step.
+        groups = self._session.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if any(gradient.is_sparse for gradient in gradients):
             raise PreflightError(
                 "the model has sparse gradients, which no method here trains",
@@ -88,5 +125,5 @@ class Stepper:
         clip_norm = self._session.recipe.clip_norm
         if clip_norm is not None:
             usable = torch.where(torch.isfinite(norm), norm, 0.0)
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, clip_norm, usable)
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, usable)
         return norm

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from subopt.errors import NonFiniteLossError
+from subopt.optimizers import get_method
 from subopt.profilers.data import BatchStream
 
 from .checkpoint import Progress, Restored, load_checkpoint, save_checkpoint
@@ -137,7 +138,7 @@ class _Training:
             self._save()
             if not interrupted:
                 # What the evaluation runs is the user's code: the trained weights are safe before it may fail.
-                save_weights(self._model, self._folder.weights)
+                self._save_weights()
                 self._evaluate()
         return self._finish(interrupted=interrupted)
 
@@ -231,6 +232,11 @@ class _Training:
             keep=self._recipe.checkpoint.keep,
         )
         self._on_event(Saved(step, self._newest))
+
+    def _save_weights(self) -> None:
+        """Write the trained weights for the user's own model: layers that the method replaced in their first form."""
+        method = get_method(self._recipe.optimizer.method)
+        save_weights(method.dense_state_dict(self._model), self._folder.weights)
 
     def _finish(self, *, interrupted: bool) -> Result:
         self._warn_of(self._session.optimizer.diagnostics())

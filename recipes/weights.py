@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,15 +18,15 @@ from .disk import replaced
 _ALIAS = "alias:"
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write parameters and buffers; a name that shares another's memory is noted, not stored again.
+def save_weights(state: Mapping[str, Any], path: Path) -> None:
+    """Write a model's state dict; a name that shares another's memory is noted, not stored again.
 
     The file appears complete or not at all.
     """
     kept: dict[tuple[object, ...], str] = {}
     tensors: dict[str, Tensor] = {}
     metadata = {"format": "pt"}
-    for name, tensor in _tensors(model).items():
+    for name, tensor in _tensors(state).items():
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel() and identity in kept:
             metadata[_ALIAS + name] = kept[identity]
@@ -62,8 +63,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ) from None
 
 
-def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
-    state = model.state_dict()
+def _tensors(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
     odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if odd:
         raise FileFormatError(

@@ -27,7 +27,7 @@ PERIODIC = [
     for name, method in METHODS.items()
     if method.fixed.get("moments", "adam") in reference.MOMENTS
     and method.fixed.get("basis") in {"identity", "one-sided", "two-sided"}
-    and method.defaults.get("source", "gradient") == "gradient"
+    and {**method.defaults, **method.fixed}.get("source", "gradient") == "gradient"
 ]
 VARIANTS = [(name, {}) for name in PERIODIC]
 VARIANTS += [("galore", {"moments": m}) for m in ("lion", "adafactor", "hfac", "momentum", "sgd")]

@@ -14,7 +14,11 @@ from subopt.optimizers.decompositions import (
 )
 from subopt.optimizers.online_pca import orthonormalised
 
-REFRESHING = [name for name, method in METHODS.items() if "refreshes" in method.capabilities]
+REFRESHING = [
+    name
+    for name, method in METHODS.items()
+    if "refreshes" in method.capabilities and method.fixed.get("basis", "identity") != "identity"
+]
 
 
 def gradient(m=8, n=13, seed=0, dtype=torch.float64):
@@ -173,19 +177,15 @@ def test_eigh_and_svd_stand_in_for_each_other(monkeypatch):
 @pytest.mark.parametrize("name", REFRESHING)
 def test_a_failed_decomposition_keeps_the_old_basis_and_warns(name, monkeypatch):
     first, second = gradient(6, 10, 1, torch.float32), gradient(6, 10, 2, torch.float32)
-    _, before, _ = _step(name, [first], period=2, early_refresh=False)
-    parameter = torch.nn.Parameter(torch.ones(6, 10))
-    options = METHODS[name].resolve({"period": 1, "early_refresh": False})
-    optimizer = Composed([parameter], 1e-2, **options)
-    parameter.grad = first
-    optimizer.step()
-    monkeypatch.setattr(torch.linalg, "eigh", _fail)
-    monkeypatch.setattr(torch.linalg, "svd", _fail)
+    options = {"period": 1, "early_refresh": False}
+    parameter, state, optimizer = _step(name, [first], **options)
+    before = state["basis_left"].clone()
+    for solver in ("eigh", "svd", "qr"):
+        monkeypatch.setattr(torch.linalg, solver, _fail)
     parameter.grad = second
     with pytest.warns(UserWarning, match="a basis was kept"):
         optimizer.step()
-    state = optimizer.state[parameter]
-    torch.testing.assert_close(state["basis_left"], before["basis_left"])
+    assert torch.equal(state["basis_left"], before)
     assert int(state["kept_bases"]) == 1
     assert torch.isfinite(parameter).all()
 

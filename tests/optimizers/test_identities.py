@@ -57,9 +57,9 @@ def test_identity_bases_give_the_unrotated_parent(basis, moments, monkeypatch):
     def eye(shape):
         return torch.eye(shape, dtype=torch.float64)
 
-    monkeypatch.setattr("subopt.optimizers.bases.left_basis", lambda G, rank: eye(len(G)))
+    monkeypatch.setattr("subopt.optimizers.periodic.left_basis", lambda G, rank: eye(len(G)))
     monkeypatch.setattr(
-        "subopt.optimizers.bases.two_sided_bases", lambda G, rank: (eye(len(G)), eye(G.shape[1]))
+        "subopt.optimizers.periodic.two_sided_bases", lambda G, rank: (eye(len(G)), eye(G.shape[1]))
     )
     rotated = run(starts(), lambda p: Composed(p, 1e-2, basis=basis, moments=moments, period=3))
     plain = run(starts(), lambda p: Composed(p, 1e-2, moments=moments))
@@ -75,8 +75,8 @@ def test_every_elementwise_step_commutes_with_the_sign_of_a_basis_vector(monkeyp
 
     options = METHODS["adadiag"].resolve({"period": 3})
     plain = run(starts(), lambda p: Composed(p, 1e-2, **options))
-    monkeypatch.setattr("subopt.optimizers.bases.left_basis", flipped)
-    monkeypatch.setattr("subopt.optimizers.bases.canonical_signs", lambda P: P)
+    monkeypatch.setattr("subopt.optimizers.periodic.left_basis", flipped)
+    monkeypatch.setattr("subopt.optimizers.periodic.canonical_signs", lambda P: P)
     for left, right in zip(
         plain, run(starts(), lambda p: Composed(p, 1e-2, **options)), strict=True
     ):
@@ -110,6 +110,17 @@ def test_transport_rotates_first_moments_and_squares_the_map_for_second_ones():
     variances = torch.einsum("ia,jb,ab->ij", R**2, S**2, V)
     torch.testing.assert_close(moments["exp_avg_sq"], variances)
     torch.testing.assert_close(moments["exp_avg_sq"].sum(), V.sum())
+
+
+def test_transport_by_an_order_is_the_rotation_by_its_permutation_matrix():
+    rows, columns = torch.tensor([2, 0, 1]), torch.tensor([1, 3, 0, 2])
+    moments = {"exp_avg": torch.randn(3, 4), "exp_avg_sq": torch.rand(3, 4)}
+    layout = MOMENTS["adam"].layout(3, 4, {})
+    by_order, by_matrix = ({k: v.clone() for k, v in moments.items()} for _ in range(2))
+    transport(by_order, layout, {"row": rows, "column": columns})
+    transport(by_matrix, layout, {"row": torch.eye(3)[rows], "column": torch.eye(4)[columns]})
+    torch.testing.assert_close(by_order, by_matrix, rtol=0, atol=0)
+    assert torch.equal(by_order["exp_avg"], moments["exp_avg"][rows][:, columns])
 
 
 def test_rotation_makes_adadiag_with_a_changing_basis_lose_no_first_moment():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from subopt.optimizers import METHODS, Composed, matrix_shape
+from subopt.optimizers.low_bit import parts
 from subopt.optimizers.slots import DTYPES
 from subopt.optimizers.transient import transient_bytes
 
@@ -17,7 +18,8 @@ CASES = [(name, options) for name, method in METHODS.items() for options in meth
 
 def held_bytes(state):
     """Bytes of the distinct storages behind a state: a view of something larger would show."""
-    storages = {value.untyped_storage()._cdata: value.untyped_storage() for value in state.values()}
+    kept = [part.untyped_storage() for value in state.values() for part in parts(value)]
+    storages = {storage._cdata: storage for storage in kept}
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -78,6 +80,7 @@ def test_fallback_bytes_are_the_real_ones(name, options):
         ("hfac", lambda m, n, r: 2 * (m + n)),
         ("galore", lambda m, n, r: m * r + 2 * n * r),
         ("osd", lambda m, n, r: m * r + 2 * n * r + 2 * m * r),
+        ("osd-two-sided", lambda m, n, r: 2 * r**2 + (m + n) * r + 2 * (m + n) * r),
         ("adadiag", lambda m, n, r: m**2 + 2 * m * n),
         ("adadiag++", lambda m, n, r: m**2 + n**2 + 2 * m * n),
         ("adafacdiag", lambda m, n, r: m**2 + m * n + m + n),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, create, treatments
+from subopt.optimizers import METHODS, create, stored_bytes, treatments
 from subopt.profilers.architectures import WeightShape
 from subopt.profilers.costs import (
     forward_backward_flops,
@@ -46,7 +46,7 @@ def test_state_bytes_of_a_model_equal_the_optimizers(name):
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
     held = sum(
-        value.numel() * value.element_size()
+        stored_bytes(value)
         for state in optimizer.state.values()
         for value in state.values()
     )

@@ -32,7 +32,7 @@ from subopt.profilers.phases import (
 )
 from subopt.profilers.schema import Settings
 from subopt.profilers.session import Session
-from subopt.profilers.simulated import SimulatedModel, SimulationError, with_short_period
+from subopt.profilers.simulated import SimulatedModel, SimulationError, at_its_largest
 from subopt.profilers.target import load_target
 
 
@@ -64,7 +64,7 @@ LARGE = torch.randint(30, (3000,))
 def tracked_on_real_tensors(method, batch):
     """The peak that torch's own tracker sees over three real training steps."""
     model = Net()
-    optimizer = create(method, model, **with_short_period(method, {}))
+    optimizer = create(method, model, **at_its_largest(method, {}))
     tracker = MemTracker()
     tracker.track_external(model, batch)
     with tracker:
@@ -107,7 +107,7 @@ def test_following_one_parameter_of_each_kind_equals_following_all(method):
             parameter.grad = torch.empty_like(parameter)
         tracker.file([*model.parameters(), *model.buffers()], "parameter")
         tracker.file([parameter.grad for parameter in model.parameters()], "gradient")
-        optimizer = create(method, model, **with_short_period(method, {}))
+        optimizer = create(method, model, **at_its_largest(method, {}))
         totals = []
         with tracker:
             for _ in range(3):

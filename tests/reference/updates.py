@@ -97,6 +97,7 @@ class Hfac:
 
     def rotate(self, R, S):
         self.u, self.r = R @ self.u, R**2 @ self.r
+        self.v, self.s = S @ self.v, S**2 @ self.s
 
     def reset(self):
         self.u = self.v = self.r = self.s = None

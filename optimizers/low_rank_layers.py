@@ -1,0 +1,278 @@
+"""Linear and convolution layers that hold W = U S V^T as its three factors and never form W.
+
+Legend: W is m x n, a convolution's n being channels x kernel; U m x q, S q x q, V n x q: q (m + n) + q^2 numbers.
+Source of the parametrisation: Hnatiuk et al. 2024, section 3.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .decompositions import two_sided_bases
+from .low_rank_passes import ConvBases, LinearBases, Window, kernels, pointwise
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Pass = Literal["autograd", "bases", "core"]
+FACTORS = ("U", "S", "V")
+
+_CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+class LowRankLayer(nn.Module, ABC):
+    """A layer whose weight is held as U S V^T.
+
+    Attributes:
+        U: m x q.
+        S: q x q.
+        V: n x q.
+        bias: As the layer it replaces had it, or None.
+        gradients: What a backward pass leaves in `grad`. "autograd": the partial derivatives by U, S and V, as of any
+            module. "bases": G V in U's and G^T U in V's, the gradients of K = U S and L = V S^T. "core": U^T G V in
+            S's, the bases being constants; the input is not kept for the backward pass then.
+
+    A state dict of another rank loads: the factors take its size.
+    """
+
+    def __init__(self, U: Tensor, S: Tensor, V: Tensor, bias: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.U, self.S, self.V = nn.Parameter(U), nn.Parameter(S), nn.Parameter(V)
+        self.bias = bias
+        self.gradients: Pass = "autograd"
+
+    @property
+    def rank(self) -> int:
+        """q, the number of columns of U; between the passes of a step S may be larger on one side."""
+        return self.U.shape[1]
+
+    @property
+    @abstractmethod
+    def dense_shape(self) -> tuple[int, ...]:
+        """The shape of the weight it stands for."""
+
+    @property
+    def weight(self) -> Tensor:
+        """W, formed anew and without a gradient: for code that looks at a layer's weight instead of calling the layer."""
+        with torch.no_grad():
+            return (self.U @ self.S @ self.V.mT).reshape(self.dense_shape)
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U, S and V as they are, outside autograd."""
+        return self.U.detach(), self.S.detach(), self.V.detach()
+
+    def hold(self, U: Tensor, S: Tensor, V: Tensor) -> None:
+        """Take these factors, of any rank; the parameters stay the same objects, and their gradients are dropped."""
+        for parameter, value in ((self.U, U), (self.S, S), (self.V, V)):
+            _set(parameter, value.to(parameter.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b by thin products."""
+        if self.gradients == "bases":
+            x, *factors = _cast_for_autocast(x, self.U, self.S.detach(), self.V, self.bias)
+            with torch.autocast(x.device.type, enabled=False):
+                return self._bases_pass(x, *factors)
+        U, S, V = self.U, self.S, self.V
+        if self.gradients == "core":
+            U, V = U.detach(), V.detach()
+        return self._up(self._up(self._down(x, V), S), U, self.bias)
+
+    @abstractmethod
+    def _down(self, x: Tensor, V: Tensor) -> Tensor:
+        """Return x V."""
+
+    @abstractmethod
+    def _up(self, z: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return z M^T + b."""
+
+    @abstractmethod
+    def _bases_pass(self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the same as `forward`, whose backward pass leaves the gradients of K and L."""
+
+    @abstractmethod
+    def to_dense(self) -> nn.Module:
+        """Return torch's own layer with the weight U S V^T."""
+
+    @abstractmethod
+    def to_two_layers(self) -> nn.Sequential:
+        """Return two thin layers of torch that compute the same: V^T, then U S: q (m + n) numbers."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        ranks = {state_dict[prefix + name].shape[-1] for name in FACTORS if prefix + name in state_dict}
+        if len(ranks) == 1 and ranks != {self.rank}:
+            q = ranks.pop()
+            for parameter, rows in ((self.U, len(self.U)), (self.S, q), (self.V, len(self.V))):
+                _set(parameter, parameter.data.new_empty(rows, q))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        """Return the size that a printed model shows."""
+        return f"{tuple(self.dense_shape)}, rank={self.rank}, bias={self.bias is not None}"
+
+
+class LowRankLinear(LowRankLayer):
+    """y = x V S^T U^T + b, in place of an `nn.Linear`."""
+
+    @classmethod
+    def from_dense(cls, layer: nn.Linear, rank: int) -> LowRankLinear:
+        """Return the best approximation of the layer at this rank; it shares the layer's bias."""
+        return cls(*truncated_factors(layer.weight.detach(), rank), layer.bias)
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """(m, n)."""
+        return len(self.U), len(self.V)
+
+    def _down(self, x: Tensor, V: Tensor) -> Tensor:
+        return x @ V
+
+    def _up(self, z: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
+        return functional.linear(z, M, bias)
+
+    def _bases_pass(self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = LinearBases.apply(x, U, S, V, bias)
+        return result
+
+    def to_dense(self) -> nn.Linear:
+        """Return an `nn.Linear` with the weight U S V^T and the same bias."""
+        return _linear(self.weight, self.bias)
+
+    def to_two_layers(self) -> nn.Sequential:
+        """Return x -> x V -> (x V) (U S)^T + b."""
+        U, S, V = self.factors
+        return nn.Sequential(_linear(V.mT.clone(), None), _linear(U @ S, self.bias))
+
+
+class LowRankConv(LowRankLayer):
+    """A convolution with V's q kernels, then 1 x 1 ones with S and U, in place of an `nn.Conv1d`, 2d or 3d.
+
+    Takes every setting of those layers but groups.
+    """
+
+    def __init__(
+        self, U: Tensor, S: Tensor, V: Tensor, bias: nn.Parameter | None, settings: dict[str, Any]
+    ) -> None:
+        super().__init__(U, S, V, bias)
+        self.settings = settings
+        self._kernel = (settings["in_channels"], *settings["kernel_size"])
+        # torch's layer knows how its padding mode and "same" pad; an empty one is asked once.
+        like = _convolution(settings, None, None)
+        pads = list(like._reversed_padding_repeated_twice)
+        is_plain = like.padding_mode == "zeros" and not isinstance(like.padding, str)
+        padding = like.padding if is_plain else (0,) * len(like.stride)
+        self._window = Window(like.stride, padding, like.dilation)
+        self._pads = [] if is_plain or not any(pads) else pads
+        self._pad_mode = "constant" if like.padding_mode == "zeros" else like.padding_mode
+
+    @classmethod
+    def from_dense(cls, layer: Convolution, rank: int) -> LowRankConv:
+        """Return the best approximation of the layer's out x (in * kernel) matrix at this rank; it shares the bias.
+
+        Raises:
+            ValueError: The layer has groups: its weight is not one matrix.
+        """
+        if layer.groups != 1:
+            raise ValueError(f"a convolution with groups={layer.groups} is not one matrix")
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+        settings = {name: getattr(layer, name) for name in (*names, "padding_mode")}
+        factors = truncated_factors(layer.weight.detach().flatten(1), rank)
+        return cls(*factors, layer.bias, settings)
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """(out, in, *kernel)."""
+        return len(self.U), *self._kernel
+
+    def _down(self, x: Tensor, V: Tensor) -> Tensor:
+        convolve = _CONVOLVE[len(self._kernel) - 1]
+        return convolve(self._padded(x), kernels(V, self._kernel), None, *self._window)
+
+    def _up(self, z: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
+        dimensions = len(self._kernel) - 1
+        return _CONVOLVE[dimensions](z, pointwise(M, dimensions + 2), bias)
+
+    def _bases_pass(self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+        x = self._padded(x)
+        is_batch = x.dim() == len(self._kernel) + 1
+        batch = x if is_batch else x[None]
+        result: Tensor = ConvBases.apply(batch, U, S, V, bias, self._kernel, self._window)
+        return result if is_batch else result[0]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return functional.pad(x, self._pads, mode=self._pad_mode) if self._pads else x
+
+    def to_dense(self) -> Convolution:
+        """Return torch's convolution with the weight U S V^T and the same bias."""
+        return _convolution(self.settings, self.weight, self.bias)
+
+    def to_two_layers(self) -> nn.Sequential:
+        """Return a convolution with V's kernels, then a 1 x 1 convolution with U S."""
+        U, S, V = self.factors
+        q, size = self.rank, len(self._kernel) - 1
+        first = self.settings | {"out_channels": q}
+        second = {"in_channels": q, "out_channels": len(U), "kernel_size": (1,) * size}
+        return nn.Sequential(
+            _convolution(first, kernels(V, self._kernel).contiguous(), None),
+            _convolution(second, pointwise(U @ S, size + 2), self.bias),
+        )
+
+
+def truncated_factors(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U, S, V of the best rank-q approximation of W, in W's dtype and of their own memory."""
+    U, V = two_sided_bases(W, rank)
+    S = U.mT @ W.to(U.dtype) @ V
+    return U.to(W.dtype), S.to(W.dtype), V.to(W.dtype)
+
+
+@contextmanager
+def gradients_of(layers: list[LowRankLayer], which: Pass) -> Iterator[None]:
+    """Let the layers' backward passes leave these gradients inside the block."""
+    for layer in layers:
+        layer.gradients = which
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradients = "autograd"
+
+
+def _set(parameter: nn.Parameter, value: Tensor) -> None:
+    """Give a parameter a value of another shape, without a gradient."""
+    parameter.grad = None
+    # Where an older graph is alive (a loss that was kept), autograd would go on to expect gradients of the old shape:
+    # it forgets that one when the dtype changes, and only then.
+    other = torch.float64 if value.dtype == torch.float32 else torch.float32
+    parameter.data = value.new_empty(0, dtype=other)
+    parameter.data = value
+
+
+def _cast_for_autocast(x: Tensor, *tensors: Tensor | None) -> list[Any]:
+    """Return the tensors in autocast's dtype where it is on, as it casts a linear layer's."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+        return [x, *tensors]
+    dtype = torch.get_autocast_dtype(device)
+    return [tensor if tensor is None else tensor.to(dtype) for tensor in (x, *tensors)]
+
+
+def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight), bias  # type: ignore[assignment]
+    return layer
+
+
+def _convolution(
+    settings: dict[str, Any], weight: Tensor | None, bias: nn.Parameter | None
+) -> Convolution:
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(settings["kernel_size"]) - 1]
+    layer = kind(**settings, bias=bias is not None, device="meta")
+    if weight is not None:
+        layer.weight = nn.Parameter(weight)
+    layer.bias = bias
+    return layer

@@ -1,0 +1,94 @@
+"""One training step with a meter beside it: the highest memory of every phase, however often the loss is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .schema import Phase
+
+
+class Meter(Protocol):
+    """Bytes alive now, and the most since the last reset."""
+
+    def live_bytes(self) -> int:
+        """Return what is alive now."""
+
+    def peak_bytes(self) -> int:
+        """Return the most that was alive since the last reset."""
+
+    def reset(self) -> None:
+        """Begin anew: the peak is what is alive now."""
+
+
+@dataclass(frozen=True)
+class WatchedStep:
+    """What one step took.
+
+    Attributes:
+        peaks: Highest bytes of each phase; of the evaluations of the loss the highest one counts.
+        gradient_bytes: The gradients at the end of the first backward pass.
+        activation_bytes: What the first forward pass left behind for the backward pass.
+    """
+
+    peaks: dict[Phase, int]
+    gradient_bytes: int
+    activation_bytes: int
+
+
+def watched_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[], Tensor],
+    meter: Meter,
+    *,
+    needs_closure: bool,
+) -> WatchedStep:
+    """Take one training step under a meter.
+
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        loss_of: A forward pass on the step's batch.
+        meter: Counts bytes.
+        needs_closure: Whether the optimizer evaluates the loss itself.
+    """
+    peaks: dict[Phase, int] = {}
+    first: list[tuple[int, int]] = []
+
+    def end(phase: Phase) -> None:
+        peaks[phase] = max(peaks.get(phase, 0), meter.peak_bytes())
+        meter.reset()
+
+    def evaluate() -> Tensor:
+        model.zero_grad(set_to_none=True)
+        before = meter.live_bytes()
+        meter.reset()
+        loss = loss_of()
+        end("forward")
+        activation_bytes = meter.live_bytes() - before
+        loss.backward()
+        end("backward")
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        size = sum(gradient.numel() * gradient.element_size() for gradient in gradients)
+        first.append((size, activation_bytes))
+        return loss.detach()
+
+    def closure() -> Tensor:
+        end("step")  # what the optimizer did until now
+        return evaluate()
+
+    if needs_closure:
+        meter.reset()
+        optimizer.step(closure)  # type: ignore[arg-type]  # torch says float and gives tensors itself
+    else:
+        evaluate()
+        meter.reset()
+        optimizer.step()
+    end("step")
+    gradient_bytes, activation_bytes = first[0]
+    return WatchedStep(peaks, gradient_bytes, activation_bytes)
