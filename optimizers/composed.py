@@ -69,6 +69,8 @@ class Composed(torch.optim.Optimizer):
         super().__setstate__(state)
         # The base class adds this. It is no option of ours, and groups added later would be refused for it.
         self.defaults.pop("differentiable", None)
+        if any(group.get("state_dtype") == low_bit.STATE_DTYPE for group in self.param_groups):
+            low_bit.require()
 
     @overload
     def step(self, closure: None = None) -> None: ...

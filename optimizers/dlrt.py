@@ -23,6 +23,7 @@ def orth(A: Tensor) -> Tensor:
     The Q of A = Q R with R's diagonal non-negative, so that a basis that is orthonormal already comes back as it is.
     A rank-deficient A gets arbitrary directions beside its own, as many as it has columns.
     """
+    Q: Tensor
     Q, R = torch.linalg.qr(A)
     return Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
 
@@ -48,10 +49,10 @@ def galerkin_start(
 def kept_rank(sigma: Tensor, tau: float, truncation: str, limit: int) -> Tensor:
     """Return the smallest rank whose cut tail has a root sum of squares of at most theta, as a 0-d tensor.
 
-    theta = tau ||sigma|| ("relative", as Schotthoefer et al. 2022) or tau itself ("absolute", algorithm 3.1). At least 1,
-    at most `limit`, which cuts more than theta where it binds. Differs from the paper: theta is never below the
-    rounding of sigma_1 (number of values times epsilon), or directions that a zero gradient left arbitrary
-    would count at tau = 0.
+    theta = tau ||sigma|| ("relative", as Schotthoefer et al. 2022) or tau itself ("absolute", algorithm 3.1). At least
+    1, at most `limit`, which cuts more than theta where it binds. Differs from the paper: theta is never below the
+    rounding of sigma_1 (number of values times epsilon), or directions that a zero gradient left arbitrary would
+    count at tau = 0.
 
     Args:
         sigma: Singular values, not increasing.
@@ -70,7 +71,7 @@ def kept_rank(sigma: Tensor, tau: float, truncation: str, limit: int) -> Tensor:
 def unified_momentum(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
     """X <- mu X + G; step lambda G + (1 - lambda + lambda mu) X: heavy ball at lambda 0, Nesterov at 1.
 
-    mu is the first of `betas`, lambda `nesterov_weight`, 0 <= lambda <= 1 / (1 - mu). torch.optim.SGD's momentum and Nesterov,
+    mu is the first of `betas`, lambda `nesterov_weight`, 0 <= lambda <= 1 / (1 - mu). The two are torch.optim.SGD's,
     under learning rates that change too: h multiplies the step, where equation 5.24 takes it into X.
     """
     del t
@@ -120,9 +121,9 @@ def augmented_moments(
 ) -> dict[str, Tensor]:
     """Return S's moments in the bases Ua = [U | U+] and Va = [V | V+], before the gradient there is taken in.
 
-    The moments of K know the block of U+ and V, those of L the one of U and V+: with M the lifted average of gradients, X_K =
-    M V and X_L = M^T U, so that X = [[X_S, X_L^T V+], [U+^T X_K, 0]], second moments by the elementwise squares of U+ and V+.
-    Without this the bases would turn at the speed of plain gradient descent whatever the momentum.
+    K's moments know the block of U+ and V, L's that of U and V+: averages of gradients G are X_K = avg(G) V and X_L =
+    avg(G)^T U, so that X = [[X_S, X_L^T V+], [U+^T X_K, 0]]; second moments by the elementwise squares of U+ and V+.
+    Without this the bases would turn at the speed of plain gradient descent, whatever the momentum.
 
     Args:
         moments: Those of the factors by name, as they were before this step.
@@ -165,6 +166,8 @@ def truncated(
     return P[:, :rank], sigma[:rank], Qh[:rank].mT
 
 
-def chosen(usable: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def chosen(
+    usable: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return the new tensors where `usable` is true, the old ones where not, without waiting for the device."""
     return {name: torch.where(usable, value, old[name]) for name, value in new.items()}

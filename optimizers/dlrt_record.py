@@ -105,7 +105,9 @@ class LowRankMethod(Method):
         # Q and R of an m x a matrix take 4 m a^2, a square singular value decomposition 21 a^3 (Golub and Van Loan,
         # sections 5.2 and 8.6); beside them S0, and the new bases at an adaptive rank.
         bases = 4 * (m * a**2 + n * b**2) + 2 * factor * q * (m * a + n * b)
-        return float(bases + (21 * a**3 if factor == 2 else 0) + per_element * (q * (m + n) + a * b))
+        return float(
+            bases + (21 * a**3 if factor == 2 else 0) + per_element * (q * (m + n) + a * b)
+        )
 
     def bound_flops(self, shape: Sequence[int], options: Options | None = None) -> float:
         """Return the same: every step is alike."""
@@ -129,7 +131,7 @@ class LowRankMethod(Method):
 DLRT_METHOD = LowRankMethod(
     name="dlrt",
     summary="layers as U S V^T whose ranks adapt; weights shrink too, two evaluations of the loss a step",
-    paper="Hnatiuk et al. 2024, Stochastic Aspects of Dynamical Low-Rank Approximation in the Context of Machine Learning",
+    paper="Hnatiuk et al. 2024, Stochastic Aspects of Dynamical Low-Rank Approximation in Machine Learning",
     section="algorithm 3.1",
     fixed={},
     tunable=(
@@ -169,8 +171,8 @@ def _transient_bytes(
     resolved = dict(options)
     (m, n), q = shape, largest_rank(shape, resolved)
     with FakeTensorMode():
-        sizes = ((m, q), (q, q), (n, q))
-        layer = LowRankLinear(*(torch.empty(size, dtype=dtype) for size in sizes))
+        U, S, V = (torch.empty(rows, q, dtype=dtype) for rows in (m, q, n))
+        layer = LowRankLinear(U, S, V)
         optimizer = DLRT(layer.parameters(), layer, **resolved)
         x = torch.empty(1, n, dtype=dtype)
 
@@ -184,4 +186,5 @@ def _transient_bytes(
             tracker.file([x, *layer.parameters(), *states], "held")
             held = tracker.live_bytes["held"]
             optimizer.step(closure)
-        return int(sum(tracker.peak_bytes.values())) - held
+        peak: int = sum(tracker.peak_bytes.values()) - held
+        return peak

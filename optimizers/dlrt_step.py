@@ -127,7 +127,7 @@ class LayerStep:
         self._counts["step"].add_(1)
         layer = self.layer
         factors = layer.factors
-        U, S, V = wide = tuple(factor.to(self._dtypes.compute) for factor in factors)
+        U, S, V = (factor.to(self._dtypes.compute) for factor in factors)
         gradient_K, finite_K = self._gradient(layer.U)
         gradient_L, finite_L = self._gradient(layer.V)
         before = {name: self._moments(getattr(layer, name), copy=True) for name in FACTORS}
@@ -138,7 +138,7 @@ class LayerStep:
             Ua = orth(self._moved(U @ S, step_K))
             Va = orth(self._moved(V @ S.mT, step_L))
             held = factors
-        start, M, N = galerkin_start(wide, Ua, Va)
+        start, M, N = galerkin_start((U, S, V), Ua, Va)
         if held is None:
             moments = augmented_moments(before, self._slots, Ua, Va)
         else:
@@ -238,8 +238,9 @@ class LayerStep:
         return {name: held[name].clone() if copy else held[name] for name in self._slots}
 
     def _put(self, parameter: Tensor, moments: dict[str, Tensor]) -> None:
-        if moments:
-            self._state[parameter].update(moments)
+        for name, value in moments.items():
+            held = self._state[parameter]
+            held[name] = value.to(held[name].dtype)
 
     def _step(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         return self._rule.update(gradient, self._moments(parameter), self._t, self.group)
@@ -258,4 +259,5 @@ class LayerStep:
     def _moved(self, X: Tensor, step: Tensor) -> Tensor:
         """Return (1 - h weight_decay) X - h step."""
         lr, decay = self.group["lr"], self.group["weight_decay"]
-        return (X * (1 - lr * decay) if decay else X) - step * lr
+        moved: Tensor = (X * (1 - lr * decay) if decay else X) - step * lr
+        return moved

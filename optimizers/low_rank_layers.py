@@ -58,7 +58,7 @@ class LowRankLayer(nn.Module, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """W, formed anew and without a gradient: for code that looks at a layer's weight instead of calling the layer."""
+        """W, formed anew and without a gradient: for code that looks at a layer's weight."""
         with torch.no_grad():
             return (self.U @ self.S @ self.V.mT).reshape(self.dense_shape)
 
@@ -70,18 +70,23 @@ class LowRankLayer(nn.Module, ABC):
     def hold(self, U: Tensor, S: Tensor, V: Tensor) -> None:
         """Take these factors, of any rank; the parameters stay the same objects, and their gradients are dropped."""
         for parameter, value in ((self.U, U), (self.S, S), (self.V, V)):
-            _set(parameter, value.to(parameter.dtype))
+            # contiguous, as a checkpoint will have them: products of other strides round otherwise
+            _set(parameter, value.to(parameter.dtype).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b by thin products."""
         if self.gradients == "bases":
-            x, *factors = _cast_for_autocast(x, self.U, self.S.detach(), self.V, self.bias)
-            with torch.autocast(x.device.type, enabled=False):
+            factors = (self.U, self.S.detach(), self.V, self.bias)
+            dtype = _autocast_dtype(x)
+            if dtype is None:
                 return self._bases_pass(x, *factors)
-        U, S, V = self.U, self.S, self.V
+            with torch.autocast(x.device.type, enabled=False):
+                cast = (None if tensor is None else tensor.to(dtype) for tensor in factors)
+                return self._bases_pass(x.to(dtype), *cast)  # type: ignore[arg-type]
+        U, V = self.U, self.V
         if self.gradients == "core":
-            U, V = U.detach(), V.detach()
-        return self._up(self._up(self._down(x, V), S), U, self.bias)
+            U, V = U.detach(), V.detach()  # type: ignore[assignment]
+        return self._up(self._up(self._down(x, V), self.S), U, self.bias)
 
     @abstractmethod
     def _down(self, x: Tensor, V: Tensor) -> Tensor:
@@ -92,7 +97,9 @@ class LowRankLayer(nn.Module, ABC):
         """Return z M^T + b."""
 
     @abstractmethod
-    def _bases_pass(self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+    def _bases_pass(
+        self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None
+    ) -> Tensor:
         """Return the same as `forward`, whose backward pass leaves the gradients of K and L."""
 
     @abstractmethod
@@ -104,7 +111,9 @@ class LowRankLayer(nn.Module, ABC):
         """Return two thin layers of torch that compute the same: V^T, then U S: q (m + n) numbers."""
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        ranks = {state_dict[prefix + name].shape[-1] for name in FACTORS if prefix + name in state_dict}
+        ranks = {
+            state_dict[prefix + name].shape[-1] for name in FACTORS if prefix + name in state_dict
+        }
         if len(ranks) == 1 and ranks != {self.rank}:
             q = ranks.pop()
             for parameter, rows in ((self.U, len(self.U)), (self.S, q), (self.V, len(self.V))):
@@ -135,8 +144,10 @@ class LowRankLinear(LowRankLayer):
     def _up(self, z: Tensor, M: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.linear(z, M, bias)
 
-    def _bases_pass(self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
-        result: Tensor = LinearBases.apply(x, U, S, V, bias)
+    def _bases_pass(
+        self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        result: Tensor = LinearBases.apply(x, U, S, V, bias)  # type: ignore[no-untyped-call]
         return result
 
     def to_dense(self) -> nn.Linear:
@@ -164,10 +175,11 @@ class LowRankConv(LowRankLayer):
         # torch's layer knows how its padding mode and "same" pad; an empty one is asked once.
         like = _convolution(settings, None, None)
         pads = list(like._reversed_padding_repeated_twice)
-        is_plain = like.padding_mode == "zeros" and not isinstance(like.padding, str)
-        padding = like.padding if is_plain else (0,) * len(like.stride)
+        padding: tuple[int, ...] = (0,) * len(like.stride)
+        if like.padding_mode == "zeros" and not isinstance(like.padding, str):
+            padding, pads = like.padding, []
         self._window = Window(like.stride, padding, like.dilation)
-        self._pads = [] if is_plain or not any(pads) else pads
+        self._pads = pads if any(pads) else []
         self._pad_mode = "constant" if like.padding_mode == "zeros" else like.padding_mode
 
     @classmethod
@@ -181,8 +193,8 @@ class LowRankConv(LowRankLayer):
             raise ValueError(f"a convolution with groups={layer.groups} is not one matrix")
         names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
         settings = {name: getattr(layer, name) for name in (*names, "padding_mode")}
-        factors = truncated_factors(layer.weight.detach().flatten(1), rank)
-        return cls(*factors, layer.bias, settings)
+        U, S, V = truncated_factors(layer.weight.detach().flatten(1), rank)
+        return cls(U, S, V, layer.bias, settings)  # type: ignore[arg-type]  # torch's stub has a Tensor
 
     @property
     def dense_shape(self) -> tuple[int, ...]:
@@ -197,11 +209,15 @@ class LowRankConv(LowRankLayer):
         dimensions = len(self._kernel) - 1
         return _CONVOLVE[dimensions](z, pointwise(M, dimensions + 2), bias)
 
-    def _bases_pass(self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+    def _bases_pass(
+        self, x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None
+    ) -> Tensor:
         x = self._padded(x)
         is_batch = x.dim() == len(self._kernel) + 1
         batch = x if is_batch else x[None]
-        result: Tensor = ConvBases.apply(batch, U, S, V, bias, self._kernel, self._window)
+        result: Tensor = ConvBases.apply(  # type: ignore[no-untyped-call]
+            batch, U, S, V, bias, self._kernel, self._window
+        )
         return result if is_batch else result[0]
 
     def _padded(self, x: Tensor) -> Tensor:
@@ -252,13 +268,12 @@ def _set(parameter: nn.Parameter, value: Tensor) -> None:
     parameter.data = value
 
 
-def _cast_for_autocast(x: Tensor, *tensors: Tensor | None) -> list[Any]:
-    """Return the tensors in autocast's dtype where it is on, as it casts a linear layer's."""
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype in which autocast would have a linear layer of x computed, or None where it leaves it alone."""
     device = x.device.type
-    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
-        return [x, *tensors]
-    dtype = torch.get_autocast_dtype(device)
-    return [tensor if tensor is None else tensor.to(dtype) for tensor in (x, *tensors)]
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return None if x.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
 
 def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:

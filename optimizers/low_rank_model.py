@@ -16,6 +16,8 @@ from .matrices import matrix_shape
 
 Options = Mapping[str, Any]
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 def break_even_rank(m: int, n: int) -> int:
     """Return the largest q, at least 1, with q (m + n) + q^2 <= m n: beyond it the factors are larger than W."""
@@ -32,7 +34,9 @@ def rank_limit(shape: Sequence[int], options: Options) -> int:
     m, n = matrix_shape(shape)
     if options["max_rank"] is not None:
         return resolve_rank(options["max_rank"], m) or m
-    starts_full = options["rank"] is None or (isinstance(options["rank"], float) and options["rank"] == 1)
+    starts_full = options["rank"] is None or (
+        isinstance(options["rank"], float) and options["rank"] == 1
+    )
     return m if starts_full else break_even_rank(m, n)
 
 
@@ -61,7 +65,7 @@ def replace_layers(
         For each weight the names and parameters of its factors. A bias stays the parameter it was, under its name.
 
     Raises:
-        OptionError: A weight is not that of a linear or convolution layer inside the model.
+        OptionError: A weight is not that of a linear or convolution layer inside the model, or that layer has hooks.
     """
     successors = {}
     for weight, options in settings.items():
@@ -69,6 +73,11 @@ def replace_layers(
         dense = model.get_submodule(prefix) if prefix != weight else None
         if not isinstance(dense, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             raise OptionError(f"'{weight}' is not the weight of a layer that could be low-rank")
+        if any(getattr(dense, hooks) for hooks in _HOOKS):
+            raise OptionError(
+                f"the layer '{prefix}' has hooks, which a low-rank layer in its place would not have",
+                "register them on the new layer, or exclude this one",
+            )
         rank = starting_rank(dense.weight.shape, options)
         kind = LowRankLinear if isinstance(dense, nn.Linear) else LowRankConv
         layer: LowRankLayer = kind.from_dense(dense, rank)  # type: ignore[arg-type]

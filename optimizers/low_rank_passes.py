@@ -1,8 +1,8 @@
 """One backward pass that yields the gradients of K = U S and L = V S^T, and never the gradient of W.
 
-Legend: W = U S V^T is m x n, U m x q, S q x q, V n x q; G is the gradient of the loss by W; X the layer's input (N x n), Y
-its output (N x m), dY the loss' gradient by Y. Both passes return G V in the place of U's gradient and G^T U in that
-of V's: the gradients of K V^T by K and of U L^T by L, at the same W.
+Legend: W = U S V^T is m x n, U m x q, S q x q, V n x q; G is the gradient of the loss by W; X is the layer's input
+(N x n), Y its output (N x m), dY the loss' gradient by Y. Both passes return G V in the place of U's gradient and G^T U
+in that of V's: the gradients of K V^T by K and of U L^T by L, at the same W.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class LinearBases(torch.autograd.Function):
 class ConvBases(torch.autograd.Function):
     """A convolution with V's q kernels, then a 1 x 1 convolution with U S; the gradients as `LinearBases`.
 
-    X V is the convolution with V's columns as kernels, and X^T (dY U) that convolution's weight gradient. Unfolding X would
-    need the kernel's size times the memory of X; this needs q channels of the output's size, twice.
+    X V is the convolution with V's columns as kernels, and X^T (dY U) that convolution's weight gradient. Unfolding X
+    would need the kernel's size times the memory of X; this needs q channels of the output's size, twice.
     """
 
     @staticmethod
@@ -104,7 +104,9 @@ def pointwise(M: Tensor, dimensions: int) -> Tensor:
     return M.reshape(*M.shape, *[1] * (dimensions - 2))
 
 
-def _convolve(X: Tensor, weight: Tensor, bias: Tensor | None, window: Window | None = None) -> Tensor:
+def _convolve(
+    X: Tensor, weight: Tensor, bias: Tensor | None, window: Window | None = None
+) -> Tensor:
     window = window or _unmoved(X)
     result: Tensor = _convolution(X, weight, bias, *window, False, [0] * len(window.stride), 1)
     return result

@@ -6,6 +6,7 @@ from typing import Any
 
 from subopt.errors import OptionError, suggestion
 
+from .dlrt_record import DLRT_METHOD
 from .table import Method
 
 _ADADIAG = (
@@ -194,20 +195,29 @@ _add(
     fixed={"basis": "identity", "moments": "adam", "state_dtype": "8bit"},
     tunable=("betas", "eps"),
     state_formula="2mn, codes of one byte",
-    capabilities=("needs_lowbit",),
 )  # fmt: skip
-for _name, _of, _formula in (
-    ("galore-8bit", "galore", "mr + 2nr, the 2nr codes of one byte"),
-    ("osd-8bit", "osd", "mr + 2nr + 2mr, all but the first mr codes of one byte"),
+for _name, _of, _summary, _formula in (
+    (
+        "galore-8bit",
+        "galore",
+        "GaLore with its moments in 8 bits",
+        "mr + 2nr, the 2nr codes of one byte",
+    ),
+    (
+        "osd-8bit",
+        "osd",
+        "Online Subspace Descent with all moments in 8 bits, those of its basis too",
+        "mr + 2nr + 2mr, all but the first mr codes of one byte",
+    ),
 ):
     _full = METHODS[_of]
     _add(
-        _name, f"{_of} with its moments in 8 bits", _full.paper, _full.section,
+        _name, _summary, _full.paper, _full.section,
         fixed={**_full.fixed, "state_dtype": "8bit"},
         tunable=tuple(option for option in _full.tunable if option != "state_dtype"),
         preset=_full.preset,
         state_formula=_formula,
-        capabilities=(*_full.capabilities, "needs_lowbit"),
+        capabilities=tuple(_full.capabilities),
         test_inputs=_full.test_inputs,
         error_inputs=_full.error_inputs,
     )  # fmt: skip
@@ -330,7 +340,13 @@ _add(
 
 for _name, _basis, _summary, _section, _formula in (
     ("soap", "two-sided", "Adam in Shampoo's eigenbases", "algorithm 3", "2mn + 2m^2 + 2n^2"),
-    ("soap-one-sided", "one-sided", "SOAP on the short side only", "algorithm 3, one side", "2mn + 2m^2"),
+    (
+        "soap-one-sided",
+        "one-sided",
+        "SOAP on the short side only",
+        "algorithm 3, one side",
+        "2mn + 2m^2",
+    ),
 ):
     _add(
         _name, _summary, _SOAP, _section,
@@ -341,7 +357,9 @@ for _name, _basis, _summary, _section, _formula in (
             "use_current_gradient", "skip_first", "max_dim",
         ),
         preset={
-            "moments": "adam", "betas": (0.95, 0.95), "period": 10, "early_refresh": False, "solver": "power",
+            # The authors' choices; early refreshes, which are ours, won by more than the spread of two seeds:
+            # benchmarks/results/soap_choices_cpu_202611.md.
+            "moments": "adam", "betas": (0.95, 0.95), "period": 10, "early_refresh": True, "solver": "power",
             "on_refresh": "rotate", "second_moment_on_refresh": "permute", "use_current_gradient": False,
             "skip_first": True, "max_dim": 10_000,
         },
@@ -363,6 +381,8 @@ for _name, _basis, _summary, _section, _formula in (
             ({"max_dim": 0}, "Invalid max_dim"),
         ),
     )  # fmt: skip
+
+METHODS[DLRT_METHOD.name] = DLRT_METHOD
 
 
 def get_method(name: str) -> Method:

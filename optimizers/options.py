@@ -113,7 +113,7 @@ OPTIONS: dict[str, Option] = {
         None,
         _is_rank,
         "a whole number from 1, or a share of the short side up to 1.0",
-        "directions kept; none means all",
+        "directions kept; none means all; shares are of the inputs for shared-basis, of each side for sketchy",
     ),
     "scale": _number(1.0, 0, 1e6, "factor on the lifted step"),
     "source": _choice(
@@ -197,7 +197,9 @@ OPTIONS: dict[str, Option] = {
     ),
     "tau": _number(0.1, 0, 1e6, "tolerance of the truncation that ends a low-rank layer's step"),
     "truncation": _choice(
-        "relative", ("relative", "absolute"), "whether tau is a share of the norm of S or a norm itself"
+        "relative",
+        ("relative", "absolute"),
+        "whether tau is a share of the norm of S or a norm itself",
     ),
     "integrator": _choice("adam", tuple(INTEGRATORS), "what steps the factors of low-rank layers"),
     "nesterov_weight": _number(

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .bases import resolve_rank
 from .decompositions import LinAlgError
+from .escaped_mass import Escape, times
 from .flops import Flops
 from .online_pca import orthonormalised
 from .slots import Layout, Slot
@@ -44,8 +45,9 @@ class SharedBasis:
 
     Differs from the paper: B starts from the first gradient that is not zero, and zero gradients leave it alone; a step
     is computed in units of the largest entry, because the fourth powers in A leave float32's range; eigenvalues
-    that rounding makes negative count as 0. Neurons whose eigenvalues cannot be found keep R~_i unshrunk and
-    rho_i, take no step, and are counted in `kept_bases`, once for all.
+    that rounding makes negative count as 0, and eps as no less than what rounding leaves of the largest one. Neurons
+    whose eigenvalues cannot be found keep R~_i unshrunk and rho_i, take no step, and are counted in `kept_bases`,
+    once for all.
 
     Memory: d k + m k^2 + m numbers. Transient: a copy of G, 5 m k, 4 d k, and a dozen temporaries of CHUNK_NUMBERS.
     """
@@ -64,8 +66,9 @@ class SharedBasis:
     def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
         """Return the arithmetic of a step, 12 m d k + 17 m k^3 to leading order: every step is a refresh."""
         k = basis_size(n, hyper["rank"])
-        products = 12 * m * n * k + 14 * n * k * k
-        # Three k x k products per neuron and a symmetric eigendecomposition with vectors (9 k^3).
+        # Six products of a matrix of m x n; a QR (4 n k^2) and four products of thin ones.
+        products = 12 * m * n * k + 12 * n * k * k
+        # Four k x k products per neuron and a symmetric eigendecomposition with vectors (9 k^3).
         per_neuron = 17 * k**3 + (12 + 8 * POWER_STEPS) * k * k
         step = products + m * per_neuron
         return Flops(step, 0, step)
@@ -135,7 +138,7 @@ def subspace_image(B: Tensor, R: Tensor, X: Tensor, unit: Tensor) -> Tensor:
     inner = torch.zeros(k, k, dtype=H.dtype, device=H.device)
     for rows in _chunks(len(R), k):
         R_rows = _in_units(R[rows], unit, H.dtype)
-        Z[rows] = _times(R_rows, H[rows])
+        Z[rows] = times(R_rows, H[rows])
         stacked = R_rows.flatten(0, 1)
         inner.addmm_(stacked.mT, stacked)
     inner.addmm_(Z.mT, H)
@@ -161,72 +164,37 @@ def _refit(X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, eps:
         half = R_rows @ C.mT
         projected = (C @ half).baddbmm_(h[rows, :, None], h[rows, None, :])
         try:
-            values, V = torch.linalg.eigh(projected)
+            shift, values, V = _shrunk(projected)
         except LinAlgError:
             state["kept_bases"].add_(1)
             state["coefficients"][rows] = _out_of_units(projected, unit)
             continue
-        shift = values[:, :1].clamp_min(0)
-        values = (values - shift).clamp_min_(0)
         state["coefficients"][rows] = _out_of_units((V * values[:, None, :]) @ V.mT, unit)
         escaped = shift
         if not is_complete:
-            escape = _Escape(R_rows, half, h[rows], n[rows], overlap, outside[rows], shift)
+            escape = Escape(R_rows, half, h[rows], n[rows], overlap, outside[rows], shift)
             escaped = escape.norm(POWER_STEPS)
         rho = _in_range(state["escaped"][rows, None] + _out_of_units(escaped, unit))
         state["escaped"][rows] = rho[:, 0]
-        damping = rho + eps
-        scale[rows] = _inverse_root(damping)
-        spectrum = _inverse_root(_out_of_units(values, unit) + damping)
-        W[rows] = _times(V, spectrum * _times(V.mT, h[rows]))
+        inside, scale[rows] = _roots(_out_of_units(values, unit), rho, eps)
+        W[rows] = times(V, inside * times(V.mT, h[rows]))
     W *= unit
     return W @ new.mT if is_complete else X.mul_(scale * unit).addmm_(W, new.mT)
 
 
-class _Escape:
-    """E_i = M_i - B R_i B^T for a batch of neurons, applied to vectors B a + N b + c r.
+def _shrunk(projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sigma (neurons, 1), the eigenvalues less sigma, ascending and at least 0, and the eigenvectors."""
+    values, V = torch.linalg.eigh(projected)
+    shift = values[:, :1].clamp_min(0)
+    return shift, (values - shift).clamp_min_(0), V
 
-    r is the part of g outside B. N and r are orthogonal to B, so with y = N^T v, x = r^T v, and s the shift of R:
-    E v = B (s a + C R_old y + x h) + N (R_old (C^T a + y)) + (h^T a + x) r.
-    Written like this nothing cancels: E is small beside M, and float32 would not find it as their difference.
-    """
 
-    def __init__(
-        self,
-        R: Tensor,
-        half: Tensor,
-        h: Tensor,
-        n: Tensor,
-        overlap: Tensor,
-        outside: Tensor,
-        shift: Tensor,
-    ) -> None:
-        """Take R_old, R_old C^T, B^T g, N^T r, N^T N, |r|^2 and s."""
-        self.R, self.half, self.h, self.n = R, half, h, n
-        self.overlap, self.outside, self.shift = overlap, outside, shift
-
-    def norm(self, steps: int) -> Tensor:
-        """Return ||E v|| / ||v|| after power steps from v = B 1 / sqrt(k) + r / |r|, shape (neurons, 1)."""
-        a = torch.full_like(self.h, self.h.shape[1] ** -0.5)
-        b = torch.zeros_like(self.h)
-        c = torch.where(self.outside > 0, self.outside, math.inf).rsqrt()
-        y, x, size = self._products(a, b, c)
-        for _ in range(steps):
-            a, b, c, y, x = (value / size for value in (a, b, c, y, x))
-            a, b, c = (
-                self.shift * a + _times(self.half.mT, y) + x * self.h,
-                _times(self.half, a) + _times(self.R, y),
-                _dot(self.h, a) + x,
-            )
-            y, x, size = self._products(a, b, c)
-        return size
-
-    def _products(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return N^T v, r^T v and ||v||, which is never quite 0."""
-        y = (b @ self.overlap).addcmul_(c, self.n)
-        x = _dot(self.n, b).addcmul_(c, self.outside)
-        square = _dot(a, a) + _dot(b, y) + c * x
-        return y, x, square.clamp_min_(torch.finfo(square.dtype).tiny).sqrt_()
+def _roots(values: Tensor, rho: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return (value + rho + eps)^(-1/2) and (rho + eps)^(-1/2): eq. 6 in the eigenvectors, and outside the basis."""
+    info = torch.finfo(values.dtype)
+    damping = rho + (info.eps * values[:, -1:]).clamp_min(eps)
+    inside = (values + damping).clamp_min_(info.tiny).rsqrt_()
+    return inside, damping.clamp_min(info.tiny).rsqrt_()
 
 
 def _chunks(m: int, k: int) -> Iterator[slice]:
@@ -251,16 +219,3 @@ def _in_range(value: Tensor) -> Tensor:
     """Keep sums of squares that grow out of the dtype's range at its edge, where adding three is still finite."""
     edge = torch.finfo(value.dtype).max / 4
     return value.clamp_(-edge, edge)
-
-
-def _inverse_root(value: Tensor) -> Tensor:
-    return value.clamp_min(torch.finfo(value.dtype).tiny).rsqrt_()
-
-
-def _times(matrices: Tensor, rows: Tensor) -> Tensor:
-    """Return matrix i times row i, as rows."""
-    return (matrices @ rows[:, :, None])[:, :, 0]
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    return (left * right).sum(1, keepdim=True)

@@ -41,8 +41,9 @@ class Sketchy:
     X sqrt(w)] give its eigenvectors. Both are solved in float64 as bases are. A decomposition that fails, or whose
     result is not finite, leaves the sketch as it was and is counted.
 
-    Differs from Feinberg et al., who deflate by s_l and so keep l - 1 directions in l columns: s_(l + 1), the largest
-    eigenvalue dropped, is the least that keeps the bound. The ridge is relative, as our Shampoo's.
+    s_(l + 1), the largest eigenvalue dropped, is the least that keeps the bound: deflated by s_l, a sketch would hold
+    l - 1 directions in l columns. rho decays as the matrices it stands for do. The ridge is relative, as our
+    Shampoo's.
 
     Memory: (b + 1) l + 1 numbers per side and block. A refresh needs a copy of G, and a few float64 copies of at most
     64 MiB of blocks (or of one block) and their sketches.

@@ -53,20 +53,22 @@ def state_bytes(
         weights: The parameters; frozen ones cost nothing.
         method: The method's record.
         options: Options that differ from the method's defaults.
-        as_published: Count as the papers do: every number in the parameters' dtype, and no step counters.
+        as_published: Count as the papers do: every number in the parameters' dtype where the options name no other,
+            and no step counters.
     """
     options = options or {}
+    as_numbers = as_published and method.resolve(options)["state_dtype"] is None
     total = 0
     for weight in weights:
         if weight.treatment == "frozen":
             continue
         count = method.state_bytes if _is_treated(weight, method) else method.fallback_state_bytes
-        if as_published:
+        if as_numbers:
             # Under float64 every number of the state has the same size, which turns bytes into a count of numbers.
             numbers = count(weight.shape, torch.float64, options, counters=False) // 8
             total += numbers * weight.dtype.itemsize
         else:
-            total += count(weight.shape, weight.dtype, options)
+            total += count(weight.shape, weight.dtype, options, counters=not as_published)
     return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,12 +133,16 @@ class MethodTable:
             model: The model, with the batch's gradients in place.
             batch: A batch on the device.
             rounds: Timed refreshes.
-            budget_s: Most seconds for one method and the baseline beside it.
+            budget_s: Seconds for all methods together, more only where single steps are long. Each gets an equal share
+                of what the ones before it have left.
         """
+        begin_s = time.perf_counter()
         for done, (name, row) in enumerate(self._rows.items()):
             self._report(Progress("optimizer steps", done, len(self._rows)))
+            left_s = budget_s - (time.perf_counter() - begin_s)
+            share_s = max(0.0, left_s) / (len(self._rows) - done)
             time_method = self._time_whole_step if needs_closure(name) else self._time_step
-            taken = time_method(model, batch, row, rounds=rounds, budget_s=budget_s)
+            taken = time_method(model, batch, row, rounds=rounds, budget_s=share_s)
             self._rows[name] = row.model_copy(
                 update={
                     "step_ms": taken.step_ms,

@@ -23,6 +23,8 @@ from .costs import options_for
 # While timing, bases are refreshed every fourth step, so that refreshes and ordinary steps are both seen often.
 _SHORT_PERIOD = 4
 _LEAST_STEPS = 4
+# Where even fewer steps have taken so many seconds, they have to do.
+_LONG_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def time_step(
         groups: The user's own parameter groups, if any.
         rounds: Refreshes to time after the first, each followed by ordinary steps.
         budget_s: No further pair of steps is begun after so much time, except that ordinary steps are timed at least
-            thrice.
+            thrice, or once where that alone takes long.
 
     Returns:
         Medians. The first step allocates the state; it stands for a refresh only where time allowed no other.
@@ -166,7 +168,8 @@ def _in_turn(
     times_ms: list[list[float]] = [[] for _ in runs]
     begin_s = time.perf_counter()
     for done in range(most):
-        if done >= _LEAST_STEPS and time.perf_counter() - begin_s > budget_s:
+        spent_s = time.perf_counter() - begin_s
+        if spent_s > budget_s and (done >= _LEAST_STEPS or (done > 1 and spent_s > _LONG_S)):
             break
         for times, run in zip(times_ms, runs, strict=True):
             times.append(timed_ms(run, devices))

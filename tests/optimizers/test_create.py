@@ -1,11 +1,13 @@
 """From a name and a model to an optimizer: who is treated how, and the rules that change it."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, create, get_method, stored_bytes, treatments
+from subopt.optimizers import METHODS, create, get_method, low_bit, stored_bytes, treatments
 
 
 class Model(nn.Module):
@@ -79,9 +81,9 @@ def test_matrices_get_the_method_and_the_rest_its_fallback(name):
     optimizer = create(name, Model(), lr=1e-2, weight_decay=0.1, fallback={"lr": 3e-3})
     by_name = {n: group for group in optimizer.param_groups for n in group["param_names"]}
     assert "frozen.weight" not in by_name
-    method = by_name["square.weight"]
+    method = by_name["square.U" if METHODS[name].layers else "square.weight"]
     assert (method["method"], method["lr"], method["basis"]) == (
-        name, 1e-2, METHODS[name].fixed["basis"],
+        name, 1e-2, METHODS[name].fixed.get("basis", "identity"),
     )  # fmt: skip
     rest = by_name["lm_head.weight"]
     assert (rest["method"], rest["lr"], rest["basis"]) == (METHODS[name].fallback, 3e-3, "identity")
@@ -91,18 +93,96 @@ def test_matrices_get_the_method_and_the_rest_its_fallback(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_total_state_is_the_sum_over_treatments(name):
-    model = Model()
-    optimizer = create(name, model)
+    model, method = Model(), METHODS[name]
+    described = treatments(model)
+    options = {"rank_mode": "fixed"} if "rank_mode" in method.defaults else {}
+    optimizer = create(name, model, **options)
+
+    def closure():
+        optimizer.zero_grad()
+        result = loss(model)
+        result.backward()
+        return result
+
     for _ in range(2):
-        loss(model).backward()
-        optimizer.step()
+        optimizer.step(closure)
     held = sum(stored_bytes(v) for s in optimizer.state.values() for v in s.values())
-    method = METHODS[name]
-    bytes_of = {"matrix": method.state_bytes, "fallback": method.fallback_state_bytes}
-    expected = [
-        bytes_of[t.treatment](t.shape) for t in treatments(model) if t.treatment in bytes_of
-    ]
-    assert held == sum(expected)
+    bytes_of = {
+        "matrix": lambda shape: method.state_bytes(shape, options=options),
+        "fallback": method.fallback_state_bytes,
+    }
+    expected = [bytes_of[t.treatment](t.shape) for t in described if t.treatment in bytes_of]
+    assert held == sum(expected) == optimizer.planned_state_bytes()
+
+
+def test_only_plain_layers_with_a_place_of_their_own_can_be_replaced():
+    class Mine(nn.Linear):
+        pass
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = nn.Linear(4, 4)
+            self.conv = nn.Conv2d(4, 4, 3)
+            self.grouped = nn.Conv2d(4, 4, 3, groups=2)
+            self.mine = Mine(4, 4)
+            self.once = nn.Linear(4, 4)
+            self.again = self.once
+            self.tied = nn.Linear(4, 4)
+            self.other = nn.Linear(4, 4)
+            self.other.weight = self.tied.weight
+            self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+            self.bare = nn.Parameter(torch.ones(4, 4))
+
+    kinds = {item.name: item.layer_kind for item in treatments(Net()) if item.layer_kind}
+    assert kinds == {"plain.weight": "linear", "conv.weight": "conv"}
+    assert [item.layer_kind for item in treatments(nn.Linear(4, 4))] == [None, None]
+
+
+def test_a_method_that_replaces_layers_leaves_the_other_matrices_to_the_fallback():
+    class Mine(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(6, 6), Mine(6, 6), nn.Linear(6, 6))
+    dense = {name: value.clone() for name, value in model.state_dict().items()}
+    rules = [{"pattern": "^2", "method": "adadiag"}]
+    optimizer = create("dlrt", model, rules=rules, rank=6, max_rank=6)
+    methods = {n: group["method"] for group in optimizer.param_groups for n in group["param_names"]}
+    assert methods == {
+        "0.U": "dlrt", "0.S": "dlrt", "0.V": "dlrt", "0.bias": "adamw",
+        "1.weight": "adamw", "1.bias": "adamw", "2.weight": "adadiag", "2.bias": "adadiag",
+    }  # fmt: skip
+    assert type(model[2]) is nn.Linear
+    exported = METHODS["dlrt"].dense_state_dict(model)
+    assert exported.keys() == dense.keys()
+    for name, value in dense.items():
+        torch.testing.assert_close(exported[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"rules": [{"pattern": "square", "method": "dlrt"}]},
+            "cannot name 'dlrt', which replaces",
+        ),
+        ({"method": "dlrt", "fallback": "same"}, "'dlrt' replaces layers and cannot be its own"),
+        ({"method": "dlrt", "exclude": ["square", "conv"]}, "no layer that dlrt could replace"),
+    ],
+)
+def test_replacing_layers_where_that_means_nothing_is_refused(keys, message):
+    with pytest.raises(OptionError, match=message):
+        create(**{"method": "adamw", "model": Model(), **keys})
+
+
+def test_8_bit_state_without_torchao_is_refused_before_the_first_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.optim", None)
+    low_bit.require.cache_clear()
+    for keys in ({"method": "adamw-8bit"}, {"method": "adamw", "state_dtype": "8bit"}):
+        with pytest.raises(OptionError, match="needs the package torchao") as caught:
+            create(model=Model(), **keys)
+        assert caught.value.hint == "pip install 'subopt[lowbit]'"
+    low_bit.require.cache_clear()
 
 
 def test_fallback_same_gives_the_method_everything():

@@ -127,7 +127,7 @@ def test_unified_momentum_between_the_two_and_at_its_largest_weight():
     # X = 0.5 * 2 + 3 = 4; 1 - 2 + 2 * 0.5 = 0: at 1 / (1 - mu) only the gradient is left
     assert state["exp_avg"].item() == 4.0
     assert step.item() == 6.0
-    with pytest.raises(OptionError, match="Invalid nesterov_weight: 2.5.* at most 1 / "):
+    with pytest.raises(OptionError, match=r"Invalid nesterov_weight: 2\.5.* at most 1 / "):
         validated({"betas": (0.5, 0.9), "nesterov_weight": 2.5})
 
 

@@ -13,11 +13,10 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, Composed, low_bit, stored_bytes
+from subopt.optimizers import METHODS, Composed, create, low_bit, stored_bytes
 from subopt.optimizers.averages import average, average_square
 from subopt.optimizers.storage_tracker import StorageTracker
 
-pytest.importorskip("torchao", reason="needs the extra 'lowbit'")
 _spec = importlib.util.spec_from_file_location(
     "reference_block_codes", Path(__file__).parents[1] / "reference" / "block_codes.py"
 )
@@ -30,7 +29,7 @@ LOW_BIT = ["adamw-8bit", "galore-8bit", "osd-8bit"]
 CASES = [
     (name, {**options, **({} if "state_dtype" in method.fixed else {"state_dtype": "8bit"})})
     for name, method in METHODS.items()
-    if "state_dtype" in {*method.tunable, *method.fixed}
+    if "state_dtype" in {*method.tunable, *method.fixed} and not method.layers
     for options in method.test_inputs
 ]
 FIRST = list({name: (name, options) for name, options in reversed(CASES)}.values())
@@ -153,6 +152,7 @@ def test_a_cleared_state_is_that_of_the_start():
 
 @pytest.mark.parametrize("default", [torch.bfloat16, torch.float64], ids=str)
 def test_levels_do_not_depend_on_where_torchao_is_first_needed(default):
+    low_bit.require()
     subclass_8bit = sys.modules["torchao.optim.subclass_8bit"]
     before = [subclass_8bit.get_qmap_signed(), subclass_8bit.get_qmap_unsigned()]
     for cached in (low_bit.require, subclass_8bit.get_qmap_signed, subclass_8bit.get_qmap_unsigned):
@@ -301,6 +301,21 @@ def test_the_fallback_keeps_large_tensors_in_codes_too():
     n = 512 * 64
     assert method.fallback_state_bytes((512, 64), counters=False) == 2 * (n + n // 64 + 1024)
     assert method.fallback_state_bytes((64,), torch.bfloat16, counters=False) == 2 * 64 * 4
+
+
+def test_a_rule_keeps_embeddings_in_full_precision():
+    model = torch.nn.Sequential(torch.nn.Embedding(512, 64), torch.nn.Linear(64, 64))
+    for name in LOW_BIT:
+        rule = {"pattern": "0.weight", "options": {"state_dtype": "fp32"}}
+        optimizer = create(name, model, rules=[rule])
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        table, matrix = (optimizer.state[layer.weight] for layer in model)
+        assert low_bit.stored_dtype(table["exp_avg"]) == torch.float32
+        assert low_bit.stored_dtype(matrix["exp_avg"]) == (
+            low_bit.CODES if name == "adamw-8bit" else torch.float32
+        )
 
 
 # Checkpoints, copies, refusals

@@ -161,9 +161,16 @@ def test_the_core_pass_does_not_keep_the_input():
 
 def test_the_mode_ends_with_its_block_even_by_an_error():
     layer, _, _ = make("linear")
-    with pytest.raises(ZeroDivisionError), gradients_of([layer], "core"):
-        assert layer.gradients == "core"
-        raise ZeroDivisionError
+    seen = []
+
+    def evaluation():
+        with gradients_of([layer], "core"):
+            seen.append(layer.gradients)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        evaluation()
+    assert seen == ["core"]
     assert layer.gradients == "autograd"
 
 
@@ -248,6 +255,25 @@ def test_what_cannot_be_low_rank_is_refused_by_name():
             replace_layers(model, {name: options})
     with pytest.raises(OptionError, match="is not the weight of a layer"):
         replace_layers(nn.Linear(4, 4), {"weight": options})
+
+
+def test_a_layer_with_hooks_is_refused_rather_than_losing_them():
+    model = network()
+    model[5].register_forward_hook(lambda *_: None)
+    with pytest.raises(OptionError, match="the layer '5' has hooks"):
+        replace_layers(model, {"5.weight": {"rank": 2, "max_rank": None}})
+
+
+def test_torchs_transformer_layer_works_in_training_and_on_its_fast_path():
+    """In evaluation torch reads `linear1.weight` instead of calling the layer."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
+    options = {"rank": 4, "max_rank": None}
+    replace_layers(layer, {"linear1.weight": options, "linear2.weight": options})
+    x = torch.randn(2, 5, 8).double()
+    training = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.eval()(x), training)
 
 
 @pytest.mark.parametrize("export", [to_dense, to_two_layers])

@@ -188,6 +188,14 @@ def test_convolutions_are_matrices_of_output_channels():
     assert state["coefficients"].shape == (6, 4, 4)
 
 
+def test_rounding_is_never_scaled_to_whole_units():
+    """A first step is -g / |g|, whatever rounding leaves in the directions that R does not have."""
+    (G,) = gradients((8, 5), steps=1)
+    step, _ = run([G], torch.float32, lr=1.0, rank=5, eps=0.0, **BARE)
+    exact = -G / G.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(step.double(), exact, rtol=0, atol=1e-3)
+
+
 def test_the_basis_stays_orthonormal_and_the_coefficients_positive_and_singular():
     _, state = run(gradients((20, 16), steps=60, noise=2.0), torch.float32, rank=5)
     B = state["shared_basis"]
@@ -338,4 +346,5 @@ def test_work_grows_with_the_neurons_and_their_inputs():
     per_pair = flops(200, 300) - flops(200, 200) - flops(100, 300) + flops(100, 200)
     assert per_pair == 12 * 100 * 100 * 8
     assert flops(200, 300) == method.bound_flops((200, 300), options)
-    assert flops(200, 300) - flops(100, 300) > 100 * 17 * 8**3
+    per_neuron = (flops(200, 300) - flops(100, 300)) / 100 - 12 * 300 * 8
+    assert per_neuron == 17 * 8**3 + (12 + 8 * shared_basis.POWER_STEPS) * 8**2

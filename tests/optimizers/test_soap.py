@@ -109,6 +109,7 @@ def reference_for(parameter, state, resolved, moments):
         moments,
         covariance_beta=resolved["covariance_beta"] or resolved["betas"][1],
         period=resolved["period"],
+        early_refresh=resolved["early_refresh"],
         use_current_gradient=resolved["use_current_gradient"],
         skip_first=resolved["skip_first"],
         solver=resolved["solver"],
@@ -119,7 +120,7 @@ def reference_for(parameter, state, resolved, moments):
 
 def follow_reference(name, options, shape, dtype, make_moments):
     """Compare parameters and bases with the reference at every step; return the last state."""
-    options = {"period": PERIOD, **options}
+    options = {"period": PERIOD, "early_refresh": False, **options}
     resolved = METHODS[name].resolve(options)
     parameter, slow = start(shape, dtype), None
     W = short_first(parameter).copy()
@@ -157,6 +158,16 @@ def test_every_choice_is_the_references(name, options, shape):
         assert int(state["kept_bases"]) == 0
 
 
+@pytest.mark.parametrize("use_current_gradient", [True, False])
+@pytest.mark.parametrize("skip_first", [True, False])
+def test_early_refreshes_are_the_references(skip_first, use_current_gradient):
+    # On a square matrix: the covariance of a wide gradient or two has a null space, which is anybody's.
+    options = {"early_refresh": True, "period": 12, "skip_first": skip_first}
+    options["use_current_gradient"] = use_current_gradient
+    state = follow_reference("soap", options, (7, 7), torch.float64, paper_adam)
+    assert int(state["refreshes"]) == 5  # for steps 1, 2, 4, 8 and 13
+
+
 @pytest.mark.parametrize("shape", [(6, 10), (7, 7)], ids=str)
 @pytest.mark.parametrize("name", ["soap", "soap-one-sided"])
 def test_in_float32(name, shape):
@@ -180,7 +191,7 @@ def test_the_basis_takes_any_moments(name, moments):
 def test_with_frozen_bases_it_is_adadiag_from_the_second_gradient_on(name, monkeypatch):
     """The first gradient only starts the bases; handed those, AdaDiag's t = 1 is SOAP's second gradient."""
     sequence = list(gradients((6, 10)))
-    soap = METHODS[name].resolve({"period": 10**6})
+    soap = METHODS[name].resolve({"period": 10**6, "early_refresh": False})
     mine = start((6, 10))
     for state in run(mine, sequence, soap, weight_decay=DECAY):
         bases = [state[key].clone() for key in ("basis_left", "basis_right") if key in state]
@@ -325,7 +336,7 @@ def test_a_late_first_gradient_is_the_one_that_is_skipped():
     sequence = [zeros, *gradients((6, 10), steps=2)]
     parameter = start((6, 10))
     before = parameter.detach().clone()
-    for state in run(parameter, sequence, METHODS["soap"].resolve()):
+    for state in run(parameter, sequence, METHODS["soap"].resolve({"early_refresh": False})):
         if int(state["step"]) < 3:
             assert torch.equal(parameter, before)
     assert not torch.equal(parameter, before)

@@ -46,9 +46,7 @@ def test_state_bytes_of_a_model_equal_the_optimizers(name):
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
     held = sum(
-        stored_bytes(value)
-        for state in optimizer.state.values()
-        for value in state.values()
+        stored_bytes(value) for state in optimizer.state.values() for value in state.values()
     )
     assert state_bytes(weights_of(treatments(model)), METHODS[name]) == held
 
@@ -112,6 +110,13 @@ def test_published_counts_are_numbers_times_the_dtype_size():
     assert state_bytes(bf16, METHODS["adafacdiag"], as_published=True) == 2 * (
         m * m + m * n + m + n
     )
+    # An option that says in how many bytes is heeded.
+    large = [WeightShape("a", (64, 256), "matrix", torch.bfloat16)]
+    size = 64 * 256
+    codes = 2 * (size + size // 64 + 1024)
+    assert state_bytes(large, METHODS["adamw-8bit"], as_published=True) == codes
+    exact = {"state_dtype": "fp32"}
+    assert state_bytes(large, METHODS["lion"], exact, as_published=True) == 4 * size
     # What is really held: a float32 basis and vectors, and counters.
     assert state_bytes(bf16, METHODS["adafacdiag"]) > 4 * (m * m + m + n) + 2 * m * n
 

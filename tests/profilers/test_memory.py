@@ -95,6 +95,15 @@ def test_simulated_state_is_what_the_method_table_says(method):
         assert step.state_bytes == state_bytes(weights, METHODS[method], options)
 
 
+@pytest.mark.parametrize("method", ["adamw-8bit", "galore-8bit", "osd-8bit"])
+def test_simulated_state_in_blocks_of_codes_is_what_the_method_table_says(method):
+    simulated = SimulatedModel(lambda: Net(width=128), SMALL, loss)
+    weights = weights_of(treatments(simulated.model))
+    held = state_bytes(weights, METHODS[method])
+    assert simulated.step_peaks(method, {}).state_bytes == held
+    assert held < state_bytes(weights, METHODS[method.removesuffix("-8bit")])
+
+
 @pytest.mark.parametrize("method", ["adamw", "adadiag++"])
 def test_following_one_parameter_of_each_kind_equals_following_all(method):
     simulated = SimulatedModel(Net, SMALL, loss)

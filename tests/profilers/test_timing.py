@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
+import statistics
 
 import pytest
 import torch
 from torch import nn
 
-from subopt.optimizers import get_method
+from subopt.optimizers import METHODS, Composed, Method, get_method
 from subopt.profilers import timing
-from subopt.profilers.timing import StepTime, time_forward_backward, time_step
+from subopt.profilers.timing import (
+    StepTime,
+    time_forward_backward,
+    time_step,
+    time_whole_step,
+)
 
 
 @pytest.fixture
@@ -84,8 +92,87 @@ def test_the_budget_holds_for_both_together(model, monkeypatch):
     calls = []
     monkeypatch.setattr(timing, "timed_ms", lambda run, devices: calls.append(run) or 1.0)
     time_step(model, "lion", {}, baseline="adamw", rounds=50, budget_s=7.5)
-    # A look at the clock begins it and one follows each pair from the fifth on: the eighth second is too late.
-    assert len(calls) == 2 * (4 + 7)
+    # A look at the clock begins it and one comes before each pair: the eighth second is too late.
+    assert len(calls) == 2 * 7
+
+
+def test_long_steps_are_timed_once_beside_the_first(model, monkeypatch):
+    seconds = itertools.count(step=2)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
+    calls = []
+    monkeypatch.setattr(timing, "timed_ms", lambda run, devices: calls.append(run) or 1.0)
+    time_step(model, "lion", {}, baseline="adamw", rounds=50, budget_s=1)
+    assert len(calls) == 2 * 2
+
+
+@pytest.fixture
+def doubling(monkeypatch):
+    """A method that evaluates the loss twice a step and puts a wider layer in a linear one's place."""
+
+    class Twice(Composed):
+        def step(self, closure):
+            first = closure()
+            closure()
+            super().step()
+            return first
+
+    class Doubling(type(METHODS["adamw"])):
+        __slots__ = ()
+
+        def replace(self, model, settings):
+            model[0] = nn.Sequential(nn.Linear(6, 16), nn.Linear(16, 8))
+            named = [("0.0", model[0][0].weight), ("0.1", model[0][1].weight)]
+            return dict.fromkeys(settings, []) | {"0.weight": named}
+
+        def optimizer(self, groups, model):
+            return Twice(groups)
+
+    fields = {f.name: getattr(METHODS["adamw"], f.name) for f in dataclasses.fields(Method)}
+    changed = {"name": "doubling", "layers": frozenset({"linear"})}
+    changed["capabilities"] = frozenset({"needs_closure"})
+    monkeypatch.setitem(METHODS, "doubling", Doubling(**fields | changed))
+
+
+def test_whole_steps_are_timed_beside_the_models_own_passes(model, doubling, monkeypatch):
+    """The method's whole step takes 7 ms, a forward and backward pass 4 and a step of the baseline 1."""
+    order = []
+
+    def forward_backward(of):
+        order.append("own" if of is own else "plain")
+        of.zero_grad()
+        loss = of(torch.ones(3, 6)).square().sum()
+        loss.backward()
+        return loss.detach()
+
+    def timed(run, devices):
+        before = len(order)
+        run()
+        seen = tuple(order[before:])
+        durations = {("own", "own"): 7.0, ("plain",): 4.0, (): 1.0}
+        return durations[seen] * (1 + len(order))  # the machine gets busier
+
+    monkeypatch.setattr(timing, "timed_ms", timed)
+    own = copy.deepcopy(model)
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    taken = time_whole_step(
+        (own, model),
+        "doubling",
+        {},
+        forward_backward,
+        baseline="adamw",
+        groups_of=lambda of: None,
+        rounds=1,
+        budget_s=1e9,
+    )
+    assert order == ["own", "own", "plain"] * 5
+    assert isinstance(own[0], nn.Sequential)
+    loads = [3 * k for k in range(1, 6)][1:]
+    beyond = [7 * load - 4 * (1 + load) for load in loads]
+    assert taken.step_ms == statistics.median(beyond)
+    assert taken.baseline_ms == statistics.median([1 + load for load in loads])
+    assert taken.period is None
+    for parameter, weight in zip(model.parameters(), weights, strict=True):
+        assert torch.equal(parameter, weight)
 
 
 def test_out_of_time_the_first_step_stands_for_a_refresh(model, clock):

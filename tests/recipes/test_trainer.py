@@ -98,10 +98,16 @@ def test_the_recipe_in_the_folder_trains_the_same_again(run, tmp_path):
     assert same_weights(first, again)
 
 
+# What makes something happen at almost every step of a short run.
+LIVELY = {"period": 2, "start_step": 2, "tau": 0.0}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(run, method):
-    period = ["optimizer.options.period=2"] if "period" in METHODS[method].defaults else []
-    overrides = [f"optimizer.method={method}", "schedule.steps=7", "data.batch_size=16", *period]
+    defaults = METHODS[method].defaults
+    period = "period" in defaults
+    lively = [f"optimizer.options.{key}={LIVELY[key]}" for key in LIVELY if key in defaults]
+    overrides = [f"optimizer.method={method}", "schedule.steps=7", "data.batch_size=16", *lively]
     whole = run("whole", *overrides)
     stopped = run("parts", *overrides, interrupt_at=3)
     assert stopped.interrupted

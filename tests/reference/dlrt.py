@@ -94,7 +94,7 @@ class Dlrt:
         self.L.moments = [(X @ m(U.T @ self.U, p), p) for X, p in self.L.moments]
 
     def tangent(self, X, X_K, X_L, Ua, Va, M, N, power, q):
-        """S's moments in the new bases: projected; at an adaptive rank with what K's and L's know of the new columns."""
+        """S's moments in the new bases; at an adaptive rank with what K's and L's know of new columns."""
         if not self.adaptive:
             return m(M, power) @ X @ m(N.T, power)
         full = np.zeros((Ua.shape[1], Va.shape[1]))

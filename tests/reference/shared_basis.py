@@ -64,5 +64,6 @@ class SharedBasis:
         if k < self.d and np.linalg.norm(outside) > 0:
             start = start + outside / np.linalg.norm(outside)
         self.rho[i] += norm_by_power_iteration(E, start, self.power_steps)
-        damping = (self.rho[i] + self.eps) * np.eye(self.d)
+        eps = max(self.eps, np.finfo(float).eps * (values[-1] - sigma))
+        damping = (self.rho[i] + eps) * np.eye(self.d)
         return inverse_root(B @ self.R[i] @ B.T + damping) @ g

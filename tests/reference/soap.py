@@ -98,6 +98,7 @@ class Soap:
         moments: What steps in the rotated coordinates: `step(G)` and `carry(...)`.
         covariance_beta: Decay of the covariances.
         period: Steps taken between refreshes.
+        early_refresh: Whether steps 2, 4, 8, ... below the period get new bases too.
         use_current_gradient: Whether a gradient enters covariances and basis before it is preconditioned.
         skip_first: Whether the first gradient only starts the bases.
         solver: "power" or "exact".
@@ -112,6 +113,7 @@ class Soap:
         moments,
         covariance_beta,
         period,
+        early_refresh,
         use_current_gradient,
         skip_first,
         solver,
@@ -122,7 +124,7 @@ class Soap:
             Side(size, first, covariance_beta)
             for size, first in zip(shape, first_bases, strict=True)
         )
-        self.moments, self.period = moments, period
+        self.moments, self.period, self.early_refresh = moments, period, early_refresh
         self.use_current_gradient, self.skip_first = use_current_gradient, skip_first
         self.solver, self.on_refresh, self.second = solver, on_refresh, second
         self.started, self.taken = False, 0
@@ -137,6 +139,13 @@ class Soap:
         )
         self.moments.carry(self.on_refresh, self.second, rotation, permutation)
 
+    def is_due(self):
+        """Whether the next step is to have new bases."""
+        early = [2**k for k in range(1, 20) if 2**k < self.period]
+        if self.early_refresh and self.taken + 1 in early:
+            return True
+        return self.taken > 0 and self.taken % self.period == 0
+
     def step(self, G):
         starts = not self.started
         is_before = starts or self.use_current_gradient
@@ -148,13 +157,13 @@ class Soap:
             self.started = True
             if self.skip_first and (self.left.is_active or self.right.is_active):
                 return None
-        elif is_before and self.taken % self.period == 0 and self.taken > 0:
+        elif is_before and self.is_due():
             self.refresh()
         P, Q = self.left.Q, self.right.Q
         step = P @ self.moments.step(P.T @ G @ Q) @ Q.T
         self.taken += 1
         if not is_before:
             self.take_in(G)
-        if not self.use_current_gradient and self.taken % self.period == 0:
+        if not self.use_current_gradient and self.is_due():
             self.refresh()
         return step

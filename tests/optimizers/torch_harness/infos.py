@@ -19,23 +19,14 @@ from torch.testing._internal.common_optimizers import (
 )
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, Composed
+from subopt.optimizers import Composed
 from subopt.optimizers.table import Method
+
+from .catalogue import DRIVEN, identifier
 
 # What PyTorch's optimizers may have several of, and the two flags that go with them.
 IMPLEMENTATIONS = ("foreach", "fused", "differentiable")
 FLAGS = (*IMPLEMENTATIONS, "capturable")
-
-# Methods that train parameters handed to them, which is what PyTorch's tests do. The others are in
-# test_layer_methods.py.
-DRIVEN = {
-    name: method for name, method in METHODS.items() if "replaces_layers" not in method.capabilities
-}
-
-
-def identifier(name: str) -> str:
-    """Return a method's id as a part of a test's name."""
-    return name.replace("-", "_").replace("+", "p")
 
 
 def constructor(method: Method) -> Callable[..., Composed]:
@@ -169,7 +160,7 @@ def info(method: Method) -> OptimizerInfo:
 
 
 INFOS = [info(method) for method in DRIVEN.values()]
-BY_IDENTIFIER = {identifier(name): method for name, method in METHODS.items()}
+BY_IDENTIFIER = {identifier(name): method for name, method in DRIVEN.items()}
 
 
 def inputs(optim_info: OptimizerInfo, device: Any) -> list[OptimizerInput]:
