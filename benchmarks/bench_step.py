@@ -88,6 +88,10 @@ def contenders() -> list[Contender]:
         model = build_block()
         built.append(Contender(name, model, make(model)))
     for name, method in METHODS.items():
+        if (
+            "needs_closure" in method.capabilities
+        ):  # its step is not separable from the model's passes
+            continue
         model = build_block()
         period = method.resolve({})["period"] if "refreshes" in method.capabilities else None
         built.append(Contender(name, model, create(name, model, lr=LR), period))

@@ -108,7 +108,8 @@ class DLRT(Composed):
         factors = self._factors()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if id(parameter) not in factors and parameter.grad is not None:
+                is_other = id(parameter) not in factors and parameter.numel() > 0
+                if is_other and parameter.grad is not None:
                     self._update(parameter, group)
         return loss
 
@@ -117,19 +118,20 @@ class DLRT(Composed):
         free = [step for step in steps if not step.has_frozen_bases]
         loss = self._evaluate(free, closure, "bases")
         moving = [step for step in free if step.layer.U.grad is not None]
-        moved: list[LayerStep] = []
+        begun: list[LayerStep] = []
         try:
             for step in moving:
                 step.move_bases()
-                moved.append(step)
+                begun.append(step)
             point.restore()
             self._evaluate(steps, closure, "core")
+            while begun:
+                begun[-1].move_core()
+                begun.pop()
         except BaseException:
-            for step in moved:
+            for step in begun:
                 step.undo()
             raise
-        for step in moving:
-            step.move_core()
         for step in steps:
             if step.has_frozen_bases and step.layer.S.grad is not None:
                 step.fine_tune()

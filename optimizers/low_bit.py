@@ -45,6 +45,7 @@ BLOCK = 256
 # The other 8-bit optimizers leave smaller tensors alone as well: there is little to save.
 MIN_ELEMENTS = 4096
 _LEVELS = 256
+_FLOAT32 = torch.finfo(torch.float32)
 # Values converted at a time: temporaries of 10 MB, and few kernels for a GPU to start.
 _PIECE = 1 << 19
 # A float32's sign, exponent and first 7 bits of mantissa: fine enough for at most one step between levels in a cell.
@@ -58,13 +59,13 @@ def is_installed() -> bool:
 
 @cache
 def require() -> Any:
-    """Import torchao and return its 8-bit tensor class.
+    """Import torchao and return its module of 8-bit optimizer state.
 
     Raises:
         OptionError: torchao is not installed.
     """
-    # Its levels are computed on import here: under fake tensors, or in another default dtype, they would be wrong.
-    with _disable_current_modes(), torch.device("cpu"), _float32_by_default(), _quiet():
+    # It computes its levels once: under fake tensors, or in another default dtype, they would be wrong.
+    with _unaffected(), _quiet():
         try:
             from torchao.optim import subclass_8bit as torchao
         except ImportError:
@@ -74,10 +75,9 @@ def require() -> Any:
             ) from None
         torchao.get_qmap_signed()
         torchao.get_qmap_unsigned()
-    blocks = torchao.OptimState8bit
     # Missing in torchao 0.18; deepcopy needs it.
-    blocks.implements(torch.ops.aten.clone.default)(_clone)
-    return blocks
+    torchao.OptimState8bit.implements(torch.ops.aten.clone.default)(_clone)
+    return torchao
 
 
 def suits(shape: Sequence[int]) -> bool:
@@ -94,7 +94,11 @@ def blocked_bytes(shape: Sequence[int]) -> int:
 
 def zeros(shape: Sequence[int], device: torch.device, *, signed: bool) -> Tensor:
     """Return a state of zeros in blocks."""
-    return cast(Tensor, require().zeros(shape, signed, BLOCK, device, dtype=torch.float32))
+    blocks = require().OptimState8bit
+    codes = torch.zeros(shape, dtype=CODES, device=device)
+    scales = torch.zeros(codes.numel() // BLOCK, dtype=torch.float32, device=device)
+    levels = _levels(signed, device)
+    return cast(Tensor, blocks(codes, scales, levels, signed, dtype=torch.float32))
 
 
 def in_blocks(tensor: Tensor) -> bool:
@@ -145,10 +149,12 @@ def write(buffer: Tensor, values: Tensor) -> None:
     codes, scales = blocks.codes.view(-1), blocks.scale
     nearest = _nearest(blocks)
     flat = values.reshape(-1)
+    if flat.dtype == torch.float64:  # a scale's range is float32's
+        flat = flat.clamp(-_FLOAT32.max, _FLOAT32.max)
     for piece in _pieces(codes):
         rows = flat[piece].to(torch.float32).view(-1, BLOCK)
         low, high = torch.aminmax(rows, dim=1)
-        scale = torch.maximum(-low, high).clamp_min_(torch.finfo(torch.float32).tiny)
+        scale = torch.maximum(-low, high).clamp_min_(_FLOAT32.tiny)
         _scales_of(scales, piece).copy_(scale)
         codes[piece].copy_(nearest.codes((rows / scale[:, None]).view(-1)))
 
@@ -189,16 +195,23 @@ def _nearest(blocks: Any) -> _Nearest:
 
 @cache
 def _tables(signed: bool, device: torch.device) -> _Nearest:
-    levels = require().zeros((BLOCK,), signed, BLOCK, "cpu").qmap
-    bounds = torch.cat([_bounds(levels), torch.tensor([math.inf])])
-    if not signed:
-        bounds[0] = torch.finfo(torch.float32).tiny  # whatever is above zero gets the next level
-    cells = torch.arange(1 << _CELL_BITS, dtype=torch.int32)
-    # Of a negative cell the smallest value has all the lower bits set.
-    lower = torch.where(cells < (1 << (_CELL_BITS - 1)), 0, (1 << (32 - _CELL_BITS)) - 1).int()
-    smallest = (cells << (32 - _CELL_BITS) | lower).view(torch.float32).nan_to_num()
-    first = torch.bucketize(smallest, bounds[:-1], right=True).to(CODES)
+    with _unaffected():
+        bounds = _bounds(_levels(signed, torch.device("cpu")))
+        bounds = torch.cat([bounds, torch.tensor([math.inf])])
+        if not signed:
+            bounds[0] = _FLOAT32.tiny  # whatever is above zero gets the next level
+        cells = torch.arange(1 << _CELL_BITS, dtype=torch.int32)
+        # Of a negative cell the smallest value has all the lower bits set.
+        lower = torch.where(cells < (1 << (_CELL_BITS - 1)), 0, (1 << (32 - _CELL_BITS)) - 1).int()
+        smallest = (cells << (32 - _CELL_BITS) | lower).view(torch.float32).nan_to_num()
+        first = torch.bucketize(smallest, bounds[:-1], right=True).to(CODES)
     return _Nearest(first.to(device), bounds.to(device))
+
+
+def _levels(signed: bool, device: torch.device) -> Tensor:
+    torchao = require()
+    levels = torchao.get_qmap_signed() if signed else torchao.get_qmap_unsigned()
+    return torch.tensor(levels, dtype=torch.float32, device=device)
 
 
 def _bounds(levels: Tensor) -> Tensor:
@@ -229,13 +242,15 @@ def _clone(func: Any, types: Any, args: Any, kwargs: Any) -> Any:
 
 
 @contextmanager
-def _float32_by_default() -> Iterator[None]:
+def _unaffected() -> Iterator[None]:
+    """Compute on the CPU in float32, whatever modes and defaults there are around."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    with _disable_current_modes(), torch.device("cpu"):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 @contextmanager

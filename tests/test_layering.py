@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ ALLOWED = {
     "recipes": (*LEAVES, "subopt.optimizers", "subopt.profilers"),
     "subopt_cli": ("subopt",),
 }
+# What a module imports of an optional extra, and imports only when it is asked to.
+EXTRAS = {"subopt.optimizers.low_bit": ("torchao",)}
 TERMINAL_LIBRARIES = {"rich", "typer", "click"}
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -57,12 +60,13 @@ def forbidden_imports(path: Path, source: str) -> list[str]:
     ours = (*ALLOWED[folder], FOLDERS[folder])
     if module_name(path) in LEAVES:
         ours = LEAVES
+    ours += EXTRAS.get(module_name(path), ())
     return [name for name in imports(path, source) if not is_allowed(name, folder, ours)]
 
 
 def is_allowed(name: str, folder: str, ours: tuple[str, ...]) -> bool:
     top = name.partition(".")[0]
-    if top == "subopt":
+    if top == "subopt" or is_within(name, ours):
         return is_within(name, ours)
     if top in FOLDERS:  # the folder's name is not an import name
         return False
@@ -103,6 +107,7 @@ def test_every_folder_has_modules_to_check(folder: str) -> None:
         ("optimizers/svd.py", "from subopt.profilers import profile", "subopt.profilers.profile"),
         ("optimizers/svd.py", "from ..recipes import trainer", "subopt.recipes.trainer"),
         ("optimizers/svd.py", "def f():\n    import numpy as np", "numpy"),
+        ("optimizers/svd.py", "import torchao", "torchao"),
         ("optimizers/svd.py", "import optimizers", "optimizers"),
         ("profilers/cost.py", "from subopt import recipes", "subopt.recipes"),
         ("profilers/cost.py", "import subopt", "subopt"),
@@ -133,6 +138,15 @@ def test_an_import_from_a_layer_above_is_found(path: str, source: str, name: str
 )
 def test_an_import_from_a_layer_below_is_allowed(path: str, source: str) -> None:
     assert forbidden_imports(ROOT / path, source) == []
+
+
+def test_optional_extras_are_not_imported_before_they_are_asked_for() -> None:
+    extras = [name for names in EXTRAS.values() for name in names]
+    code = f"import sys, subopt.optimizers; print([n for n in {extras} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "tests"
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_writing_to_the_terminal_is_found() -> None:

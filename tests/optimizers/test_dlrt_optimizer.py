@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from subopt.errors import OptionError
 from subopt.optimizers.dlrt_optimizer import DLRT
@@ -235,8 +236,11 @@ def test_layers_without_a_gradient_are_left_alone_and_an_uneven_closure_is_refus
         calls.append(1)
         return first_only() if len(calls) == 2 else closure_of(model, optimizer, x, batch()[1])()
 
+    before, shapes = weights(model)[2], ranks(model)
     with pytest.raises(RuntimeError, match="the closure must compute the same loss each time"):
         optimizer.step(uneven)
+    assert ranks(model) == shapes
+    torch.testing.assert_close(weights(model)[2], before, rtol=1e-12, atol=1e-12)
 
 
 def test_frozen_layers_stay_and_groups_may_differ():
@@ -262,6 +266,22 @@ def test_frozen_layers_stay_and_groups_may_differ():
     core = model[0].S.clone()
     train(model, optimizer, 1)
     assert torch.equal(model[0].S, core)
+
+
+def test_a_model_with_an_empty_parameter_and_no_low_rank_layer_takes_ordinary_steps():
+    model = nn.Sequential(nn.Linear(10, 8).double())
+    model.register_parameter("empty", nn.Parameter(torch.empty(0, 3).double()))
+    optimizer, (x, y) = DLRT(model.parameters(), model, 0.1, moments="sgd"), batch()
+    before, calls = model[0].weight.detach().clone(), []
+
+    def closure():
+        calls.append(1)
+        optimizer.zero_grad()
+        ((model(x) - y).square().mean() + model.empty.sum()).backward()
+
+    optimizer.step(closure)
+    assert calls == [1]
+    torch.testing.assert_close(model[0].weight.detach(), before - 0.1 * model[0].weight.grad)
 
 
 def test_under_autocast_it_trains_float32_weights():

@@ -37,8 +37,8 @@ FIRST = list({name: (name, options) for name, options in reversed(CASES)}.values
 SHAPES = [(128, 64), (16, 16, 4, 4), (4096,), (32, 32), (60, 100)]
 
 
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def spread(*shape, signed=True, seed=0):
@@ -143,6 +143,14 @@ def test_blocks_of_any_magnitude_are_kept_and_finite(magnitude):
     torch.testing.assert_close(kept, values, rtol=0, atol=0.0071 * values.abs().max().item())
 
 
+def test_float64_moments_beyond_float32_are_cut_and_not_lost():
+    buffer = low_bit.zeros((16, 256), CPU, signed=True)
+    low_bit.write(buffer, normal(16, 256).double() * 1e60)
+    kept = low_bit.read(buffer, torch.float64)
+    assert torch.isfinite(kept).all()
+    assert (kept.abs() > 3e38).any()
+
+
 def test_a_cleared_state_is_that_of_the_start():
     buffer = low_bit.zeros((16, 256), CPU, signed=True)
     low_bit.write(buffer, normal(16, 256))
@@ -161,8 +169,15 @@ def test_levels_do_not_depend_on_where_torchao_is_first_needed(default):
     try:
         with FakeTensorMode(), torch.device("meta"):
             low_bit.require()
+        low_bit._tables.cache_clear()
+        buffer = low_bit.zeros((16, 256), CPU, signed=True)
+        low_bit.write(buffer, normal(16, 256))
     finally:
         torch.set_default_dtype(torch.float32)
+    assert stored_bytes(buffer) == low_bit.blocked_bytes((16, 256))
+    other = low_bit.zeros((16, 256), CPU, signed=True)
+    other.copy_(normal(16, 256))
+    assert torch.equal(buffer.codes, other.codes)
     assert [subclass_8bit.get_qmap_signed(), subclass_8bit.get_qmap_unsigned()] == before
 
 

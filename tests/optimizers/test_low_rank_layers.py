@@ -60,6 +60,7 @@ def make(name, rank=3, dtype=torch.float64):
     dense = dense.to(dtype)
     kind = LowRankLinear if isinstance(dense, nn.Linear) else LowRankConv
     layer = kind.from_dense(dense, rank)
+    layer.S.data.copy_(torch.randn(rank, rank))  # the singular values' diagonal would hide a transposition
     return layer, layer.to_dense(), x.to(dtype).requires_grad_()
 
 

@@ -126,7 +126,8 @@ def follow_reference(name, options, shape, dtype, make_moments):
     W = short_first(parameter).copy()
     sequence = list(gradients(shape, dtype))
     states = run(parameter, sequence, resolved, weight_decay=DECAY)
-    first_basis = run(start(shape, dtype), sequence, {**resolved, "period": 10**6})
+    frozen = {**resolved, "period": 10**6, "early_refresh": False}
+    first_basis = run(start(shape, dtype), sequence, frozen)
     for gradient, state in zip(sequence, states, strict=True):
         if slow is None:
             slow = reference_for(parameter, next(first_basis), resolved, make_moments(resolved))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, create, stored_bytes, treatments
+from subopt.optimizers import METHODS, create, low_bit, stored_bytes, treatments
 from subopt.profilers.architectures import WeightShape
 from subopt.profilers.costs import (
     forward_backward_flops,
@@ -15,6 +15,7 @@ from subopt.profilers.costs import (
     method_costs,
     options_for,
     state_bytes,
+    unusable,
     weights_of,
 )
 from subopt.profilers.positions import counted_positions
@@ -39,16 +40,53 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_state_bytes_of_a_model_equal_the_optimizers(name):
-    model = Net()
-    optimizer = create(name, model)
-    for _ in range(2):
+    model, method = Net(), METHODS[name]
+    weights = weights_of(treatments(model))
+    before = sum(parameter.nbytes for parameter in model.parameters())
+    grown = {"tau": 0.0} if "tau" in method.defaults else {}  # ranks grow as far as they may
+    optimizer = create(name, model, **grown)
+
+    def closure():
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
-        optimizer.step()
+        return torch.tensor(1.0)
+
+    for _ in range(2):
+        optimizer.step(closure)
     held = sum(
         stored_bytes(value) for state in optimizer.state.values() for value in state.values()
     )
-    assert state_bytes(weights_of(treatments(model)), METHODS[name]) == held
+    cost = method_cost(weights, method, grown)
+    assert cost.state_bytes == held
+    after = sum(parameter.nbytes for parameter in model.parameters())
+    assert cost.weight_bytes_saved == before - after
+    assert bool(method.layers) == (before != after)
+
+
+def test_what_a_method_cannot_train_is_told(monkeypatch):
+    assert all(unusable(method, WEIGHTS) is None for method in METHODS.values())
+    odd = [weight._replace(layer_kind=None) for weight in WEIGHTS]
+    reasons = {name: unusable(method, odd) for name, method in METHODS.items()}
+    assert {name for name, reason in reasons.items() if reason} == {
+        name for name, method in METHODS.items() if method.layers
+    }
+    assert "no plain torch layer" in reasons["dlrt"]
+    monkeypatch.setattr(low_bit, "is_installed", lambda: False)
+    assert "pip install 'subopt[lowbit]'" in unusable(METHODS["adamw-8bit"], WEIGHTS)
+    assert unusable(METHODS["adamw"], WEIGHTS) is None
+
+
+def test_weights_that_stay_dense_save_nothing():
+    method = METHODS["dlrt"]
+    options = {"rank": 2, "rank_mode": "fixed"}
+    odd = [WEIGHTS[0]._replace(layer_kind=None), *WEIGHTS[1:]]
+    one, both = (method_cost(weights, method, options) for weights in (odd, WEIGHTS))
+    saved = 4 * (6 * 10 - 2 * (6 + 10) - 2 * 2)
+    assert (one.weight_bytes_saved, both.weight_bytes_saved) == (saved, 2 * saved)
+    # The weight that cannot be replaced has the fallback's state.
+    own = method.state_bytes((6, 10), options=options)
+    assert one.state_bytes - both.state_bytes == method.fallback_state_bytes((6, 10)) - own
+    assert method_cost(odd, METHODS["lion"]) == method_cost(WEIGHTS, METHODS["lion"])
 
 
 def test_frozen_parameters_cost_nothing():

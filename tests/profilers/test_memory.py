@@ -20,7 +20,7 @@ from subopt.optimizers.storage_tracker import StorageTracker
 from subopt.profilers import measured
 from subopt.profilers.architectures import WeightShape
 from subopt.profilers.costs import method_cost, state_bytes, weights_of
-from subopt.profilers.memory import memory_by_formula, peak_by_formula
+from subopt.profilers.memory import memory_by_formula, peak_by_formula, simulated_footprints
 from subopt.profilers.phases import (
     HIGH_FACTOR,
     LOW_FACTOR,
@@ -179,6 +179,31 @@ def test_a_model_made_earlier_is_copied_not_changed():
     assert all(p.grad is None and not isinstance(p, FakeTensor) for p in model.parameters())
 
 
+def test_a_method_that_cannot_be_followed_is_noted_and_the_others_go_on(monkeypatch):
+    simulated = SimulatedModel(Net, SMALL, loss)
+    weights = weights_of(treatments(simulated.model))
+    costs = [method_cost(weights, METHODS[name]) for name in ("dlrt", "lion")]
+
+    def failing(model, batch):
+        raise RuntimeError("needs a value\nfor this")
+
+    monkeypatch.setattr(simulated, "_loss_of", failing)
+    notes = []
+    found = list(simulated_footprints(simulated, lambda model: None, costs, notes))
+    assert [footprint.method for footprint in found] == ["lion"]
+    assert notes == ["peak of dlrt: without data it fails with RuntimeError: needs a value"]
+
+
+def test_replacing_layers_leaves_the_followed_model_as_it_was():
+    simulated = SimulatedModel(Net, SMALL, loss)
+    before = simulated.step_peaks("lion", {})
+    step = simulated.step_peaks("dlrt", {"rank": 1, "max_rank": 8})  # it takes steps to grow so far
+    weights = weights_of(treatments(simulated.model))
+    cost = method_cost(weights, METHODS["dlrt"], {"rank": 1, "max_rank": 8})
+    assert step.state_bytes == cost.state_bytes
+    assert simulated.step_peaks("lion", {}) == before
+
+
 def test_only_the_users_groups_are_trained():
     simulated = SimulatedModel(Net, SMALL, loss)
     step = simulated.step_peaks("adamw", {}, lambda model: [{"params": [model.out.weight]}])
@@ -265,6 +290,10 @@ def test_by_formula_only_shapes_are_known():
     cost = method_cost(weights, METHODS["lion"])
     peak = peak_by_formula(memory, cost)
     assert peak.bytes == 452 + 252 + cost.state_bytes + cost.transient_bytes
+    low_rank = method_cost(weights, METHODS["dlrt"], {"rank": 1, "rank_mode": "fixed"})
+    own = low_rank.state_bytes + low_rank.transient_bytes
+    saved = 4 * (60 - (1 * 16 + 1))
+    assert peak_by_formula(memory, low_rank).bytes == 452 + 252 - 2 * saved + own
     assert (peak.phase, peak.source) == ("step", "formula")
     assert peak.by_phase.forward is None
 
@@ -395,7 +424,8 @@ def test_a_child_that_dies_is_told_with_its_status(tmp_path):
         measured.ask([sys.executable, "-c", killed], tmp_path)
 
 
-def test_measuring_reads_the_allocator_at_the_right_moments(target, monkeypatch):
+@pytest.mark.parametrize("method", ["adadiag", "dlrt"])
+def test_measuring_reads_the_allocator_at_the_right_moments(target, monkeypatch, method):
     """On the CPU, with the allocator's counters played by the tracker: the phases must be the simulated ones."""
     tracker = StorageTracker()
     counters = {
@@ -409,19 +439,24 @@ def test_measuring_reads_the_allocator_at_the_right_moments(target, monkeypatch)
         monkeypatch.setattr(torch.cuda, name, function)
     session = Session(target, Settings(batch_size=64, batches=1))
     simulated = SimulatedModel(session.build_model, next(session.batches()), session.loss)
-    step = simulated.step_peaks("adadiag", {})
+    step = simulated.step_peaks(method, {})
     with tracker:
-        row = measured.measure(session, "adadiag", {})
+        row = measured.measure(session, method, {})
     expected = simulated_peak(simulated.peaks, step, 0).by_phase.model_dump()
     for phase, count in expected.items():
         assert row.phases[phase] == pytest.approx(count, rel=0.02), phase
     assert row.state_bytes == step.state_bytes
+    weights = weights_of(treatments(simulated.model))
+    saved = method_cost(weights, METHODS[method]).weight_bytes_saved
+    assert row.parameter_bytes == simulated.peaks.parameter_bytes - saved
+    assert row.reserved_bytes == 10**9
+    if METHODS[method].layers:
+        assert saved > 0
+        return
     assert row.gradient_bytes == simulated.peaks.gradient_bytes
-    assert row.parameter_bytes == simulated.peaks.parameter_bytes
     # On a GPU the batch is copied there in the forward phase; here it was there before.
     without_batch = simulated.peaks.activation_bytes - 64 * 256 * 4
     assert row.activation_bytes == pytest.approx(without_batch, rel=0.02)
-    assert row.reserved_bytes == 10**9
 
 
 @pytest.mark.gpu
