@@ -71,7 +71,8 @@ def _contender(
     )
 
 
-# Block sizes and ranks are those of Yen et al. 2023 on the autoencoder, and as far below the sides of the tiny LLaMA (192, 512).
+# Block sizes and ranks are those of Yen et al. 2023 on the autoencoder; on the tiny LLaMA, with sides of 192 and 512,
+# they are smaller in proportion.
 CONTENDERS = (
     _contender("Adam", "adamw", llama_rates=(1e-3, 3e-3)),
     _contender("shared basis, k = 32", "shared-basis", llama_rates=(1e-3,)),

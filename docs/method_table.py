@@ -1,4 +1,4 @@
-"""Write the README's method table from the method table of the code: python docs/method_table.py"""
+"""Write the README's method table from the method table of the code: `python docs/method_table.py`."""
 
 from pathlib import Path
 

@@ -34,25 +34,25 @@ same tests are made for CUDA where torch sees a GPU; no GPU has run them yet.
 """
 
 
-def run() -> dict[tuple[str, str], str]:
-    """Return the outcome of every test of the harness.
+def run(report: Path) -> None:
+    """Run the harness and write its outcomes.
 
     Raises:
-        SystemExit: A test failed.
+        CalledProcessError: A test failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        options = [f"--junit-xml={report}", f"--ignore={HARNESS / 'test_report.py'}"]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-        subprocess.run([*command, str(HARNESS)], cwd=ROOT, check=True)
-        cases = ElementTree.parse(report).getroot().iter("testcase")
-        outcomes = {}
-        for case in cases:
-            name = split(str(case.get("name")))
-            skipped = case.find("skipped")
-            if name is not None:
-                outcomes[name] = "passed" if skipped is None else str(skipped.get("message"))
-        return outcomes
+    options = [f"--junit-xml={report}", f"--ignore={HARNESS / 'test_report.py'}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    subprocess.run([*command, str(HARNESS)], cwd=ROOT, check=True)
+
+
+def read(report: Path) -> dict[tuple[str, str], str]:
+    """Return the outcome of every test over methods in a JUnit report."""
+    outcomes = {}
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        name, skipped = split(str(case.get("name"))), case.find("skipped")
+        if name is not None:
+            outcomes[name] = "passed" if skipped is None else str(skipped.get("message"))
+    return outcomes
 
 
 def split(test: str) -> tuple[str, str] | None:
@@ -115,20 +115,23 @@ def page(outcomes: Outcomes) -> str:
 
 def pytorchs() -> str:
     """Return where each of PyTorch's tests went."""
+    same, none = catalogue["COUNTERPARTS"], catalogue["WITHOUT"]
     lines = [
-        f"Of the {len(catalogue['COUNTERPARTS']) + len(catalogue['WITHOUT'])} tests of PyTorch's "
-        f"`test/test_optim.py`, {len(catalogue['COUNTERPARTS'])} have a counterpart here and "
-        f"{len(catalogue['WITHOUT'])} have none, for the reasons given.\n",
+        f"Of the {len(same) + len(none)} tests in the class `TestOptimRenewed` of PyTorch's `test/test_optim.py` "
+        f"{len(same)} have a counterpart here and {len(none)} have none, for the reasons given.\n",
         "| PyTorch's | here |",
         "|---|---|",
     ]
-    for test, ours in catalogue["COUNTERPARTS"].items():
+    for test, ours in same.items():
         lines.append(f"| `{test}` | {', '.join(f'`{name}`' for name in ours)} |")
-    lines += [f"| `{test}` | none: {reason} |" for test, reason in catalogue["WITHOUT"].items()]
-    return "\n".join(lines)
+    lines += [f"| `{test}` | none: {reason} |" for test, reason in none.items()]
+    return "\n".join([*lines, "", catalogue["BESIDE"]])
 
 
 catalogue: dict[str, Any] = runpy.run_path(str(HARNESS / "catalogue.py"))
 
 if __name__ == "__main__":
-    PAGE.write_text(page(run()), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "report.xml"
+        run(results)
+        PAGE.write_text(page(read(results)), encoding="utf-8")

@@ -37,7 +37,8 @@ def adam_without_momentum(G: Tensor, state: State, t: int, hyper: Hyper) -> Tens
 
 
 def _rms_normalised(M: Tensor, G: Tensor, state: State, beta2: float, eps: float) -> Tensor:
-    denominator = average_square(state["exp_avg_sq"], G, beta2).sqrt().add_(eps)
+    V = average_square(state["exp_avg_sq"], G, beta2)
+    denominator = (V.sqrt() if V is state["exp_avg_sq"] else V.sqrt_()).add_(eps)
     return torch.div(M, denominator, out=denominator)
 
 

@@ -29,9 +29,9 @@ from subopt.optimizers import create, stored_bytes
 
 from .schema import Memory, Peak, Phase, PhasePeaks, Settings
 from .session import Session
-from .simulated import WATCHED_STEPS, at_its_largest, has_decompositions, needs_closure
+from .simulated import at_its_largest, has_decompositions, needs_closure
 from .target import load_target
-from .watched_step import watched_step
+from .watched_step import WatchedStep, watched_step, watched_steps
 
 # With -m or -c Python looks for modules in the current folder first, where a user's fractions.py would take the
 # standard library's place in our own imports. That entry goes before the first of them; sys is built in.
@@ -169,17 +169,13 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
     groups = session.target.param_groups(model)
     optimizer = create(method, model, groups=groups, **at_its_largest(method, options))
     meter = _Allocator(session.device)
-    rows = [
-        watched_step(
-            model,
-            optimizer,
-            partial(_loss, session, model, batch),
-            meter,
-            needs_closure=needs_closure(method),
-        )
-        for batch in itertools.islice(session.batches(), WATCHED_STEPS)
-    ]
-    first, ordinary, last = rows
+    batches, closes = session.batches(), needs_closure(method)
+
+    def take() -> WatchedStep:
+        loss_of = partial(_loss, session, model, next(batches))
+        return watched_step(model, optimizer, loss_of, meter, needs_closure=closes)
+
+    first, *_, ordinary, last = watched_steps(model, take)
     phases: dict[Phase, int] = {
         "forward": max(ordinary.peaks["forward"], last.peaks["forward"]),
         "backward": max(ordinary.peaks["backward"], last.peaks["backward"]),

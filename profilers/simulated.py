@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,12 +29,7 @@ from .costs import options_for
 from .phases import ModelPeaks, StepPeaks
 from .positions import counted_positions
 from .target import fresh_copy, without_address_warnings
-from .watched_step import WatchedStep, watched_step
-
-# A refresh, an ordinary step, a refresh with everything in place.
-WATCHED_STEPS = 3
-# Ranks double with each step at most: enough for any.
-_MOST_STEPS = 32
+from .watched_step import WATCHED_STEPS, watched_step, watched_steps
 
 BuildModel = Callable[[], nn.Module]
 LossOf = Callable[[nn.Module, Any], Tensor]
@@ -154,8 +150,12 @@ class SimulatedModel:
             optimizer = create(method, model, groups=groups, **settings)
             tracker.file([*model.parameters(), *model.buffers()], "parameter")
             tracker.file(tree_leaves(self._batch), "activation")
+            loss_of = partial(self._loss_of, model, self._batch)
+            take = partial(
+                watched_step, model, optimizer, loss_of, _Meter(tracker), needs_closure=True
+            )
             with tracker:
-                row = self._largest_step(model, optimizer, tracker)
+                row = watched_steps(model, take)[-1]
         state_bytes = sum(
             stored_bytes(value) for kept in optimizer.state.values() for value in kept.values()
         )
@@ -165,23 +165,6 @@ class SimulatedModel:
         }
         refresh = parts["step"] if has_decompositions(method) else None
         return StepPeaks(state_bytes, parts["step"], refresh, (parts["forward"], parts["backward"]))
-
-    def _largest_step(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, tracker: StorageTracker
-    ) -> WatchedStep:
-        meter, numbers = _Meter(tracker), -1
-        for done in range(_MOST_STEPS):
-            before, numbers = numbers, sum(p.numel() for p in model.parameters())
-            row = watched_step(
-                model,
-                optimizer,
-                lambda: self._loss_of(model, self._batch),
-                meter,
-                needs_closure=True,
-            )
-            if done >= WATCHED_STEPS and numbers == before:
-                break
-        return row
 
     def _follow_updates(
         self, optimizer: torch.optim.Optimizer, parameter: Tensor

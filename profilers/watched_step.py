@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 from .schema import Phase
 
+# A refresh, an ordinary step, a refresh with everything in place.
+WATCHED_STEPS = 3
+# Ranks double with each step at most: enough for any.
+_MOST_STEPS = 32
+
 
 class Meter(Protocol):
     """Bytes alive now, and the most since the last reset."""
@@ -38,6 +43,26 @@ class WatchedStep:
     peaks: dict[Phase, int]
     gradient_bytes: int
     activation_bytes: int
+
+
+def watched_steps(model: nn.Module, take: Callable[[], WatchedStep]) -> list[WatchedStep]:
+    """Take `WATCHED_STEPS` steps, or more until replaced layers have stopped growing.
+
+    Args:
+        model: The model.
+        take: Takes one step.
+    """
+    rows: list[WatchedStep] = []
+    has_grown = True
+    while len(rows) < WATCHED_STEPS or (has_grown and len(rows) < _MOST_STEPS):
+        before = _numbers(model)
+        rows.append(take())
+        has_grown = _numbers(model) > before
+    return rows
+
+
+def _numbers(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def watched_step(

@@ -116,6 +116,7 @@ class Advice:
         chosen: The first row that fits; None where none does.
         sentences: The answer for a person: what, why, how sure.
         changes: Where nothing fits, what would make it fit, the smallest change first.
+        unavailable: Methods that cannot be used here, and what to install for them.
     """
 
     objective: Objective
@@ -125,6 +126,7 @@ class Advice:
     chosen: Row | None
     sentences: tuple[str, ...]
     changes: tuple[Change, ...] = ()
+    unavailable: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_status(self) -> int:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from subopt.errors import UsageError
-from subopt.optimizers import get_method
+from subopt.optimizers import METHODS, get_method
 from subopt.profilers.schema import MethodCost, Profile
 from subopt.units import format_bytes, format_ms
 
 from .advice import Advice, Change, Evidence, Objective, Row, TimeOverhead
 from .budget import DeviceKind, Fit, read_budget
-from .changes import changes_that_fit
+from .changes import changed_options, changes_that_fit
 from .evidence import Published, load_evidence, published
 from .peaks import PeakAt, largest_batch, peak_at
 from .proposal import to_recipe
@@ -23,9 +23,11 @@ from .sentences import (
     choice_sentences,
     data_sentence,
     gain_text,
+    low_rank_text,
     memory_sentence,
     overhead_text,
     refusal_sentences,
+    unavailable_sentence,
 )
 from .traits import model_kind, tokens_per_step, trainable_parameters
 
@@ -60,7 +62,8 @@ def recommend(
         UsageError: The profile lacks what the question needs: method costs, or activations for another batch size.
     """
     budget = read_budget(budget_bytes, device)
-    costs, others = _split(profile, methods)
+    unavailable = _unavailable(profile, methods)
+    costs, others = _split(profile, methods, without=dict(unavailable))
     usable = budget.usable_bytes
     if batch_size == "auto":
         batch_size = _auto_batch(profile, costs, objective, usable)
@@ -79,21 +82,37 @@ def recommend(
     filled = memory_sentence(profile)
     sure = None if chosen is None else certainty_sentence(profile, chosen)
     needs = None if chosen is None else data_sentence(profile)
-    sentences = (*said, *(text for text in (filled, sure, needs) if text), budget_sentence(budget))
-    return Advice(objective, budget, batch_size, rows, chosen, sentences, changes)
+    absent = unavailable_sentence(unavailable)
+    extras = (text for text in (filled, sure, needs, absent) if text)
+    sentences = (*said, *extras, budget_sentence(budget))
+    return Advice(objective, budget, batch_size, rows, chosen, sentences, changes, unavailable)
+
+
+def _unavailable(profile: Profile, methods: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
+    """Return the methods, of those asked for, that need what is not installed, and how to install it."""
+    options = {cost.method: changed_options(cost) for cost in profile.methods}
+    found = []
+    for name in METHODS if methods is None else methods:
+        extra = get_method(name).missing_extra(options.get(name))
+        if extra is not None:
+            found.append((name, f"pip install 'subopt[{extra}]'"))
+    return tuple(found)
 
 
 def _split(
-    profile: Profile, methods: Sequence[str] | None
+    profile: Profile, methods: Sequence[str] | None, *, without: Mapping[str, str]
 ) -> tuple[list[MethodCost], list[MethodCost]]:
-    """Return the profile's rows that were asked for, and the rest."""
+    """Return the profile's rows that were asked for, and the rest; none of the methods that are unavailable."""
     if not profile.methods:
         raise UsageError(
             "the profile holds no method costs", "make it again with: subopt profile model.py"
         )
+    usable = [cost for cost in profile.methods if cost.method not in without]
     if methods is None:
-        return list(profile.methods), []
+        return usable, []
     wanted = {get_method(name).name for name in methods}
+    for name in wanted & without.keys():
+        raise UsageError(f"{name} needs a package that is not installed", without[name])
     missing = wanted - {cost.method for cost in profile.methods}
     if missing or not wanted:
         raise UsageError(
@@ -101,8 +120,8 @@ def _split(
             "it has " + ", ".join(cost.method for cost in profile.methods),
         )
     return (
-        [cost for cost in profile.methods if cost.method in wanted],
-        [cost for cost in profile.methods if cost.method not in wanted],
+        [cost for cost in usable if cost.method in wanted],
+        [cost for cost in usable if cost.method not in wanted],
     )
 
 
@@ -174,7 +193,8 @@ def _evidence(
     memory = f"peak {format_bytes(peak.bytes)} in the {peak.phase} phase"
     items = [Evidence("measured here" if peak.source == "measured" else peak.source, memory)]
     if overhead is not None:
-        step = "" if cost.step_ms is None else f", optimizer step {format_ms(cost.step_ms)}"
+        beyond = cost.step_ms if cost.step_ms is not None and cost.step_ms >= 0 else None
+        step = "" if beyond is None else f", optimizer step {format_ms(beyond)}"
         items.append(Evidence(overhead.source, f"time {overhead.share:+.1%}{step}"))
     if near is not None and cost.method != load_evidence().baseline:
         items.append(Evidence("published", near.result.source))
@@ -199,6 +219,8 @@ def _reasons(
     else:
         reasons.append(f"{gain_text(near)}: {near.result.model}{_discount(near)}")
         reasons.append(overhead_text(overhead))
+    if cost.weight_bytes_saved:
+        reasons.append(low_rank_text(cost.weight_bytes_saved))
     if fits is Fit.NO:
         reasons.append(f"does not fit: {format_bytes(peak.bytes - usable_bytes)} too much")
     elif fits is Fit.MAYBE and peak.high_bytes is None:

@@ -11,7 +11,7 @@ import torch
 
 from subopt.optimizers import Method, get_method
 from subopt.profilers.architectures import WeightShape
-from subopt.profilers.costs import state_bytes
+from subopt.profilers.costs import state_bytes, weight_bytes_saved
 from subopt.profilers.schema import MethodCost, Profile
 from subopt.units import format_bytes
 
@@ -144,8 +144,8 @@ def _first_fitting(
 ) -> Change | None:
     method, options = get_method(row.method), changed_options(row.cost)
     for changed in candidates:
-        less = _state_bytes(weights, method, options | changed) - row.cost.state_bytes
-        peak = row.peak.shifted(less)
+        before = row.cost.state_bytes - row.cost.weight_bytes_saved
+        peak = row.peak.shifted(_held_bytes(weights, method, options | changed) - before)
         if peak.fits(budget.usable_bytes) is Fit.YES:
             wish = ", ".join(f"{key}: {_short(value)}" for key, value in changed.items())
             text = (
@@ -195,10 +195,15 @@ def _weights(profile: Profile) -> Counter[WeightShape]:
     )
 
 
-def _state_bytes(
+def _held_bytes(
     weights: Counter[WeightShape], method: Method, options: dict[str, OptionValue]
 ) -> int:
-    return sum(count * state_bytes([weight], method, options) for weight, count in weights.items())
+    """State, and what the weights take beyond those of the model as it was given."""
+    return sum(
+        count
+        * (state_bytes([weight], method, options) - weight_bytes_saved([weight], method, options))
+        for weight, count in weights.items()
+    )
 
 
 def _short(value: Any) -> str:

@@ -90,7 +90,7 @@ def peak_at(
         phase: size + _growth(profile, cost, phase, size, factor) for phase, size in phases.items()
     }
     if accumulating and "forward" in scaled:
-        scaled["forward"] += profile.memory.gradient_bytes
+        scaled["forward"] += _gradient_bytes(profile, cost)
     highest = max(scaled, key=lambda phase: scaled[phase])
     below, above = _margins(profile, cost, phases)
     widening = max(factor, 1.0)
@@ -145,26 +145,36 @@ def _phases(profile: Profile, cost: MethodCost) -> dict[Phase, int]:
         phases[peak.phase] = peak.bytes
         return phases
     memory = profile.memory
-    held = memory.parameter_bytes + cost.state_bytes
+    held = _weight_bytes(profile, cost) + cost.state_bytes
+    gradients = _gradient_bytes(profile, cost)
     activations = memory.activation_bytes or 0
     return {
         "forward": held + activations,
-        "backward": held + memory.gradient_bytes + activations,
-        "step": held + memory.gradient_bytes + cost.transient_bytes,
+        "backward": held + gradients + activations,
+        "step": held + gradients + cost.transient_bytes,
     }
+
+
+def _weight_bytes(profile: Profile, cost: MethodCost) -> int:
+    return max(profile.memory.parameter_bytes - cost.weight_bytes_saved, 0)
+
+
+def _gradient_bytes(profile: Profile, cost: MethodCost) -> int:
+    """Gradients have the form of the weights they are of."""
+    return max(profile.memory.gradient_bytes - cost.weight_bytes_saved, 0)
 
 
 def _growth(profile: Profile, cost: MethodCost, phase: Phase, size: int, factor: float) -> int:
     """What another batch size adds to a phase; negative for a smaller batch."""
     if phase not in {"forward", "backward"} or factor == 1:
         return 0
-    memory = profile.memory
-    activations = memory.activation_bytes or 0
-    fixed = memory.parameter_bytes + cost.state_bytes
+    activations = profile.memory.activation_bytes or 0
+    weights = _weight_bytes(profile, cost)
+    fixed = weights + cost.state_bytes
     if phase == "backward":
-        fixed += memory.gradient_bytes
+        fixed += _gradient_bytes(profile, cost)
     variable = activations if factor < 1 else max(activations, size - fixed)
-    return round((factor - 1) * min(variable, max(size - memory.parameter_bytes, 0)))
+    return round((factor - 1) * min(variable, max(size - weights, 0)))
 
 
 def _margins(

@@ -48,6 +48,11 @@ def choice_sentences(chosen: Row, rows: Sequence[Row], objective: Objective) -> 
             return [*said, _would_be_better(better[0], objective)]
         return [*said, _nothing_worth_it(rows, baseline)]
     said = [f"{chosen.method} is the choice: {_worth(chosen)}; {memory}."]
+    if chosen.cost.weight_bytes_saved:
+        text = low_rank_text(chosen.cost.weight_bytes_saved)
+        said.append(
+            f"{text[0].upper()}{text[1:]}; the weights a run leaves behind are dense again."
+        )
     if adamw is not None and adamw.is_recommendable:
         said.append(f"Plain AdamW would fit too, with a peak of {format_bytes(adamw.peak.bytes)}.")
     elif adamw is not None:
@@ -109,6 +114,27 @@ def certainty_sentence(profile: Profile, row: Row) -> str:
     if profile.missing:
         known.append("parts of the profile are missing")
     return f"How sure: {', '.join(known)}."
+
+
+def low_rank_text(saved_bytes: int) -> str:
+    """Say what layers in another form do to the weights' memory."""
+    what = "less" if saved_bytes > 0 else "more"
+    return (
+        f"it trains low-rank layers in the place of the model's: {format_bytes(abs(saved_bytes))} {what} of weights at "
+        "the largest ranks they may take"
+    )
+
+
+def unavailable_sentence(unavailable: Sequence[tuple[str, str]]) -> str | None:
+    """Say which methods were left out because something is not installed; None where all can be used."""
+    if not unavailable:
+        return None
+    commands = dict.fromkeys(command for _, command in unavailable)
+    listed = [
+        f"{', '.join(name for name, by in unavailable if by == command)} ({command})"
+        for command in commands
+    ]
+    return f"Not available here: {'; '.join(listed)}."
 
 
 def data_sentence(profile: Profile) -> str | None:

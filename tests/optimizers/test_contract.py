@@ -24,6 +24,11 @@ def make(name, model, lr=1e-2, options=None, **rest):
     return Composed(model.parameters(), lr, **METHODS[name].resolve(options), **rest)
 
 
+def determined(name):
+    """Options under which rounding decides nothing: the long sides' averages of so few gradients have null spaces."""
+    return {"max_dim": 6} if "max_dim" in METHODS[name].tunable else {}
+
+
 def train(model, loss, optimizer, steps):
     for _ in range(steps):
         optimizer.zero_grad()
@@ -94,7 +99,8 @@ def test_a_tensor_learning_rate_is_the_same_number(name):
     for lr in (1e-2, torch.tensor(1e-2, dtype=torch.float64)):
         model, loss = problem(torch.float64)
         # An eps above rounding noise: two-sided bases make most of their first projected gradient exactly zero.
-        optimizer = make(name, model, lr, {"eps": 1e-8}, weight_decay=0.1)
+        options = {"eps": 1e-8, **determined(name)}
+        optimizer = make(name, model, lr, options, weight_decay=0.1)
         results.append(train(model, loss, optimizer, 3))
     for left, right in zip(*results, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
@@ -138,7 +144,7 @@ def test_noncontiguous_parameters_and_gradients_step_like_contiguous_ones(name):
         start = value.mT.contiguous().mT if transpose else value
         parameter = torch.nn.Parameter(start)
         assert parameter.is_contiguous() is not transpose
-        optimizer = Composed([parameter], 1e-2, **METHODS[name].resolve())
+        optimizer = Composed([parameter], 1e-2, **METHODS[name].resolve(determined(name)))
         for index, gradient in enumerate(gradients):
             strided = gradient.mT.contiguous().mT
             parameter.grad = strided if index % 2 else gradient
@@ -292,7 +298,7 @@ def test_cuda_steps_like_the_cpu(name):
     for device in ("cpu", "cuda"):
         model, _ = problem()
         model.to(device)
-        optimizer = make(name, model, options={"eps": 1e-2} if "++" in name else None)
+        optimizer = make(name, model, options={"eps": 1e-2} if "++" in name else determined(name))
         generator = torch.Generator().manual_seed(0)
         for _ in range(3):
             for parameter in model.parameters():

@@ -122,7 +122,7 @@ def doubling(monkeypatch):
         def replace(self, model, settings):
             model[0] = nn.Sequential(nn.Linear(6, 16), nn.Linear(16, 8))
             named = [("0.0", model[0][0].weight), ("0.1", model[0][1].weight)]
-            return dict.fromkeys(settings, []) | {"0.weight": named}
+            return {key: [] for key in settings} | {"0.weight": named}
 
         def optimizer(self, groups, model):
             return Twice(groups)

@@ -32,6 +32,8 @@ def properties(file: str) -> dict[str, str]:
 FILES = {
     "test_construction.py": "Constructor and groups",
     "test_stepping.py": "Step",
+    "test_tensors.py": "Dtypes and strides",
+    "test_hooks_and_copies.py": "Step hooks and copies",
     "test_state_dicts.py": "State dicts",
     "test_memory.py": "Memory",
 }
@@ -52,6 +54,7 @@ COUNTERPARTS: dict[str, tuple[str, ...]] = {
     "test_forloop_goes_right_direction": ("test_goes_in_the_right_direction",),
     "test_param_group_with_lrscheduler_goes_right_direction": (
         "test_schedulers_act_by_learning_rate_and_betas_alone",
+        "test_nothing_moves_while_a_scheduler_says_zero",
     ),
     "test_tensor_lr": ("test_tensor_lr",),
     "test_step_is_noop_when_params_have_no_grad": ("test_is_noop_without_gradients",),
@@ -109,6 +112,12 @@ WITHOUT: dict[str, str] = {
     "test_forloop_goes_right_direction_multigpu": "needs two GPUs",
     "test_second_order_optims_return_consistent_types": "about LBFGS; what `step` returns is in `test_closures`",
     "test_adamw_serialization": "about torch's AdamW being a subclass of its Adam",
-    "TestDifferentiableOptimizer": "`differentiable` is refused, see `test_errors`",
-    "capturable, in several tests": "`capturable` is refused, see `test_errors`: step counts live on the CPU",
 }
+
+# What other classes and helpers of PyTorch's test, in the page's words.
+BESIDE = """\
+`differentiable` (the class `TestDifferentiableOptimizer`) and `capturable` (an input of many tests) are refused, see
+`test_errors`: steps run under `no_grad`, and step counts live on the CPU. Compiled steps are not tested. Tested
+elsewhere, for every method: parameters of every shape and dtype, predicted against real state bytes, and a checkpoint
+that resumes bit for bit across a refresh (tests/optimizers/test_state.py); non-finite gradients, `GradScaler` and fake
+tensors (tests/optimizers/test_contract.py)."""
