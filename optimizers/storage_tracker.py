@@ -2,8 +2,8 @@
 
 A dispatch mode sees each operation's results; a weak reference to their storage says when they are gone. It needs no
 memory of its own, so it works under fake tensors, where operations are followed but nothing is allocated or computed.
-Storages are counted, not tensors: views and tied parameters count once, and wrappers as what they are made of. What a kernel allocates for itself and frees
-again before it returns stays unseen.
+Storages are counted, not tensors: views and tied parameters count once, and wrappers as what they are made of. What a
+kernel allocates for itself and frees again before it returns stays unseen.
 """
 
 from __future__ import annotations
