@@ -1,27 +1,35 @@
 """Shared-basis, Shampoo, Sketchy, Block Adam, SOAP and DLRT beside Adam, on the autoencoder and the tiny LLaMA.
 
     python benchmarks/bench_paper_methods.py --time-limit 120    # runs what is not yet measured
-    python benchmarks/bench_paper_methods.py --render            # results/*.jsonl -> results/*.md
+    python benchmarks/bench_paper_methods.py --time              # iterations of all of them, taken in turns
+    python benchmarks/bench_paper_methods.py --render            # results/* -> results/*.md
 
 The comparison of "Block Low-Rank Preconditioner with Shared Basis", section 3, on data that every machine has: the
 autoencoder sees scikit-learn's digits instead of MNIST, the transformer is the byte LLaMA. Each contender gets a grid
-of learning rates, then a second seed at its best one.
+of learning rates, then a second seed at its best one. The times of those runs depend on what else the machine did; those
+that are compared come from `--time`, where the contenders take turns, iteration by iteration.
 """
 
 import argparse
+import json
 import math
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS
-from _sweep import Problem, Row, Run, read_results, sweep, warmup_then_linear
+from _common import RESULTS, conditions, load_example
+from _sweep import Gradients, Problem, Row, Run, read_results, sweep, warmup_then_linear
 from bench_tiny_llama import TINY_LLAMA
 from render_paper_methods import Entry, render
 
+from subopt.optimizers import create, get_method
+
 NAME = "paper_methods_cpu_202611"
+PERIOD, PERIODS = 10, 3  # of SOAP, Shampoo and Sketchy
 STEPS = {"autoencoder": 300, "llama": 300}
 PROBLEMS = {
     "autoencoder": Problem(
@@ -164,6 +172,66 @@ def left(arguments: argparse.Namespace, rows: list[Row]) -> list[Run]:
     ]
 
 
+class Timed:
+    """One contender's training, an iteration at a time: forward, backward and step."""
+
+    def __init__(self, problem: Problem, run: Run) -> None:
+        self.example = load_example(problem.example)
+        torch.manual_seed(run.seed)
+        self.model = self.example.build_model(*problem.build)
+        self.batches = iter(self.example.batches(problem.batch_size))
+        method = get_method(run.method)
+        # A delayed start would hide what is to be timed.
+        early = {"start_step": 1} if "start_step" in method.defaults else {}
+        self.optimizer = create(run.method, self.model, lr=run.lr, **run.options, **early)
+        self.takes_closure = "needs_closure" in method.capabilities
+        self.times_ms: list[float] = []
+
+    def iterate(self) -> None:
+        """Take one step and note its time."""
+        gradients = Gradients(self.model, self.example.loss, next(self.batches))
+        start = time.perf_counter()
+        if self.takes_closure:
+            self.optimizer.step(gradients)
+        else:
+            gradients()
+            self.optimizer.step()
+        self.times_ms.append(1e3 * (time.perf_counter() - start))
+
+
+def iteration_times(problem: str) -> dict[str, Any]:
+    """Time PERIODS periods of every contender in turns, after a first iteration that allocates."""
+    running = {each.label: Timed(PROBLEMS[problem], each.runs(problem)[0]) for each in CONTENDERS}
+    for _ in range(1 + PERIODS * PERIOD):
+        for timed in running.values():
+            timed.iterate()
+    return {label: timed.times_ms[1:] for label, timed in running.items()}
+
+
+def mean_over_a_period(times_ms: list[float]) -> float:
+    """Mean over the places in a period of the median over the periods: refreshes keep their share, noise does not."""
+    places = [statistics.median(times_ms[place::PERIOD]) for place in range(PERIOD)]
+    return statistics.fmean(places)
+
+
+def measure_times(path: Path, problems: Sequence[str]) -> None:
+    """Time the problems and write every single time."""
+    measured = {problem: iteration_times(problem) for problem in problems}
+    result = {"conditions": conditions(), "times_ms": measured}
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def read_times(path: Path) -> dict[str, dict[str, float]]:
+    """Milliseconds of an iteration by problem and contender; empty before anything is timed."""
+    if not path.exists():
+        return {}
+    measured = json.loads(path.read_text(encoding="utf-8"))["times_ms"]
+    return {
+        problem: {label: mean_over_a_period(times) for label, times in by_label.items()}
+        for problem, by_label in measured.items()
+    }
+
+
 def entries(rows: list[Row]) -> list[Entry]:
     """The plan joined with what was measured of it."""
     return [
@@ -181,12 +249,18 @@ def main() -> None:
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=RESULTS / f"{NAME}.jsonl")
+    parser.add_argument("--time", action="store_true", help="time iterations, train nothing")
     parser.add_argument("--render", action="store_true", help="write the table, measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    times = arguments.output.with_name(f"{arguments.output.stem}_times.json")
+    if arguments.time:
+        measure_times(times, arguments.problem)
+        return
     if arguments.render:
         report = arguments.output.with_suffix(".md")
-        report.write_text(render(entries(read_results(arguments.output))), encoding="utf-8")
+        text = render(entries(read_results(arguments.output)), read_times(times))
+        report.write_text(text, encoding="utf-8")
         print(f"wrote {report}")
         return
     sweep(

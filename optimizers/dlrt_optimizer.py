@@ -111,6 +111,8 @@ class DLRT(Composed):
                 is_other = id(parameter) not in factors and parameter.numel() > 0
                 if is_other and parameter.grad is not None:
                     self._update(parameter, group)
+        for step in steps:
+            step.layer.zero_factor_gradients()
         return loss
 
     def _move(self, steps: list[LayerStep], closure: Closure) -> Any:

@@ -73,6 +73,10 @@ class LowRankLayer(nn.Module, ABC):
             # contiguous, as a checkpoint will have them: products of other strides round otherwise
             _set(parameter, value.to(parameter.dtype).contiguous())
 
+    def zero_factor_gradients(self) -> None:
+        """Drop the factors' gradients."""
+        self.U.grad = self.S.grad = self.V.grad = None
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b by thin products."""
         if self.gradients == "bases":

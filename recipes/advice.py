@@ -11,7 +11,7 @@ from subopt.profilers.schema import MethodCost
 from subopt.units import format_bytes
 
 from .budget import Budget, Fit
-from .evidence import Published
+from .evidence import Published, load_evidence
 from .peaks import PeakAt
 
 Objective = Literal["quality", "speed", "memory"]
@@ -72,6 +72,11 @@ class Row:
     score: float | None
     evidence: tuple[Evidence, ...]
     reasons: tuple[str, ...]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the method that gains and overheads are measured against."""
+        return self.method == load_evidence().baseline
 
     @property
     def is_recommendable(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from .render_table import Column, FittingTable
-from .render_text import DASH, facts, numbered, percent, section
+from .render_text import DASH, facts, numbered, percent, plural, section
 from .units import format_bytes
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ _LEGEND = (
 )
 
 
+# Rows of the table where not all are asked for.
+SHOWN = 12
+
+
 def advice_report(
-    advice: Advice, budget_line: str, *, explain: bool = False
+    advice: Advice, budget_line: str, *, explain: bool = False, everything: bool = False
 ) -> list[RenderableType]:
     """Return the sections of the answer, in reading order.
 
@@ -46,11 +51,13 @@ def advice_report(
         advice: The answer.
         budget_line: How the budget was read.
         explain: Whether to say for every method why it stands where it stands.
+        everything: Whether to show every method, not the best ones alone.
     """
+    shown = advice.rows if explain or everything else shown_rows(advice)
     title = f"Methods for batch size {advice.batch_size}, best first by {advice.objective}"
     parts: list[RenderableType] = [
         section("Memory", Text(budget_line)),
-        section(title, advice_table(advice)),
+        section(title, advice_table(shown, advice)),
     ]
     if explain:
         parts += [explanation(row) for row in advice.rows]
@@ -65,11 +72,25 @@ def advice_report(
     return parts
 
 
-def advice_table(advice: Advice) -> RenderableType:
-    """Return the ranked table, the chosen row marked."""
-    rows = [_cells(row, is_chosen=row is advice.chosen) for row in advice.rows]
-    styles = ["bold green" if row is advice.chosen else "" for row in advice.rows]
-    return FittingTable(_COLUMNS, rows, styles)
+def shown_rows(advice: Advice) -> tuple[Row, ...]:
+    """Return the best rows, and of the others those that no answer can do without: the choice and plain AdamW."""
+    kept = [
+        row
+        for number, row in enumerate(advice.rows)
+        if number < SHOWN or row is advice.chosen or row.is_baseline
+    ]
+    return tuple(kept)
+
+
+def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
+    """Return rows of the ranked table, the chosen one marked, and how many are not among them."""
+    rows = [_cells(row, is_chosen=row is advice.chosen) for row in shown]
+    styles = ["bold green" if row is advice.chosen else "" for row in shown]
+    table = FittingTable(_COLUMNS, rows, styles)
+    hidden = len(advice.rows) - len(shown)
+    if not hidden:
+        return table
+    return Group(table, Text(f"... and {plural(hidden, 'method')} below these: --all", style="dim"))
 
 
 def _cells(row: Row, *, is_chosen: bool) -> list[str]:

@@ -20,6 +20,7 @@ _COLUMNS = (
     Column("method", is_text=True),
     Column("state"),
     Column("share of\nAdamW's", priority=5),
+    Column("weights", priority=6),
     Column("temporary", priority=7),
     Column("peak", priority=1),
     Column("set by", priority=6, is_text=True),
@@ -32,6 +33,11 @@ _COLUMNS = (
 
 _LEGEND = (
     ("state", "state", "what the optimizer keeps between two steps, to the byte"),
+    (
+        "weights",
+        "weights",
+        "what low-rank layers take off the model's weights, at their largest ranks",
+    ),
     ("temporary", "temporary", "the most it needs beside that while it updates one layer"),
     ("peak", "peak", "highest memory of a training step; 'set by' is the phase that reaches it"),
     ("fits", "fits", "whether that peak fits; 'maybe' where it lies within the estimate's error"),
@@ -101,6 +107,7 @@ def _row(
         cost.method + ("*" if marked else ""),
         format_bytes(cost.state_bytes),
         percent(cost.state_bytes / baseline_bytes) if baseline_bytes else DASH,
+        signed_bytes(-cost.weight_bytes_saved) if cost.weight_bytes_saved else DASH,
         format_bytes(cost.transient_bytes),
         format_bytes(cost.peak.bytes) if cost.peak else DASH,
         cost.peak.phase if cost.peak else DASH,
@@ -121,6 +128,11 @@ def fits_text(peak: Peak | None, usable_bytes: int | None) -> str:
     return "no" if peak.low_bytes > usable_bytes else "maybe"
 
 
+def signed_bytes(count: int) -> str:
+    """Return a difference such as `+3 MiB` or `-1.2 GiB`."""
+    return f"{'-' if count < 0 else '+'}{format_bytes(abs(count))}"
+
+
 def signed_ms(overhead_ms: float | None) -> str:
     """Return an overhead such as `+3.1 ms`, or `-0.2 ms` where a method is faster."""
     if overhead_ms is None:
@@ -134,7 +146,7 @@ def method_list(methods: Sequence[Method]) -> RenderableType:
     """Return the methods with what they do and what they keep for an m x n matrix, m <= n, at rank r."""
     columns = (
         Column("method", is_text=True),
-        Column("keeps", priority=1, is_text=True),
+        Column("keeps", priority=1, wraps=True),
         Column("what it does", wraps=True),
         Column("from", priority=2, wraps=True),
     )

@@ -52,6 +52,9 @@ def recommend(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what every row of the table rests on.")
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show every method, not the best ones alone.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite a recipe that subopt did not write.")
     ] = False,
@@ -83,7 +86,8 @@ def recommend(
         methods=split_names(methods),
     )
     output.document(plain(advice))
-    output.show(*advice_report(advice, describe_budget(gpu_mem, advice.budget), explain=explain))
+    budget_line = describe_budget(gpu_mem, advice.budget)
+    output.show(*advice_report(advice, budget_line, explain=explain, everything=everything))
     advice.require_chosen()
     write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to)))
     output.note(f"wrote {to}; train with: subopt train {to}")

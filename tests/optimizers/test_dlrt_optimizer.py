@@ -243,6 +243,21 @@ def test_layers_without_a_gradient_are_left_alone_and_an_uneven_closure_is_refus
     torch.testing.assert_close(weights(model)[2], before, rtol=1e-12, atol=1e-12)
 
 
+def test_a_layer_with_a_gradient_in_the_second_evaluation_only_is_left_alone():
+    model = network()
+    optimizer, calls, before = make(model, rank=3), [], weights(model)
+
+    def closure():
+        calls.append(1)
+        optimizer.zero_grad()
+        (model if len(calls) == 2 else model[:2])(batch()[0]).square().mean().backward()
+
+    optimizer.step(closure)
+    assert torch.equal(weights(model)[2], before[2])
+    assert not torch.equal(weights(model)[0], before[0])
+    assert model[2].S.grad is None
+
+
 def test_frozen_layers_stay_and_groups_may_differ():
     model = network()
     resolved = [DLRT_METHOD.resolve({"rank": 2, "rank_mode": mode}) for mode in ("frozen", "fixed")]

@@ -96,12 +96,13 @@ def test_only_the_cores_train_once_the_ranks_have_settled():
 def test_a_rank_that_changes_starts_the_count_anew():
     model, optimizer, x, y = target_of_rank(5, 1)
     optimizer.param_groups[0]["settle_steps"] = 3
-    seen = [model[0].rank]
+    seen, evaluations = [model[0].rank], []
     for _ in range(20):
-        train(model, optimizer, 1, x, y)
+        optimizer.step(closure_of(model, optimizer, x, y, evaluations))
         seen.append(model[0].rank)
     last = max(t for t in range(1, 21) if seen[t] != seen[t - 1])
     assert 1 < last < 17
+    assert len(evaluations) == 20 + last + 3
     assert int(optimizer.state[model[0].S]["unchanged_steps"]) == 3
     assert int(optimizer.state[model[0].S]["step"]) == 20
 

@@ -60,7 +60,9 @@ def make(name, rank=3, dtype=torch.float64):
     dense = dense.to(dtype)
     kind = LowRankLinear if isinstance(dense, nn.Linear) else LowRankConv
     layer = kind.from_dense(dense, rank)
-    layer.S.data.copy_(torch.randn(rank, rank))  # the singular values' diagonal would hide a transposition
+    layer.S.data.copy_(
+        torch.randn(rank, rank)
+    )  # the singular values' diagonal would hide a transposition
     return layer, layer.to_dense(), x.to(dtype).requires_grad_()
 
 
@@ -242,6 +244,13 @@ def test_replacing_leaves_biases_and_the_rest_alone_and_names_the_factors():
     assert ranks(before) == {"5": 2}
 
 
+def test_layers_stay_in_training_or_in_evaluation():
+    model = network().eval()
+    replace_layers(model, {"5.weight": {"rank": 2, "max_rank": None}})
+    assert not model[5].training
+    assert not to_two_layers(model)[5].training
+
+
 def test_at_full_rank_the_network_computes_what_it_did():
     model, x, _ = low_rank(rank=None)
     torch.testing.assert_close(model(x), network()(x))
@@ -318,10 +327,12 @@ def test_a_state_dict_of_another_rank_loads_and_one_of_another_size_does_not():
     saved.seek(0)
     other, _, _ = low_rank(rank=4)
     parameters = list(other.parameters())
+    other(x).sum().backward()
     other.load_state_dict(torch.load(saved, weights_only=True))
     assert ranks(other) == {"0": 2, "3": 2, "5": 2}
     assert torch.equal(other(x), model(x))
     assert all(a is b for a, b in zip(parameters, other.parameters(), strict=True))
+    assert other[0].U.grad is None
     small = LowRankLinear.from_dense(nn.Linear(6, 6), 2)
     with pytest.raises(RuntimeError, match="size mismatch for U"):
         small.load_state_dict(LowRankLinear.from_dense(nn.Linear(6, 5), 3).state_dict())

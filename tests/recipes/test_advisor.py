@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subopt.errors import DoesNotFitError, OptionError, UsageError
-from subopt.optimizers import METHODS
-from subopt.profilers.architectures import llama_shapes
+from subopt.optimizers import METHODS, low_bit
+from subopt.profilers.architectures import WeightShape, llama_shapes
 from subopt.profilers.costs import method_costs
 from subopt.profilers.schema import (
     Environment,
@@ -24,6 +25,7 @@ from subopt.profilers.schema import (
     Settings,
     Target,
 )
+from subopt.recipes import changes
 from subopt.recipes.advisor import recommend, to_recipe
 from subopt.recipes.budget import Fit, read_budget
 from subopt.recipes.evidence import load_evidence, published, published_lr
@@ -32,6 +34,7 @@ from subopt.recipes.peaks import peak_at
 from subopt.recipes.proposal import profile_sha256, relative_target
 from subopt.recipes.ranking import GAIN_PER_DOUBLING, WORTH_A_CHANGE
 from subopt.recipes.traits import model_kind, trainable_parameters
+from subopt.units import format_bytes
 
 MIB, GIB = 2**20, 2**30
 BASELINE = load_evidence().baseline
@@ -132,6 +135,74 @@ def order(advice):
 PROFILE = make_profile()
 
 
+# ---- low-rank layers, and what is not installed
+
+
+def low_rank(profile, saved_bytes):
+    """The profile with low-rank layers in dlrt's row that save so much."""
+    rows = [
+        row.model_copy(update={"weight_bytes_saved": saved_bytes}) if row.method == "dlrt" else row
+        for row in profile.methods
+    ]
+    return profile.model_copy(update={"methods": rows})
+
+
+def test_low_rank_weights_and_their_gradients_make_room():
+    by_formula = make_profile(source=None)
+    dense, lean = (
+        next(row for row in low_rank(by_formula, saved).methods if row.method == "dlrt")
+        for saved in (0, 10 * MIB)
+    )
+    assert peak_at(by_formula, dense, 8).bytes - peak_at(by_formula, lean, 8).bytes == 20 * MIB
+    forward = [dict(peak_at(by_formula, row, 8).by_phase)["forward"] for row in (dense, lean)]
+    assert forward[0] - forward[1] == 10 * MIB
+    # A larger batch adds activations, however small the weights are.
+    grown = [
+        peak_at(by_formula, row, 16).bytes - peak_at(by_formula, row, 8).bytes
+        for row in (dense, lean)
+    ]
+    assert grown == [by_formula.memory.activation_bytes] * 2
+
+
+@pytest.mark.parametrize(("saved", "said"), [(3 * MIB, f"{format_bytes(3 * MIB)} less"), (-MIB, f"{format_bytes(MIB)} more")])
+def test_low_rank_weights_are_told(saved, said):
+    advice = recommend(low_rank(PROFILE, saved), budget_bytes=80 * GIB, methods=["dlrt"])
+    (row,) = advice.rows
+    assert any(f"{said} of weights at the largest ranks" in reason for reason in row.reasons)
+    assert any(said in sentence and "dense again" in sentence for sentence in advice.sentences)
+    plain = recommend(PROFILE, budget_bytes=80 * GIB, methods=["lion"])
+    assert not any("low-rank" in text for text in (*plain.sentences, *plain.rows[0].reasons))
+
+
+def test_a_lower_largest_rank_is_worth_its_weights_too():
+    """By hand: what another rank saves of weights counts beside what it saves of state."""
+    method = METHODS["dlrt"]
+    weights = Counter({WeightShape("", (64, 64), "matrix"): 3})
+    lower = {"rank": 4, "rank_mode": "fixed"}
+    expected = method.state_bytes((64, 64), options=lower) + 4 * (4 * 128 + 16) - 4 * 64 * 64
+    assert changes._held_bytes(weights, method, lower) == 3 * expected
+
+
+def test_what_is_not_installed_is_left_out_and_said_with_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(low_bit, "is_installed", lambda: False)
+    advice = recommend(PROFILE, budget_bytes=80 * GIB)
+    absent = {"adamw-8bit", "galore-8bit", "osd-8bit"}
+    assert {name for name, _ in advice.unavailable} == absent
+    assert not absent & set(order(advice))
+    assert len(advice.rows) == len(METHODS) - len(absent)
+    (said,) = [text for text in advice.sentences if "Not available" in text]
+    assert said.endswith("osd-8bit (pip install 'subopt[lowbit]').")
+    with pytest.raises(UsageError, match="osd-8bit needs a package") as caught:
+        recommend(PROFILE, budget_bytes=80 * GIB, methods=["adamw", "osd-8bit"])
+    assert caught.value.hint == "pip install 'subopt[lowbit]'"
+    tight = recommend(PROFILE, budget_bytes=2 * GIB, methods=["adamw"])
+    assert not any(change.method in absent for change in tight.changes)
+
+
+def test_everything_installed_leaves_nothing_out():
+    assert recommend(PROFILE, budget_bytes=80 * GIB).unavailable == ()
+
+
 # ---- reading the profile
 
 
@@ -209,6 +280,7 @@ def test_peak_by_formula_sums_the_parts(source):
         assert peak.bytes == (
             memory.parameter_bytes
             + memory.gradient_bytes
+            - 2 * cost.weight_bytes_saved
             + cost.state_bytes
             + max(memory.activation_bytes, cost.transient_bytes)
         )

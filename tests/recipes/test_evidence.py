@@ -43,6 +43,11 @@ def printed(table, paper, model, method):
         ("diagonalization", 5, "LLaMA 350M", "hfacdiag", 17.50),
         ("diagonalization", 6, "RoBERTa-Base", "adadiag", 86.74),
         ("subspace", 1, "LLaMA 1B", "osd", 31.30),
+        ("subspace", 1, "LLaMA 60M", "galore-8bit", 57.03),
+        ("diagonalization", 2, "LLaMA 130M", "shampoo", 23.40),
+        ("shared-basis", 3, "6-layer Transformer", "block-adam", 70.43),
+        ("shared-basis", 3, "6-layer Transformer", "shampoo", 68.79),
+        ("shared-basis", 3, "6-layer Transformer", "sketchy", 68.32),
         ("subspace", 3, "LLaMA 7B", "galore", 51.21),
         ("shared-basis", 3, "6-layer Transformer", "shared-basis", 70.63),
     ],
@@ -68,6 +73,13 @@ def test_every_id_is_a_method_or_a_named_other():
     used |= set(EVIDENCE.relative_rates)
     assert used <= known
     assert EVIDENCE.baseline in METHODS
+
+
+@pytest.mark.parametrize(
+    "method", ["soap", "soap-one-sided", "muon", "adafactor-torch", "dlrt", "adamw-8bit"]
+)
+def test_a_method_that_no_table_is_about_has_no_published_gain(method):
+    assert published(method, 60_000_000, "language") is None
 
 
 def test_every_value_carries_paper_and_table():
