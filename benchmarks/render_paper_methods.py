@@ -194,6 +194,6 @@ def claims(autoencoder: Sequence[Best], ms: Mapping[str, float]) -> str:
 
 | claim ("Block Low-Rank Preconditioner with Shared Basis", section 3) | here |
 | :--- | :--- |
-| autoencoder, training loss: shared basis below all but Shampoo(1000), and like that | training losses, lowest first: {order} |
+| autoencoder: training loss of the shared basis below all but Shampoo(1000)'s | lowest first: {order} |
 | 3.2 times less time than Shampoo(1000) | Shampoo takes {ratio:.2f} times its time |
 | 1.5 times less memory than Shampoo(1000) (whole process) | optimizer state {kept[0] / kept[1]:.2f} times less |"""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from subopt.errors import OptionError
 
 from .bases import resolve_rank
-from .low_rank_layers import FACTORS, LowRankConv, LowRankLayer, LowRankLinear
+from .low_rank_conv import LowRankConv
+from .low_rank_layers import FACTORS, LowRankLayer, LowRankLinear
 from .matrices import matrix_shape
 
 Options = Mapping[str, Any]

@@ -32,10 +32,8 @@ def _transient_bytes(
 ) -> int:
     with FakeTensorMode():
         parameter = torch.nn.Parameter(torch.empty(shape, dtype=dtype))
-        given = dict(options)
         # Everything that happens from time to time, at every step.
-        given |= {"period": 1, "start_step": 1, "retract_every": min(1, given["retract_every"])}
-        optimizer = Composed([parameter], **given)
+        optimizer = Composed([parameter], **{**dict(options), "period": 1, "start_step": 1})
         parameter.grad = torch.empty(shape, dtype=dtype)
         # The first step fits some bases by other means than later ones refresh them, and allocates the state.
         with StorageTracker() as tracker:

@@ -50,17 +50,17 @@ def advice_report(
     Args:
         advice: The answer.
         budget_line: How the budget was read.
-        explain: Whether to say for every method why it stands where it stands.
+        explain: Whether to say for every row why it stands where it stands.
         everything: Whether to show every method, not the best ones alone.
     """
-    shown = advice.rows if explain or everything else shown_rows(advice)
+    shown = advice.rows if everything else shown_rows(advice)
     title = f"Methods for batch size {advice.batch_size}, best first by {advice.objective}"
     parts: list[RenderableType] = [
         section("Memory", Text(budget_line)),
         section(title, advice_table(shown, advice)),
     ]
     if explain:
-        parts += [explanation(row) for row in advice.rows]
+        parts += [explanation(row) for row in shown]
     parts.append(section("How to read this", facts(_LEGEND)))
     if advice.changes:
         changes = [change.text for change in advice.changes]

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from subopt.optimizers import METHODS
+from subopt.profilers.architectures import llama_shapes
+from subopt.profilers.costs import method_costs
 from subopt.readings import kept_share, measured_layers, short_side
 from subopt.recipes.advisor import recommend
 from subopt.recipes.events import Evaluated, Plan, Stepped
 from subopt.recipes.result import Figures, Result
-from subopt.render_advice import advice_report
-from subopt.render_methods import fits_text, method_list, method_table
+from subopt.render_advice import SHOWN, advice_report
+from subopt.render_methods import fits_text, method_legend, method_list, method_table
 from subopt.render_profile import profile_report
 from subopt.render_sentences import sentences
 from subopt.render_table import Column, FittingTable, columns_that_fit, shorten
@@ -26,6 +29,7 @@ from subopt.render_training import (
     result_report,
     step_line,
 )
+from subopt.units import format_bytes
 
 WIDTHS = [40, 80, 200]
 
@@ -172,8 +176,6 @@ def test_fits_needs_the_whole_interval(profile):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_method_list_breaks_no_word(width):
-    from subopt.optimizers import METHODS
-
     text = text_of(method_list(list(METHODS.values())), width=width)
     assert max(map(len, text.splitlines())) <= width
     words = {word for method in METHODS.values() for word in method.summary.split()}
@@ -189,6 +191,58 @@ def test_advice_marks_the_chosen_method(profile, width):
     assert [line.split()[1] for line in marked] == [advice.chosen.method]
     assert "24G read as 24 GiB" in text
     assert "why" in text
+
+
+@pytest.fixture
+def advice(profile):
+    """Advice about every method of the table, the baseline the dearest."""
+    cost = profile.methods[0]
+    peak = cost.peak.model_copy(update={"bytes": 2**30, "low_bytes": 2**30, "high_bytes": 2**30})
+    rows = [
+        cost.model_copy(update={"method": name, "options": {}, "peak": peak, "overhead_ms": 0.0})
+        for name in METHODS
+        if name != "adamw"
+    ]
+    rows.append(cost.model_copy(update={"method": "adamw", "options": {}, "overhead_ms": 0.0}))
+    return recommend(profile.model_copy(update={"methods": rows}), budget_bytes=24 * 2**30)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_advice_shows_the_best_and_says_how_many_more(advice, width):
+    short = text_of(*advice_report(advice, "", explain=True), width=width)
+    whole = text_of(*advice_report(advice, "", everything=True), width=width)
+    hidden = [row.method for row in advice.rows[SHOWN:] if row.method != "adamw"]
+    assert f"... and {len(hidden)} methods below these: --all" in short
+    assert "below these" not in whole
+    first_words = [line.split()[0] for line in short.splitlines() if line.strip()]
+    assert not set(hidden) & set(first_words)
+    assert {row.method for row in advice.rows[:SHOWN]} - {advice.chosen.method} <= set(first_words)
+    assert "adamw" in first_words
+    assert {row.method for row in advice.rows} <= {
+        word for line in whole.splitlines() for word in line.split()[:2]
+    }
+    for text in (short, whole):
+        assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_method_has_a_line_in_a_profiles_table(profile, width):
+    costs = method_costs(llama_shapes("60m"), tokens=1000)
+    text = text_of(method_table(costs, usable_bytes=2**30), width=width)
+    assert [line.split()[0] for line in text.splitlines() if line.split()[0] in METHODS] == list(
+        METHODS
+    )
+    assert max(map(len, text.splitlines())) <= width
+    saved = next(cost.weight_bytes_saved for cost in costs if cost.method == "dlrt")
+    assert (f"-{format_bytes(saved)}" in text) is ("weights" in text.split("(no room")[0])
+
+
+def test_weights_have_a_column_only_where_a_method_holds_them_otherwise():
+    costs = method_costs(llama_shapes("60m"), ["adamw", "dlrt"], tokens=1000)
+    assert "weights" in text_of(method_table(costs), width=200)
+    assert "weights" not in text_of(method_table(costs[:1]), width=200)
+    assert "weights" in dict(method_legend(costs))
+    assert "weights" not in dict(method_legend(costs[:1]))
 
 
 def test_colours_only_where_they_are_wanted(profile):

@@ -11,8 +11,8 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from subopt.errors import OptionError
+from subopt.optimizers.low_rank_conv import LowRankConv
 from subopt.optimizers.low_rank_layers import (
-    LowRankConv,
     LowRankLinear,
     gradients_of,
     truncated_factors,

@@ -38,7 +38,7 @@ class TestMemory(TestCase):
                 set_gradients(params, step)
                 peaks.append(step_peak_bytes(optimizer, params))
             for group in optimizer.param_groups:  # everything that happens from time to time, now
-                group.update(period=1, start_step=1, retract_every=min(1, group["retract_every"]))
+                group.update(period=1, start_step=1)
             peaks.append(step_peak_bytes(optimizer, params))
             assert max(peaks) == method.transient_bytes(SHAPE, dtype, options), options
 
