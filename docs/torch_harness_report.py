@@ -117,8 +117,8 @@ def pytorchs() -> str:
     """Return where each of PyTorch's tests went."""
     same, none = catalogue["COUNTERPARTS"], catalogue["WITHOUT"]
     lines = [
-        f"Of the {len(same) + len(none)} tests in the class `TestOptimRenewed` of PyTorch's `test/test_optim.py` "
-        f"{len(same)} have a counterpart here and {len(none)} have none, for the reasons given.\n",
+        f"Of the {len(same) + len(none)} tests that we know of in the class `TestOptimRenewed` of PyTorch's "
+        f"`test/test_optim.py`, {len(same)} have a counterpart here and {len(none)} have none, for these reasons.\n",
         "| PyTorch's | here |",
         "|---|---|",
     ]

@@ -9,6 +9,7 @@ from .bases import is_refresh_due
 from .composed import Composed
 from .create import create
 from .low_bit import stored_bytes
+from .low_rank_model import to_dense, to_two_layers
 from .matrices import matrix_shape
 from .methods import METHODS, get_method
 from .table import Method
@@ -24,5 +25,7 @@ __all__ = [
     "is_refresh_due",
     "matrix_shape",
     "stored_bytes",
+    "to_dense",
+    "to_two_layers",
     "treatments",
 ]

@@ -131,7 +131,10 @@ class LowRankMethod(Method):
 DLRT_METHOD = LowRankMethod(
     name="dlrt",
     summary="layers as U S V^T whose ranks adapt; weights shrink too, two evaluations of the loss a step",
-    paper="Hnatiuk et al. 2024, Stochastic Aspects of Dynamical Low-Rank Approximation in Machine Learning",
+    paper=(
+        "Hnatiuk et al. 2024, Stochastic Aspects of Dynamical Low-Rank Approximation in the Context of Machine "
+        "Learning"
+    ),
     section="algorithm 3.1",
     fixed={},
     tunable=(

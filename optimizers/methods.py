@@ -125,7 +125,7 @@ _add(
     tunable=(*_LOW_RANK, "clip_momentum", "state_dtype", "source", "period", "early_refresh", "on_refresh"),
     preset={"moments": "adam", "rank": 0.25, "scale": 0.25},
     state_formula="mr + 2nr",
-    capabilities=("refreshes", "rank"),
+    capabilities=("refreshes", "rank", "projects"),
     test_inputs=(
         {},
         {"moments": "lion", "period": 3},
@@ -149,7 +149,7 @@ _add(
     ),
     preset={"moments": "adam", "rank": 0.25},
     state_formula="mr + 2nr + 2mr",
-    capabilities=("rank",),
+    capabilities=("rank", "projects"),
     test_inputs=(
         {},
         {"basis_optimizer": "sgd"},
@@ -173,7 +173,7 @@ _add(
     ),
     preset={"moments": "adam", "rank": 0.25},
     state_formula="2r^2 + (m + n)r + 2(m + n)r",
-    capabilities=("rank",),
+    capabilities=("rank", "projects"),
     test_inputs=(
         {},
         {"basis_optimizer": "sgd"},

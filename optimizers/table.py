@@ -43,8 +43,9 @@ class Method:
         fallback: "adamw" or "adamw-nomom": what trains the parameters it leaves alone.
         state_formula: Elements kept for an m x n matrix, as the paper writes it.
         capabilities: What it can do or needs, as data. "refreshes": some steps decompose a matrix; "rank": it has one;
-            "bf16_parameters", "closure": it takes them; "needs_closure": its step evaluates the loss more than once;
-            "waits_for_device": its every step reads numbers off the device.
+            "projects": that rank is of the gradient's subspace in which its moments live; "bf16_parameters",
+            "closure": it takes them; "needs_closure": its step evaluates the loss more than once; "waits_for_device":
+            its every step reads numbers off the device.
         layers: The kinds of layers it puts its own in the place of; the weights of others go to its fallback. Empty
             for a method that leaves the model's layers alone.
         test_inputs: Valid options that tests try.

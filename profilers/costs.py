@@ -26,8 +26,14 @@ PUBLISHED_TABLE_REMARKS = {
 
 
 def options_for(method: Method, wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the wished options that the method has, so that one set of wishes serves every method."""
-    return {key: value for key, value in wishes.items() if key in method.defaults}
+    """Return those of the wished options that the method has, so that one set of wishes serves every method.
+
+    A wished rank is one of the gradient's subspace: a sketch, a shared basis or a layer has a rank of another kind.
+    """
+    foreign = set() if "projects" in method.capabilities else {"rank"}
+    return {
+        key: value for key, value in wishes.items() if key in method.defaults and key not in foreign
+    }
 
 
 def weights_of(treatments: Iterable[Any]) -> list[WeightShape]:

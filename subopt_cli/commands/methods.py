@@ -36,7 +36,10 @@ def methods(
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="What the parameters are stored in.")] = Dtype.fp32,
     rank: Annotated[
-        str, typer.Option(help="Rank of the low-rank methods, or a share of the short side.")
+        str,
+        typer.Option(
+            help="Rank of gradient subspaces (galore, osd), or a share of the short side."
+        ),
     ] = "0.25",
     names: Annotated[
         str | None, typer.Option("--methods", help="Only these, separated by commas.")

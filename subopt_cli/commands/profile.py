@@ -64,7 +64,10 @@ def profile(
         int, typer.Option(min=0, help="Training steps to take before measuring.")
     ] = 0,
     rank: Annotated[
-        str, typer.Option(help="Rank of the low-rank methods, or a share of the short side.")
+        str,
+        typer.Option(
+            help="Rank of gradient subspaces (galore, osd), or a share of the short side."
+        ),
     ] = "0.25",
     dtype: Annotated[Dtype, typer.Option(help="Precision of training.")] = Dtype.fp32,
     device: Device = None,

@@ -118,6 +118,6 @@ WITHOUT: dict[str, str] = {
 BESIDE = """\
 `differentiable` (the class `TestDifferentiableOptimizer`) and `capturable` (an input of many tests) are refused, see
 `test_errors`: steps run under `no_grad`, and step counts live on the CPU. Compiled steps are not tested. Tested
-elsewhere, for every method: parameters of every shape and dtype, predicted against real state bytes, and a checkpoint
-that resumes bit for bit across a refresh (tests/optimizers/test_state.py); non-finite gradients, `GradScaler` and fake
-tensors (tests/optimizers/test_contract.py)."""
+elsewhere: parameters of every shape and dtype, predicted against real state bytes, and a checkpoint that resumes bit
+for bit across a refresh (tests/optimizers/test_state.py); non-finite gradients, `GradScaler` and fake tensors
+(tests/optimizers/test_contract.py); the memory of low-rank layers (tests/optimizers/test_dlrt_memory.py)."""

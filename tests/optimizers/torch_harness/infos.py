@@ -19,10 +19,11 @@ from torch.testing._internal.common_optimizers import (
 )
 
 from subopt.errors import OptionError
-from subopt.optimizers import Composed
+from subopt.optimizers import Composed, low_bit
 from subopt.optimizers.table import Method
 
 from .catalogue import DRIVEN, identifier
+from .problems import SHAPES
 
 # What PyTorch's optimizers may have several of, and the two flags that go with them.
 IMPLEMENTATIONS = ("foreach", "fused", "differentiable")
@@ -166,6 +167,17 @@ BY_IDENTIFIER = {identifier(name): method for name, method in DRIVEN.items()}
 def inputs(optim_info: OptimizerInfo, device: Any) -> list[OptimizerInput]:
     """Return the settings to try an optimizer with."""
     return optim_info.optim_inputs_func(device=device)
+
+
+def is_low_bit(optim_info: OptimizerInfo) -> bool:
+    """Return whether the method keeps its moments in 8-bit blocks."""
+    fixed = BY_IDENTIFIER[optim_info.name].fixed
+    return fixed.get("state_dtype") == low_bit.STATE_DTYPE
+
+
+def shapes(optim_info: OptimizerInfo) -> tuple[tuple[int, ...], ...]:
+    """Return shapes of a matrix and a vector; one of a matrix whose moments are large enough for 8-bit blocks."""
+    return ((64, 256), (5,)) if is_low_bit(optim_info) else SHAPES
 
 
 def smooth(optim_info: OptimizerInfo) -> dict[str, float]:

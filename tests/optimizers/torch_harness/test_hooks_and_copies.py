@@ -13,7 +13,7 @@ from torch.testing._internal.common_device_type import instantiate_device_type_t
 from torch.testing._internal.common_optimizers import optims
 from torch.testing._internal.common_utils import TestCase
 
-from .infos import INFOS, inputs
+from .infos import INFOS, inputs, shapes
 from .problems import (
     advance,
     assert_same,
@@ -28,7 +28,7 @@ class TestHooksAndCopies(TestCase):
     @optims(INFOS)
     def test_step_hooks(self, device, dtype, optim_info):
         """Global and own hooks run around the step in PyTorch's order, with its arguments, until removed."""
-        params = parameters(device, dtype)
+        params = parameters(device, dtype, shapes(optim_info))
         optimizer = optim_info.optim_cls(params)
         calls = []
 
@@ -74,7 +74,7 @@ class TestHooksAndCopies(TestCase):
         """A deep copy or a pickle has all public attributes, goes on alike, takes groups, and shares nothing."""
         for duplicate in (copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))):
             for chosen in inputs(optim_info, device)[:3]:
-                params = parameters(device, dtype)
+                params = parameters(device, dtype, shapes(optim_info))
                 optimizer = optim_info.optim_cls(params, **chosen.kwargs)
                 advance(optimizer, params, range(2))
                 twin = duplicate(optimizer)
@@ -87,7 +87,7 @@ class TestHooksAndCopies(TestCase):
                 advance(optimizer, params, range(2, 4))
                 assert_same(params, theirs)
                 assert_same(twin.state_dict(), optimizer.state_dict())
-                twin.add_param_group({"params": parameters(device, dtype)})
+                twin.add_param_group({"params": parameters(device, dtype, shapes(optim_info))})
                 assert len(optimizer.param_groups) == 1
 
 

@@ -8,10 +8,11 @@ from torch.testing._internal.common_utils import TestCase
 
 from subopt.optimizers.storage_tracker import StorageTracker
 
-from .infos import BY_IDENTIFIER, INFOS, inputs
+from .infos import BY_IDENTIFIER, INFOS, inputs, is_low_bit, shapes
 from .problems import advance, parameters, set_gradients
 
-SHAPE = (24, 40)
+# Look-up tables of 8-bit codes, 65,536 codes and 256 float32: a process makes them once, a prediction counts them.
+TABLE_BYTES = 65536 + 4 * 256
 
 
 def step_peak_bytes(optimizer, params):
@@ -29,9 +30,9 @@ class TestMemory(TestCase):
     @optims(INFOS)
     def test_no_step_takes_more_memory_than_predicted(self, device, dtype, optim_info):
         """The worst step, be it the first, an ordinary one or one that refreshes, peaks as predicted, to the byte."""
-        method = BY_IDENTIFIER[optim_info.name]
+        method, shape = BY_IDENTIFIER[optim_info.name], shapes(optim_info)[0]
         for options in method.test_inputs[:1] + method.test_inputs[1:][-1:]:
-            params = parameters(device, dtype, [SHAPE])
+            params = parameters(device, dtype, [shape])
             optimizer = optim_info.optim_cls(params, **options)
             peaks = []
             for step in range(2):
@@ -40,14 +41,16 @@ class TestMemory(TestCase):
             for group in optimizer.param_groups:  # everything that happens from time to time, now
                 group.update(period=1, start_step=1)
             peaks.append(step_peak_bytes(optimizer, params))
-            assert max(peaks) == method.transient_bytes(SHAPE, dtype, options), options
+            tables = TABLE_BYTES if is_low_bit(optim_info) else 0
+            predicted = method.transient_bytes(shape, dtype, options)
+            assert predicted - tables <= max(peaks) <= predicted, options
 
     @optims(INFOS)
     def test_parameters_are_updated_one_after_another(self, device, dtype, optim_info):
         """Four parameters peak where one does: no implementation here takes temporaries for all at once."""
         peaks = []
         for count in (1, 4):
-            params = parameters(device, dtype, [SHAPE] * count)
+            params = parameters(device, dtype, shapes(optim_info)[:1] * count)
             optimizer = optim_info.optim_cls(params)
             advance(optimizer, params, range(2))
             set_gradients(params, 2)
@@ -58,7 +61,7 @@ class TestMemory(TestCase):
     def test_steps_leave_nothing_behind(self, device, dtype, optim_info):
         """After a first step, more steps keep no more than it did: the state is allocated once and updated in place."""
         for chosen in inputs(optim_info, device):
-            params = parameters(device, dtype, [SHAPE, (5,)])
+            params = parameters(device, dtype, shapes(optim_info))
             optimizer = optim_info.optim_cls(params, **chosen.kwargs)
             advance(optimizer, params, [0])
             before = {

@@ -12,13 +12,15 @@ from torch.testing._internal.common_device_type import instantiate_device_type_t
 from torch.testing._internal.common_optimizers import optims
 from torch.testing._internal.common_utils import TestCase
 
-from .infos import INFOS, inputs
+from subopt.optimizers import low_bit
+
+from .infos import INFOS, inputs, is_low_bit, shapes
 from .problems import advance, assert_same, copies, parameters
 
 
 def trained(optim_info, device, dtype, steps=2, **kwargs):
     """Parameters and their optimizer after some steps."""
-    params = parameters(device, dtype)
+    params = parameters(device, dtype, shapes(optim_info))
     optimizer = optim_info.optim_cls(params, **kwargs)
     advance(optimizer, params, range(steps))
     return params, optimizer
@@ -27,7 +29,7 @@ def trained(optim_info, device, dtype, steps=2, **kwargs):
 class TestStateDicts(TestCase):
     @optims(INFOS)
     def test_there_is_a_state(self, device, dtype, optim_info):
-        """After a step every parameter has state, of tensors only, and before none has."""
+        """After a step every parameter has state, of tensors only, in 8-bit blocks for 8-bit methods; before, none has."""
         for chosen in inputs(optim_info, device):
             params, optimizer = trained(optim_info, device, dtype, steps=0, **chosen.kwargs)
             assert optimizer.state_dict()["state"] == {}
@@ -37,6 +39,8 @@ class TestStateDicts(TestCase):
             for values in state.values():
                 assert values
                 assert all(isinstance(value, torch.Tensor) for value in values.values())
+            if chosen.desc == "default":
+                assert any(map(low_bit.in_blocks, state[0].values())) == is_low_bit(optim_info)
 
     @optims(INFOS)
     def test_a_loaded_optimizer_goes_on_alike(self, device, dtype, optim_info):
@@ -59,7 +63,7 @@ class TestStateDicts(TestCase):
     @optims(INFOS)
     def test_groups_may_change_after_loading(self, device, dtype, optim_info):
         """Two groups with own settings are saved and loaded; changes to them afterwards act as they did before."""
-        params = [parameters(device, dtype) for _ in "ab"]
+        params = [parameters(device, dtype, shapes(optim_info)) for _ in "ab"]
         groups = [{"params": params[0], "lr": 0.1}, {"params": params[1], "weight_decay": 0.5}]
         optimizer = optim_info.optim_cls(groups)
         advance(optimizer, [*params[0], *params[1]], range(2))
@@ -69,7 +73,7 @@ class TestStateDicts(TestCase):
         for each, own in ((optimizer, params), (loaded, theirs)):
             each.param_groups[0]["lr"] = 0.01
             each.param_groups[1]["maximize"] = True
-            late = parameters(device, dtype)
+            late = parameters(device, dtype, shapes(optim_info))
             each.add_param_group({"params": late, "lr": 0.2})
             own.append(late)
             advance(each, [parameter for group in own for parameter in group], range(2, 4))
@@ -141,7 +145,7 @@ class TestStateDicts(TestCase):
     def test_named_and_unnamed_state_dicts_mix(self, device, dtype, optim_info):
         """A state saved with parameter names loads without and the other way round; saved names win."""
         for saving, loading in ((True, True), (True, False), (False, True)):
-            params = parameters(device, dtype)
+            params = parameters(device, dtype, shapes(optim_info))
             named = [(f"saved.{index}", p) for index, p in enumerate(params)]
             optimizer = optim_info.optim_cls(named if saving else params)
             advance(optimizer, params, range(1))
