@@ -121,7 +121,7 @@ CONTENDERS = (
             "dlrt",
             autoencoder={"tau": tau},
             llama={"tau": tau},
-            rates=(3e-3, 1e-3),
+            rates=(3e-3,),
             llama_rates=(1e-3,),
         )
         for tau in (0.1, 0.2, 0.05)

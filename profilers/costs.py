@@ -170,9 +170,10 @@ def relative_to(whole_flops: float, cost: MethodCost) -> MethodCost:
 
     Args:
         whole_flops: FLOPs of a forward and backward pass; 0, where no matrix is trained, gives no shares.
-        cost: The row.
+        cost: The row; one of a method that evaluates the loss itself gets no shares, for its FLOPs leave those
+            evaluations out.
     """
-    if not whole_flops:
+    if not whole_flops or "needs_closure" in get_method(cost.method).capabilities:
         return cost
     shares = {
         "relative_flops": cost.step_flops / whole_flops,

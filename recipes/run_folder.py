@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        """The final weights."""
+        """The final weights, for the user's own model: layers that the method replaced are dense again in them."""
         return self.path / "model.safetensors"
 
     @property

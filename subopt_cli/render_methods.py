@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -70,7 +70,7 @@ def method_table(
     """
     baseline = next((cost.state_bytes for cost in costs if cost.method == "adamw"), None)
     remarks = {name: text for name, text in (remarks or {}).items() if _names(costs, name)}
-    rows = [_row(cost, baseline, usable_bytes, marked=cost.method in remarks) for cost in costs]
+    rows = _rows(costs, baseline, usable_bytes, remarks)
     used = _used_columns(rows)
     table = FittingTable(
         [_COLUMNS[index] for index in used], [[row[index] for index in used] for row in rows]
@@ -83,7 +83,7 @@ def method_legend(
     costs: Sequence[MethodCost], *, usable_bytes: int | None = None
 ) -> list[tuple[str, str]]:
     """Return what the columns of the method table mean, those that hold something."""
-    rows = [_row(cost, None, usable_bytes, marked=False) for cost in costs]
+    rows = _rows(costs, None, usable_bytes, ())
     headers = {_COLUMNS[index].header for index in _used_columns(rows)}
     return [(name, meaning) for header, name, meaning in _LEGEND if header in headers]
 
@@ -100,8 +100,32 @@ def _names(costs: Sequence[MethodCost], name: str) -> bool:
     return any(cost.method == name for cost in costs)
 
 
+def _rows(
+    costs: Sequence[MethodCost],
+    baseline_bytes: int | None,
+    usable_bytes: int | None,
+    remarks: Collection[str],
+) -> list[list[str]]:
+    has_shares = any(cost.relative_flops is not None for cost in costs)
+    return [
+        _row(
+            cost,
+            baseline_bytes,
+            usable_bytes,
+            marked=cost.method in remarks,
+            has_shares=has_shares,
+        )
+        for cost in costs
+    ]
+
+
 def _row(
-    cost: MethodCost, baseline_bytes: int | None, usable_bytes: int | None, *, marked: bool
+    cost: MethodCost,
+    baseline_bytes: int | None,
+    usable_bytes: int | None,
+    *,
+    marked: bool,
+    has_shares: bool,
 ) -> list[str]:
     return [
         cost.method + ("*" if marked else ""),
@@ -114,7 +138,7 @@ def _row(
         fits_text(cost.peak, usable_bytes),
         percent(cost.bound_relative, digits=3),
         percent(cost.relative_flops, digits=3),
-        count(cost.step_flops) if cost.relative_flops is None else DASH,
+        DASH if has_shares else count(cost.step_flops),
         signed_ms(cost.overhead_ms),
     ]
 

@@ -89,6 +89,13 @@ def test_weights_that_stay_dense_save_nothing():
     assert method_cost(odd, METHODS["lion"]) == method_cost(WEIGHTS, METHODS["lion"])
 
 
+def test_flops_that_leave_evaluations_out_are_no_share_of_a_step():
+    low_rank, plain = method_costs(WEIGHTS, ["dlrt", "adadiag"], tokens=100)
+    assert low_rank.step_flops > 0
+    assert low_rank.relative_flops is low_rank.bound_relative is None
+    assert plain.relative_flops > 0
+
+
 def test_frozen_parameters_cost_nothing():
     trained = [weight for weight in WEIGHTS if weight.treatment != "frozen"]
     assert method_costs(WEIGHTS) == method_costs(trained)
@@ -169,9 +176,11 @@ def test_wishes_reach_the_methods_that_have_them():
 
 @pytest.mark.parametrize("row", method_costs(WEIGHTS), ids=lambda row: row.method)
 def test_recorded_options_build_the_method_again(row):
-    optimizer = create(row.method, nn.Linear(4, 4), **row.options)
+    optimizer = create(row.method, nn.Sequential(nn.Linear(4, 4)), **row.options)
     assert METHODS[row.method].resolve(row.options) == METHODS[row.method].resolve({})
-    assert optimizer.param_groups[0]["betas"] == tuple(row.options["betas"])
+    resolved = METHODS[row.method].resolve({})
+    group = optimizer.param_groups[0]
+    assert {key: group[key] for key in row.options} == {key: resolved[key] for key in row.options}
 
 
 def test_unknown_methods_and_bad_values_are_refused():

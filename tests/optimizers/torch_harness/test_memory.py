@@ -29,7 +29,7 @@ def step_peak_bytes(optimizer, params):
 class TestMemory(TestCase):
     @optims(INFOS)
     def test_no_step_takes_more_memory_than_predicted(self, device, dtype, optim_info):
-        """The worst step, be it the first, an ordinary one or one that refreshes, peaks as predicted, to the byte."""
+        """The worst step, the first or another, peaks as predicted to the byte, but for tables of 8-bit codes."""
         method, shape = BY_IDENTIFIER[optim_info.name], shapes(optim_info)[0]
         for options in method.test_inputs[:1] + method.test_inputs[1:][-1:]:
             params = parameters(device, dtype, [shape])

@@ -29,7 +29,7 @@ def trained(optim_info, device, dtype, steps=2, **kwargs):
 class TestStateDicts(TestCase):
     @optims(INFOS)
     def test_there_is_a_state(self, device, dtype, optim_info):
-        """After a step every parameter has state, of tensors only, in 8-bit blocks for 8-bit methods; before, none has."""
+        """Before a step there is no state; after it all parameters have some: tensors only, in 8 bits where due."""
         for chosen in inputs(optim_info, device):
             params, optimizer = trained(optim_info, device, dtype, steps=0, **chosen.kwargs)
             assert optimizer.state_dict()["state"] == {}
