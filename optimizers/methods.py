@@ -280,7 +280,7 @@ _add(
 )  # fmt: skip
 _add(
     "sketchy", "Shampoo with low-rank sketches for statistics, by Frequent Directions",
-    "Feinberg et al. 2023, Sketchy: Memory-efficient Adaptive Regularization with Frequent Directions", "",
+    "Feinberg et al. 2023, Sketchy: Memory-efficient Adaptive Regularization with Frequent Directions", "S-Shampoo",
     fixed={"basis": "identity", "moments": "sketchy"},
     tunable=(
         *_ADAM, "basis_dtype", "rank", "block_size", "period", "start_step", "graft", "accumulation",
