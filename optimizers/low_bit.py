@@ -1,6 +1,6 @@
 """Optimizer state in blocks of 8-bit codes: torchao's tensor, converted piece by piece.
 
-256 consecutive values share a float32 scale, their largest magnitude; of each value the nearest of 256 levels is kept.
+Up to 256 consecutive values share a float32 scale, their largest magnitude; of each the nearest of 256 levels is kept.
 Levels lie closer together towards zero, 7 decades down; first moments need signed ones, from second moments' unsigned
 ones there are twice as many. About 1.02 bytes a value. Source: Dettmers et al. 2022, 8-bit Optimizers via Block-wise
 Quantization, section 2.
@@ -41,7 +41,10 @@ EXTRA = "lowbit"  # of subopt: what installs torchao
 # Stands for such a state where dtypes are compared.
 CODES = torch.uint8
 
+# A block is the largest divisor of the number of values from here...
 BLOCK = 256
+# ...to here: below, scales would take more than a sixteenth of the codes.
+MIN_BLOCK = 64
 # The other 8-bit optimizers leave smaller tensors alone as well: there is little to save.
 MIN_ELEMENTS = 4096
 _LEVELS = 256
@@ -80,23 +83,45 @@ def require() -> Any:
     return torchao
 
 
+@cache
+def block_size(elements: int) -> int | None:
+    """Return how many values share a scale, or None where no size from MIN_BLOCK to BLOCK makes whole blocks."""
+    sizes = range(BLOCK, MIN_BLOCK - 1, -1)
+    return next((size for size in sizes if elements % size == 0), None)
+
+
 def suits(shape: Sequence[int]) -> bool:
     """Return whether a tensor of this shape is kept in blocks: it is large enough and makes whole ones."""
     elements = math.prod(shape)
-    return elements >= MIN_ELEMENTS and elements % BLOCK == 0
+    return elements >= MIN_ELEMENTS and block_size(elements) is not None
 
 
 def blocked_bytes(shape: Sequence[int]) -> int:
-    """Return the bytes of such a tensor: codes, a scale for each block, and its own copy of the levels."""
+    """Return the bytes of such a tensor: codes, a scale for each block, and its own copy of the levels.
+
+    Raises:
+        ValueError: The tensor makes no whole blocks.
+    """
     elements = math.prod(shape)
-    return elements + 4 * (elements // BLOCK) + 4 * _LEVELS
+    return elements + 4 * (elements // _whole_blocks(elements)) + 4 * _LEVELS
+
+
+def _whole_blocks(elements: int) -> int:
+    size = block_size(elements)
+    if size is None:
+        raise ValueError(f"{elements} values make no whole blocks")
+    return size
 
 
 def zeros(shape: Sequence[int], device: torch.device, *, signed: bool) -> Tensor:
-    """Return a state of zeros in blocks."""
+    """Return a state of zeros in blocks.
+
+    Raises:
+        ValueError: A tensor of this shape makes no whole blocks.
+    """
     blocks = require().OptimState8bit
     codes = torch.zeros(shape, dtype=CODES, device=device)
-    scales = torch.zeros(codes.numel() // BLOCK, dtype=torch.float32, device=device)
+    scales = torch.zeros(codes.numel() // _whole_blocks(codes.numel()), dtype=torch.float32, device=device)
     levels = _levels(signed, device)
     return cast(Tensor, blocks(codes, scales, levels, signed, dtype=torch.float32))
 
@@ -133,9 +158,10 @@ def read(buffer: Tensor, dtype: torch.dtype) -> Tensor:
     codes, scales = blocks.codes.view(-1), blocks.scale
     result = torch.empty(buffer.shape, dtype=dtype, device=buffer.device)
     values = result.view(-1)
-    for piece in _pieces(codes):
+    size = blocks.block_size
+    for piece in _pieces(codes, size):
         levels = blocks.qmap.index_select(0, codes[piece].int())
-        levels.view(-1, BLOCK).mul_(_scales_of(scales, piece)[:, None])
+        levels.view(-1, size).mul_(_scales_of(scales, piece, size)[:, None])
         values[piece].copy_(levels)
     return result
 
@@ -151,11 +177,12 @@ def write(buffer: Tensor, values: Tensor) -> None:
     flat = values.reshape(-1)
     if flat.dtype == torch.float64:  # a scale's range is float32's
         flat = flat.clamp(-_FLOAT32.max, _FLOAT32.max)
-    for piece in _pieces(codes):
-        rows = flat[piece].to(torch.float32).view(-1, BLOCK)
+    size = blocks.block_size
+    for piece in _pieces(codes, size):
+        rows = flat[piece].to(torch.float32).view(-1, size)
         low, high = torch.aminmax(rows, dim=1)
         scale = torch.maximum(-low, high).clamp_min_(_FLOAT32.tiny)
-        _scales_of(scales, piece).copy_(scale)
+        _scales_of(scales, piece, size).copy_(scale)
         codes[piece].copy_(nearest.codes((rows / scale[:, None]).view(-1)))
 
 
@@ -224,15 +251,16 @@ def _bounds(levels: Tensor) -> Tensor:
     return value.nextafter(above)
 
 
-def _pieces(codes: Tensor) -> Iterator[slice]:
-    """Yield which values to convert together; of fake tensors the first, whose temporaries are those of all."""
-    starts = range(0, codes.numel(), _PIECE)
+def _pieces(codes: Tensor, size: int) -> Iterator[slice]:
+    """Yield which blocks' values to convert together; of fake tensors the first: its temporaries are those of all."""
+    step = _PIECE // size * size
+    starts = range(0, codes.numel(), step)
     for start in starts[:1] if isinstance(codes, FakeTensor) else starts:
-        yield slice(start, start + _PIECE)
+        yield slice(start, start + step)
 
 
-def _scales_of(scales: Tensor, piece: slice) -> Tensor:
-    return scales[piece.start // BLOCK : piece.stop // BLOCK]
+def _scales_of(scales: Tensor, piece: slice, size: int) -> Tensor:
+    return scales[piece.start // size : piece.stop // size]
 
 
 def _clone(func: Any, types: Any, args: Any, kwargs: Any) -> Any:

@@ -204,10 +204,16 @@ def _kinds(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, int]]:
 def at_its_largest(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with which three steps show all that a method ever needs.
 
-    The first and third step refresh the bases and the second does not, nothing waits for a later step, and no rank is
-    cut that could be kept.
+    The first and third step refresh the bases and the second does not, nothing waits for a later step, no rank is cut
+    that could be kept, and no basis is frozen for having settled.
     """
-    largest = {"period": WATCHED_STEPS - 1, "early_refresh": False, "start_step": 1, "tau": 0.0}
+    largest = {
+        "period": WATCHED_STEPS - 1,
+        "early_refresh": False,
+        "start_step": 1,
+        "tau": 0.0,
+        "settle_steps": 0,
+    }
     return {**options, **options_for(get_method(method), largest)}
 
 

@@ -125,7 +125,7 @@ def time_whole_step(
         step = whole step with the method - one forward and backward pass,   all three timed in turn
 
     so that step + forward and backward pass is a training step, as it is for every other method. The step is negative
-    where layers that the method replaced make its passes cheaper than the model's own. No rank is cut.
+    where layers that the method replaced make its passes cheaper than the model's own. No rank is cut, no basis frozen.
 
     Args:
         models: A model for the method, which may change its layers, and one for the baseline; alike.
@@ -138,7 +138,8 @@ def time_whole_step(
         budget_s: As in `time_step`.
     """
     own, plain = models
-    timed = {**options, **options_for(get_method(method), {"tau": 0.0})}
+    unsettled = {"tau": 0.0, "settle_steps": 0}
+    timed = {**options, **options_for(get_method(method), unsettled)}
     optimizer = create(method, own, lr=0.0, groups=_without_lr(groups_of(own)), **timed)
     other = create(baseline, plain, lr=0.0, groups=_without_lr(groups_of(plain)))
     devices = {parameter.device for parameter in own.parameters() if parameter.is_cuda}

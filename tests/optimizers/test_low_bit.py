@@ -151,6 +151,30 @@ def test_float64_moments_beyond_float32_are_cut_and_not_lost():
     assert (kept.abs() > 3e38).any()
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((16, 256), 256), ((500, 1000), 250), ((7, 9, 65), 195), ((4099, 1), None), ((16, 255), None)],
+    ids=str,
+)
+def test_blocks_are_the_largest_that_divide_a_tensor(shape, size, monkeypatch):
+    elements = torch.Size(shape).numel()
+    assert low_bit.suits(shape) == (size is not None and elements >= 4096)
+    if not low_bit.suits(shape):
+        return
+    monkeypatch.setattr(low_bit, "_PIECE", 1000)
+    buffer = low_bit.zeros(shape, CPU, signed=True)
+    assert buffer.block_size == size
+    assert stored_bytes(buffer) == elements + 4 * (elements // size) + 1024
+    values = normal(*shape)
+    low_bit.write(buffer, values)
+    theirs = low_bit.zeros(shape, CPU, signed=True)
+    theirs.copy_(values)
+    assert torch.equal(buffer.codes, theirs.codes)
+    assert torch.equal(low_bit.read(buffer, torch.float32), theirs.dequantize())
+    largest = values.reshape(-1, size).abs().amax(1).repeat_interleave(size).view(shape)
+    assert ((low_bit.read(buffer, torch.float32) - values).abs() <= 0.0071 * largest).all()
+
+
 def test_a_cleared_state_is_that_of_the_start():
     buffer = low_bit.zeros((16, 256), CPU, signed=True)
     low_bit.write(buffer, normal(16, 256))

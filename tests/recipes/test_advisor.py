@@ -164,7 +164,10 @@ def test_low_rank_weights_and_their_gradients_make_room():
     assert grown == [by_formula.memory.activation_bytes] * 2
 
 
-@pytest.mark.parametrize(("saved", "said"), [(3 * MIB, f"{format_bytes(3 * MIB)} less"), (-MIB, f"{format_bytes(MIB)} more")])
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [(3 * MIB, f"{format_bytes(3 * MIB)} less"), (-MIB, f"{format_bytes(MIB)} more")],
+)
 def test_low_rank_weights_are_told(saved, said):
     advice = recommend(low_rank(PROFILE, saved), budget_bytes=80 * GIB, methods=["dlrt"])
     (row,) = advice.rows

@@ -122,6 +122,24 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(run, method):
         assert resumed.diagnostics["refreshes"] == whole.diagnostics["refreshes"] > 2
 
 
+def test_state_in_8_bits_resumes_bit_for_bit_and_is_as_small_as_predicted(run):
+    pytest.importorskip("torchao", reason="needs the extra 'lowbit'")
+    wide = ["optimizer.method=adamw-8bit", "model.kwargs={width: 1024}", "schedule.steps=4"]
+    whole = run("whole", *wide)
+    run("parts", *wide, interrupt_at=2)
+    resumed = run("parts", *wide, resume=True)
+    assert same_weights(whole, resumed)
+    assert whole.actual.state_bytes == whole.predicted.state_bytes
+    # Four in five of the numbers are in matrices, whose moments take a quarter of the bytes.
+    plain = run("plain", "optimizer.method=adamw", *wide[1:])
+    assert 0.25 < whole.actual.state_bytes / plain.actual.state_bytes < 0.5
+    state = torch.load(f"{whole.checkpoint}/optimizer.pt", map_location="cpu", weights_only=True)[
+        "state"
+    ]
+    kinds = {type(value).__name__ for kept in state.values() for value in kept.values()}
+    assert kinds == {"Tensor", "OptimState8bit"}
+
+
 def test_bf16_weights_and_accumulation_resume_bit_for_bit(run):
     overrides = ["precision=bf16", "data.accumulate=2", "optimizer.method=adadiag++"]
     whole = run("whole", *overrides)
