@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from subopt.optimizers import METHODS
+from subopt.optimizers import METHODS, low_bit
 from subopt.readings import kept_share, measured_layers, short_side
 from subopt.recipes.advisor import recommend
 from subopt.recipes.events import Evaluated, Plan, Stepped
@@ -248,6 +248,23 @@ def test_weights_have_a_column_only_where_a_method_holds_them_otherwise(costs):
     plain = [cost for cost in costs if not cost.weight_bytes_saved]
     assert "weights" not in text_of(method_table(plain), width=200)
     assert "weights" not in dict(method_legend(plain))
+
+
+def test_methods_that_are_not_installed_are_listed_and_cost_nothing(subopt, monkeypatch):
+    monkeypatch.setattr(low_bit, "is_installed", lambda: False)
+    listed = subopt("methods")
+    said = "not installed: adamw-8bit, galore-8bit, osd-8bit (pip install 'subopt[lowbit]')"
+    assert said in " ".join(listed.out.split())
+    assert "adamw-8bit " in listed.out
+    costs = subopt("methods", "--shape", "4x8")
+    assert said in " ".join(costs.out.split())
+    first_words = {line.split()[0] for line in costs.out.splitlines() if line.strip()}
+    assert first_words & set(METHODS) == {name for name in METHODS if not name.endswith("8bit")}
+    document = json.loads(subopt("methods", "--json").out)
+    missing = {row["name"]: row["missing_extra"] for row in document["methods"]}
+    assert {name for name, extra in missing.items() if extra == "lowbit"} == {
+        name for name in METHODS if name.endswith("8bit")
+    }
 
 
 def test_colours_only_where_they_are_wanted(profile):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from subopt.errors import PreflightError, UsageError, UserCodeError
-from subopt.optimizers import METHODS
+from subopt.optimizers import METHODS, low_bit
 from subopt.profilers import decompositions, layers, timing
 from subopt.profilers import profile as module
 from subopt.profilers.profile import run_profile
@@ -360,3 +360,31 @@ def test_layers_without_a_two_sided_number_are_counted_among_what_is_missing(loa
     assert "2 of 3 layers" in line
     assert "10 s" in line
     assert Profile.model_validate_json(found.model_dump_json()) == found
+
+
+SUBCLASSED = MODEL.replace("nn.Linear(", "Mine(").replace(
+    "class Net", "class Mine(nn.Linear):\n    pass\n\nclass Net"
+)
+
+
+def test_a_method_with_layers_of_its_own_is_measured_like_any_other(load, quick_kernels):
+    found = run_profile(load(), settings(), methods=["adamw", "dlrt"])
+    row = next(row for row in found.methods if row.method == "dlrt")
+    assert row.peak.source == "simulated"
+    assert {"forward", "backward", "step"} <= {k for k, v in row.peak.by_phase if v}
+    assert row.weight_bytes_saved != 0
+    assert row.step_ms_source == "measured"
+    assert row.overhead_ms is not None
+    assert {layer.name: layer.layer_kind for layer in found.layers if layer.layer_kind} == {
+        f"{name}.weight": "linear" for name in ("first", "second", "head")
+    }
+    assert not any("dlrt" in line for line in found.missing)
+
+
+def test_what_cannot_be_used_here_is_missing_with_the_reason(load, quick_kernels, monkeypatch):
+    monkeypatch.setattr(low_bit, "is_installed", lambda: False)
+    names = ["adamw", "adamw-8bit", "dlrt"]
+    found = run_profile(load(SUBCLASSED), settings(detail="quick"), methods=names)
+    assert [row.method for row in found.methods] == ["adamw"]
+    assert any("adamw-8bit" in line and "subopt[lowbit]" in line for line in found.missing)
+    assert any("dlrt" in line and "no plain torch layer" in line for line in found.missing)

@@ -97,11 +97,23 @@ def test_the_budget_holds_for_both_together(model, monkeypatch):
 
 
 def test_long_steps_are_timed_once_beside_the_first(model, monkeypatch):
-    seconds = itertools.count(step=2)
+    seconds = itertools.count(step=1.4)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
     calls = []
     monkeypatch.setattr(timing, "timed_ms", lambda run, devices: calls.append(run) or 1.0)
     time_step(model, "lion", {}, baseline="adamw", rounds=50, budget_s=1)
+    assert len(calls) == 2 * 2  # looks at 1.4 and 2.8 s, which is not long yet, and at 4.2 s
+
+
+def test_a_very_long_step_is_timed_once_but_one_that_refreshes_twice(model, monkeypatch):
+    seconds = itertools.count(step=9)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
+    calls = []
+    monkeypatch.setattr(timing, "timed_ms", lambda run, devices: calls.append(run) or 1.0)
+    taken = time_step(model, "lion", {}, baseline="adamw", rounds=50, budget_s=1)
+    assert (len(calls), taken.step_ms, taken.baseline_ms) == (2, 1.0, 1.0)
+    calls.clear()
+    time_step(model, "adadiag", {}, baseline="adamw", rounds=50, budget_s=1)
     assert len(calls) == 2 * 2
 
 
