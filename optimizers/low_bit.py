@@ -121,7 +121,9 @@ def zeros(shape: Sequence[int], device: torch.device, *, signed: bool) -> Tensor
     """
     blocks = require().OptimState8bit
     codes = torch.zeros(shape, dtype=CODES, device=device)
-    scales = torch.zeros(codes.numel() // _whole_blocks(codes.numel()), dtype=torch.float32, device=device)
+    scales = torch.zeros(
+        codes.numel() // _whole_blocks(codes.numel()), dtype=torch.float32, device=device
+    )
     levels = _levels(signed, device)
     return cast(Tensor, blocks(codes, scales, levels, signed, dtype=torch.float32))
 

@@ -36,7 +36,7 @@ __all__ = ["BASELINE", "OnProgress", "Progress", "run_profile"]
 _WARMUP_LR = 1e-3
 # Rounds of timed refreshes, and seconds spent on all methods' steps, the baseline's beside them included, and on one
 # shape's decompositions.
-_EFFORT = {"standard": (2, 36.0, 10.0), "full": (6, 600.0, 60.0)}
+_EFFORT = {"standard": (2, 30.0, 10.0), "full": (6, 600.0, 60.0)}
 
 
 def run_profile(

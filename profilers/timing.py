@@ -79,7 +79,7 @@ def time_step(
         groups: The user's own parameter groups, if any.
         rounds: Refreshes to time after the first, each followed by ordinary steps.
         budget_s: No further pair of steps is begun after so much time, except that ordinary steps are timed at least
-            thrice, or once where that alone takes long.
+            thrice, or once where that alone takes seconds.
 
     Returns:
         Medians. The first step allocates the state; it stands for a refresh only where time allowed no other.
@@ -93,19 +93,22 @@ def time_step(
         others.append(create(baseline, model, lr=0.0, groups=_without_lr(groups)))
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     runs = [optimizer.step, *(other.step for other in others)]
-    times_ms, *others_ms = _in_turn(runs, 1 + rounds * _SHORT_PERIOD, budget_s, devices)
+    fewest = 2 if schedule else 1  # the first step refreshes, where any does
+    times_ms, *others_ms = _in_turn(
+        runs, 1 + rounds * _SHORT_PERIOD, budget_s, devices, fewest=fewest
+    )
     refreshes = [
         bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
         for t in range(1, len(times_ms) + 1)
     ]
     pairs = list(zip(times_ms, refreshes, strict=True))
-    ordinary_ms = statistics.median(ms for ms, is_refresh in pairs[1:] if not is_refresh)
+    ordinary_ms = statistics.median(ms for ms, is_refresh in pairs[1:] or pairs if not is_refresh)
     with_refresh = [ms for ms, is_refresh in pairs[1:] if is_refresh] or times_ms[:1]
     return StepTime(
         ordinary_ms=ordinary_ms,
         refresh_ms=statistics.median(with_refresh) if schedule else None,
         period=record.resolve(options)["period"] if schedule else None,
-        baseline_ms=statistics.median(others_ms[0][1:]) if others_ms else ordinary_ms,
+        baseline_ms=_typical(others_ms[0]) if others_ms else ordinary_ms,
     )
 
 
@@ -149,14 +152,19 @@ def time_whole_step(
         other.step,
     ]
     most = 1 + rounds * _SHORT_PERIOD
-    whole_ms, passes_ms, others_ms = _in_turn(runs, most, budget_s, devices)
+    whole_ms, passes_ms, others_ms = _in_turn(runs, most, budget_s, devices, fewest=1)
     beyond_ms = [whole - passes for whole, passes in zip(whole_ms, passes_ms, strict=True)]
     return StepTime(
-        ordinary_ms=statistics.median(beyond_ms[1:]),
+        ordinary_ms=_typical(beyond_ms),
         refresh_ms=None,
         period=None,
-        baseline_ms=statistics.median(others_ms[1:]),
+        baseline_ms=_typical(others_ms),
     )
+
+
+def _typical(times_ms: Sequence[float]) -> float:
+    """Return the median without the first, which warms up, unless it is the only one."""
+    return statistics.median(times_ms[1:] or times_ms)
 
 
 def _in_turn(
@@ -164,13 +172,15 @@ def _in_turn(
     most: int,
     budget_s: float,
     devices: set[torch.device],
+    *,
+    fewest: int,
 ) -> list[list[float]]:
-    """Call one after another, again and again; return each one's times in ms."""
+    """Call one after another, again and again, but where that takes long only the fewest times; return times in ms."""
     times_ms: list[list[float]] = [[] for _ in runs]
     begin_s = time.perf_counter()
     for done in range(most):
         spent_s = time.perf_counter() - begin_s
-        if spent_s > budget_s and (done >= _LEAST_STEPS or (done > 1 and spent_s > _LONG_S)):
+        if spent_s > budget_s and (done >= _LEAST_STEPS or (done >= fewest and spent_s > _LONG_S)):
             break
         for times, run in zip(times_ms, runs, strict=True):
             times.append(timed_ms(run, devices))
@@ -188,7 +198,7 @@ def time_forward_backward(
     times_ms = [
         timed_ms(functools.partial(forward_backward, model, batch), devices) for batch in batches
     ]
-    return statistics.median(times_ms[1:] or times_ms)
+    return _typical(times_ms)
 
 
 def timed_ms(run: Callable[[], object], devices: set[torch.device]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -179,4 +179,17 @@ def method_list(methods: Sequence[Method]) -> RenderableType:
         for method in methods
     ]
     note = "keeps: numbers of state for an m x n matrix, m <= n, at rank r. Costs: --shape 1024x4096, --arch llama-60m"
-    return Group(FittingTable(columns, rows), Text(note, style="dim"))
+    return Group(FittingTable(columns, rows), *missing_extras(methods), Text(note, style="dim"))
+
+
+def missing_extras(methods: Iterable[Method]) -> list[RenderableType]:
+    """Return a line for every extra that some of the methods need and that is not installed."""
+    needed: dict[str, list[str]] = {}
+    for method in methods:
+        extra = method.missing_extra()
+        if extra is not None:
+            needed.setdefault(extra, []).append(method.name)
+    return [
+        Text(f"not installed: {', '.join(names)} (pip install 'subopt[{extra}]')", style="dim")
+        for extra, names in needed.items()
+    ]

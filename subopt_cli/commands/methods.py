@@ -71,9 +71,11 @@ def _show_list(output: Output, names: list[str] | None) -> None:
 
     records = [get_method(name) for name in names] if names else list(METHODS.values())
     keys = ("name", "summary", "paper", "section", "state_formula", "fallback")
-    output.document({
-        "methods": [{key: getattr(record, key) for key in keys} for record in records]
-    })
+    listed = [
+        {key: getattr(record, key) for key in keys} | {"missing_extra": record.missing_extra()}
+        for record in records
+    ]
+    output.document({"methods": listed})
     output.show(method_list(records))
 
 
@@ -102,16 +104,20 @@ def _show_costs(
     wishes: dict[str, Any],
     tokens: int | None,
 ) -> None:
+    from subopt.optimizers import METHODS
     from subopt.profilers.costs import PUBLISHED_TABLE_REMARKS, method_costs
 
-    from ..render_methods import method_legend, method_table
+    from ..render_methods import method_legend, method_table, missing_extras
     from ..render_text import facts, section
 
     is_model = len(weights) > 1
+    if names is None:
+        names = [name for name, record in METHODS.items() if record.missing_extra() is None]
     costs = method_costs(weights, names, wishes, tokens=tokens, as_published=is_model)
     output.document({"methods": [cost.model_dump(mode="json") for cost in costs]})
     counted = [("counted", "as in the papers' tables: no step counters, every number in --dtype")]
     output.show(
         method_table(costs, remarks=PUBLISHED_TABLE_REMARKS if is_model else {}),
+        *missing_extras(METHODS.values()),
         section("How to read this", facts([*(counted if is_model else []), *method_legend(costs)])),
     )
