@@ -120,8 +120,11 @@ def test_the_share_of_flops_needs_the_number_of_tokens():
 
 def test_the_bound_has_the_same_yardstick():
     rows = {row.method: row for row in method_costs(WEIGHTS, tokens=100)}
-    for row in rows.values():
-        assert row.bound_relative == pytest.approx(row.bound_flops / (6 * 100 * 120))
+    # What evaluates the model itself has no share: its passes are not the ones that the yardstick counts.
+    closures = {name for name, method in METHODS.items() if "needs_closure" in method.capabilities}
+    assert {name for name, row in rows.items() if row.bound_relative is None} == closures != set()
+    for name in rows.keys() - closures:
+        assert rows[name].bound_relative == pytest.approx(rows[name].bound_flops / (6 * 100 * 120))
     assert rows["adadiag"].bound_relative > rows["adamw"].bound_relative == 0
 
 
