@@ -7,6 +7,8 @@ from typing import Any
 from subopt.errors import OptionError, suggestion
 
 from .dlrt_record import DLRT_METHOD
+from .method_record import ADAM, BAD_BETAS, BAD_PERIOD, record
+from .preconditioner_methods import PRECONDITIONER_METHODS
 from .table import Method
 
 _ADADIAG = (
@@ -16,25 +18,28 @@ _OSD = "Liang et al. 2024, Memory-Efficient LLM Training with Online Subspace De
 _GALORE = "Zhao et al. 2024, GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection"
 _SOAP = "Vyas et al. 2024, SOAP: Improving and Stabilizing Shampoo using Adam"
 
-_DTYPES = ("state_dtype",)
-_ADAM = ("betas", "eps", *_DTYPES)
-_ADAFACTOR = ("betas", "eps", "clip_threshold", *_DTYPES)
-_HFAC = ("betas", "eps", "clip_threshold", "clip_momentum", *_DTYPES)
+_ADAFACTOR = (*ADAM, "clip_threshold")
+_HFAC = (*_ADAFACTOR, "clip_momentum")
 _PERIODIC = ("source", "period", "early_refresh", "on_refresh", "scale", "basis_dtype")
 _LOW_RANK = ("moments", "rank", "scale", "basis_dtype", "betas", "eps", "clip_threshold")
 
-_BAD_BETAS = ({"betas": (1.0, 0.999)}, "Invalid betas")
-_BAD_PERIOD = ({"period": 0}, "Invalid period")
+_ONLINE_PCA = (
+    *_LOW_RANK, "clip_momentum", "state_dtype",
+    "basis_optimizer", "basis_lr_ratio", "ortho_weight", "retract_every",
+)  # fmt: skip
+
 _BAD_REFRESH = ({"on_refresh": "forget"}, "Invalid on_refresh")
+_BAD_ONLINE_PCA = (
+    ({"rank": 0}, "Invalid rank"),
+    ({"basis_optimizer": "lion"}, "Invalid basis_optimizer"),
+    ({"ortho_weight": -1.0}, "Invalid ortho_weight"),
+)
 
 METHODS: dict[str, Method] = {}
 
 
 def _add(name: str, summary: str, paper: str, section: str, **rest: Any) -> None:
-    rest.setdefault("error_inputs", (_BAD_BETAS,))
-    rest.setdefault("test_inputs", ({},))
-    rest["capabilities"] = frozenset({"bf16_parameters", "closure", *rest.get("capabilities", ())})
-    METHODS[name] = Method(name=name, summary=summary, paper=paper, section=section, **rest)
+    METHODS[name] = record(name, summary, paper, section, **rest)
 
 
 def _unrotated(
@@ -59,13 +64,13 @@ def _rotated(
             {"period": 3, "on_refresh": "reset", "early_refresh": False},
             {"period": 2, "source": "covariance"},
         ),
-        error_inputs=(_BAD_BETAS, _BAD_PERIOD, _BAD_REFRESH),
+        error_inputs=(BAD_BETAS, BAD_PERIOD, _BAD_REFRESH),
         **rest,
     )
 
 
 _unrotated(
-    "adamw", "adam", "the usual baseline: two moments per weight", _ADAM,
+    "adamw", "adam", "the usual baseline: two moments per weight", ADAM,
     paper="Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization", section="algorithm 2",
     state_formula="2mn",
 )  # fmt: skip
@@ -79,12 +84,12 @@ _unrotated(
     fallback="adamw-nomom",
 )  # fmt: skip
 _unrotated(
-    "lion", "lion", "the sign of an interpolated momentum; one moment", _ADAM,
+    "lion", "lion", "the sign of an interpolated momentum; one moment", ADAM,
     paper="Chen et al. 2023, Symbolic Discovery of Optimization Algorithms", section="algorithm 2",
     state_formula="mn",
 )  # fmt: skip
 _unrotated(
-    "momentum", "momentum", "gradient descent with averaged gradients", _ADAM,
+    "momentum", "momentum", "gradient descent with averaged gradients", ADAM,
     paper=_OSD, section="example 2.1", state_formula="mn",
 )  # fmt: skip
 _unrotated(
@@ -99,7 +104,7 @@ _unrotated(
     section="torch.optim.Muon", state_formula="mn",
     test_inputs=({}, {"nesterov": False, "ns_steps": 3}, {"adjust_lr": "match_rms_adamw"}),
     error_inputs=(
-        _BAD_BETAS,
+        BAD_BETAS,
         ({"ns_steps": 100}, "Invalid ns_steps"),
         ({"adjust_lr": "none"}, "Invalid adjust_lr"),
         ({"state_dtype": "bf16"}, "no option 'state_dtype'"),
@@ -133,7 +138,7 @@ _add(
         {"source": "momentum", "period": 3, "on_refresh": "rotate"},
     ),
     error_inputs=(
-        _BAD_PERIOD,
+        BAD_PERIOD,
         _BAD_REFRESH,
         ({"rank": 0}, "Invalid rank"),
         ({"rank": 1.5}, "Invalid rank"),
@@ -143,10 +148,7 @@ _add(
 _add(
     "osd", "moments of a subspace that follows the gradient by online PCA", _OSD, "algorithm 1",
     fixed={"basis": "online-pca"},
-    tunable=(
-        *_LOW_RANK, "clip_momentum", "state_dtype",
-        "basis_optimizer", "basis_lr_ratio", "ortho_weight", "retract_every",
-    ),
+    tunable=_ONLINE_PCA,
     preset={"moments": "adam", "rank": 0.25},
     state_formula="mr + 2nr + 2mr",
     capabilities=("rank", "projects"),
@@ -158,19 +160,12 @@ _add(
         {"moments": "momentum"},
         {"moments": "sgd", "retract_every": 2},
     ),
-    error_inputs=(
-        ({"rank": 0}, "Invalid rank"),
-        ({"basis_optimizer": "lion"}, "Invalid basis_optimizer"),
-        ({"ortho_weight": -1.0}, "Invalid ortho_weight"),
-    ),
+    error_inputs=_BAD_ONLINE_PCA,
 )  # fmt: skip
 _add(
     "osd-two-sided", "moments of r x r coordinates: online PCA of both sides", _OSD, "section 4.3",
     fixed={"basis": "online-pca-two-sided"},
-    tunable=(
-        *_LOW_RANK, "clip_momentum", "state_dtype",
-        "basis_optimizer", "basis_lr_ratio", "ortho_weight", "retract_every",
-    ),
+    tunable=_ONLINE_PCA,
     preset={"moments": "adam", "rank": 0.25},
     state_formula="2r^2 + (m + n)r + 2(m + n)r",
     capabilities=("rank", "projects"),
@@ -181,11 +176,7 @@ _add(
         {"moments": "adafactor", "rank": 2},
         {"moments": "sgd"},
     ),
-    error_inputs=(
-        ({"rank": 0}, "Invalid rank"),
-        ({"basis_optimizer": "lion"}, "Invalid basis_optimizer"),
-        ({"ortho_weight": -1.0}, "Invalid ortho_weight"),
-    ),
+    error_inputs=_BAD_ONLINE_PCA,
 )  # fmt: skip
 
 # The same with moments in blocks of 8-bit codes (`low_bit`): the base optimizers of the papers' language models.
@@ -223,11 +214,11 @@ for _name, _of, _summary, _formula in (
     )  # fmt: skip
 
 _rotated(
-    "adadiag", "one-sided", "adam", "Adam in the gradient's left singular basis", _ADAM,
+    "adadiag", "one-sided", "adam", "Adam in the gradient's left singular basis", ADAM,
     section="algorithm 1, one-sided", state_formula="m^2 + 2mn",
 )  # fmt: skip
 _rotated(
-    "adadiag++", "two-sided", "adam", "Adam in both singular bases", _ADAM,
+    "adadiag++", "two-sided", "adam", "Adam in both singular bases", ADAM,
     section="algorithm 1, two-sided", state_formula="m^2 + n^2 + 2mn",
 )  # fmt: skip
 _rotated(
@@ -253,90 +244,7 @@ _rotated(
 )  # fmt: skip
 
 
-_add(
-    "shampoo", "row and column preconditioners of blocks, grafted to RMSProp's step length",
-    "Gupta et al. 2018, Shampoo: Preconditioned Stochastic Tensor Optimization", "algorithm 1",
-    fixed={"basis": "identity", "moments": "shampoo"},
-    tunable=(
-        *_ADAM, "basis_dtype", "block_size", "period", "start_step", "graft", "accumulation",
-    ),
-    preset={"block_size": 512, "period": 10, "start_step": 101},
-    state_formula="2(m^2 + n^2) per block + 2mn",
-    capabilities=("refreshes",),
-    test_inputs=(
-        {"start_step": 2, "period": 1},
-        {"start_step": 1, "period": 2, "block_size": 4},
-        {"start_step": 1, "period": 3, "graft": "none", "accumulation": "sum", "betas": (0.0, 0.99)},
-        {"start_step": 1, "period": 2, "graft": "sgd", "block_size": 1},
-    ),
-    error_inputs=(
-        _BAD_BETAS,
-        _BAD_PERIOD,
-        ({"block_size": 0}, "Invalid block_size"),
-        ({"start_step": 0}, "Invalid start_step"),
-        ({"graft": "adam"}, "Invalid graft"),
-        ({"accumulation": "mean"}, "Invalid accumulation"),
-    ),
-)  # fmt: skip
-_add(
-    "sketchy", "Shampoo with low-rank sketches for statistics, by Frequent Directions",
-    "Feinberg et al. 2023, Sketchy: Memory-efficient Adaptive Regularization with Frequent Directions", "S-Shampoo",
-    fixed={"basis": "identity", "moments": "sketchy"},
-    tunable=(
-        *_ADAM, "basis_dtype", "rank", "block_size", "period", "start_step", "graft", "accumulation",
-    ),
-    preset={"rank": 256, "block_size": 1024, "period": 10, "start_step": 101},
-    state_formula="(m + n + 2)l + 2 + 2mn, the sketches for every block",
-    capabilities=("refreshes", "rank"),
-    test_inputs=(
-        {"start_step": 2, "period": 1},
-        {"rank": 2, "start_step": 1, "period": 2, "block_size": 4},
-        {"rank": 0.5, "start_step": 1, "period": 3, "graft": "none", "accumulation": "sum", "betas": (0.0, 0.99)},
-        {"rank": 1, "start_step": 1, "period": 2, "graft": "sgd"},
-    ),
-    error_inputs=(
-        _BAD_BETAS,
-        _BAD_PERIOD,
-        ({"rank": 0}, "Invalid rank"),
-        ({"block_size": 0}, "Invalid block_size"),
-        ({"start_step": 0}, "Invalid start_step"),
-        ({"graft": "adam"}, "Invalid graft"),
-        ({"accumulation": "mean"}, "Invalid accumulation"),
-    ),
-)  # fmt: skip
-_add(
-    "shared-basis", "a low-rank second moment per output neuron, all in one shared basis",
-    "Yen et al. 2023, Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization",
-    "algorithm 1",
-    fixed={"basis": "identity", "moments": "shared-basis"},
-    tunable=(*_ADAM, "rank", "graft"),
-    preset={"rank": 32},
-    state_formula="kn + mk^2 + m + 2mn, n the inputs",
-    capabilities=("rank", "waits_for_device"),
-    test_inputs=(
-        {"rank": 2},
-        {"rank": 0.5, "graft": "none", "betas": (0.0, 0.999)},
-        {"graft": "sgd"},
-    ),
-    error_inputs=(
-        _BAD_BETAS,
-        ({"rank": 1}, "Invalid rank"),
-        ({"rank": 0}, "Invalid rank"),
-        ({"graft": "adam"}, "Invalid graft"),
-    ),
-)  # fmt: skip
-_add(
-    "block-adam", "Adam with a small matrix for every few weights of an output neuron",
-    "Yun et al. 2022, AdaBlock: SGD with Practical Block Diagonal Matrix Adaptation",
-    "as in Yen et al. 2023, section 3",
-    fixed={"basis": "identity", "moments": "block-adam"},
-    tunable=("betas", "eps", "basis_dtype", "block_size"),
-    preset={"block_size": 8},
-    state_formula="mnb + mn",
-    capabilities=("waits_for_device",),
-    test_inputs=({}, {"block_size": 3}, {"block_size": 1}),
-    error_inputs=(_BAD_BETAS, ({"block_size": 2.0}, "Invalid block_size")),
-)  # fmt: skip
+METHODS |= {method.name: method for method in PRECONDITIONER_METHODS}
 
 for _name, _basis, _summary, _section, _formula in (
     ("soap", "two-sided", "Adam in Shampoo's eigenbases", "algorithm 3", "2mn + 2m^2 + 2n^2"),
@@ -352,7 +260,7 @@ for _name, _basis, _summary, _section, _formula in (
         _name, _summary, _SOAP, _section,
         fixed={"basis": _basis, "source": "covariance"},
         tunable=(
-            "moments", *_ADAM, "clip_threshold", "clip_momentum", "scale", "basis_dtype",
+            "moments", *ADAM, "clip_threshold", "clip_momentum", "scale", "basis_dtype",
             "period", "early_refresh", "on_refresh", "second_moment_on_refresh", "solver", "covariance_beta",
             "use_current_gradient", "skip_first", "max_dim",
         ),
@@ -373,8 +281,8 @@ for _name, _basis, _summary, _section, _formula in (
             {"period": 2, "max_dim": 8, "second_moment_on_refresh": "keep"},
         ),
         error_inputs=(
-            _BAD_BETAS,
-            _BAD_PERIOD,
+            BAD_BETAS,
+            BAD_PERIOD,
             _BAD_REFRESH,
             ({"solver": "svd"}, "Invalid solver"),
             ({"covariance_beta": 1.0}, "Invalid covariance_beta"),
