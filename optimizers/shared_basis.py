@@ -1,6 +1,6 @@
 """Shared basis: every output neuron has a low-rank second moment of its own, in a basis that all of them share.
 
-Legend: G m x d gradient as it lies in memory, row i the gradient g_i of output neuron i (paper 002 writes W as d_in x
+Legend: G m x d gradient as it lies in memory, row i the gradient g_i of output neuron i (its paper writes W as d_in x
 d_out, its transpose); k rank; B d x k shared orthonormal basis; R_i k x k coefficients; rho_i escaped mass.
 H_i = sum_t g_i g_i^T is held as B R_i B^T + rho_i I.
 

@@ -15,7 +15,7 @@ from subopt.errors import UsageError, suggestion
 
 VOCABULARY = 32_000
 
-# hidden width, feed-forward width, layers. The first four follow from the printed digits of paper 001's table 4;
+# hidden width, feed-forward width, layers. The first four follow from the printed digits of table 4 of Nguyen et al. 2025;
 # the last is LLaMA 7B.
 LLAMA_SIZES: dict[str, tuple[int, int, int]] = {
     "60m": (512, 1376, 8),

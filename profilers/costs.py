@@ -17,7 +17,7 @@ from subopt.optimizers import METHODS, Method, get_method
 from .architectures import WeightShape
 from .schema import MethodCost
 
-# Notes that belong beside a row when the table is compared with the published one (paper 001, table 4).
+# Notes that belong beside a row when the table is compared with the published one (Nguyen et al. 2025, table 4).
 PUBLISHED_TABLE_REMARKS = {
     "galore": (
         "from its formula mr + 2nr at r = m/4; the row printed in the paper does not follow from that formula"
