@@ -15,8 +15,8 @@ from subopt.errors import UsageError, suggestion
 
 VOCABULARY = 32_000
 
-# hidden width, feed-forward width, layers. The first four follow from the printed digits of table 4 of Nguyen et al. 2025;
-# the last is LLaMA 7B.
+# hidden width, feed-forward width, layers. The first four follow from the printed digits of Nguyen et al. 2025,
+# table 4; the last is LLaMA 7B.
 LLAMA_SIZES: dict[str, tuple[int, int, int]] = {
     "60m": (512, 1376, 8),
     "130m": (768, 2048, 12),
