@@ -122,8 +122,8 @@ This file is generated: `python benchmarks/bench_paper_methods.py --render`; the
 beside it, {missing} of {planned} planned runs are missing. Every method starts from the same weights and sees the same
 batches; gradients are clipped at norm 1; what a method leaves alone is trained by AdamW at one learning rate under
 every method. Times are means over a period of ten steps, refresh included, of iterations (forward, backward and step)
-that the methods took in turns on one thread; Shampoo and Sketchy precondition from the first step there. *train* is the
-mean loss of the last 50 steps. The learning rate is chosen on the held-out loss that is then reported, from a grid of
+that the methods took in turns on one thread, the first thirty of a training; Shampoo and Sketchy precondition from the
+first step there. *train* is the mean loss of the last 50 steps. The learning rate is chosen on the held-out loss that is then reported, from a grid of
 one to three.
 
 ## Autoencoder on digits, 300 steps of 250 images
@@ -185,7 +185,7 @@ def claims(autoencoder: Sequence[Best], ms: Mapping[str, float]) -> str:
     if any(name not in by_label or name not in ms for name in names):
         return ""
     ours, shampoo = (by_label[name] for name in names)
-    order = ", ".join(
+    order = "; ".join(
         each.label for each in sorted(autoencoder, key=lambda each: each.mean("train_loss"))
     )
     ratio = ms[names[1]] / ms[names[0]]
