@@ -123,8 +123,8 @@ beside it, {missing} of {planned} planned runs are missing. Every method starts 
 batches; gradients are clipped at norm 1; what a method leaves alone is trained by AdamW at one learning rate under
 every method. Times are means over a period of ten steps, refresh included, of iterations (forward, backward and step)
 that the methods took in turns on one thread, the first thirty of a training; Shampoo and Sketchy precondition from the
-first step there. *train* is the mean loss of the last 50 steps. The learning rate is chosen on the held-out loss that is then reported, from a grid of
-one to three.
+first step there. *train* is the mean loss of the last 50 steps. The learning rate is chosen on the held-out loss that
+is then reported, from a grid of one to three.
 
 ## Autoencoder on digits, 300 steps of 250 images
 
