@@ -36,6 +36,11 @@ LossOf = Callable[[nn.Module, Any], Tensor]
 GroupsOf = Callable[[nn.Module], "list[dict[str, Any]] | None"]
 
 
+# Models whose layers were replaced under fake tensors, for good: freeing one with TransformerEncoder and BatchNorm
+# layers crashes the process in torch 2.13, for a reason not found yet. They have no data, so this costs little.
+_KEPT_ALIVE: list[tuple[nn.Module, torch.optim.Optimizer]] = []
+
+
 class SimulationError(Exception):
     """The user's code cannot be followed under fake tensors, for instance because it branches on a value."""
 
@@ -148,6 +153,7 @@ class SimulatedModel:
         with self._mode:
             groups = groups_of(model) if groups_of else None
             optimizer = create(method, model, groups=groups, **settings)
+            _KEPT_ALIVE.append((model, optimizer))
             tracker.file([*model.parameters(), *model.buffers()], "parameter")
             tracker.file(tree_leaves(self._batch), "activation")
             loss_of = partial(self._loss_of, model, self._batch)
