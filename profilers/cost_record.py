@@ -1,0 +1,115 @@
+"""What the profile file holds of costs: memory by phase and category, methods, decompositions, its own time."""
+
+from __future__ import annotations
+
+from .record import Bytes, Category, Milliseconds, Phase, Record, Source
+
+
+class Content(Record):
+    """Something that is alive at the highest instant of training, such as the logits of the loss."""
+
+    name: str
+    category: Category
+    bytes: Bytes
+
+
+class Saving(Record):
+    """A change beside the optimizer that would free memory at the highest instant, and how much at least."""
+
+    change: str
+    bytes: Bytes
+
+
+class Memory(Record):
+    """What plain AdamW training of this model takes, by category, and where the numbers come from.
+
+    `contents` lists the largest things alive at the peak, `savings` what would free more, both the largest first.
+    """
+
+    parameter_bytes: Bytes
+    gradient_bytes: Bytes
+    activation_bytes: Bytes | None = None
+    temporary_bytes: Bytes | None = None
+    optimizer_state_bytes: Bytes
+    peak_bytes: Bytes | None = None
+    source: Source
+    contents: list[Content] = []
+    savings: list[Saving] = []
+
+
+class PhasePeaks(Record):
+    """Peak bytes of each phase of a training step."""
+
+    forward: Bytes | None = None
+    backward: Bytes | None = None
+    step: Bytes | None = None
+    refresh: Bytes | None = None
+
+
+class Peak(Record):
+    """The highest memory of a training step, as an interval, and the phase that sets it.
+
+    `categories` splits the highest instant of every phase; empty where it was not followed. What the device itself
+    takes (context, library workspaces, allocator) is in `high_bytes` alone.
+    """
+
+    bytes: Bytes
+    low_bytes: Bytes
+    high_bytes: Bytes
+    phase: Phase
+    by_phase: PhasePeaks
+    categories: dict[Phase, dict[Category, Bytes]] = {}
+    source: Source
+
+
+class MethodCost(Record):
+    """What one optimizer method costs on this model; FLOPs are relative to a forward and backward pass."""
+
+    method: str
+    options: dict[str, str | int | float | bool | list[float] | None] = {}
+    state_bytes: Bytes
+    transient_bytes: Bytes
+    weight_bytes_saved: int = (
+        0  # where the method holds weights in another form; negative: it needs more
+    )
+    peak: Peak | None = None
+    step_flops: float
+    bound_flops: float
+    relative_flops: float | None = None
+    bound_relative: float | None = None  # bound_flops in the unit of relative_flops
+    step_ms: float | None = (
+        None  # beyond one forward and backward pass; negative where replaced layers make those faster
+    )
+    overhead_ms: float | None = (
+        None  # beyond AdamW's step, timed in turn with this one; negative where it is faster
+    )
+    ordinary_ms: float | None = None  # a step without a refresh
+    refresh_ms: Milliseconds | None = None  # a step that refreshes every layer at once
+    staggered_ms: Milliseconds | None = (
+        None  # estimate: the longest step if layers took turns to refresh
+    )
+    step_ms_source: Source | None = None
+
+
+class Decomposition(Record):
+    """Time of one way to find or follow a basis, at one of the model's shapes.
+
+    `driver` names the library routine that ran.
+    """
+
+    shape: list[int]
+    rank: int
+    kernel: str
+    driver: str | None = None
+    median_ms: Milliseconds
+    iqr_ms: Milliseconds
+    times_online_pca: float
+    ms_per_training_step: Milliseconds
+    device: str
+
+
+class Spent(Record):
+    """Seconds that the profile itself spent on one quantity."""
+
+    on: str
+    seconds: float

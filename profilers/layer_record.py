@@ -1,0 +1,164 @@
+"""What the profile file holds of one layer: every quantity measured on its gradients and inputs.
+
+Legend: the weight is a matrix m x n, m <= n; G its gradient; g = vec(G); C = mean of g g^T, never built; r rank.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .record import Record, Share
+
+
+class Spread(Record):
+    """A quantity over the measured batches."""
+
+    mean: float
+    min: float
+    max: float
+
+
+class Spectrum(Record):
+    """Gradient spectrum of one layer, energies of singular values, averaged over batches.
+
+    `sketched_rank`: None where all of the spectrum was computed; else the directions that a randomized sketch resolved,
+    the energy beyond them known as a sum alone. Numbers that depend on the tail are then bounds.
+    """
+
+    stable_rank: Spread
+    effective_rank: Spread
+    rank_at_energy: dict[str, Spread]
+    energy_at_rank: dict[str, Spread]
+    sketched_rank: int | None = None
+
+
+class SubspaceLife(Record):
+    """Share of a later gradient's energy that a basis still holds `lag` training steps after it was fitted.
+
+    `rank` is the one asked for; `at_rank` has the frozen curve at other ranks. `tracked` follows the same basis by
+    online PCA until the step before the judged gradient; None where it was not followed. `own` is what the judged
+    gradient's own leading r directions hold, the most any basis can; `chance` is r / m, what a random one holds. `fits`
+    bases were averaged. `period` is the longest time between refreshes that the frozen curve supports, in steps, None
+    where it outlasts the run; `is_noise` says that a basis holds no more one step later than chance would explain.
+    """
+
+    rank: int
+    lag: list[int]
+    frozen: list[Share]
+    tracked: list[Share] | None = None
+    at_rank: dict[str, list[Share]] = {}
+    own: Share
+    chance: Share
+    fits: int
+    period: int | None = None
+    is_noise: bool = False
+
+
+class Noise(Record):
+    """How much of one batch's gradient is common to all batches, at fixed weights.
+
+    `signal_share`: |E G|^2 / E|G|^2, unbiased. `batches_needed`: how many batches' gradients must be averaged for half
+    of the energy to be signal (gradient noise scale), None where no signal was found. `kept`: energy of the held-out
+    batches' mean that the rank-r basis of the mean of b batches holds, by b.
+    """
+
+    signal_share: float
+    batches_needed: float | None
+    kept: dict[str, Share] = {}
+
+
+class Ratio(Record):
+    """Diagonal share of the second moment's squared norm, biased low for few batches, and the unbiased estimate."""
+
+    ratio: float | None
+    unbiased: float | None
+    in_sample: bool = False
+
+
+class Diagonality(Record):
+    """Diagonality in each basis, beside what white noise of the same size would give.
+
+    `covariance` is two-sided, in the eigenbases of the sums of G G^T and G^T G; `stale` is one-sided, in a basis fitted
+    that many training steps earlier, by steps.
+    """
+
+    raw: Ratio | None = None
+    one_sided: Ratio | None = None
+    two_sided: Ratio | None = None
+    covariance: Ratio | None = None
+    low_rank: Ratio | None = None
+    stale: dict[str, Ratio] = {}
+    white_noise: dict[str, float] = {}
+
+
+class OffDiagonal(Record):
+    """Histograms of sampled off-diagonal entries of C, the same pairs in every basis.
+
+    Bin i counts `edges[i] <= log10(x) < edges[i + 1]`, the outermost bins all beyond them. `absolute` is of
+    x = |C_ij| / mean(diag C), `scale_free` of x = |C_ij| / sqrt(C_ii C_jj); both by basis.
+    """
+
+    pairs: int
+    edges: list[float]
+    absolute: dict[str, list[int]]
+    scale_free: dict[str, list[int]]
+
+
+class Agreement(Record):
+    """Cosine between the step of a diagonal preconditioner in a basis and that of the full (C + eps I)^(-1/2).
+
+    Mean over held-out gradients. `in_span` is the same within the span of the gradients that C was made of;
+    `share_outside` the held-out gradients' energy outside it; eps = tr(C) / (m n).
+    """
+
+    cosine: dict[str, float]
+    in_span: dict[str, float]
+    share_outside: Share
+    eps: float
+
+
+class Blocks(Record):
+    """Share of ||C||_F^2 in diagonal blocks, by output and by input neuron, and what one shared basis keeps of them.
+
+    `by_output_noise` and `by_input_noise` are what white noise of the same size gives. `shared` is the squared norm of
+    all output blocks kept by one rank-k basis for all of them, by k; `own` by each block's own best rank-k basis.
+    """
+
+    by_output: Share
+    by_input: Share
+    by_output_noise: Share
+    by_input_noise: Share
+    shared: dict[str, Share]
+    own: dict[str, Share]
+
+
+class Activations(Record):
+    """Spectrum of a layer's inputs, from the streamed Gram matrix of all its input vectors (`positions` of `width`)."""
+
+    width: int
+    positions: int
+    stable_rank: float
+    effective_rank: float
+    rank_at_energy: dict[str, int]
+    energy_at_rank: dict[str, Share]
+
+
+class Layer(Record):
+    """One parameter and what was measured of it."""
+
+    name: str
+    shape: list[int]
+    kind: str
+    layer_kind: Literal["linear", "conv"] | None = (
+        None  # of the plain torch layer whose weight it is
+    )
+    treatment: Literal["matrix", "fallback", "frozen"]
+    reason: str
+    spectrum: Spectrum | None = None
+    subspace: dict[str, SubspaceLife] | None = None  # by what the basis is of
+    noise: Noise | None = None
+    diagonality: Diagonality | None = None
+    off_diagonal: OffDiagonal | None = None
+    agreement: Agreement | None = None
+    blocks: Blocks | None = None
+    activations: Activations | None = None
