@@ -13,7 +13,7 @@ from .low_rank_model import to_dense, to_two_layers
 from .matrices import matrix_shape
 from .methods import METHODS, get_method
 from .table import Method
-from .treatment import Treatment, treatments
+from .treatment import Treatment, shown_name, treatments
 
 __all__ = [
     "METHODS",
@@ -24,6 +24,7 @@ __all__ = [
     "get_method",
     "is_refresh_due",
     "matrix_shape",
+    "shown_name",
     "stored_bytes",
     "to_dense",
     "to_two_layers",

@@ -112,7 +112,7 @@ class _Plan:
 
     def group(self, item: Treatment) -> dict[str, Any]:
         for rule in self.rules:
-            if re.search(rule["pattern"], item.name):
+            if re.search(rule["pattern"], item.shown_name):
                 return self._ruled(rule, item)
         return self.matrix if self.is_treated(item) else self.rest
 
@@ -170,7 +170,7 @@ def _checked(rules: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
 
 def _check_use(rule: Mapping[str, Any], items: Sequence[Treatment], plan: _Plan) -> None:
     """Refuse a rule that would change nothing, or whose options nothing would read."""
-    matched = [item for item in items if re.search(rule["pattern"], item.name)]
+    matched = [item for item in items if re.search(rule["pattern"], item.shown_name)]
     if not matched:
         raise OptionError(f"the rule '{rule['pattern']}' matches no trained parameter's name")
     unread = [key for key in rule.get("options") or {} if key not in FALLBACK_OPTIONS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from .matrices import matrix_shape
 
@@ -32,6 +34,7 @@ class Treatment:
         treatment: "matrix": the method; "fallback": the fallback optimizer; "frozen": nothing.
         reason: Why, in a few words.
         parameter: The parameter itself.
+        inputs_first: Whether its first dimension is the layer's inputs and not, as in `nn.Linear`, its outputs.
     """
 
     name: str
@@ -41,6 +44,17 @@ class Treatment:
     treatment: Literal["matrix", "fallback", "frozen"]
     reason: str
     parameter: Tensor
+    inputs_first: bool = False
+
+    @property
+    def shown_name(self) -> str:
+        """The name in the model as its author wrote it: without what `torch.compile` puts in front."""
+        return shown_name(self.name)
+
+
+def shown_name(name: str) -> str:
+    """Return a parameter's name without the wrappers that `torch.compile` puts around modules."""
+    return name.replace("_orig_mod.", "")
 
 
 _PLAIN: dict[type[nn.Module], LayerKind] = {
@@ -59,27 +73,54 @@ def treatments(model: nn.Module, exclude: Sequence[str] = ()) -> list[Treatment]
 
     Args:
         model: Any module.
-        exclude: Regular expressions searched in parameter names.
+        exclude: Regular expressions searched in parameter names, as `shown_name` gives them.
     """
-    embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    embedded = {id(module.weight) for module in embeddings}
-    heads = _heads(model, {(e.num_embeddings, e.embedding_dim) for e in embeddings})
-    layers = _plain_layers(model)
+    known = _Known(model)
     result = []
-    for name, kind, parameter in _parameters(model):
-        treatment, reason = _decide(name, parameter, embedded, heads, exclude)
-        shape, layer_kind = tuple(parameter.shape), layers.get(id(parameter))
-        result.append(Treatment(name, shape, kind, layer_kind, treatment, reason, parameter))
+    for name, module, parameter in _parameters(model):
+        treatment, reason = _decide(name, module, parameter, known, exclude)
+        result.append(
+            Treatment(
+                name=name,
+                shape=tuple(parameter.shape),
+                kind=type(module).__name__,
+                layer_kind=known.layers.get(id(parameter)),
+                treatment=treatment,
+                reason=reason,
+                parameter=parameter,
+                inputs_first=_has_inputs_first(module),
+            )
+        )
     return result
 
 
-def _parameters(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+class _Known:
+    """What has to be seen of the whole model to judge one parameter.
+
+    Attributes:
+        embedded: The ids of embedding tables.
+        heads: The ids of output heads onto their vocabularies.
+        layers: The kind of plain layer by the id of its weight.
+        names: All names of a parameter, by its id.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+        self.embedded = {id(module.weight) for module in embeddings}
+        self.heads = _heads(model, {(e.num_embeddings, e.embedding_dim) for e in embeddings})
+        self.layers = _plain_layers(model)
+        self.names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self.names.setdefault(id(parameter), []).append(shown_name(name))
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         for local, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield f"{prefix}.{local}" if prefix else local, type(module).__name__, parameter
+                yield f"{prefix}.{local}" if prefix else local, module, parameter
 
 
 def _plain_layers(model: nn.Module) -> dict[int, LayerKind]:
@@ -104,24 +145,48 @@ def _plain_layers(model: nn.Module) -> dict[int, LayerKind]:
 
 
 def _decide(
-    name: str, parameter: Tensor, embedded: set[int], heads: set[int], exclude: Sequence[str]
+    name: str, module: nn.Module, parameter: Tensor, known: _Known, exclude: Sequence[str]
 ) -> tuple[Literal["matrix", "fallback", "frozen"], str]:
     if not parameter.requires_grad:
         return "frozen", "does not require a gradient"
     if parameter.dim() < 2:
         return "fallback", "a vector" if parameter.dim() == 1 else "a scalar"
     if matrix_shape(parameter.shape)[0] < 2:
-        return "fallback", "a matrix with one row or column"
-    if id(parameter) in embedded:
-        return "fallback", "an embedding, or tied to one"
-    if id(parameter) in heads:
+        viewed = "" if parameter.dim() == 2 else "viewed as "
+        return "fallback", f"{viewed}a matrix with one row or column"
+    names = known.names[id(parameter)]
+    if id(parameter) in known.embedded:
+        tied = f", tied to {names[1]}" if len(names) > 1 else ""
+        return "fallback", f"an embedding{tied}"
+    if id(parameter) in known.heads:
         return "fallback", "an output head onto the vocabulary"
     for pattern in exclude:
-        if re.search(pattern, name):
+        if re.search(pattern, shown_name(name)):
             return "fallback", f"its name matches '{pattern}'"
-    m, n = matrix_shape(parameter.shape)
-    viewed = f", viewed as {parameter.shape[0]} x {m * n // parameter.shape[0]}"
-    return "matrix", "a matrix" + (viewed if parameter.dim() > 2 else "")
+    shared = f", shared with {names[1]}" if len(names) > 1 else ""
+    return "matrix", _matrix_reason(module, parameter) + shared
+
+
+def _matrix_reason(module: nn.Module, parameter: Tensor) -> str:
+    """Say what kind of matrix a parameter is, or how it becomes one."""
+    first, *others = parameter.shape
+    order = ", inputs first" if _has_inputs_first(module) else ""
+    if parameter.dim() == 2:
+        return f"a matrix{order}"
+    view = f"{first} x {math.prod(others)}"
+    if isinstance(module, _ConvNd):
+        return f"a convolution, viewed as {view}{order}"
+    if parameter.dim() == 3:
+        return f"{first} matrices of {others[0]} x {others[1]}, viewed as one of {view}"
+    return f"a {parameter.dim()}-D parameter, viewed as a matrix of {view}"
+
+
+def _has_inputs_first(module: nn.Module) -> bool:
+    """Whether a layer's weight is inputs x outputs: transposed convolutions, and the `Conv1D` layers of GPT-2."""
+    if isinstance(module, _ConvNd):
+        return module.transposed
+    # Known by name, since transformers need not be installed, and is slow to import.
+    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
 def _heads(model: nn.Module, tables: set[tuple[int, int]]) -> set[int]:
@@ -130,7 +195,8 @@ def _heads(model: nn.Module, tables: set[tuple[int, int]]) -> set[int]:
     Shape alone would also catch a square hidden layer as wide as a byte vocabulary, so a head must carry a head's
     usual name, or be the model's last linear layer and exactly as tall as the vocabulary.
     """
-    linears = [(name, module) for name, module in model.named_modules() if _is_linear(module)]
+    modules = ((shown_name(name), module) for name, module in model.named_modules())
+    linears = [(name, module) for name, module in modules if _is_linear(module)]
     heads = set()
     for name, module in linears:
         tall, wide = module.weight.shape

@@ -60,6 +60,22 @@ def bind_arguments(
     return values
 
 
+def convert_like(name: str, key: str, text: str, current: object) -> Scalar:
+    """Return text as a value of the type that `current` has; where that is None, of what it looks like.
+
+    Raises:
+        UsageError: It cannot be read as that.
+    """
+    kinds: tuple[type, ...] = (int, float, bool, str)
+    if isinstance(current, bool):
+        kinds = (bool,)
+    elif isinstance(current, int):
+        kinds = (int, float)  # as in a builder's default, 0 does not rule out 0.5
+    elif isinstance(current, (float, str)):
+        kinds = (type(current),)
+    return _convert(name, key, text, kinds)
+
+
 def signature_of(name: str, builder: Callable[..., Any]) -> inspect.Signature:
     """Return a callable's signature.
 

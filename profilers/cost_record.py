@@ -94,13 +94,17 @@ class MethodCost(Record):
 class Decomposition(Record):
     """Time of one way to find or follow a basis, at one of the model's shapes.
 
-    `driver` names the library routine that ran.
+    `driver` names the library routine that ran. `used_by` names the methods whose bases this kernel can provide, those
+    with the shortest `period`, in training steps between two runs: `ms_per_training_step` is for that period and for
+    all layers of the shape.
     """
 
     shape: list[int]
     rank: int
     kernel: str
     driver: str | None = None
+    period: int | None = None
+    used_by: str | None = None
     median_ms: Milliseconds
     iqr_ms: Milliseconds
     times_online_pca: float

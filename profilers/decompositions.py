@@ -1,67 +1,39 @@
-"""What it costs to find a basis anew or to follow it: singular value decompositions against online PCA, timed here.
-
-Legend: G m x n with m <= n, r rank, P m x m and B m x r orthonormal, T the steps between two refreshes.
-"""
+"""What it costs to find a basis anew or to follow it: singular value decompositions against online PCA, timed here."""
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from subopt.optimizers.bases import resolve_rank
-from subopt.optimizers.decompositions import left_basis
-from subopt.optimizers.online_pca import pca_gradient
 
+from .clock import timed_ms
+from .kernels import (
+    KERNELS,
+    ONLINE_PCA,
+    Kernel,
+    Problem,
+    accepted_drivers,
+    library_routine,
+    make_problem,
+    use_of,
+)
 from .schema import Decomposition
 
 LEAST_REPEATS = 3
 MOST_REPEATS = 10
 DEFAULT_BUDGET_S = 20.0
-_ORTHO_WEIGHT = 0.1
-# A repeat of a slow kernel runs it twice: once to warm up and choose the block size, once to measure.
-_RUNS_PER_REPEAT = 2
+# Runs of a slow kernel: one warms up and finds how many make a block, then one for each repeat.
+_LEAST_RUNS = 1 + LEAST_REPEATS
 _LEAST_RUN_S = 0.01
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The inputs of every kernel at one shape: a Gaussian gradient and random orthonormal bases."""
-
-    G: Tensor
-    P: Tensor
-    B: Tensor
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One way to find or follow a basis.
-
-    Attributes:
-        name: As the table prints it.
-        run: Does it once.
-        cadence: How often training does it: at every refresh of a decomposed basis, at every refresh of an accumulated
-            one by a power step, or at every step.
-    """
-
-    name: str
-    run: Callable[[Problem], object]
-    cadence: Literal["refresh", "power", "step"]
-
-
-@dataclass(frozen=True)
-class Periods:
-    """Training steps between two runs of a kernel, by its cadence."""
-
-    refresh: int = 200
-    power: int = 10
-    step: int = 1
+# Runs of a quarter of the shape after a first one: other work easily gets into so short a time, so the least counts.
+_PREDICTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -72,98 +44,83 @@ class DecompositionTimes:
     skipped: list[str]
 
 
-def qr_power_step(problem: Problem) -> Tensor:
-    """One power step from an old full basis: the orthonormal factor of (G G^T) P."""
-    Q: Tensor = torch.linalg.qr(problem.G @ problem.G.T @ problem.P)[0]
-    return Q
+@dataclass(frozen=True)
+class Block:
+    """So many runs of a kernel, one after another, that a clock can time them.
 
-
-def pca_autograd(problem: Problem) -> Tensor:
-    """Gradient of ||B B^T Gn - Gn||^2 + lambda ||B^T B - I||^2 in B, Gn = G / ||G||, by autograd.
-
-    The product B B^T is formed first, as in the released code of Liang et al. 2024 (eq. 6, figure 2).
+    Attributes:
+        run: Runs the kernel once.
+        count: How often a block runs it.
+        device: Whose queue to wait for.
     """
-    G = problem.G / problem.G.norm()
-    B = problem.B.detach().requires_grad_()
-    residual = B @ B.T @ G - G
-    excess = B.T @ B - torch.eye(B.shape[1], device=B.device, dtype=B.dtype)
-    loss = residual.square().sum() + _ORTHO_WEIGHT * excess.square().sum()
-    return torch.autograd.grad(loss, B)[0]
+
+    run: Callable[[], object]
+    count: int
+    device: torch.device
+
+    def sample_ms(self) -> float:
+        """Return the time of one run in ms."""
+        devices = {self.device} if self.device.type == "cuda" else set()
+        return timed_ms(self._run_all, devices) / self.count
+
+    def _run_all(self) -> None:
+        for _ in range(self.count):
+            self.run()
 
 
-ONLINE_PCA = Kernel(
-    "online PCA, closed form", lambda p: pca_gradient(p.B, p.G, _ORTHO_WEIGHT), "step"
-)
-KERNELS = (
-    Kernel("svd, thin", lambda p: torch.linalg.svd(p.G, full_matrices=False), "refresh"),
-    Kernel("svd, full", lambda p: torch.linalg.svd(p.G, full_matrices=True), "refresh"),
-    Kernel("eigh of the Gram matrix", lambda p: left_basis(p.G), "refresh"),
-    Kernel("QR power step", qr_power_step, "power"),
-    Kernel("randomized svd", lambda p: torch.svd_lowrank(p.G, q=p.B.shape[1]), "refresh"),
-    Kernel("online PCA, autograd", pca_autograd, "step"),
-    ONLINE_PCA,
-)
+@dataclass(frozen=True)
+class Timed:
+    """A kernel in the making of its row: how it is repeated, what it took so far, and which driver it was given."""
+
+    kernel: Kernel
+    block: Block
+    times_ms: list[float]
+    driver: str | None = None
 
 
 def time_shape(
     shape: tuple[int, int],
     count: int,
     rank: int | float,
-    periods: Periods,
     device: torch.device,
     *,
     budget_s: float = DEFAULT_BUDGET_S,
 ) -> DecompositionTimes:
     """Time every kernel at one shape, in turns, within a budget.
 
-    The kernels are repeated in rounds, each once per round, so that a disturbance of the machine falls on all of them:
-    at least three rounds, then as many as the budget leaves room for, ten at most. What three repeats would cost is
-    predicted from a quarter of the shape, by the cube of the size; kernels are taken from the cheapest up until the
-    budget is used, and the rest are named in `skipped`.
+    What a run would cost is predicted from a quarter of the shape, by the cube of the size. Kernels are taken from the
+    cheapest up, and what is left of the budget after a first run of each decides about the next; the rest are named in
+    `skipped`. Then they are repeated in rounds, each once per round, so that a disturbance of the machine falls on all
+    of them: three in all, then as many as the budget leaves room for, ten at most. On an NVIDIA GPU the singular value
+    decomposition is tried under every driver that gives back the matrix, and the fastest is kept and named.
 
     Args:
         shape: (m, n), in either orientation.
         count: Layers of this shape.
         rank: r, or a share of min(m, n).
-        periods: Steps between two runs.
         device: Where to run.
         budget_s: Most seconds to spend, by that prediction.
 
     Returns:
         A row per kernel, median and interquartile range of a run in ms. `times_online_pca` is the median over the
-        closed form's; `ms_per_training_step` is count * median / period. No rows where even the closed form costs too
-        much.
+        closed form's; `ms_per_training_step` is count * median / period, with the shortest period of the methods that
+        the kernel serves (see `kernels.use_of`). No rows where even the closed form costs too much.
     """
     m, n = sorted(shape)
-    chosen, skipped = _affordable(m, n, rank, device, budget_s)
-    if ONLINE_PCA not in chosen:
-        return DecompositionTimes([], skipped)
+    predicted_s = _predicted_s(m, n, rank, device)
+    begin_s = time.perf_counter()
     problem = make_problem(m, n, rank, device)
-    samples = _rounds([_timer(kernel, problem) for kernel in chosen], budget_s)
-    median_ms = {k.name: _quantile(times, 0.5) for k, times in zip(chosen, samples, strict=True)}
-    rows = [
-        Decomposition(
-            shape=[m, n],
-            rank=problem.B.shape[1],
-            kernel=kernel.name,
-            median_ms=median_ms[kernel.name],
-            iqr_ms=_quantile(times, 0.75) - _quantile(times, 0.25),
-            times_online_pca=median_ms[kernel.name] / median_ms[ONLINE_PCA.name],
-            ms_per_training_step=count * median_ms[kernel.name] / getattr(periods, kernel.cadence),
-            device=device_label(device),
-        )
-        for kernel, times in zip(chosen, samples, strict=True)
-    ]
-    return DecompositionTimes(rows, skipped)
-
-
-def make_problem(m: int, n: int, rank: int | float, device: torch.device) -> Problem:
-    """Draw a float32 Gaussian gradient and orthonormal bases, always the same for a shape."""
-    generator = torch.Generator(device).manual_seed(0)
-    G = torch.randn(m, n, generator=generator, device=device)
-    P = torch.linalg.qr(torch.randn(m, m, generator=generator, device=device))[0]
-    r = resolve_rank(rank, m) or m
-    return Problem(G, P, P[:, :r].clone(memory_format=torch.contiguous_format))
+    timed, left_out = _first_round(problem, predicted_s, begin_s + budget_s)
+    notes = [f"left out at {m} x {n} to stay within {budget_s:g} s: {', '.join(left_out)}"]
+    skipped = notes if left_out else []
+    if ONLINE_PCA not in timed:
+        return DecompositionTimes([], skipped)
+    in_order = [timed[kernel] for kernel in KERNELS if kernel in timed]
+    _more_rounds(in_order, begin_s, budget_s)
+    reference_ms = _quantile(timed[ONLINE_PCA].times_ms, 0.5)
+    return DecompositionTimes(
+        [_row(one, problem, count, reference_ms) for one in in_order], skipped
+    )
 
 
 def device_label(device: torch.device) -> str:
@@ -174,53 +131,87 @@ def device_label(device: torch.device) -> str:
     return f"{device.type}, {threads} thread{'s' if threads != 1 else ''}"
 
 
-def _affordable(
-    m: int, n: int, rank: int | float, device: torch.device, budget_s: float
-) -> tuple[list[Kernel], list[str]]:
-    """Predict every kernel's cost at this shape; return those that fit in the budget and a note on the others."""
+def _row(timed: Timed, problem: Problem, count: int, reference_ms: float) -> Decomposition:
+    kernel, device = timed.kernel, problem.G.device
+    median_ms = _quantile(timed.times_ms, 0.5)
+    use = use_of(kernel)
+    return Decomposition(
+        shape=list(problem.G.shape),
+        rank=problem.B.shape[1],
+        kernel=kernel.name,
+        driver=library_routine(kernel, device, timed.driver),
+        median_ms=median_ms,
+        iqr_ms=_quantile(timed.times_ms, 0.75) - _quantile(timed.times_ms, 0.25),
+        times_online_pca=median_ms / reference_ms,
+        ms_per_training_step=count * median_ms / use.period,
+        period=use.period,
+        used_by=", ".join(use.methods),
+        device=device_label(device),
+    )
+
+
+def _predicted_s(m: int, n: int, rank: int | float, device: torch.device) -> dict[Kernel, float]:
+    """Predict every kernel's seconds at a shape from a quarter of it, where rates are lower: too much, if anything."""
     small_m, small_n = math.ceil(m / 4), math.ceil(n / 4)
     r = resolve_rank(rank, m) or m
     small = make_problem(small_m, small_n, math.ceil(r / 4), device)
     growth = (m / small_m) ** 2 * (n / small_n)
-    run_s = {kernel: _sample_ms(_timer(kernel, small)) / 1e3 * growth for kernel in KERNELS}
-    chosen: set[Kernel] = set()
+    predicted = {}
+    for kernel in KERNELS:
+        block = Block(functools.partial(kernel.run, small), 1, device)
+        block.sample_ms()
+        least_ms = min(block.sample_ms() for _ in range(_PREDICTIONS))
+        predicted[kernel] = least_ms / 1e3 * growth
+    return predicted
+
+
+def _first_round(
+    problem: Problem, predicted_s: dict[Kernel, float], end_s: float
+) -> tuple[dict[Kernel, Timed], list[str]]:
+    """Run kernels once, from the cheapest up, while there is time for them; return those, and notes on the others."""
+    timed: dict[Kernel, Timed] = {}
     left_out: list[str] = []
-    left_s = budget_s
-    for kernel in sorted(KERNELS, key=run_s.__getitem__):
-        cost_s = LEAST_REPEATS * _RUNS_PER_REPEAT * run_s[kernel]
-        if cost_s <= left_s:
-            left_s -= cost_s
-            chosen.add(kernel)
-        else:
-            left_out.append(f"{kernel.name} ({run_s[kernel]:.1f} s a run)")
-    notes = [f"left out at {m} x {n} to stay within {budget_s:g} s: {', '.join(left_out)}"]
-    return [kernel for kernel in KERNELS if kernel in chosen], notes if left_out else []
+    reserved_s = 0.0  # for the rounds to come
+    for kernel in sorted(KERNELS, key=predicted_s.__getitem__):
+        left_s = end_s - time.perf_counter() - reserved_s
+        if _LEAST_RUNS * predicted_s[kernel] > left_s:
+            left_out.append(f"{kernel.name} ({predicted_s[kernel]:.1f} s a run)")
+            continue
+        timed[kernel] = fastest(kernel, problem)
+        block, (first_ms, *_) = timed[kernel].block, timed[kernel].times_ms
+        reserved_s += (LEAST_REPEATS - 1) * block.count * first_ms / 1e3
+    return timed, left_out
 
 
-def _rounds(timers: list[Timer], budget_s: float) -> list[list[float]]:
-    """Run the timers in turn; return each one's times in ms, one per round."""
-    samples: list[list[float]] = [[] for _ in timers]
-    start_s = time.perf_counter()
-    for done in range(MOST_REPEATS):
-        used_s = time.perf_counter() - start_s
-        if done >= LEAST_REPEATS and used_s * (done + 1) / done > budget_s:
+def fastest(kernel: Kernel, problem: Problem) -> Timed:
+    """Time a kernel for the first time, under every driver there is to choose, and return the fastest."""
+    choices: list[str | None] = [*accepted_drivers(kernel, problem)] or [None]
+    tried = []
+    for driver in choices:
+        inputs = (problem,) if driver is None else (problem, driver)
+        block, first_ms = warmed_up(functools.partial(kernel.run, *inputs), problem.G.device)
+        tried.append(Timed(kernel, block, [first_ms], driver))
+    return min(tried, key=lambda one: one.times_ms[0])
+
+
+def _more_rounds(timed: list[Timed], begin_s: float, budget_s: float) -> None:
+    """Repeat the kernels in turn."""
+    rounds_begin_s = time.perf_counter()
+    for done in range(1, MOST_REPEATS):
+        now_s = time.perf_counter()
+        a_round_s = (now_s - rounds_begin_s) / max(1, done - 1)
+        if done >= LEAST_REPEATS and now_s + a_round_s > begin_s + budget_s:
             break
-        for times, timer in zip(samples, timers, strict=True):
-            times.append(_sample_ms(timer))
-    return samples
+        for one in timed:
+            one.times_ms.append(one.block.sample_ms())
 
 
-def _timer(kernel: Kernel, problem: Problem) -> Timer:
-    return Timer(
-        "run(problem)",
-        globals={"run": kernel.run, "problem": problem},
-        num_threads=torch.get_num_threads(),
-    )
-
-
-def _sample_ms(timer: Timer) -> float:
-    """Time of one run after a warm-up, the median of a block where runs are short; waits for the GPU."""
-    return timer.blocked_autorange(min_run_time=_LEAST_RUN_S).median * 1e3
+def warmed_up(run: Callable[[], object], device: torch.device) -> tuple[Block, float]:
+    """Run something until it is warm and its block is long enough for the clock; return that and a first time in ms."""
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    measured = timer.blocked_autorange(min_run_time=_LEAST_RUN_S)
+    count = max(measured.number_per_run, math.ceil(_LEAST_RUN_S / max(measured.median, 1e-9)))
+    return Block(run, count, device), measured.median * 1e3
 
 
 def _quantile(values: list[float], share: float) -> float:

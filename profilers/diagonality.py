@@ -1,61 +1,29 @@
 """How diagonal a layer's second moment is, in its own coordinates and in those the optimizers rotate to.
 
-C = (1/K) sum_k g_k g_k^T with g_k = vec(G_k) is mn x mn and never built. Two sums over the K gradients give both norms
-exactly: ||C||_F^2 = (1/K^2) sum_kl <G_k, G_l>^2 and ||diag C||^2 = sum_ij ((1/K) sum_k G_k[i,j]^2)^2. A rotation leaves
-every inner product alone, so one K x K matrix of them serves all full bases and only the squares are formed anew.
+C = (1/K) sum_k g_k g_k^T with g_k = vec(G_k) is mn x mn and never built. Two K x K matrices give both norms exactly:
+||C||_F^2 = (1/K^2) sum_kl <G_k, G_l>^2 and ||diag C||^2 = (1/K^2) sum_kl <G_k^2, G_l^2>, squared entry by entry.
+A rotation leaves the inner products of the gradients alone, so one K x K matrix of them serves all full bases and only
+that of the squares is formed anew.
 
 Legend: G m x n with m <= n, P m x m, Q n x n, rank r.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from subopt.optimizers.decompositions import left_basis, two_sided_bases
-from subopt.optimizers.matrices import as_matrix
-
+from .coordinates import rotations, unit_of, unseen, walk, working_copies
 from .schema import Diagonality, Ratio
-from .spectrum import in_float64, is_informative
+from .spectrum import in_float64
 
 # Fewer gradients leave the unbiased estimate with too few pairs to mean anything.
 LEAST_FOR_UNBIASED = 4
 # Elements of each gradient that are in float64 at once while inner products are summed.
 _SLICE = 2**18
-
-
-class DiagonalityAccumulator:
-    """Holds the K gradients of one layer, for the K x K inner products need them in pairs.
-
-    A gradient that is zero or not finite says nothing about C and is left out.
-
-    Args:
-        rank: r of the truncated basis; at most min(m, n) is used.
-        two_sided: Whether the two-sided basis is measured too; it takes a full decomposition.
-
-    Memory: K m n elements in the gradients' dtype, in CPU memory.
-    """
-
-    def __init__(self, rank: int, *, two_sided: bool = True) -> None:
-        self._rank = rank
-        self._two_sided = two_sided
-        self._held: list[Tensor] = []
-        self._device = torch.device("cpu")
-
-    def add(self, G: Tensor) -> None:
-        """Keep a copy of one batch's gradient, a matrix in either orientation, in CPU memory."""
-        if is_informative(G):
-            self._device = G.device
-            self._held.append(G.detach().to("cpu", copy=True).contiguous())
-
-    def result(self) -> Diagonality | None:
-        """Measure and let go of the gradients; None where there were none to measure."""
-        held, self._held = self._held, []
-        if not held:
-            return None
-        return measure_diagonality(held, self._rank, self._device, two_sided=self._two_sided)
 
 
 def measure_diagonality(
@@ -64,86 +32,95 @@ def measure_diagonality(
     device: torch.device | None = None,
     *,
     two_sided: bool = True,
+    stale: Mapping[int, Tensor] | None = None,
 ) -> Diagonality:
-    """Diagonality of C raw, in the one- and two-sided SVD bases, and in the truncated one.
+    """Diagonality of C in every basis of `coordinates.rotations`, and in the truncated one.
 
-    raw: G;  one-sided: P^T G;  two-sided: P^T G Q;  low-rank: P[:, :r]^T G, divided by the norm of its own r n wide C.
-    P and Q are the first gradient's singular vectors, and every rotated number is of the gradients after the first;
-    with a single gradient it is of that one and marked `in_sample`. Raw coordinates are fitted to nothing: all K count.
+    P and Q of the one- and two-sided bases are the first gradient's singular vectors, judged on the gradients after the
+    first; the covariance's are fitted on the first half and judged on the others. With a single gradient these numbers
+    are of that one and marked `in_sample`. Raw coordinates and stale bases are fitted to none of the gradients: all K
+    count. low-rank: P[:, :r]^T G, divided by the norm of its own r n wide C.
 
     Args:
         gradients: K >= 1 finite, nonzero matrices of one shape, in either orientation, on any device.
         rank: r, at least 1.
         device: Where to compute; the CPU by default.
-        two_sided: Whether to measure the two-sided basis, which takes all n right singular vectors.
+        two_sided: Whether to measure the bases that are n wide: two-sided and covariance.
+        stale: One-sided bases P, m x m, fitted earlier, by how many training steps earlier.
 
     Returns:
-        A ratio per basis (None for a two-sided one that was not asked for), and `white_noise` with two numbers per
-        basis: `<basis>` and `<basis>_effective` (see `white_noise_ratio`).
+        A ratio per basis (None for those not asked for), and `white_noise` with two numbers per basis: `<basis>` and
+        `<basis>_effective` (see `white_noise_ratio`); a stale basis is called `stale_<lag>` there.
 
-    Memory: beyond the gradients themselves, P and Q (m^2 + n^2), three float64 accumulators and four temporaries of
-    m n, and the K projections of r n, on `device`.
+    Memory: beyond the gradients themselves, their copies on `device` in float32 where they are not that already, one
+    P and Q (m^2 + n^2, in float64 while they are fitted), and blocks of 2^19 numbers (see `coordinates.walk`).
     """
-    first, *rest = (as_matrix(G) for G in gradients)
-    judged = rest or [first]
-    G = _working(first, device)
-    bases = two_sided_bases(G) if two_sided else (left_basis(G),)
-    P, *Qs = (basis.to(G.dtype) for basis in bases)
-    raw, one_sided, both_sides, low_rank = (DiagonalSums() for _ in range(4))
-    projections = []
-    if rest:
-        raw.add(G)
-    for held in judged:
-        G = _working(held, device)
-        raw.add(G)
-        rotated = P.T @ G
-        one_sided.add(rotated)
-        for Q in Qs:
-            both_sides.add(rotated @ Q)
-        projected = rotated[:rank].clone()  # a view would keep all of the rotated gradient alive
-        low_rank.add(projected)
-        projections.append(projected)
-    products = inner_products(gradients, device)
-    judged_products = products[-len(judged) :, -len(judged) :]
-    measured = {
-        "raw": (raw, products),
-        "one_sided": (one_sided, judged_products),
-        "low_rank": (low_rank, inner_products(projections, device)),
-    }
-    if two_sided:
-        measured["two_sided"] = (both_sides, judged_products)
-    ratios = {
-        basis: diagonal_ratio(sums, inner, in_sample=basis != "raw" and not rest)
-        for basis, (sums, inner) in measured.items()
-    }
-    white = {
-        key: value
-        for basis, (sums, inner) in measured.items()
-        for key, value in _white_noise(basis, sums, inner).items()
-    }
-    return Diagonality(**ratios, white_noise=white)
+    working = working_copies(gradients, device)
+    products = inner_products(working)
+    unit = unit_of(products, working[0].numel())
+    meter = DiagonalityMeter(working, rank, products / unit**2)
+    for rotation in rotations(working, two_sided=two_sided, stale=stale or {}):
+        walk(working, rotation, unit, meter.add)
+    return meter.result()
 
 
-class DiagonalSums:
-    """The sums over gradients that the diagonal of C is made of, in one set of coordinates.
+class DiagonalityMeter:
+    """Takes in K gradients block by block, in one basis after the other.
 
-    Attributes:
-        count: Gradients seen.
-        squares: sum_k G_k[i,j]^2, float64, the shape of the gradients.
-        fourth: sum_kij G_k[i,j]^4.
+    Args:
+        gradients: The K gradients, m x n with m <= n; only their number and shape are used.
+        rank: r of the truncated basis.
+        products: Their K x K inner products, float64, in the units that the blocks are in.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.squares = torch.zeros(())
-        self.fourth = 0.0
+    def __init__(self, gradients: Sequence[Tensor], rank: int, products: Tensor) -> None:
+        self._count = len(gradients)
+        self._coordinates = gradients[0].numel()
+        self._truncated = min(rank, len(gradients[0])) * gradients[0].shape[1]
+        self._products = products
+        self._low_rank_products = torch.zeros_like(products)
+        self._squares: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros_like(products))
 
-    def add(self, X: Tensor) -> None:
-        """Add one gradient in these coordinates."""
-        square = in_float64(X).square()
-        self.fourth += float(torch.linalg.vector_norm(square)) ** 2
-        self.squares = square if self.count == 0 else self.squares.add_(square)
-        self.count += 1
+    def add(self, basis: str, start: int, block: Tensor) -> None:
+        """Add the coordinates start .. start + s of all K gradients (K x s), as `coordinates.walk` gives them."""
+        squares = block.square()
+        self._squares[basis] += _gram(squares)
+        if basis == "one_sided" and start < self._truncated:
+            inside = slice(0, self._truncated - start)
+            self._squares["low_rank"] += _gram(squares[:, inside])
+            self._low_rank_products += _gram(block[:, inside])
+
+    def result(self) -> Diagonality:
+        """Return the ratio of every basis seen, and what white noise would give."""
+        ratios: dict[str, Ratio] = {}
+        white: dict[str, float] = {}
+        for basis, squares in self._squares.items():
+            judged, fitted = self._judged(basis)
+            products, coordinates = self._products, self._coordinates
+            if basis == "low_rank":
+                products, coordinates = self._low_rank_products, self._truncated
+            both = squares[judged, judged], products[judged, judged]
+            ratios[basis] = diagonal_ratio(*both, in_sample=fitted)
+            white |= _white_noise(basis, coordinates, *both)
+        stale = {
+            basis.removeprefix("stale_"): ratios.pop(basis)
+            for basis in list(ratios)
+            if basis.startswith("stale_")
+        }
+        return Diagonality(**ratios, stale=stale, white_noise=white)
+
+    def _judged(self, basis: str) -> tuple[slice, bool]:
+        """The gradients that a basis is judged on, and whether it was fitted to them."""
+        if basis in ("one_sided", "two_sided", "low_rank"):
+            return slice(1 % self._count, self._count), self._count == 1
+        if basis == "covariance":
+            return unseen(self._count), self._count == 1
+        return slice(0, self._count), False
+
+
+def squared_products(matrices: Sequence[Tensor]) -> Tensor:
+    """All <G_k^2, G_l^2> of K matrices of one shape, squared entry by entry, as a K x K float64 matrix."""
+    return _gram(in_float64(torch.stack(list(matrices))).flatten(1).square())
 
 
 def inner_products(matrices: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
@@ -160,33 +137,32 @@ def inner_products(matrices: Sequence[Tensor], device: torch.device | None = Non
     return total
 
 
-def diagonal_ratio(sums: DiagonalSums, products: Tensor, *, in_sample: bool = False) -> Ratio:
-    """Share of ||C||_F^2 on the diagonal, as the sums give it and without its bias.
+def diagonal_ratio(squares: Tensor, products: Tensor, *, in_sample: bool = False) -> Ratio:
+    """Share of ||C||_F^2 on the diagonal, as it is and without its bias.
 
-    ratio = sum_i (sum_k g_ki^2)^2 / sum_kl <G_k, G_l>^2
-    unbiased = [sum_i (sum_k g_ki^2)^2 - sum_ki g_ki^4] / sum_{k != l} <G_k, G_l>^2
+    ratio = sum_kl <G_k^2, G_l^2> / sum_kl <G_k, G_l>^2
+    unbiased: the same sums over k != l
 
     The first is in (0, 1] and too low for few gradients, since a gradient agrees with itself. The second leaves those
     terms out and can therefore exceed 1.
 
     Args:
-        sums: Of the K gradients, in the coordinates in question.
-        products: Their K x K inner products, float64.
+        squares: The K x K inner products of the squared gradients, in the coordinates in question.
+        products: Those of the gradients.
         in_sample: Whether the coordinates were fitted to these gradients.
 
     Returns:
         The two shares; `ratio` is None where nothing of the gradients is left in these coordinates, `unbiased` where
         K < 4 or all gradients are orthogonal to one another.
     """
-    diagonal = float(sums.squares.square().sum())
     whole = float(products.square().sum())
-    between = float((products - products.diag().diag()).square().sum())
+    between = float(_off_diagonal(products).square().sum())
     # Orthogonal gradients leave only rounding between them, and a quotient by that means nothing.
     floor = (1e-14 * float(products.trace())) ** 2
-    has_pairs = sums.count >= LEAST_FOR_UNBIASED and between > floor
+    has_pairs = len(products) >= LEAST_FOR_UNBIASED and between > floor
     return Ratio(
-        ratio=diagonal / whole if whole > 0 else None,
-        unbiased=(diagonal - sums.fourth) / between if has_pairs else None,
+        ratio=float(squares.sum()) / whole if whole > 0 else None,
+        unbiased=float(_off_diagonal(squares).sum()) / between if has_pairs else None,
         in_sample=in_sample,
     )
 
@@ -199,16 +175,22 @@ def white_noise_ratio(count: int, dimension: float) -> float:
     return (count + 2) / (count + dimension + 1)
 
 
-def _white_noise(basis: str, sums: DiagonalSums, products: Tensor) -> dict[str, float]:
+def _white_noise(
+    basis: str, coordinates: int, squares: Tensor, products: Tensor
+) -> dict[str, float]:
     """The white-noise ratio by the number of coordinates, and by d_eff = (tr C)^2 / ||diag C||^2."""
-    values = {basis: white_noise_ratio(sums.count, sums.squares.numel())}
-    diagonal = float(sums.squares.square().sum())
+    values = {basis: white_noise_ratio(len(products), coordinates)}
+    diagonal = float(squares.sum())
     if diagonal > 0:
         effective = float(products.trace()) ** 2 / diagonal
-        values[f"{basis}_effective"] = white_noise_ratio(sums.count, effective)
+        values[f"{basis}_effective"] = white_noise_ratio(len(products), effective)
     return values
 
 
-def _working(G: Tensor, device: torch.device | None) -> Tensor:
-    """G where the work is done, in float32 at least: the squares of a half-precision product would be lost."""
-    return G.to(device, torch.promote_types(G.dtype, torch.float32))
+def _gram(block: Tensor) -> Tensor:
+    """Inner products of the rows, float64, on the CPU."""
+    return in_float64(block @ block.mT).cpu()
+
+
+def _off_diagonal(matrix: Tensor) -> Tensor:
+    return matrix - matrix.diag().diag()

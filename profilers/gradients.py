@@ -1,7 +1,8 @@
 """Gradients of real batches, handed over one at a time and freed at once.
 
 Autograd calls a hook on a parameter as soon as its gradient is complete. The hook passes the gradient on and drops it
-before the next one is made, so that measuring a model needs its weights, its activations and one layer's working set.
+before the next layer's is made, so that measuring a model needs its weights, its activations and one layer's working
+set. A layer's weight and bias get theirs together; that of a parameter used several times grows until its first use.
 """
 
 from __future__ import annotations

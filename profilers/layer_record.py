@@ -36,10 +36,11 @@ class SubspaceLife(Record):
     """Share of a later gradient's energy that a basis still holds `lag` training steps after it was fitted.
 
     `rank` is the one asked for; `at_rank` has the frozen curve at other ranks. `tracked` follows the same basis by
-    online PCA until the step before the judged gradient; None where it was not followed. `own` is what the judged
-    gradient's own leading r directions hold, the most any basis can; `chance` is r / m, what a random one holds. `fits`
-    bases were averaged. `period` is the longest time between refreshes that the frozen curve supports, in steps, None
-    where it outlasts the run; `is_noise` says that a basis holds no more one step later than chance would explain.
+    online PCA until the step before the judged gradient; None where it was not followed. `own` is what the own leading
+    r directions of the gradients judged at lag 1 hold, the most any basis can; `chance` is r / m, what a random one
+    holds. `fits` bases were averaged. `period` is the longest time between refreshes, in steps, over which the frozen
+    curve keeps on average 0.9 of its value at lag 1; None where it outlasts the longest lag. `is_noise` says that a
+    basis holds no more one step later than chance would explain (3 standard deviations).
     """
 
     rank: int

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from subopt.optimizers import matrix_shape
-
-from .diagonality import DiagonalityAccumulator
+from .activations import WIDEST, watched_inputs
+from .effort import Detail
 from .gradients import stream_gradients
-from .schema import Diagonality, Spectrum
+from .held import HeldGradients, HeldMeasures
+from .schema import Activations, Spectrum
 from .spectrum import SpectrumAccumulator
-from .svd_time import full_svd_flops, full_svd_flops_per_s, is_svd_quick
-
-DEFAULT_GROUP_BYTES = 2**30
+from .stopwatch import Stopwatch
+from .svd_time import affordable_svds
 
 # Longest full decomposition of one layer for its two-sided diagonality, predicted. A model has a hundred layers, and
 # the square bases of wide ones take minutes each: 4096 x 11008 is 4e12 FLOPs, at a few 1e9 per second of one core.
 TWO_SIDED_LIMIT_S = 10.0
 
+# Held gradients may add this share to what the passes take anyway, and this much to those of a model however small.
+_SHARE_OF_PEAK = 4
+LEAST_GROUP_BYTES = 64 * 2**20
+# While one gradient is measured in its hook: float64 copies of it and of its Gram matrix, in gradients of float32.
+_WORKING_COPIES = 6
+
+# The passes' own name on the stopwatch.
+PASSES = "forward and backward"
+
+# Under `quick` each layer's spectrum is taken on every fourth batch, the layers in turn: on all batches the spectra
+# alone would take half as long as the passes.
+_QUICK_STRIDE = 4
+
 
 @dataclass(frozen=True)
-class LayerGradients:
-    """What the gradients of one layer showed; None where no batch gave it a finite, nonzero gradient."""
+class LayerMeasures:
+    """What the passes showed of one layer.
+
+    `spectrum` and `measures` are None where no batch gave the layer a finite, nonzero gradient; `measures` and
+    `activations` also under `quick`, and `activations` where the layer is not a plain linear or convolution one.
+    """
 
     name: str
     spectrum: Spectrum | None
-    diagonality: Diagonality | None
+    measures: HeldMeasures | None
+    activations: Activations | None
 
 
 def measure_layers(
@@ -39,22 +57,30 @@ def measure_layers(
     batches: Sequence[Any],
     ranks: Mapping[str, int],
     *,
-    group_bytes: int = DEFAULT_GROUP_BYTES,
+    detail: Detail,
+    group_bytes: int,
+    stale: Mapping[str, Mapping[int, Tensor]],
+    watch: Stopwatch,
     two_sided_limit_s: float = TWO_SIDED_LIMIT_S,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> Iterator[LayerGradients]:
-    """Measure spectrum and diagonality of the named layers over K batches, yielding each layer as it is done.
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[LayerMeasures]:
+    """Measure the named layers over K batches, yielding each layer as it is done.
 
-    Diagonality needs all K gradients of a layer together, so the layers are visited in groups whose gradients fit in
-    `group_bytes` of CPU memory, with one pass of forward and backward over the same batches for each group. A layer too
-    large for that is a group of its own and takes what it takes: K times its own gradient.
+    A spectrum needs one gradient at a time. What else is measured of gradients needs all K of a layer together, so the
+    layers are visited in groups whose gradients fit in `group_bytes` of CPU memory, with one pass of forward and
+    backward over the same batches for each group. A layer too large for that is a group of its own and takes what it
+    takes: K times its own gradient.
 
     Args:
         model: The model, left as found.
         loss_of: Gives the scalar loss of a batch.
         batches: The K batches, gone through once per group.
         ranks: The layers to measure, by parameter name, and the truncated basis' rank for each.
-        group_bytes: Most memory held gradients may take, in bytes.
+        detail: `quick` takes spectra alone, in one pass that holds nothing, each layer's on every fourth batch.
+            `standard` measures everything, a layer's inputs on the first batch alone; `full` those on every batch.
+        group_bytes: Most memory that held gradients may take, in bytes (see `default_group_bytes`).
+        stale: By layer and by age in training steps, bases fitted earlier (see `HeldGradients`).
+        watch: Counts the passes, and the seconds of every quantity.
         two_sided_limit_s: Most seconds one layer's full decomposition may take, as predicted from the device's rate;
             where it would take longer, two-sided diagonality is None.
         on_batch: Called as `on_batch(done, total)` before each forward pass and at the end of each group's pass, where
@@ -63,45 +89,46 @@ def measure_layers(
     Yields:
         One record per layer, in the order of `ranks`.
 
-    Memory: the held gradients, in CPU memory, and one layer's working set (see `measure_diagonality`).
+    Memory: the held gradients and the inputs' Gram matrices, in CPU memory, and one layer's working set.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    held_bytes = {
-        name: len(batches) * parameters[name].numel() * parameters[name].element_size()
-        for name in ranks
-    }
-    groups = layer_groups(held_bytes, group_bytes)
+    measured = {name: parameters[name] for name in ranks}
+    sizes = {name: _held_bytes(p, len(batches), detail) for name, p in measured.items()}
+    groups = [list(ranks)] if detail == "quick" else layer_groups(sizes, group_bytes)
     total = len(groups) * len(batches)
-    decomposed = _affordable({name: parameters[name] for name in ranks}, two_sided_limit_s)
+    decomposed = set() if detail == "quick" else affordable_svds(measured, two_sided_limit_s)
 
     def counted(before: int) -> Iterator[Any]:
         for done, batch in enumerate(batches, start=before):
-            if on_batch is not None:
-                on_batch(done, total)
+            on_batch(done, total)
             yield batch
-        if on_batch is not None:
-            on_batch(before + len(batches), total)
+            watch.passes += 1
+        on_batch(before + len(batches), total)
 
-    for index, group in enumerate(groups):
-        spectra = {name: SpectrumAccumulator() for name in group}
-        diagonalities = {
-            name: DiagonalityAccumulator(ranks[name], two_sided=name in decomposed)
-            for name in group
-        }
+    for index, names in enumerate(groups):
+        group = _Group(model, loss_of, names, watch)
+        if detail == "quick":
+            group.run(counted(0), stride=min(_QUICK_STRIDE, len(batches)))
+        else:
+            for name in names:
+                group.hold(name, ranks[name], two_sided=name in decomposed, stale=stale.get(name))
+            watched = len(batches) if detail == "full" else 1
+            group.run(counted(index * len(batches)), watched=watched)
+        yield from group.results()
 
-        def collect(
-            name: str,
-            G: Tensor,
-            k: int,
-            spectra: Mapping[str, SpectrumAccumulator] = spectra,
-            diagonalities: Mapping[str, DiagonalityAccumulator] = diagonalities,
-        ) -> None:
-            spectra[name].add(G)
-            diagonalities[name].add(G)
 
-        stream_gradients(model, loss_of, counted(index * len(batches)), group, collect)
-        for name in group:
-            yield LayerGradients(name, spectra[name].result(), diagonalities[name].result())
+def default_group_bytes(peak_bytes: int, largest_layer_bytes: int) -> int:
+    """How much memory held gradients may take by default: so much that the whole stays near what the passes take.
+
+    peak / 4 - 6 largest layer, but at least 64 MiB. The subtrahend is the working set of the spectrum of one gradient,
+    which float64 copies make a multiple of it.
+
+    Args:
+        peak_bytes: Peak of the model's own forward and backward pass.
+        largest_layer_bytes: Of the largest measured layer's weight.
+    """
+    spare = peak_bytes // _SHARE_OF_PEAK - _WORKING_COPIES * largest_layer_bytes
+    return max(LEAST_GROUP_BYTES, spare)
 
 
 def layer_groups(held_bytes: Mapping[str, int], group_bytes: int) -> list[list[str]]:
@@ -117,16 +144,72 @@ def layer_groups(held_bytes: Mapping[str, int], group_bytes: int) -> list[list[s
     return groups
 
 
-def _affordable(parameters: Mapping[str, Tensor], limit_s: float) -> set[str]:
-    """Return the layers whose full decomposition is predicted to stay within the limit; each device is timed once."""
-    rates: dict[torch.device, float] = {}
-    found = set()
-    for name, parameter in parameters.items():
-        shape, device = matrix_shape(parameter.shape), parameter.device
-        if not is_svd_quick(shape):
-            rate = rates.get(device) or full_svd_flops_per_s(device)
-            rates[device] = rate
-            if full_svd_flops(*shape) > limit_s * rate:
-                continue
-        found.add(name)
-    return found
+class _Group:
+    """Layers measured together in one pass over the batches."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_of: Callable[[nn.Module, Any], Tensor],
+        names: Sequence[str],
+        watch: Stopwatch,
+    ) -> None:
+        self._model, self._loss_of, self._names, self._watch = model, loss_of, names, watch
+        self._spectra = {name: SpectrumAccumulator() for name in names}
+        self._held: dict[str, HeldGradients] = {}
+        self._inputs: dict[str, Activations] = {}
+
+    def hold(
+        self, name: str, rank: int, *, two_sided: bool, stale: Mapping[int, Tensor] | None
+    ) -> None:
+        """Have this layer's gradients kept until the pass is over, and all measured of them that a spectrum is not."""
+        self._held[name] = HeldGradients(rank, two_sided=two_sided, stale=stale, watch=self._watch)
+
+    def run(self, batches: Iterable[Any], *, stride: int = 1, watched: int = 0) -> None:
+        """Make the pass.
+
+        Args:
+            batches: The batches of one pass.
+            stride: Each layer's spectrum is taken on every stride-th batch, layers taking turns.
+            watched: The layers' inputs are looked at on so many batches.
+        """
+
+        def add(name: str, G: Tensor, k: int) -> None:
+            if (k + self._names.index(name)) % stride == 0:
+                with self._watch.span("spectra"):
+                    self._spectra[name].add(G)
+            if name in self._held:
+                with self._watch.span("holding gradients"):
+                    self._held[name].add(G)
+
+        with closing(self._looked_at(batches, watched)) as looked_at, self._watch.span(PASSES):
+            stream_gradients(self._model, self._loss_of, looked_at, self._names, add)
+
+    def _looked_at(self, batches: Iterable[Any], watched: int) -> Generator[Any, None, None]:
+        """Go through the batches, with hooks on the layers' inputs during the first few."""
+        remaining = iter(batches)
+        if watched:
+            with watched_inputs(self._model, self._names, self._watch) as grams:
+                yield from islice(remaining, watched)
+                self._inputs = grams.result()
+        yield from remaining
+
+    def results(self) -> Iterator[LayerMeasures]:
+        """Measure what was held, layer by layer, letting go of each."""
+        for name in self._names:
+            held = self._held.get(name)
+            yield LayerMeasures(
+                name,
+                spectrum=self._spectra[name].result(),
+                measures=held.result() if held is not None else None,
+                activations=self._inputs.get(name),
+            )
+
+
+def _held_bytes(parameter: Tensor, count: int, detail: Detail) -> int:
+    """CPU memory that a layer's gradients and its inputs' float64 Gram matrix take together at most."""
+    gradient = parameter.numel() * parameter.element_size()
+    inputs = parameter.shape[1:].numel()
+    gram = 8 * inputs**2 if inputs <= WIDEST else 0
+    # The Gram matrices of the first batch alone are gone before the later gradients come.
+    return count * gradient + gram if detail == "full" else max(count * gradient, gradient + gram)

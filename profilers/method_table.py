@@ -69,6 +69,15 @@ class MethodTable:
             for row in rows
         }
 
+    @property
+    def passes_peak_bytes(self) -> int | None:
+        """Highest memory of a forward and backward pass without optimizer state, or None where none was followed."""
+        row = self._rows[BASELINE]
+        if row.peak is None or row.peak.source == "formula":
+            return None
+        phases = row.peak.by_phase
+        return max(phases.forward or 0, phases.backward or 0) - row.state_bytes
+
     def rows(self, methods: Sequence[str]) -> list[MethodCost]:
         """Return the rows of the named methods as they are now."""
         return [self._rows[name] for name in methods]
@@ -133,10 +142,11 @@ class MethodTable:
             model: The model, with the batch's gradients in place.
             batch: A batch on the device.
             rounds: Timed refreshes.
-            budget_s: Seconds for all methods together, more only where single steps are long. Each gets an equal share
-                of what the ones before it have left.
+            budget_s: Seconds for all methods together, more only where single parameters' steps are long. Each gets an
+                equal share of what the ones before it have left.
         """
         begin_s = time.perf_counter()
+        counted = []
         for done, (name, row) in enumerate(self._rows.items()):
             self._report(Progress("optimizer steps", done, len(self._rows)))
             left_s = budget_s - (time.perf_counter() - begin_s)
@@ -147,8 +157,17 @@ class MethodTable:
                 update={
                     "step_ms": taken.step_ms,
                     "overhead_ms": taken.overhead_ms,
+                    "ordinary_ms": taken.ordinary_ms,
+                    "refresh_ms": taken.refresh_ms,
+                    "staggered_ms": taken.staggered_ms,
                     "step_ms_source": "measured",
                 }
+            )
+            counted += [name] if taken.is_counted else []
+        if counted:
+            self.missing.append(
+                f"whole steps of {', '.join(counted)}: too long for the time allowed, so one parameter of each "
+                "shape was timed and counted as often as the model has it"
             )
 
     def _time_step(self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any) -> StepTime:

@@ -13,14 +13,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorMode,
 )
 from torch.utils import _pytree as pytree
 
 from subopt.errors import PreflightError, UserCodeError
-from subopt.optimizers import treatments
+from subopt.optimizers import shown_name, treatments
 from subopt.units import format_bytes
 
+from .fake_mode import FollowMode
 from .gradients import left_as_found
 from .target import LoadedTarget, fresh_copy, without_address_warnings
 
@@ -174,7 +174,7 @@ def _check_simulation(target: LoadedTarget, model: nn.Module, batch: Any) -> Che
     It comes after the real forward pass, so that a table the user's code caches is cached with real values.
     """
     # A cached table, or a tensor in a list, stays real.
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = FollowMode()
     name = "data-dependent operations"
     try:
         with target.user_code("the forward pass without data"), _quiet_simulation(), mode:
@@ -209,4 +209,4 @@ def _values(gradient: torch.Tensor) -> torch.Tensor:
 
 def _listed(names: list[str]) -> str:
     more = len(names) - _SHOWN_NAMES
-    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(shown_name, names[:_SHOWN_NAMES])) + (f" and {more} more" if more > 0 else "")

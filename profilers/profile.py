@@ -6,37 +6,41 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
-from subopt.errors import UsageError
-from subopt.optimizers import METHODS, Treatment, create, get_method, matrix_shape
+from subopt.optimizers import METHODS, Treatment, get_method, matrix_shape
 from subopt.optimizers.bases import resolve_rank
-from subopt.optimizers.options import OPTIONS
 
 from .costs import unusable, weights_of
 from .data import tokens_in
-from .decompositions import Periods, time_shape
+from .decompositions import time_shape
 from .device import environment
-from .gradients import stream_gradients
-from .layers import DEFAULT_GROUP_BYTES, TWO_SIDED_LIMIT_S, LayerGradients, measure_layers
+from .effort import EFFORTS
+from .layers import (
+    LEAST_GROUP_BYTES,
+    PASSES,
+    TWO_SIDED_LIMIT_S,
+    LayerMeasures,
+    default_group_bytes,
+    measure_layers,
+)
 from .method_table import BASELINE, MethodTable
 from .preflight import Preflight, preflight
 from .progress import OnProgress, Progress
 from .randomness import RandomStream
-from .schema import Decomposition, Layer, Profile, Settings
+from .schema import Decomposition, Layer, Profile, Settings, Spent
 from .session import Session
+from .short_run import ShortRun
 from .simulated import fake_model
-from .spectrum import SpectrumAccumulator
+from .stopwatch import Stopwatch
+from .subspaces import SubspaceRun
 from .target import LoadedTarget
 from .timing import time_forward_backward
 from .trained import trained_treatments
 
 __all__ = ["BASELINE", "OnProgress", "Progress", "run_profile"]
 
-_WARMUP_LR = 1e-3
-# Rounds of timed refreshes, and seconds spent on all methods' steps, the baseline's beside them included, and on one
-# shape's decompositions.
-_EFFORT = {"standard": (2, 30.0, 10.0), "full": (6, 600.0, 60.0)}
+# Batches that a plain forward and backward pass is timed on.
+_TIMED_BATCHES = 5
 
 
 def run_profile(
@@ -60,16 +64,10 @@ def run_profile(
         The profile. After Ctrl-C it holds what was complete, `missing` names the rest, `interrupted` is true.
 
     Raises:
-        UsageError: Something was asked for that is not measured yet.
         PreflightError: The model cannot be measured.
         UserCodeError: The user's code raised.
         KeyboardInterrupt: Interrupted before there was anything to keep.
     """
-    if settings.steps > 0:
-        raise UsageError(
-            "following subspaces over training steps is not measured yet",
-            "leave out --steps; --warmup-steps trains before measuring",
-        )
     names = list(METHODS) if methods is None else [get_method(name).name for name in methods]
     with RandomStream(settings.seed).active():
         run = _Run(Session(target, settings), names, progress)
@@ -84,10 +82,13 @@ class _Run:
     def __init__(self, session: Session, methods: list[str], progress: OnProgress) -> None:
         self._session = session
         self._settings = session.settings
+        self._effort = EFFORTS[session.settings.detail]
+        self._watch = Stopwatch(session.device)
         self._report = progress
         self._batches = session.batches()
         self._methods = methods
-        self._gradients: dict[str, LayerGradients] = {}
+        self._subspaces = SubspaceRun({}, {}, [])
+        self._gradients: dict[str, LayerMeasures] = {}
         self._decompositions: list[Decomposition] = []
         self._forward_backward_ms: float | None = None
         self._missing: list[str] = []
@@ -115,89 +116,78 @@ class _Run:
     def go(self) -> None:
         """Run the stages in order; on Ctrl-C, note what is not there."""
         stages = list(self._stages())
-        for index, (_, stage) in enumerate(stages):
+        for index, (name, stage) in enumerate(stages):
             try:
-                stage()
+                with self._watch.span(name):
+                    stage()
             except KeyboardInterrupt:
                 self._interrupted = True
                 self._missing += [f"{name}: interrupted" for name, _ in stages[index:]]
                 return
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        if self._settings.simulate:
-            yield "memory", self._find_memory
-            return
-        if self._settings.warmup_steps:
-            yield "warm-up", self._warm_up
-        yield "gradients", self._measure_gradients
-        # After the real passes: a table that the user's code caches is then cached with real values.
+        # After the check's real pass: a table that the user's code caches is then cached with real values.
         yield "memory", self._find_memory
-        if self._settings.detail != "quick":
+        if self._settings.simulate:
+            return
+        if self._settings.warmup_steps or self._settings.steps:
+            yield "short run", self._train
+        yield "gradients", self._measure_gradients
+        if self._effort.refreshes:
             yield "optimizer steps", self._time_steps
             yield "decompositions", self._time_decompositions
-
-    def _warm_up(self) -> None:
-        session, total = self._session, self._settings.warmup_steps
-        groups = session.target.param_groups(self._model)
-        optimizer = create(BASELINE, self._model, lr=_WARMUP_LR, groups=groups)
-        for done in range(total):
-            self._report(Progress("warm-up", done, total))
-            session.forward_backward(self._model, session.place(next(self._batches)))
-            optimizer.step()
-        self._model.zero_grad(set_to_none=True)
-
-    def _measure_gradients(self) -> None:
-        session, count = self._session, self._settings.batches
-        self._placed = [session.place(next(self._batches)) for _ in range(count)]
-        if self._settings.detail == "quick":
-            self._measure_spectra()
-            return
-        ranks = {
-            item.name: resolve_rank(self._settings.rank, matrix_shape(item.shape)[0]) or 1
-            for item in self._matrices()
-        }
-        measuring = measure_layers(
-            self._model,
-            session.loss,
-            self._placed,
-            ranks,
-            group_bytes=self._settings.max_memory_bytes or DEFAULT_GROUP_BYTES,
-            on_batch=lambda done, total: self._report(Progress("gradients", done, total)),
-        )
-        one_sided = 0
-        for layer in measuring:
-            self._gradients[layer.name] = layer
-            one_sided += layer.diagonality is not None and layer.diagonality.two_sided is None
-        if one_sided:
-            self._missing.append(
-                f"two-sided diagonality of {one_sided} of {len(ranks)} layers: "
-                f"a full decomposition of one would take more than {TWO_SIDED_LIMIT_S:g} s"
-            )
-
-    def _measure_spectra(self) -> None:
-        spectra = {item.name: SpectrumAccumulator() for item in self._matrices()}
-
-        def add(name: str, G: Tensor, k: int) -> None:
-            self._report(Progress("gradients", k, len(self._placed)))
-            spectra[name].add(G)
-
-        stream_gradients(self._model, self._session.loss, self._placed, list(spectra), add)
-        for name, spectrum in spectra.items():
-            self._gradients[name] = LayerGradients(name, spectrum.result(), None)
 
     def _find_memory(self) -> None:
         self._table.find_memory(self._model, self._first_batch)
 
-    def _time_steps(self) -> None:
-        rounds, budget_s, _ = _EFFORT[self._settings.detail]
-        self._forward_backward_ms = time_forward_backward(
-            self._session.forward_backward, self._model, self._placed
+    def _train(self) -> None:
+        run = ShortRun(self._session, self._model, self._batches, self._watch, self._report)
+        run.warm_up(self._settings.warmup_steps)
+        if self._settings.steps:
+            self._subspaces = run.follow(self._ranks(), self._settings.steps, self._cap_bytes())
+            self._missing += self._subspaces.missing
+
+    def _measure_gradients(self) -> None:
+        session, count = self._session, self._settings.batches
+        self._placed = [session.place(next(self._batches)) for _ in range(count)]
+        measuring = measure_layers(
+            self._model,
+            session.loss,
+            self._placed,
+            self._ranks(),
+            detail=self._settings.detail,
+            group_bytes=self._cap_bytes(),
+            stale=self._subspaces.stale,
+            watch=self._watch,
+            on_batch=lambda done, total: self._report(Progress("gradients", done, total)),
         )
-        self._table.time_steps(self._model, self._placed[-1], rounds=rounds, budget_s=budget_s)
+        for layer in measuring:
+            self._gradients[layer.name] = layer
+        self._note_one_sided()
+
+    def _note_one_sided(self) -> None:
+        found = [layer.measures.diagonality for layer in self._gradients.values() if layer.measures]
+        one_sided = sum(item is not None and item.two_sided is None for item in found)
+        if one_sided:
+            self._missing.append(
+                f"two-sided diagonality of {one_sided} of {len(found)} layers: "
+                f"a full decomposition of one would take more than {TWO_SIDED_LIMIT_S:g} s"
+            )
+
+    def _time_steps(self) -> None:
+        timed = self._placed[-_TIMED_BATCHES:]
+        with self._watch.span(PASSES):
+            self._forward_backward_ms = time_forward_backward(
+                self._session.forward_backward, self._model, timed
+            )
+        self._watch.passes += len(timed)
+        budget_s = self._effort.timing_budget_s(self._watch.seconds[PASSES])
+        self._table.time_steps(
+            self._model, timed[-1], rounds=self._effort.refreshes, budget_s=budget_s
+        )
         self._model.zero_grad(set_to_none=True)
 
     def _time_decompositions(self) -> None:
-        _, _, budget_s = _EFFORT[self._settings.detail]
         counts = Counter(matrix_shape(item.shape) for item in self._matrices())
         for done, (shape, count) in enumerate(counts.items()):
             self._report(Progress("decompositions", done, len(counts)))
@@ -205,9 +195,8 @@ class _Run:
                 shape,
                 count,
                 self._settings.rank,
-                Periods(refresh=OPTIONS["period"].default),
                 self._session.device,
-                budget_s=budget_s,
+                budget_s=self._effort.shape_s,
             )
             self._decompositions += times.rows
             self._missing += times.skipped
@@ -215,8 +204,25 @@ class _Run:
     def _matrices(self) -> list[Treatment]:
         return [item for item in self._treatments if item.treatment == "matrix"]
 
+    def _ranks(self) -> dict[str, int]:
+        return {
+            item.name: resolve_rank(self._settings.rank, matrix_shape(item.shape)[0]) or 1
+            for item in self._matrices()
+        }
+
+    def _cap_bytes(self) -> int:
+        """Return the memory that gradients and bases may take beside the model's own passes."""
+        if self._settings.max_memory_bytes is not None:
+            return self._settings.max_memory_bytes
+        peak_bytes = self._table.passes_peak_bytes
+        if peak_bytes is None:
+            return LEAST_GROUP_BYTES
+        largest = max(item.parameter.nbytes for item in self._matrices())
+        return default_group_bytes(peak_bytes, largest)
+
     def profile(self) -> Profile:
         """Return everything found so far."""
+        spent = sorted(self._watch.seconds.items(), key=lambda item: -item[1])
         return Profile(
             target=self._session.target.record,
             environment=environment(torch.device(self._settings.device)),
@@ -226,12 +232,15 @@ class _Run:
             methods=self._table.rows(self._methods),
             decompositions=self._decompositions,
             forward_backward_ms=self._forward_backward_ms,
+            spent=[Spent(on=name, seconds=seconds) for name, seconds in spent],
+            passes=self._watch.passes,
             missing=[*self._table.missing, *self._missing],
             interrupted=self._interrupted,
         )
 
     def _layer(self, item: Treatment) -> Layer:
         found = self._gradients.get(item.name)
+        held = found.measures if found else None
         return Layer(
             name=item.name,
             shape=list(item.shape),
@@ -240,5 +249,11 @@ class _Run:
             treatment=item.treatment,
             reason=item.reason,
             spectrum=found.spectrum if found else None,
-            diagonality=found.diagonality if found else None,
+            subspace=self._subspaces.lives.get(item.name),
+            noise=held.noise if held else None,
+            diagonality=held.diagonality if held else None,
+            off_diagonal=held.off_diagonal if held else None,
+            agreement=held.agreement if held else None,
+            blocks=held.blocks if held else None,
+            activations=found.activations if found else None,
         )

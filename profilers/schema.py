@@ -84,6 +84,11 @@ class Target(Record):
     sha256: str | None = None
     synthetic_data: bool = False
 
+    @property
+    def is_hf(self) -> bool:
+        """Whether the model is a Hugging Face config and not code of the user's."""
+        return self.spec.startswith("hf:")
+
 
 class Gpu(Record):
     """One GPU as the driver reports it."""

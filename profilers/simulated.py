@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subopt.errors import UserCodeError
@@ -26,6 +26,7 @@ from subopt.optimizers import create, get_method, stored_bytes
 from subopt.optimizers.storage_tracker import StorageTracker
 
 from .costs import options_for
+from .fake_mode import FollowMode
 from .phases import ModelPeaks, StepPeaks
 from .positions import counted_positions
 from .target import fresh_copy, without_address_warnings
@@ -34,11 +35,6 @@ from .watched_step import WATCHED_STEPS, watched_step, watched_steps
 BuildModel = Callable[[], nn.Module]
 LossOf = Callable[[nn.Module, Any], Tensor]
 GroupsOf = Callable[[nn.Module], "list[dict[str, Any]] | None"]
-
-
-# Models whose layers were replaced under fake tensors, for good: freeing one with TransformerEncoder and BatchNorm
-# layers crashes the process in torch 2.13, for a reason not found yet. They have no data, so this costs little.
-_KEPT_ALIVE: list[tuple[nn.Module, torch.optim.Optimizer]] = []
 
 
 class SimulationError(Exception):
@@ -65,7 +61,7 @@ class SimulatedModel:
         Raises:
             SimulationError: The code cannot be followed without values.
         """
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._mode = FollowMode()
         self._tracker = StorageTracker()
         self._build_model, self._loss_of = build_model, loss_of
         with _followed():
@@ -153,7 +149,6 @@ class SimulatedModel:
         with self._mode:
             groups = groups_of(model) if groups_of else None
             optimizer = create(method, model, groups=groups, **settings)
-            _KEPT_ALIVE.append((model, optimizer))
             tracker.file([*model.parameters(), *model.buffers()], "parameter")
             tracker.file(tree_leaves(self._batch), "activation")
             loss_of = partial(self._loss_of, model, self._batch)
@@ -233,9 +228,9 @@ def has_decompositions(method: str) -> bool:
     return not get_method(method).capabilities.isdisjoint({"refreshes", "rank"})
 
 
-def fake_model(build_model: BuildModel, mode: FakeTensorMode | None = None) -> nn.Module:
+def fake_model(build_model: BuildModel, mode: FollowMode | None = None) -> nn.Module:
     """Build a model whose tensors have shapes and dtypes and no data, however large it is."""
-    with mode or FakeTensorMode(allow_non_fake_inputs=True), without_address_warnings():
+    with mode or FollowMode(), without_address_warnings():
         model = build_model()
         tensors = itertools.chain(model.parameters(), model.buffers())
         if all(isinstance(tensor, FakeTensor) for tensor in tensors):

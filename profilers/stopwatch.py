@@ -18,10 +18,12 @@ class Stopwatch:
 
     Attributes:
         seconds: By name; a span within another one counts for itself alone.
+        passes: Forward and backward passes taken, counted by whoever takes one.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.passes = 0
         self._device = device if device is not None and device.type == "cuda" else None
         self._within_s = 0.0  # of the spans that ended inside the current one
 

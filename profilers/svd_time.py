@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
+from subopt.optimizers import matrix_shape
 from subopt.optimizers.decompositions import two_sided_bases
 
 # Side of the matrix the device is timed on. Larger ones run at a higher rate, so predictions err on the long side.
@@ -32,6 +35,24 @@ def full_svd_flops_per_s(device: torch.device) -> float:
 def is_svd_quick(shape: tuple[int, int]) -> bool:
     """Return whether a decomposition is no larger than the one a device is timed with."""
     return full_svd_flops(*shape) <= full_svd_flops(_PROBE_SIDE, _PROBE_SIDE)
+
+
+def affordable_svds(weights: Mapping[str, Tensor], limit_s: float) -> set[str]:
+    """Return the names of the weights whose full decomposition is predicted to stay within a limit.
+
+    Each device is timed once, and only where a weight is larger than what it would be timed with.
+    """
+    rates: dict[torch.device, float] = {}
+    found = set()
+    for name, weight in weights.items():
+        shape, device = matrix_shape(weight.shape), weight.device
+        if not is_svd_quick(shape):
+            rate = rates.get(device) or full_svd_flops_per_s(device)
+            rates[device] = rate
+            if full_svd_flops(*shape) > limit_s * rate:
+                continue
+        found.add(name)
+    return found
 
 
 def _seconds(G: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Finding and loading the user's model: `path/model.py`, `path/model.py:attr` or `package.module:attr`."""
+"""Finding and loading the user's model: `path/model.py`, `path/model.py:attr`, `package.module:attr` or `hf:NAME`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import hashlib
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from .discovery import Picked, a_type, line_of, optional_functions, pick_builder
 from .synthetic import SyntheticBatches, parse_inputs
 from .usercode import (
     MODULE_HINT,
+    CodeRunner,
     UserModules,
     find_module,
     is_installed,
@@ -32,21 +34,24 @@ from .usercode import (
 )
 
 
+_SHOWN_ENTRIES = 6
+
+
 @dataclass(frozen=True)
 class LoadedTarget:
-    """A user's model file, loaded: everything the rest of the program may ask of it.
+    """A user's model, loaded: everything the rest of the program may ask of it.
 
     What the user's code raises in any of these comes out as a UserCodeError with their frames only.
 
     Attributes:
         record: What was loaded, precisely enough to load it again.
-        file: The Python file.
+        file: The Python file, or the config.json.
     """
 
     record: schema.Target
     file: Path
     _load_arguments: Mapping[str, Any]
-    _modules: UserModules
+    _code: CodeRunner
     _picked: Picked
     _functions: Mapping[str, Callable[..., Any]]
     _synthetic: SyntheticBatches | None
@@ -72,7 +77,7 @@ class LoadedTarget:
 
     def user_code(self, doing: str) -> AbstractContextManager[None]:
         """Return a context in which the user's code may run; `doing` starts the message of its errors."""
-        return self._modules.running(doing)
+        return self._code.running(doing)
 
     def build_model(self) -> nn.Module:
         """Return a fresh model. Works under `FakeTensorMode`: nothing is then allocated.
@@ -82,7 +87,7 @@ class LoadedTarget:
         """
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.record.kwargs.items())
         call = f"{self._picked.name}({arguments})"
-        with self.user_code(call):
+        with self.user_code(call), _initialised_without_data():
             if isinstance(self._picked.builder, nn.Module):
                 return fresh_copy(self._picked.builder)
             model: object = self._picked.builder(**self.record.kwargs)
@@ -123,8 +128,8 @@ class LoadedTarget:
             result = compute(model, batch)
         if not isinstance(result, torch.Tensor):
             raise PreflightError(
-                f"the loss is {a_type(result)}, not a tensor",
-                "write loss(model, batch) in the model's file, and return a scalar tensor",
+                f"the loss is {a_type(result)}, not a tensor{_entries(result)}",
+                "write loss(model, batch) in the model's file, and return a scalar tensor: of several losses their sum",
             )
         return result
 
@@ -169,7 +174,8 @@ def load_target(
 
     Args:
         spec: `path/model.py`, `path/model.py:attr` or `package.module:attr`. A module must be a file below `base` or
-            below the current folder; the standard library and installed packages are refused, however named.
+            below the current folder; the standard library and installed packages are refused, however named. Or
+            `hf:PATH` or `hf:ORG/NAME`, a Hugging Face architecture from its config.json.
         kwargs: Arguments for the builder, as text or already typed.
         inputs: Descriptions of synthetic inputs; where given, they replace the user's data.
         base: The folder relative paths and module names start from. Default: the current one.
@@ -178,8 +184,12 @@ def load_target(
         TargetError: The target cannot be found, imported or understood.
         UsageError: An argument or an input description that makes no sense.
     """
-    synthetic = parse_inputs(inputs)
     folder = (base or Path.cwd()).resolve()
+    if spec.startswith("hf:"):
+        from .hf_target import load_hf_target
+
+        return load_hf_target(spec, kwargs or {}, inputs, folder)
+    synthetic = parse_inputs(inputs)
     place, attribute = _split(spec)
     file, modules, name = _locate(place, folder)
     module = modules.load(name)
@@ -202,7 +212,7 @@ def load_target(
         record=record,
         file=file,
         _load_arguments={"spec": spec, "kwargs": values, "inputs": tuple(inputs), "base": folder},
-        _modules=modules,
+        _code=modules,
         _picked=picked,
         _functions=optional_functions(module, place),
         _synthetic=synthetic,
@@ -234,11 +244,6 @@ def without_address_warnings() -> Iterator[None]:
 
 
 def _split(spec: str) -> tuple[str, str | None]:
-    if spec.startswith("hf:"):
-        raise TargetError(
-            "targets that start with hf: are not supported yet",
-            "write a model.py whose build_model() returns the model, and give that file",
-        )
     place, colon, attribute = spec.rpartition(":")
     if spec and (not colon or not (attribute.isidentifier() or attribute == "")):
         return spec, None
@@ -307,5 +312,36 @@ def _default_loss(model: nn.Module, batch: Any) -> Any:
             f"a batch is {a_type(batch)}; only dicts, tuples, lists and tensors can be handed to the model",
             "yield one of those, or write loss(model, batch) in the model's file",
         )
+    return loss_of_output(output)
+
+
+def _entries(result: object) -> str:
+    """Return the names in a dict that a model gave for its loss, to be read after "not a tensor"."""
+    names = [str(key) for key in result] if isinstance(result, Mapping) else []
+    return f": it has {', '.join(names[:_SHOWN_ENTRIES])}" if names else ""
+
+
+def loss_of_output(output: Any) -> Any:
+    """Return the loss that a model's output holds as `.loss` or as `["loss"]`, else the output itself."""
+    if isinstance(output, Mapping):
+        return output.get("loss", output)
     attribute = getattr(output, "loss", None)
     return output if attribute is None else attribute
+
+
+def _initialised_without_data() -> AbstractContextManager[Any]:
+    """Let torch's truncated normal leave fake tensors alone: it draws again until the values are in range."""
+    if torch._guards.detect_fake_mode() is None:
+        return nullcontext()
+    return replaced(nn.init, "_no_grad_trunc_normal_", lambda tensor, *_, **__: tensor)
+
+
+@contextmanager
+def replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Put a value in a module's place of that name, for what runs inside."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

@@ -7,6 +7,7 @@ show up as a difference between them.
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,14 @@ from torch import Tensor, nn
 
 from subopt.optimizers import create, get_method, is_refresh_due
 
+from . import clock
 from .costs import options_for
+from .kind_timing import KindSteps, ordinary_and_refresh_ms
 
-# While timing, bases are refreshed every fourth step, so that refreshes and ordinary steps are both seen often.
-_SHORT_PERIOD = 4
+# While timing, bases are refreshed every other step, so that refreshes and ordinary steps are seen equally often.
+_SHORT_PERIOD = 2
+# Steps that show all there is: the first, which allocates, an ordinary one, and a later refresh.
+_TELLING_STEPS = 1 + _SHORT_PERIOD
 _LEAST_STEPS = 4
 # Where even fewer steps have taken so many seconds, they have to do.
 _LONG_S = 3.0
@@ -33,15 +38,20 @@ class StepTime:
 
     Attributes:
         ordinary_ms: Median of a step without a refresh.
-        refresh_ms: Median of a step with one; None for a method that has none.
+        refresh_ms: Median of a step in which every layer is refreshed; None for a method that has none.
         period: The method's own number of steps between refreshes, or None.
         baseline_ms: Median of the baseline's steps taken in turn with these.
+        staggered_ms: The longest step if layers took turns, see `staggered_step_ms`; None without refreshes.
+        is_counted: One parameter of each kind was timed and counted as often as the model has it, because whole steps
+            would have taken too long.
     """
 
     ordinary_ms: float
     refresh_ms: float | None
     period: int | None
     baseline_ms: float
+    staggered_ms: float | None = None
+    is_counted: bool = False
 
     @property
     def step_ms(self) -> float:
@@ -71,45 +81,83 @@ def time_step(
     A step of the baseline follows each step of the method. What else the machine does then slows both alike, and their
     difference keeps its meaning even where the times themselves do not.
 
+    First one parameter of each kind is updated alone. That tells what whole steps would take; where they fit in the
+    budget, they are timed, and otherwise the times of the kinds are added up, each as often as the model has it.
+
     Args:
         model: The model, with its gradients.
         method: Method id.
         options: Its options.
         baseline: Id of the method to compare with, at its default options; a method is not compared with itself.
         groups: The user's own parameter groups, if any.
-        rounds: Refreshes to time after the first, each followed by ordinary steps.
-        budget_s: No further pair of steps is begun after so much time, except that ordinary steps are timed at least
-            thrice, or once where that alone takes seconds.
+        rounds: Refreshes to time after the first, each after an ordinary step.
+        budget_s: Most seconds, except that every kind is updated twice, and thrice where that takes no more than 3 s:
+            a first refresh may take another time than later ones (SOAP's does).
 
     Returns:
         Medians. The first step allocates the state; it stands for a refresh only where time allowed no other.
     """
+    begin_s = time.perf_counter()
     record = get_method(method)
     schedule = options_for(record, {"period": _SHORT_PERIOD, "early_refresh": False})
     timed = {**options, **schedule, **options_for(record, {"start_step": 1})}
-    optimizer = create(method, model, lr=0.0, groups=_without_lr(groups), **timed)
-    others = []
+    optimizers = [create(method, model, lr=0.0, groups=_without_lr(groups), **timed)]
     if method != baseline:
-        others.append(create(baseline, model, lr=0.0, groups=_without_lr(groups)))
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    runs = [optimizer.step, *(other.step for other in others)]
-    fewest = 2 if schedule else 1  # the first step refreshes, where any does
-    times_ms, *others_ms = _in_turn(
-        runs, 1 + rounds * _SHORT_PERIOD, budget_s, devices, fewest=fewest
-    )
-    refreshes = [
-        bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
-        for t in range(1, len(times_ms) + 1)
-    ]
-    pairs = list(zip(times_ms, refreshes, strict=True))
-    ordinary_ms = statistics.median(ms for ms, is_refresh in pairs[1:] or pairs if not is_refresh)
-    with_refresh = [ms for ms, is_refresh in pairs[1:] if is_refresh] or times_ms[:1]
+        optimizers.append(create(baseline, model, lr=0.0, groups=_without_lr(groups)))
+
+    def is_refresh(t: int) -> bool:
+        return bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
+
+    devices, most = clock.gpus_of(model), 1 + rounds * _SHORT_PERIOD
+    steps = KindSteps(optimizers, is_refresh, devices)
+    steps.take(_TELLING_STEPS, begin_s + max(budget_s, _LONG_S))
+    left_s = begin_s + budget_s - time.perf_counter()
+    is_whole = steps.whole_s(_TELLING_STEPS) <= left_s
+    if not is_whole:
+        steps.take(2 * most, begin_s + budget_s)
+    excesses_ms = steps.excesses_ms()
+    ordinary_ms, baseline_ms = steps.added_up_ms()
+    refresh_ms = ordinary_ms + sum(excesses_ms)
+    if is_whole:
+        steps.forget()
+        runs = [optimizer.step for optimizer in optimizers]
+        times_ms = _in_turn(runs, most, left_s, devices, fewest=_TELLING_STEPS)
+        ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms[0], is_refresh)
+        baseline_ms = ordinary_ms if len(times_ms) == 1 else _typical(times_ms[1])
+    has_refreshes = len(excesses_ms) > 0
+    period = record.resolve(options)["period"] if has_refreshes else None
     return StepTime(
         ordinary_ms=ordinary_ms,
-        refresh_ms=statistics.median(with_refresh) if schedule else None,
-        period=record.resolve(options)["period"] if schedule else None,
-        baseline_ms=_typical(others_ms[0]) if others_ms else ordinary_ms,
+        refresh_ms=refresh_ms if has_refreshes else None,
+        period=period,
+        baseline_ms=baseline_ms,
+        staggered_ms=(
+            staggered_step_ms(ordinary_ms, refresh_ms, period, excesses_ms) if period else None
+        ),
+        is_counted=not is_whole and any(kind.count > 1 for kind in steps.kinds),
     )
+
+
+def staggered_step_ms(
+    ordinary_ms: float, refresh_ms: float, period: int, excesses_ms: Sequence[float]
+) -> float:
+    """Estimate the longest step if the layers took turns to refresh, and not all of them in one step of the period.
+
+        staggered = ordinary + (refresh - ordinary) * share of the ceil(L / T) layers with the longest refreshes
+
+    L layers within T steps: one layer per step, or several where T is less than L.
+
+    Args:
+        ordinary_ms: A step without a refresh.
+        refresh_ms: A step that refreshes all layers.
+        period: T.
+        excesses_ms: By how much each of the L layers' refreshes outlasts an ordinary step, as measured by itself; only
+            their ratios count. Equal shares where none outlasts one.
+    """
+    each_ms = sorted(excesses_ms, reverse=True)
+    at_once, whole_ms = math.ceil(len(each_ms) / period), sum(each_ms)
+    share = sum(each_ms[:at_once]) / whole_ms if whole_ms > 0 else at_once / len(each_ms)
+    return ordinary_ms + share * max(0.0, refresh_ms - ordinary_ms)
 
 
 def time_whole_step(
@@ -145,7 +193,7 @@ def time_whole_step(
     timed = {**options, **options_for(get_method(method), unsettled)}
     optimizer = create(method, own, lr=0.0, groups=_without_lr(groups_of(own)), **timed)
     other = create(baseline, plain, lr=0.0, groups=_without_lr(groups_of(plain)))
-    devices = {parameter.device for parameter in own.parameters() if parameter.is_cuda}
+    devices = clock.gpus_of(own)
     runs: list[Callable[[], object]] = [
         functools.partial(optimizer.step, functools.partial(forward_backward, own)),
         functools.partial(forward_backward, plain),
@@ -183,7 +231,7 @@ def _in_turn(
         if spent_s > budget_s and (done >= _LEAST_STEPS or (done >= fewest and spent_s > _LONG_S)):
             break
         for times, run in zip(times_ms, runs, strict=True):
-            times.append(timed_ms(run, devices))
+            times.append(clock.timed_ms(run, devices))
     return times_ms
 
 
@@ -194,22 +242,12 @@ def time_forward_backward(
 
     The first batch warms up and is not counted, unless it is the only one.
     """
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    devices = clock.gpus_of(model)
     times_ms = [
-        timed_ms(functools.partial(forward_backward, model, batch), devices) for batch in batches
+        clock.timed_ms(functools.partial(forward_backward, model, batch), devices)
+        for batch in batches
     ]
     return _typical(times_ms)
-
-
-def timed_ms(run: Callable[[], object], devices: set[torch.device]) -> float:
-    """Return the time of one call in ms, waiting for the GPUs it uses."""
-    for device in devices:
-        torch.cuda.synchronize(device)
-    begin_s = time.perf_counter()
-    run()
-    for device in devices:
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - begin_s) * 1e3
 
 
 def _without_lr(

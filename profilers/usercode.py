@@ -15,10 +15,11 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 import torch
 
@@ -60,6 +61,13 @@ _TRACEBACK = "Traceback (most recent call last)"
 MODULE_HINT = "only modules of your own can be named; a file is named with its .py: path/model.py"
 _SHOWN_FRAMES = 6
 _SHOWN_CHARACTERS = 300
+
+
+class CodeRunner(Protocol):
+    """Runs code that is not ours."""
+
+    def running(self, doing: str) -> AbstractContextManager[None]:
+        """Return a context in which it may run; `doing` starts the message of what it raises."""
 
 
 class UserModules:

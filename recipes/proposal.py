@@ -92,14 +92,24 @@ def to_recipe(
 
 
 def relative_target(profile: Profile, recipe_path: Path) -> str:
-    """Return the profile's target as it reads from the recipe's folder: `../model.py` or `../model.py:attr`."""
+    """Return the profile's target as it reads from the recipe's folder: `../model.py` or `../model.py:attr`.
+
+    What is from the Hugging Face hub keeps its name, `hf:ORG/NAME`; a config of one's own reads `hf:../config.json`.
+    """
     target = profile.target
     if target.file is None:
         return target.spec
+    if target.is_hf:
+        # The hub's cache keeps what it holds in folders of this name.
+        is_cached = any(part.startswith("models--") for part in Path(target.file).parts)
+        return target.spec if is_cached else f"hf:{_relative(target.file, recipe_path)}"
     _, colon, attribute = target.spec.rpartition(":")
     suffix = f":{attribute}" if colon and attribute.isidentifier() else ""
-    file = os.path.relpath(Path(target.file).resolve(), recipe_path.resolve().parent)
-    return Path(file).as_posix() + suffix
+    return _relative(target.file, recipe_path) + suffix
+
+
+def _relative(file: str, recipe_path: Path) -> str:
+    return Path(os.path.relpath(Path(file).resolve(), recipe_path.resolve().parent)).as_posix()
 
 
 def profile_sha256(profile: Profile) -> str:

@@ -141,6 +141,11 @@ def data_sentence(profile: Profile) -> str | None:
     """Say what the recipe still needs where the profile's data was made up; None where it was real."""
     if not profile.target.synthetic_data:
         return None
+    if profile.target.is_hf:
+        return (
+            "The profile's data was synthetic, and subopt train has no other for this target: for a real run write a "
+            "model.py whose build_model() returns this model and whose batches(batch_size) yields real data."
+        )
     return (
         f"The profile's data was synthetic: before subopt train can run the recipe, {model_file(profile)} needs a "
         "batches(batch_size) function that yields real data."

@@ -86,7 +86,7 @@ def open_session(
     """
     place = resolve_device(device)
     target = load_target(recipe.model.target, recipe.model.kwargs, base=recipe_path.parent)
-    warnings = _check_unchanged(recipe, target, force=force)
+    warnings = (*_check_unchanged(recipe, target, force=force), *_check_data(target))
     known = recipe.model.model_copy(update={"sha256": target.record.sha256})
     recipe = recipe.model_copy(update={"model": known})
     folder = RunFolder(output)
@@ -128,6 +128,17 @@ def _check_unchanged(recipe: Recipe, target: LoadedTarget, *, force: bool) -> tu
             message, "make the recipe again, or train with the new file all the same: --force"
         )
     return (Warned(message, "its predictions may no longer hold"),)
+
+
+def _check_data(target: LoadedTarget) -> tuple[Warned, ...]:
+    if not target.record.synthetic_data:
+        return ()
+    return (
+        Warned(
+            "the data is SYNTHETIC: what this run learns is worth nothing, only its time and memory are real",
+            "for a real run write a model.py with build_model() and batches(batch_size)",
+        ),
+    )
 
 
 def _check_fits(recipe: Recipe, device: torch.device, free: int | None, *, force: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ._version import __version__
-from .commands import doctor, methods, profile, recommend, schema, train
+from .commands import compare, doctor, export, methods, profile, recommend, report, schema, train
 from .errors import SuboptError
 
 EXIT_FAILURE = 1
@@ -33,6 +33,9 @@ app = typer.Typer(
 app.command("profile")(profile.profile)
 app.command("recommend")(recommend.recommend)
 app.command("train")(train.train)
+app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.command("export")(export.export)
 app.command("methods")(methods.methods)
 app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from subopt.profilers.schema import Decomposition, Layer, MethodCost, Profile, Ratio
+    from subopt.profilers.schema import Content, Decomposition, Layer, MethodCost, Profile, Ratio
 
 ONLINE_PCA = "online PCA"  # what the names of its kernels begin with
 
@@ -58,12 +58,34 @@ def kept_share(layer: Layer, rank: int | float) -> float | None:
     return layer.spectrum.energy_at_rank[nearest].mean
 
 
-def diagonal_share(layer: Layer, basis: Basis) -> float | None:
-    """Return the diagonal share of the second moment in a basis, as measured: comparable between bases."""
-    if layer.diagonality is None:
-        return None
-    value: Ratio | None = getattr(layer.diagonality, basis)
-    return None if value is None else value.ratio
+def oldest_stale(layer: Layer) -> Ratio | None:
+    """Return the diagonality in the oldest basis that was kept from training."""
+    stale = layer.diagonality.stale if layer.diagonality is not None else {}
+    return stale[max(stale, key=int)] if stale else None
+
+
+def oldest_lag(profile: Profile) -> int | None:
+    """Return the age of the oldest basis that any layer's gradients were judged in, in training steps."""
+    lags = [
+        int(lag) for layer in profile.layers if layer.diagonality for lag in layer.diagonality.stale
+    ]
+    return max(lags, default=None)
+
+
+def over_noise(share: float, noise: float) -> float | None:
+    """Return a share as a multiple of what white noise would give."""
+    return share / noise if noise else None
+
+
+def training_steps(profile: Profile) -> int:
+    """Return after how many training steps the gradients were measured: warm-up, then the run that follows bases."""
+    return profile.settings.warmup_steps + profile.settings.steps
+
+
+def role(layer: Layer) -> str:
+    """Return what a layer is called within its block, such as `q_proj`; "" where it has a number alone."""
+    parts = [part for part in layer.name.split(".") if part != "weight" and not part.isdecimal()]
+    return parts[-1] if parts else ""
 
 
 def median_of(values: Sequence[float | None]) -> float | None:
@@ -101,3 +123,27 @@ def decomposed_and_followed(
         return timing.ms_per_training_step
 
     return min(decomposed, key=cost), min(followed, key=cost)
+
+
+def refreshing(profile: Profile) -> list[tuple[MethodCost, float, float]]:
+    """Return the methods with a refresh dearer than their ordinary step, and both in ms, the dearest refresh first."""
+    timed = [
+        (cost, cost.ordinary_ms, cost.refresh_ms)
+        for cost in profile.methods
+        if cost.ordinary_ms is not None and cost.refresh_ms is not None
+    ]
+    found = [item for item in timed if item[2] > item[1]]
+    return sorted(found, key=lambda item: item[2], reverse=True)
+
+
+def largest_content(profile: Profile) -> Content | None:
+    """Return the largest thing alive at the peak of plain AdamW training."""
+    return max(profile.memory.contents, key=lambda content: content.bytes, default=None)
+
+
+def optimizer_saving_bytes(profile: Profile) -> int | None:
+    """Return the most that another optimizer could free: AdamW's state less the least state of any method."""
+    adamw = cost_of(profile, "adamw")
+    if adamw is None:
+        return None
+    return adamw.state_bytes - min(cost.state_bytes for cost in profile.methods)

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from .readings import kept_share, measured_layers, needed_share, spread_share
-from .render_table import Column, FittingTable
+from .readings import (
+    kept_share,
+    measured_layers,
+    needed_share,
+    oldest_lag,
+    oldest_stale,
+    spread_share,
+)
+from .render_table import Column, fitting_table
 from .render_text import DASH, percent, ratio, shape_text
 
 if TYPE_CHECKING:
@@ -17,22 +24,6 @@ if TYPE_CHECKING:
 
 LAYER_ROWS = 12
 
-_COLUMNS = (
-    Column("layer", is_text=True),
-    Column("shape", priority=4),
-    Column("spread"),
-    Column("stable\nrank", priority=7),
-    Column("90%\nin", priority=6),
-    Column("95%\nin", priority=1),
-    Column("kept\nat r", priority=2),
-    Column("diagonal\nas is", priority=3),
-    Column("one\nside", priority=3),
-    Column("two\nsides", priority=3),
-    Column("pure\nnoise", priority=5),
-    Column("unbiased\nas is", priority=8),
-    Column("unbiased\none side", priority=8),
-    Column("unbiased\ntwo sides", priority=8),
-)
 LAYER_LEGEND = (
     (
         "spread",
@@ -43,9 +34,32 @@ LAYER_LEGEND = (
     (
         "diagonal",
         "share of the gradients' second moment that a method which treats every weight by itself, as Adam does, can "
-        "see: in the layer's own coordinates, and rotated on one side or both; 'pure noise': of random gradients",
+        "see: in the layer's own coordinates, and rotated on one side or both; 'sums': both, from gradients added up, "
+        "as SOAP's; 'old': one side, fitted that many steps earlier; 'pure noise': of random gradients",
     ),
 )
+
+
+def _columns(stale_steps: int | None) -> tuple[Column, ...]:
+    old = f"{stale_steps}\nold" if stale_steps is not None else "old"
+    return (
+        Column("layer", is_text=True),
+        Column("shape", priority=6),
+        Column("spread"),
+        Column("stable\nrank", priority=8),
+        Column("90%\nin", priority=7),
+        Column("95%\nin", priority=1),
+        Column("kept\nat r", priority=2),
+        Column("diagonal\nas is", priority=3),
+        Column("one\nside", priority=3),
+        Column("two\nsides", priority=3),
+        Column("of\nsums", priority=5),
+        Column(old, priority=4),
+        Column("pure\nnoise", priority=5),
+        Column("unbiased\nas is", priority=9),
+        Column("unbiased\none side", priority=9),
+        Column("unbiased\ntwo sides", priority=9),
+    )
 
 
 def layer_table(profile: Profile) -> RenderableType:
@@ -53,29 +67,34 @@ def layer_table(profile: Profile) -> RenderableType:
     layers = measured_layers(profile)
     rank = profile.settings.rank
     rows = [_layer_row(layer, rank) for layer in layers[:LAYER_ROWS]]
-    notes = list(_layer_notes(layers))
-    return Group(FittingTable(_COLUMNS, rows), *(Text(note, style="dim") for note in notes))
+    table = fitting_table(_columns(oldest_lag(profile)), rows)
+    return Group(table, *(Text(note, style="dim") for note in _layer_notes(layers)))
 
 
 def _layer_row(layer: Layer, rank: int | float) -> list[str]:
     diagonality = layer.diagonality
-    bases = (
-        (diagonality.raw, diagonality.one_sided, diagonality.two_sided)
-        if diagonality
-        else [None] * 3
-    )
+    bases: Sequence[Ratio | None] = [None] * 3
+    covariance = stale = None
+    if diagonality is not None:
+        bases = (diagonality.raw, diagonality.one_sided, diagonality.two_sided)
+        covariance, stale = diagonality.covariance, oldest_stale(layer)
     return [
-        layer.name.removesuffix(".weight"),
+        short_name(layer),
         shape_text(layer.shape),
         percent(spread_share(layer)),
         f"{layer.spectrum.stable_rank.mean:.1f}" if layer.spectrum else DASH,
         percent(needed_share(layer, "0.90")),
         percent(needed_share(layer, "0.95")),
         percent(kept_share(layer, rank)),
-        *(_diagonal_text(value) for value in bases),
+        *(_diagonal_text(value) for value in (*bases, covariance, stale)),
         percent(diagonality.white_noise.get("raw")) if diagonality else DASH,
         *(ratio(value.unbiased) if value else DASH for value in bases),
     ]
+
+
+def short_name(layer: Layer) -> str:
+    """Return a layer's name as tables show it."""
+    return layer.name.removesuffix(".weight")
 
 
 def _diagonal_text(value: Ratio | None) -> str:
@@ -84,15 +103,23 @@ def _diagonal_text(value: Ratio | None) -> str:
     return percent(value.ratio) + ("*" if value.in_sample else "")
 
 
+def more_layers(layers: Sequence[Layer]) -> str | None:
+    """Return how many layers a table leaves out."""
+    rest = len(layers) - LAYER_ROWS
+    return f"and {rest} more, in the profile file" if rest > 0 else None
+
+
 def _layer_notes(layers: Sequence[Layer]) -> Iterator[str]:
-    if len(layers) > LAYER_ROWS:
-        yield f"and {len(layers) - LAYER_ROWS} more, in the profile file"
+    more = more_layers(layers)
+    if more:
+        yield more
     if any(_is_in_sample(layer) for layer in layers):
         yield "* judged on the gradients it was fitted to, so too good: use more batches"
 
 
 def _is_in_sample(layer: Layer) -> bool:
     bases = layer.diagonality
-    return bases is not None and any(
-        value is not None and value.in_sample for value in (bases.one_sided, bases.two_sided)
-    )
+    if bases is None:
+        return False
+    rotated = (bases.one_sided, bases.two_sided, bases.covariance, oldest_stale(layer))
+    return any(value is not None and value.in_sample for value in rotated)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from .render_table import Column, FittingTable
+from .render_table import Column, FittingTable, fitting_table, used_columns
 from .render_text import DASH, count, percent
 from .units import format_bytes, format_ms
 
@@ -71,12 +71,8 @@ def method_table(
     baseline = next((cost.state_bytes for cost in costs if cost.method == "adamw"), None)
     remarks = {name: text for name, text in (remarks or {}).items() if _names(costs, name)}
     rows = _rows(costs, baseline, usable_bytes, remarks)
-    used = _used_columns(rows)
-    table = FittingTable(
-        [_COLUMNS[index] for index in used], [[row[index] for index in used] for row in rows]
-    )
     notes = [Text(f"* {name}: {remark}", style="dim") for name, remark in remarks.items()]
-    return Group(table, *notes)
+    return Group(fitting_table(_COLUMNS, rows), *notes)
 
 
 def method_legend(
@@ -84,16 +80,8 @@ def method_legend(
 ) -> list[tuple[str, str]]:
     """Return what the columns of the method table mean, those that hold something."""
     rows = _rows(costs, None, usable_bytes, ())
-    headers = {_COLUMNS[index].header for index in _used_columns(rows)}
+    headers = {_COLUMNS[index].header for index in used_columns(rows)}
     return [(name, meaning) for header, name, meaning in _LEGEND if header in headers]
-
-
-def _used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [
-        index
-        for index in range(len(_COLUMNS))
-        if index == 0 or any(row[index] != DASH for row in rows)
-    ]
 
 
 def _names(costs: Sequence[MethodCost], name: str) -> bool:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import RenderableType
+from rich.text import Text
 
-from .readings import measured_layers
-from .render_decompositions import DECOMPOSITION_LEGEND, decomposition_tables
+from .readings import measured_layers, training_steps
+from .render_blocks import BLOCK_LEGEND, block_table
+from .render_decompositions import (
+    DECOMPOSITION_LEGEND,
+    SPIKE_LEGEND,
+    decomposition_tables,
+    spike_table,
+)
 from .render_layers import LAYER_LEGEND, layer_table
+from .render_memory import MEMORY_LEGEND, memory_tables
 from .render_methods import method_legend, method_table
 from .render_sentences import sentences
-from .render_text import count, facts, numbered, plural, section
-from .units import format_bytes
+from .render_subspaces import SUBSPACE_LEGEND, subspace_tables
+from .render_text import count, facts, numbered, percent, plural, section
+from .units import format_bytes, format_ms
 
 if TYPE_CHECKING:
     from subopt.profilers.schema import Layer, Profile
 
 MISSING_SHOWN = 2
+SPENT_SHOWN = 5
+
+_Table: TypeAlias = tuple[str, Sequence[RenderableType], Sequence[tuple[str, str]]]
 
 
 def profile_report(profile: Profile, *, usable_bytes: int | None = None) -> list[RenderableType]:
@@ -31,21 +43,40 @@ def profile_report(profile: Profile, *, usable_bytes: int | None = None) -> list
     """
     parts = [section("What was measured", measured(profile))]
     glossary: list[tuple[str, str]] = []
-    if measured_layers(profile):
-        parts.append(section("Layers, widest spread first", layer_table(profile)))
-        glossary += LAYER_LEGEND
-    if profile.methods:
-        table = method_table(profile.methods, usable_bytes=usable_bytes)
-        parts.append(section(f"Methods on this model{_peak_source(profile)}", table))
-        glossary += method_legend(profile.methods, usable_bytes=usable_bytes)
-    if profile.decompositions:
-        parts.append(section("SVD against online PCA", *decomposition_tables(profile)))
-        glossary += DECOMPOSITION_LEGEND
+    for title, body, legend in _tables(profile, usable_bytes):
+        parts.append(section(title, *body))
+        glossary += legend
+    spent = spent_text(profile)
+    if spent:
+        parts.append(section("Where this profile's own time went", Text(spent)))
     parts.append(section("How to read this", facts(glossary)))
     told = sentences(profile)
     if told:
         parts.append(section("In short", numbered(told)))
     return parts
+
+
+def _tables(profile: Profile, usable_bytes: int | None) -> Iterator[_Table]:
+    """Yield the tables that have something to show: title, parts, and what their columns mean."""
+    if measured_layers(profile):
+        yield "Layers, widest spread first", [layer_table(profile)], LAYER_LEGEND
+    subspaces, blocks = subspace_tables(profile), block_table(profile)
+    if subspaces:
+        yield "Subspaces, and what a basis holds of later gradients", subspaces, SUBSPACE_LEGEND
+    if blocks is not None:
+        yield "Blocks and inputs", [blocks], BLOCK_LEGEND
+    if profile.methods:
+        table = method_table(profile.methods, usable_bytes=usable_bytes)
+        legend = method_legend(profile.methods, usable_bytes=usable_bytes)
+        yield f"Methods on this model{_peak_source(profile)}", [table], legend
+    memory = memory_tables(profile)
+    if memory:
+        yield f"Memory by phase{_peak_source(profile)}", memory, MEMORY_LEGEND
+    if profile.decompositions:
+        yield "SVD against online PCA", decomposition_tables(profile), DECOMPOSITION_LEGEND
+    spikes = spike_table(profile)
+    if spikes is not None:
+        yield "Refresh spikes", [spikes], SPIKE_LEGEND
 
 
 def measured(profile: Profile) -> RenderableType:
@@ -90,8 +121,9 @@ def _data_line(profile: Profile) -> str:
     text = f"{plural(settings.batches, 'batch', 'batches')} of {settings.batch_size}"
     if settings.tokens_per_batch:
         text += f" ({settings.tokens_per_batch:,} tokens each)"
-    if settings.warmup_steps:
-        text += f", after {plural(settings.warmup_steps, 'training step')}"
+    steps = training_steps(profile)
+    if steps:
+        text += f", after {plural(steps, 'training step')}"
     else:
         text += ", before any training (--warmup-steps 50 looks further in)"
     if profile.target.synthetic_data:
@@ -123,3 +155,19 @@ def _memory_line(profile: Profile) -> str:
 def _peak_source(profile: Profile) -> str:
     sources = sorted({cost.peak.source for cost in profile.methods if cost.peak})
     return f" (peak: {' or '.join(sources)})" if sources else ""
+
+
+def spent_text(profile: Profile) -> str | None:
+    """Return the share of the profile's own time that each quantity took; None where nothing was timed."""
+    total_s = sum(item.seconds for item in profile.spent)
+    if not total_s:
+        return None
+    ordered = sorted(profile.spent, key=lambda item: item.seconds, reverse=True)
+    shares = [f"{item.on} {percent(item.seconds / total_s)}" for item in ordered[:SPENT_SHOWN]]
+    rest_s = sum(item.seconds for item in ordered[SPENT_SHOWN:])
+    if rest_s:
+        shares.append(f"the rest {percent(rest_s / total_s)}")
+    passes = (
+        f", {plural(profile.passes, 'forward and backward pass', 'forward and backward passes')}"
+    )
+    return f"{format_ms(1000 * total_s)}{passes if profile.passes else ''}: {', '.join(shares)}"

@@ -8,102 +8,92 @@ from .readings import (
     cost_of,
     decomposed_and_followed,
     decompositions_by_shape,
-    diagonal_share,
-    kept_share,
-    measured_layers,
-    median_of,
-    needed_share,
+    largest_content,
+    optimizer_saving_bytes,
 )
+from .render_sentence_rank import rank_sentence
+from .render_sentence_rotation import rotation_sentence
 from .render_text import percent, shape_text
 from .units import format_bytes, format_ms
 
 if TYPE_CHECKING:
-    from subopt.profilers.schema import MethodCost, Profile
-
-# Where the words change. They describe, they decide nothing: the advice has its own rules.
-CONCENTRATED = 0.9  # energy kept at the rank asked for, from which a low-rank method loses little
-CLEAR_GAIN = 1.5  # factor between two diagonal shares that is worth a word
+    from subopt.profilers.schema import Memory, Profile
 
 
 def sentences(profile: Profile) -> list[str]:
-    """Return up to three sentences: low rank, rotation, memory and time; one that has no numbers is left out."""
-    told = [_low_rank(profile), _rotation(profile), _memory(profile)]
+    """Return up to three sentences: rank and period, rotation, memory and time; one without numbers is left out."""
+    told = [rank_sentence(profile), rotation_sentence(profile), _memory(profile)]
     return [sentence for sentence in told if sentence]
 
 
-def _low_rank(profile: Profile) -> str | None:
-    layers = measured_layers(profile)
-    needed = median_of([needed_share(layer) for layer in layers])
-    kept = median_of([kept_share(layer, profile.settings.rank) for layer in layers])
-    if needed is None or kept is None:
-        return None
-    verdict = (
-        "a low-rank method of that rank would lose little"
-        if kept >= CONCENTRATED
-        else "a low-rank method of that rank would throw part of the signal away"
-    )
-    if not profile.settings.warmup_steps:
-        verdict += " at first; gradients spread as training goes on"
-    return (
-        f"Low rank: the typical layer's gradient has 95% of its energy in {percent(needed)} of its directions, and "
-        f"{_rank_text(profile.settings.rank)} keeps {percent(kept)} of it, so {verdict}."
-    )
-
-
-def _rank_text(rank: int | float) -> str:
-    return (
-        f"rank {rank}" if isinstance(rank, int) else f"a rank of {percent(rank)} of the short side"
-    )
-
-
-def _rotation(profile: Profile) -> str | None:
-    layers = measured_layers(profile)
-    raw = median_of([diagonal_share(layer, "raw") for layer in layers])
-    one = median_of([diagonal_share(layer, "one_sided") for layer in layers])
-    two = median_of([diagonal_share(layer, "two_sided") for layer in layers])
-    if raw is None or one is None:
-        return None
-    best = max(one, two or 0.0)
-    if best >= CLEAR_GAIN * raw:
-        verdict = "so the AdaDiag family has something to work with"
-        if not profile.settings.warmup_steps:
-            verdict += ", as far as gradients before any training can tell"
-    elif best * CLEAR_GAIN <= raw:
-        verdict = "so on these batches rotating hides more than it shows"
-    else:
-        verdict = "so on these batches rotating changes little"
-    both = f", {percent(two)} on both" if two is not None else ""
-    return (
-        f"Rotation: of the gradients' second moment a method like Adam sees {percent(raw)} in the layers' own "
-        f"coordinates and {percent(one)} in coordinates rotated on one side{both}, {verdict}."
-    )
-
-
 def _memory(profile: Profile) -> str | None:
+    filled = _what_fills(profile)
+    clauses = [filled, _what_frees(profile)] if filled else [_least_state(profile)]
+    told = [clause for clause in (*clauses, _svd_against_pca(profile)) if clause]
+    return f"Memory and time: {'; '.join(told)}." if told else None
+
+
+def _what_fills(profile: Profile) -> str | None:
+    memory, adamw = profile.memory, cost_of(profile, "adamw")
+    if not memory.peak_bytes:
+        return None
+    phase = f"{adamw.peak.phase}, " if adamw and adamw.peak else ""
+    name, size = _largest(profile)
+    state = percent(memory.optimizer_state_bytes / memory.peak_bytes)
+    return (
+        f"of plain AdamW's {format_bytes(memory.peak_bytes)} peak ({phase}{memory.source}) {name} take most "
+        f"({percent(size / memory.peak_bytes)}), optimizer state {state}"
+    )
+
+
+def _largest(profile: Profile) -> tuple[str, int]:
+    """Return the largest thing alive at the peak, or where its contents are unknown the largest category."""
+    content = largest_content(profile)
+    if content is not None:
+        return content.name, content.bytes
+    categories = _categories(profile.memory)
+    name = max(categories, key=categories.__getitem__)
+    return name, categories[name]
+
+
+def _categories(memory: Memory) -> dict[str, int]:
+    return {
+        "parameters": memory.parameter_bytes,
+        "gradients": memory.gradient_bytes,
+        "optimizer state": memory.optimizer_state_bytes,
+        "activations": memory.activation_bytes or 0,
+        "temporaries": memory.temporary_bytes or 0,
+    }
+
+
+def _what_frees(profile: Profile) -> str | None:
+    best = max(profile.memory.savings, key=lambda saving: saving.bytes, default=None)
+    most = optimizer_saving_bytes(profile)
+    other = f"another optimizer frees {format_bytes(most)} at most" if most else None
+    if best is None:
+        return other
+    text = f"{best.change}: {format_bytes(best.bytes)} less"
+    return f"{text}; {other}" if other else text
+
+
+def _least_state(profile: Profile) -> str | None:
     adamw = cost_of(profile, "adamw")
     if adamw is None:
         return None
-    smallest = min(profile.methods, key=lambda cost: cost.state_bytes)
-    text = f"Cost: AdamW keeps {format_bytes(adamw.state_bytes)} of state{_peak_share(adamw)}"
-    if smallest.state_bytes < adamw.state_bytes:
-        text += f", {smallest.method} the least with {format_bytes(smallest.state_bytes)}"
-    return f"{text}{_svd_against_pca(profile)}."
+    least = min(profile.methods, key=lambda cost: cost.state_bytes)
+    text = f"AdamW keeps {format_bytes(adamw.state_bytes)} of state"
+    if least.state_bytes < adamw.state_bytes:
+        text += f", {least.method} the least with {format_bytes(least.state_bytes)}"
+    return text
 
 
-def _peak_share(adamw: MethodCost) -> str:
-    if adamw.peak is None or not adamw.peak.bytes:
-        return ""
-    return f", {percent(adamw.state_bytes / adamw.peak.bytes)} of its {format_bytes(adamw.peak.bytes)} peak"
-
-
-def _svd_against_pca(profile: Profile) -> str:
+def _svd_against_pca(profile: Profile) -> str | None:
     for shape, _, timings in decompositions_by_shape(profile):
         found = decomposed_and_followed(timings)
         if found is not None:
             decomposed, followed = found
             return (
-                f"; for the {shape_text(shape)} layers the cheapest decomposition ({decomposed.kernel}) costs "
-                f"{format_ms(decomposed.ms_per_training_step)} a step at its period, online PCA "
-                f"{format_ms(followed.ms_per_training_step)}"
+                f"bases of the {shape_text(shape)} layers cost {format_ms(decomposed.ms_per_training_step)} a step by "
+                f"{decomposed.kernel} at its period, {format_ms(followed.ms_per_training_step)} by online PCA"
             )
-    return ""
+    return None

@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .render_text import DASH
+
 GAP = 2  # spaces between two columns
 SHORTEST_NAME = 22  # cells that the first column has before another column is dropped for it
 NAME_SHARE = 0.35  # of the width: the same, in a wide terminal
@@ -86,6 +88,24 @@ class FittingTable:
             style = self.styles[number] if self.styles else None
             table.add_row(*map(Text, cells), style=style or None)
         return table
+
+
+def used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the indices of the columns that hold something in some row; the first one always counts."""
+    width = len(rows[0]) if rows else 0
+    return [
+        index for index in range(width) if index == 0 or any(row[index] != DASH for row in rows)
+    ]
+
+
+def fitting_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
+) -> FittingTable:
+    """Return a table of those columns that hold something."""
+    used = used_columns(rows)
+    return FittingTable(
+        [columns[index] for index in used], [[row[index] for index in used] for row in rows], styles
+    )
 
 
 def columns_that_fit(priorities: Sequence[int], widths: Sequence[int], room: int) -> list[int]:

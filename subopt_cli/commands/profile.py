@@ -58,8 +58,12 @@ def profile(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 8,
     batches: Annotated[int, typer.Option(min=1, help="Batches whose gradients are measured.")] = 8,
     steps: Annotated[
-        int, typer.Option(min=0, help="Training steps over which subspaces are followed.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Training steps over which subspaces are followed.  [default: 0, 20 or 100, by --detail]",
+        ),
+    ] = None,
     warmup_steps: Annotated[
         int, typer.Option(min=0, help="Training steps to take before measuring.")
     ] = 0,
@@ -100,6 +104,7 @@ def profile(
     that `subopt recommend` reads.
     """
     from subopt.profilers.device import resolve_device
+    from subopt.profilers.effort import EFFORTS
     from subopt.profilers.profile import run_profile
     from subopt.profilers.schema import Settings
     from subopt.profilers.target import load_target
@@ -113,7 +118,7 @@ def profile(
     settings = Settings(
         batch_size=batch_size,
         batches=batches,
-        steps=steps,
+        steps=EFFORTS[detail.value].steps if steps is None else steps,
         warmup_steps=warmup_steps,
         rank=parse_rank(rank),
         dtype=dtype.value,

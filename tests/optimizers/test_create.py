@@ -38,8 +38,9 @@ def loss(model):
 @pytest.mark.parametrize("tied", [False, True])
 def test_treatments_name_every_parameter_once_with_its_reason(tied):
     found = {item.name: (item.treatment, item.reason) for item in treatments(Model(tied))}
-    assert found["embed.weight"] == ("fallback", "an embedding, or tied to one")
-    assert found["conv.weight"] == ("matrix", "a matrix, viewed as 8 x 24")
+    tied_to = ", tied to lm_head.weight" if tied else ""
+    assert found["embed.weight"] == ("fallback", f"an embedding{tied_to}")
+    assert found["conv.weight"] == ("matrix", "a convolution, viewed as 8 x 24")
     assert found["square.weight"] == ("matrix", "a matrix")
     assert found["square.bias"] == ("fallback", "a vector")
     assert found["narrow.weight"] == ("fallback", "a matrix with one row or column")

@@ -3,35 +3,28 @@
 import pytest
 import torch
 
-from subopt.optimizers.decompositions import left_basis, two_sided_bases
+from subopt.optimizers.decompositions import left_basis
+from subopt.profilers import coordinates
 from subopt.profilers import diagonality as module
+from subopt.profilers.coordinates import covariance_bases, right_basis
 from subopt.profilers.diagonality import (
-    DiagonalityAccumulator,
-    DiagonalSums,
     diagonal_ratio,
     inner_products,
     measure_diagonality,
+    squared_products,
     white_noise_ratio,
 )
 
-BASES = ("raw", "one_sided", "two_sided", "low_rank")
+from .second_moment import gradients, second_moment, wide
 
-
-def gradients(count, m=4, n=6, seed=0, dtype=torch.float32):
-    """Correlated gradients: a few shared directions under noise of unequal variances."""
-    generator = torch.Generator().manual_seed(seed)
-    shared = torch.randn(2, m, n, generator=generator)
-    variances = torch.linspace(0.2, 2, m * n).reshape(m, n)
-    weights = torch.randn(count, 2, 1, 1, generator=generator)
-    noise = torch.randn(count, m, n, generator=generator)
-    return [G.to(dtype) for G in (weights * shared).sum(1) + 0.5 * noise * variances]
+BASES = ("raw", "one_sided", "two_sided", "covariance", "low_rank")
 
 
 def brute_force(matrices):
     """ratio, unbiased and d_eff of C = (1/K) sum g g^T, C built entry by entry in float64."""
     vectors = [G.double().flatten() for G in matrices]
     count = len(vectors)
-    C = sum(torch.outer(g, g) for g in vectors) / count
+    C = second_moment(matrices)
     ratio = C.diag().square().sum() / C.square().sum()
     # The unbiased estimate, entry by entry: products of different gradients only.
     upper = lower = 0.0
@@ -44,21 +37,20 @@ def brute_force(matrices):
     return float(ratio), upper / lower if lower else None, float(effective)
 
 
-def wide(G):
-    return G if G.shape[0] <= G.shape[1] else G.T
-
-
-def rotated(matrices, rank):
-    """The judged gradients in every basis: fitted on the first, judged on the others."""
-    first, *rest = [wide(G).double() for G in matrices]
-    judged = rest or [first]
-    P, Q = two_sided_bases(first)
-    one = left_basis(first)
+def rotated(given, rank):
+    """The judged gradients in every basis: fitted on the first, or on the first half, judged on the others."""
+    first, *rest = matrices = [wide(G).double() for G in given]
+    half = max(1, len(given) // 2)
+    judged, unseen = rest or [first], matrices[half:] or [first]
+    P = left_basis(first)
+    Q = right_basis(first, P)
+    left, right = covariance_bases(matrices[:half])
     return {
-        "raw": [first, *rest],
-        "one_sided": [one.T @ G for G in judged],
+        "raw": matrices,
+        "one_sided": [P.T @ G for G in judged],
         "two_sided": [P.T @ G @ Q for G in judged],
-        "low_rank": [one[:, :rank].T @ G for G in judged],
+        "covariance": [left.T @ G @ right for G in unseen],
+        "low_rank": [P[:, :rank].T @ G for G in judged],
     }
 
 
@@ -85,7 +77,7 @@ def test_every_number_is_the_brute_force_one(shape, count):
 def test_a_single_gradient_is_judged_on_itself_and_says_so():
     (G,) = given = gradients(1)
     found = measure_diagonality(given, rank=2)
-    assert [getattr(found, basis).in_sample for basis in BASES] == [False, True, True, True]
+    assert [getattr(found, basis).in_sample for basis in BASES] == [False, True, True, True, True]
     for basis, matrices in rotated(given, rank=2).items():
         assert getattr(found, basis).ratio == pytest.approx(brute_force(matrices)[0], rel=1e-5)
         assert getattr(found, basis).unbiased is None
@@ -121,12 +113,9 @@ def test_the_unbiased_estimate_is_unbiased_and_the_plain_one_is_low():
             mixing @ torch.randn(dimension, generator=generator, dtype=torch.float64)
             for _ in range(count)
         ]
-        sums = DiagonalSums()
-        for g in batch:
-            sums.add(g)
         products = inner_products(batch)
         between = float((products - products.diag().diag()).square().sum())
-        ratio = diagonal_ratio(sums, products)
+        ratio = diagonal_ratio(squared_products(batch), products)
         upper, lower, plain = (
             upper + ratio.unbiased * between,
             lower + between,
@@ -147,10 +136,7 @@ def test_white_noise_is_what_gaussian_gradients_give():
             variances.sqrt() * torch.randn(20, generator=generator, dtype=torch.float64)
             for _ in range(count)
         ]
-        sums = DiagonalSums()
-        for g in batch:
-            sums.add(g)
-        diagonal += float(sums.squares.square().sum())
+        diagonal += float(squared_products(batch).sum())
         whole += float(inner_products(batch).square().sum())
     effective = float(variances.sum() ** 2 / variances.square().sum())
     assert diagonal / whole == pytest.approx(white_noise_ratio(count, effective), rel=0.05)
@@ -175,7 +161,7 @@ def test_a_rank_above_the_short_side_is_the_full_basis():
 
 @pytest.mark.parametrize("scale", [1e-12, 1e9])
 def test_the_scale_of_the_gradients_does_not_matter(scale):
-    given = gradients(5)
+    given = gradients(8)  # half of them are judged in the covariance basis
     expected, found = (
         measure_diagonality(given, 2),
         measure_diagonality([G * scale for G in given], 2),
@@ -207,20 +193,88 @@ def test_inner_products_are_the_same_in_slices(monkeypatch):
     torch.testing.assert_close(whole, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_the_accumulator_keeps_copies_and_leaves_out_what_says_nothing():
-    given = gradients(4)
-    accumulator = DiagonalityAccumulator(rank=2)
-    for G in [torch.zeros(4, 6), given[0], torch.full((4, 6), torch.nan), *given[1:]]:
-        buffer = G.clone()
-        accumulator.add(buffer)
-        buffer.fill_(0)
-    assert accumulator.result() == measure_diagonality(given, 2)
+def test_stale_bases_are_judged_on_every_gradient():
+    given = gradients(5, 6, 4)
+    generator = torch.Generator().manual_seed(2)
+    P = torch.linalg.qr(torch.randn(4, 4, generator=generator))[0]
+    found = measure_diagonality(given, 2, stale={1: torch.eye(4), 20: P})
+    assert list(found.stale) == ["1", "20"]
+    assert found.stale["1"] == found.raw
+    ratio, unbiased, effective = brute_force([P.double().T @ wide(G).double() for G in given])
+    assert found.stale["20"].ratio == pytest.approx(ratio, rel=1e-5)
+    assert found.stale["20"].unbiased == pytest.approx(unbiased, rel=1e-5)
+    assert found.stale["20"].in_sample is False
+    assert found.white_noise["stale_20"] == found.white_noise["raw"]
+    assert found.white_noise["stale_20_effective"] == pytest.approx(7 / (6 + effective), rel=1e-5)
 
 
-def test_the_accumulator_has_no_result_without_gradients_and_lets_go_of_them():
-    accumulator = DiagonalityAccumulator(rank=2)
-    accumulator.add(torch.zeros(2, 2))
-    assert accumulator.result() is None
-    accumulator.add(torch.eye(2))
-    assert accumulator.result() is not None
-    assert accumulator.result() is None
+def test_a_stale_basis_on_a_single_gradient_is_not_in_sample():
+    (G,) = given = gradients(1)
+    found = measure_diagonality(given, 2, stale={3: left_basis(G).float()})
+    assert found.stale["3"].in_sample is False
+    assert found.stale["3"].ratio == pytest.approx(found.one_sided.ratio, rel=1e-5)
+
+
+def test_bases_of_the_long_side_can_be_left_out():
+    given = gradients(5)
+    found, whole = measure_diagonality(given, 2, two_sided=False), measure_diagonality(given, 2)
+    assert found.two_sided is None
+    assert found.covariance is None
+    assert found.one_sided == whole.one_sided
+    assert not {"two_sided", "covariance"} & set(found.white_noise)
+
+
+def test_blocks_of_rows_add_up(monkeypatch):
+    given = [G.double() for G in gradients(5, 7, 9)]
+    whole = measure_diagonality(given, 3)
+    monkeypatch.setattr(coordinates, "_BLOCK", 1)
+    monkeypatch.setattr(coordinates, "_LEAST_ROWS", 2)
+    pieces = measure_diagonality(given, 3)
+    for basis in BASES:
+        ratio = getattr(whole, basis).ratio
+        assert getattr(pieces, basis).ratio == pytest.approx(ratio, rel=1e-12), basis
+    assert pieces.white_noise == pytest.approx(whole.white_noise, rel=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_right_basis_is_orthonormal_and_begins_with_the_singular_vectors(rank, dtype):
+    generator = torch.Generator().manual_seed(3)
+    U = torch.linalg.qr(torch.randn(4, rank, generator=generator, dtype=torch.float64))[0]
+    V = torch.linalg.qr(torch.randn(7, rank, generator=generator, dtype=torch.float64))[0]
+    scales = torch.tensor([1, 1e-1, 1e-2, 1e-4], dtype=torch.float64)[:rank]
+    G = (U * scales @ V.T).to(dtype)
+    Q = right_basis(G, left_basis(G))
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(Q.T @ Q, torch.eye(7, dtype=dtype), rtol=0, atol=tolerance)
+    # float32 gradients hold their weakest direction to 1e-7 of the strongest one's scale, 1e-3 of its own.
+    overlap = (Q[:, :rank].double() * V).sum(0).abs()
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(overlap, torch.ones(rank).double(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("limit", [0, 256])
+def test_covariance_bases_diagonalise_the_sums(monkeypatch, limit):
+    monkeypatch.setattr(coordinates, "_FLOAT64_MAX_SIDE", limit)
+    given = gradients(3, 4, 7)
+    for side, basis in zip((0, 1), covariance_bases(given), strict=True):
+        total = sum((G @ G.T if side == 0 else G.T @ G).double() for G in given)
+        rotated_total = basis.double().T @ total @ basis.double()
+        values = torch.linalg.eigvalsh(total).flip(0)
+        scale = float(values[0])
+        torch.testing.assert_close(rotated_total, values.diag(), rtol=0, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
+def test_vectors_and_single_numbers_are_measured(shape):
+    found = measure_diagonality(gradients(3, *shape), 1)
+    for basis in BASES:
+        assert 0 < getattr(found, basis).ratio <= 1 + 1e-6
+
+
+def test_rank_one_gradients_are_diagonal_in_their_own_basis():
+    u, v = torch.tensor([3.0, -1.0, 2.0]), torch.tensor([1.0, 2.0, 0.5, -1.0])
+    found = measure_diagonality([c * torch.outer(u, v) for c in (1.0, -2.0, 0.5, 3.0, 1.5)], 1)
+    for basis in ("two_sided", "covariance"):
+        assert getattr(found, basis).ratio == pytest.approx(1, abs=1e-6)
+    assert found.raw.ratio < 0.5

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from subopt.profilers.gradients import left_as_found, stream_gradients
 
@@ -92,6 +94,44 @@ def test_only_the_gradient_in_hand_is_alive(batches):
     stream_gradients(model, loss_of, batches, NAMES, check)
     assert len(handed) == 9
     assert all(storage.expired() for storage in handed)
+
+
+class GradientsAlive(TorchDispatchMode):
+    """Which parameters' gradients are alive after each operation, found by their shapes, all different."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.names = {tuple(p.shape): name for name, p in model.named_parameters()}
+        self.own = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.made = {}
+        self.history = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            name = self.names.get(tuple(tensor.shape)) if isinstance(tensor, torch.Tensor) else None
+            if name is not None and tensor.untyped_storage()._cdata not in self.own:
+                storage = StorageWeakRef(tensor.untyped_storage())
+                self.made[storage.cdata] = name, storage
+        self.history.append({name for name, storage in self.made.values() if not storage.expired()})
+        return result
+
+
+def test_no_two_layers_gradients_are_alive_at_once_measured_or_not():
+    linear = [layer for i in range(5) for layer in (nn.Linear(7 + i, 8 + i), nn.Tanh())]
+    model = nn.Sequential(*linear, nn.Unflatten(1, (1, 12)), nn.Conv1d(1, 2, 3))
+    with GradientsAlive(model) as alive:
+        stream_gradients(
+            model,
+            loss_of,
+            [torch.randn(3, 7) for _ in range(2)],
+            ["2.weight", "6.weight"],
+            lambda name, G, k: None,
+        )
+    layers = [{name.partition(".")[0] for name in names} for names in alive.history]
+    assert max(map(len, layers)) == 1
+    assert set().union(*alive.history) == set(alive.names.values())
+    assert alive.history[-1] == set()
 
 
 def test_the_model_is_left_as_found(batches):

@@ -4,65 +4,138 @@ import pytest
 import torch
 from torch import nn
 
-from subopt.profilers import layers
-from subopt.profilers.diagonality import measure_diagonality
-from subopt.profilers.layers import layer_groups, measure_layers
+from subopt.profilers import layers, svd_time
+from subopt.profilers.held import HeldGradients
+from subopt.profilers.layers import default_group_bytes, layer_groups, measure_layers
 from subopt.profilers.spectrum import SpectrumAccumulator
-from subopt.profilers.svd_time import full_svd_flops_per_s, is_svd_quick
+from subopt.profilers.stopwatch import Stopwatch
+from subopt.profilers.svd_time import affordable_svds, full_svd_flops_per_s, is_svd_quick
 
 RANKS = {"0.weight": 2, "3.weight": 1}
+COUNT = 5
 
 
 def model_and_batches():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(5, 4))
-    return model, [torch.randn(8, 6) for _ in range(5)]
+    return model, [torch.randn(8, 6) for _ in range(COUNT)]
 
 
 def loss_of(model, batch):
     return model(batch).square().mean()
 
 
-@pytest.mark.parametrize(("group_bytes", "passes"), [(10**9, 1), (1, 2)])
-def test_every_layer_gets_the_numbers_of_its_own_gradients(group_bytes, passes):
-    model, batches = model_and_batches()
-    plain: dict[str, list[torch.Tensor]] = {name: [] for name in RANKS}
-    torch.manual_seed(9)
+def measured(model, batches, ranks=RANKS, *, loss=loss_of, watch=None, **options):
+    options = {"detail": "standard", "group_bytes": 10**9, "stale": {}} | options
+    return list(measure_layers(model, loss, batches, ranks, watch=watch or Stopwatch(), **options))
+
+
+def plain_gradients(model, batches):
+    """Every named layer's gradients by plain autograd, from the same random state."""
+    state = torch.get_rng_state()
+    found = {name: [] for name in RANKS}
     for batch in batches:
         model.zero_grad()
         loss_of(model, batch).backward()
         for name in RANKS:
-            plain[name].append(model.get_parameter(name).grad.clone())
+            found[name].append(model.get_parameter(name).grad.clone())
     model.zero_grad()
-    torch.manual_seed(9)
-    ticks = []
-    measured = list(
-        measure_layers(
-            model,
-            loss_of,
-            batches,
-            RANKS,
-            group_bytes=group_bytes,
-            on_batch=lambda done, total: ticks.append((done, total)),
-        )
+    torch.set_rng_state(state)
+    return found
+
+
+def spectrum_of(gradients):
+    accumulator = SpectrumAccumulator()
+    for G in gradients:
+        accumulator.add(G)
+    return accumulator.result()
+
+
+@pytest.mark.parametrize("detail", ["standard", "full"])
+@pytest.mark.parametrize(("group_bytes", "groups"), [(10**9, 1), (1, 2)])
+def test_every_layer_gets_the_numbers_of_its_own_gradients(detail, group_bytes, groups):
+    model, batches = model_and_batches()
+    stale = {"3.weight": {4: torch.linalg.qr(torch.randn(4, 4)).Q}}
+    plain = plain_gradients(model, batches)
+    ticks, watch = [], Stopwatch()
+    found = measured(
+        model,
+        batches,
+        watch=watch,
+        detail=detail,
+        group_bytes=group_bytes,
+        stale=stale,
+        on_batch=lambda done, total: ticks.append((done, total)),
     )
-    assert [layer.name for layer in measured] == list(RANKS)
-    for layer in measured:
-        spectrum = SpectrumAccumulator()
+    assert [layer.name for layer in found] == list(RANKS)
+    for layer in found:
+        held = HeldGradients(RANKS[layer.name], stale=stale.get(layer.name), watch=Stopwatch())
         for G in plain[layer.name]:
-            spectrum.add(G)
-        assert layer.spectrum == spectrum.result()
-        assert layer.diagonality == measure_diagonality(plain[layer.name], RANKS[layer.name])
-    assert ticks[0] == (0, 5 * passes)
-    assert ticks[-1] == (5 * passes, 5 * passes)
+            held.add(G)
+        assert layer.spectrum == spectrum_of(plain[layer.name])
+        assert layer.measures == held.result()
+        assert layer.activations.positions == 8 * (COUNT if detail == "full" else 1)
+    assert list(found[1].measures.diagonality.stale) == ["4"]
+    assert ticks[0] == (0, COUNT * groups)
+    assert ticks[-1] == (COUNT * groups, COUNT * groups)
+    assert watch.passes == COUNT * groups
 
 
-def test_a_layer_without_gradient_has_neither():
+def test_quick_takes_each_spectrum_on_every_fourth_batch_in_turn():
+    model, batches = model_and_batches()
+    plain, watch = plain_gradients(model, batches), Stopwatch()
+    first, second = measured(model, batches, detail="quick", group_bytes=1, watch=watch)
+    assert first.spectrum == spectrum_of([plain["0.weight"][k] for k in (0, 4)])
+    assert second.spectrum == spectrum_of([plain["3.weight"][3]])
+    for layer in (first, second):
+        assert layer.measures is None
+        assert layer.activations is None
+    assert watch.passes == COUNT
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_quick_leaves_no_layer_out_however_few_the_batches(count):
+    model, batches = model_and_batches()
+    found = measured(model, batches[:count], detail="quick")
+    assert all(layer.spectrum is not None for layer in found)
+
+
+def test_the_time_of_the_hooks_is_not_that_of_the_passes(monkeypatch):
+    model, batches = model_and_batches()
+    clock = iter(range(10**6))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    watch = Stopwatch()
+    measured(model, batches, watch=watch)
+    # Every look at the clock takes a second: two looks to a span, the second of which is the span's own time.
+    assert watch.seconds["spectra"] == COUNT * len(RANKS)
+    assert watch.seconds["holding gradients"] == COUNT * len(RANKS)
+    assert {"forward and backward", "activations", "diagonality"} <= watch.seconds.keys()
+    assert sum(watch.seconds.values()) < float(next(clock))
+
+
+def test_a_layer_without_gradient_has_neither_spectrum_nor_measures():
     model, batches = model_and_batches()
     model.append(nn.Linear(4, 3))
-    (layer,) = measure_layers(model, lambda m, x: m[:4](x).sum(), batches, {"4.weight": 1})
+    (layer,) = measured(
+        model, batches, {"4.weight": 1}, loss=lambda model, batch: model[:4](batch).sum()
+    )
     assert layer.spectrum is None
-    assert layer.diagonality is None
+    assert layer.measures is None
+    assert layer.activations is None
+
+
+def test_an_error_in_the_model_leaves_no_hook_behind():
+    model, batches = model_and_batches()
+
+    def fail(model, batch):
+        model(batch)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:  # its traceback keeps the frames alive
+        measured(model, batches, loss=fail)
+    assert caught.traceback
+    hooks = [module._forward_hooks or module._forward_pre_hooks for module in model.modules()]
+    assert not any(hooks)
 
 
 def test_groups_fill_the_memory_in_order_and_a_large_layer_is_alone():
@@ -71,27 +144,55 @@ def test_groups_fill_the_memory_in_order_and_a_large_layer_is_alone():
     assert layer_groups({}, 10) == []
 
 
+@pytest.mark.parametrize(
+    ("detail", "shape", "expected"),
+    [
+        ("standard", (6, 5), 8 * 120),  # the held gradients
+        ("standard", (2, 50), 400 + 8 * 50**2),  # the inputs' Gram matrix, beside one gradient
+        ("full", (2, 50), 8 * 400 + 8 * 50**2),
+        ("full", (2, 5, 2, 5), 8 * 400 + 8 * 50**2),
+    ],
+)
+def test_a_layer_is_counted_with_its_gradients_and_the_gram_matrix_of_its_inputs(
+    detail, shape, expected
+):
+    assert layers._held_bytes(torch.zeros(shape), 8, detail) == expected
+
+
+def test_held_gradients_may_add_a_quarter_to_the_peak_of_the_passes():
+    mebibyte = 2**20
+    assert default_group_bytes(1200 * mebibyte, 3 * mebibyte) == (300 - 18) * mebibyte
+    assert default_group_bytes(40 * mebibyte, 3 * mebibyte) == 64 * mebibyte
+    assert default_group_bytes(0, 0) == 64 * mebibyte
+
+
+def test_a_decomposition_that_takes_too_long_is_left_out(monkeypatch):
+    weights = {"wide": torch.zeros(5, 6), "narrow": torch.zeros(4, 5)}
+    # 4 n^2 m + 8 n m^2 + 9 m^3
+    flops = {"wide": 720 + 1200 + 1125, "narrow": 400 + 640 + 576}
+    devices = []
+    monkeypatch.setattr(svd_time, "is_svd_quick", lambda shape: False)
+    monkeypatch.setattr(
+        svd_time, "full_svd_flops_per_s", lambda device: devices.append(device.type) or 100.0
+    )
+    assert affordable_svds(weights, (flops["narrow"] + 1) / 100.0) == {"narrow"}
+    assert devices == ["cpu"]  # timed once for all layers
+    assert affordable_svds(weights, 1e9) == set(weights)
+
+
 def test_a_layer_whose_full_decomposition_takes_too_long_has_no_two_sided_number(monkeypatch):
     model, batches = model_and_batches()
-    # 5 x 6 and 4 x 5: 4 n^2 m + 8 n m^2 + 9 m^3
-    flops = {"0.weight": 720 + 1200 + 1125, "3.weight": 400 + 640 + 576}
-    devices = []
-    monkeypatch.setattr(layers, "is_svd_quick", lambda shape: False)
-    monkeypatch.setattr(
-        layers, "full_svd_flops_per_s", lambda device: devices.append(device.type) or 100.0
-    )
-    between = (flops["3.weight"] + 1) / 100.0
-    limited = list(measure_layers(model, loss_of, batches, RANKS, two_sided_limit_s=between))
-    whole = list(measure_layers(model, loss_of, batches, RANKS, two_sided_limit_s=1e9))
-    assert devices == ["cpu", "cpu"]  # timed once for all layers
+    monkeypatch.setattr(layers, "affordable_svds", lambda weights, limit_s: {"3.weight"})
+    limited = measured(model, batches)
+    monkeypatch.undo()
+    whole = measured(model, batches)
     wide, narrow = limited
-    assert wide.diagonality.two_sided is None
-    assert not any("two_sided" in key for key in wide.diagonality.white_noise)
+    assert wide.measures.diagonality.two_sided is None
     for basis in ("raw", "one_sided", "low_rank"):
-        expected = getattr(whole[0].diagonality, basis).ratio
-        assert getattr(wide.diagonality, basis).ratio == pytest.approx(expected, rel=1e-5)
+        expected = getattr(whole[0].measures.diagonality, basis).ratio
+        assert getattr(wide.measures.diagonality, basis).ratio == pytest.approx(expected, rel=1e-5)
     assert narrow == whole[1]
-    assert narrow.diagonality.two_sided is not None
+    assert narrow.measures.diagonality.two_sided is not None
 
 
 def test_the_rate_of_a_device_is_measured_and_small_layers_need_none():
@@ -105,15 +206,17 @@ def test_the_rate_of_a_device_is_measured_and_small_layers_need_none():
 def test_a_gpu_gives_the_same_numbers_and_keeps_its_random_state():
     model, batches = model_and_batches()
     model[2].p = 0.0
-    on_cpu = list(measure_layers(model, loss_of, batches, RANKS))
+    on_cpu = measured(model, batches)
     model.cuda()
     state = torch.cuda.get_rng_state()
-    on_gpu = list(measure_layers(model, loss_of, [batch.cuda() for batch in batches], RANKS))
+    on_gpu = measured(model, [batch.cuda() for batch in batches])
     assert torch.equal(torch.cuda.get_rng_state(), state)
     for cpu, gpu in zip(on_cpu, on_gpu, strict=True):
         assert gpu.spectrum.stable_rank.mean == pytest.approx(
             cpu.spectrum.stable_rank.mean, rel=1e-4
         )
         for basis in ("raw", "one_sided", "two_sided", "low_rank"):
-            expected = getattr(cpu.diagonality, basis).ratio
-            assert getattr(gpu.diagonality, basis).ratio == pytest.approx(expected, rel=1e-3)
+            expected = getattr(cpu.measures.diagonality, basis).ratio
+            assert getattr(gpu.measures.diagonality, basis).ratio == pytest.approx(
+                expected, rel=1e-3
+            )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 
 import pytest
 import torch
 
-from subopt.errors import PreflightError, UsageError, UserCodeError
+from subopt.errors import PreflightError, UserCodeError
 from subopt.optimizers import METHODS, low_bit
-from subopt.profilers import decompositions, layers, timing
+from subopt.profilers import clock, decompositions, svd_time
 from subopt.profilers import profile as module
 from subopt.profilers.profile import run_profile
 from subopt.profilers.schema import Profile, Settings
@@ -86,7 +87,7 @@ def standard(tmp_path_factory):
         patch.setattr(decompositions, "MOST_REPEATS", decompositions.LEAST_REPEATS)
         found = run_profile(
             load_target("model.py", base=folder),
-            settings(),
+            settings(steps=3),
             methods=METHOD_NAMES,
             progress=events.append,
             on_preflight=checks.append,
@@ -102,7 +103,9 @@ def test_everything_is_there(standard):
     for layer in found.layers:
         measured = layer.treatment == "matrix"
         assert (layer.spectrum is not None) == measured
-        assert (layer.diagonality is not None) == measured
+        for quantity in ("diagonality", "off_diagonal", "agreement", "blocks", "noise", "subspace"):
+            assert (getattr(layer, quantity) is not None) == measured, quantity
+        assert (layer.activations is not None) == measured
     assert [row.method for row in found.methods] == METHOD_NAMES
     assert {row.peak.source for row in found.methods} == {"simulated"}
     assert found.memory.source == "simulated"
@@ -135,7 +138,7 @@ def test_a_load_that_grows_while_timing_is_no_overhead(load, quick_kernels, monk
         run()
         return float(next(calls))
 
-    monkeypatch.setattr(timing, "timed_ms", timed)
+    monkeypatch.setattr(clock, "timed_ms", timed)
     found = run_profile(load(), settings(), methods=["adamw", "lion", "momentum"])
     adamw, *others = found.methods
     for row in others:
@@ -153,7 +156,14 @@ def test_the_peak_of_adamw_is_that_of_the_memory_table(standard):
 def test_progress_goes_through_the_stages_in_order(standard):
     _, events, _ = standard
     stages = list(dict.fromkeys(event.stage for event in events))
-    assert stages == ["loading", "gradients", "memory", "optimizer steps", "decompositions"]
+    assert stages == [
+        "loading",
+        "memory",
+        "subspaces",
+        "gradients",
+        "optimizer steps",
+        "decompositions",
+    ]
     assert all(0 <= event.done <= event.total for event in events)
 
 
@@ -166,11 +176,13 @@ def test_quick_leaves_out_what_takes_long(load):
     assert found.memory.source == "simulated"
 
 
-def test_quick_and_standard_measure_the_same_gradients(load, standard):
-    quick = run_profile(load(), settings(detail="quick"), methods=["adamw"])
-    assert [layer.spectrum for layer in quick.layers] == [
-        layer.spectrum for layer in standard[0].layers
-    ]
+def test_quick_measures_some_of_the_gradients_that_standard_does(load, standard):
+    quick = run_profile(load(), settings(detail="quick", steps=3), methods=["adamw"])
+    for some, every in zip(quick.layers, standard[0].layers, strict=True):
+        assert (some.spectrum is None) == (every.spectrum is None)
+        if every.spectrum:
+            mean, spread = some.spectrum.stable_rank.mean, every.spectrum.stable_rank
+            assert spread.min <= mean <= spread.max
 
 
 def test_the_seed_decides_weights_data_and_dropout(load):
@@ -222,9 +234,10 @@ def test_what_cannot_be_simulated_is_said(load, simulate):
 @pytest.mark.parametrize(
     ("stage", "lost"),
     [
-        ("warm-up", ["warm-up", "gradients", "memory", "optimizer steps", "decompositions"]),
-        ("gradients", ["gradients", "memory", "optimizer steps", "decompositions"]),
-        ("memory", ["memory", "optimizer steps", "decompositions"]),
+        ("memory", ["memory", "short run", "gradients", "optimizer steps", "decompositions"]),
+        ("warm-up", ["short run", "gradients", "optimizer steps", "decompositions"]),
+        ("subspaces", ["short run", "gradients", "optimizer steps", "decompositions"]),
+        ("gradients", ["gradients", "optimizer steps", "decompositions"]),
         ("optimizer steps", ["optimizer steps", "decompositions"]),
         ("decompositions", ["decompositions"]),
     ],
@@ -235,11 +248,15 @@ def test_an_interrupt_keeps_what_was_complete(load, quick_kernels, stage, lost):
             raise KeyboardInterrupt
 
     found = run_profile(
-        load(), settings(warmup_steps=1), methods=["adamw", "lion"], progress=interrupt
+        load(),
+        settings(warmup_steps=1, steps=2),
+        methods=["adamw", "lion"],
+        progress=interrupt,
     )
     assert found.interrupted
     assert found.missing == [f"{name}: interrupted" for name in lost]
     assert (found.layers[1].spectrum is None) == ("gradients" in lost)
+    assert (found.layers[1].subspace is None) == ("short run" in lost)
     assert found.memory.source == ("formula" if "memory" in lost else "simulated")
     assert (found.methods[0].step_ms is None) == ("optimizer steps" in lost)
 
@@ -307,9 +324,29 @@ def test_flops_are_related_to_the_tokens_that_meet_the_weights(standard):
         assert row.bound_relative == pytest.approx(row.bound_flops / (6 * 24 * numbers), rel=1e-12)
 
 
-def test_what_is_not_measured_yet_is_refused(load):
-    with pytest.raises(UsageError, match="subspaces"):
-        run_profile(load(), settings(steps=10))
+def test_gradients_are_measured_where_the_short_run_has_led(load):
+    """Training while subspaces are watched is the same training as a warm-up of as many steps."""
+    warmed, followed = (
+        run_profile(load(), settings(batches=2, **steps), methods=["adamw"])
+        for steps in ({"warmup_steps": 3}, {"steps": 3})
+    )
+    assert [layer.spectrum for layer in warmed.layers] == [
+        layer.spectrum for layer in followed.layers
+    ]
+    assert all(layer.subspace is None for layer in warmed.layers)
+
+
+def test_the_time_of_the_profile_itself_is_accounted_for(load):
+    begin_s = time.perf_counter()
+    found = run_profile(load(), settings(steps=2), methods=["adamw"])
+    whole_s = time.perf_counter() - begin_s
+    seconds = {item.on: item.seconds for item in found.spent}
+    assert {"forward and backward", "spectra", "diagonality", "blocks", "memory"} <= set(seconds)
+    assert list(seconds.values()) == sorted(seconds.values(), reverse=True)
+    assert min(seconds.values()) >= 0
+    # Loading and the check before anything long belong to no quantity.
+    assert sum(seconds.values()) <= whole_s
+    assert found.passes == 2 + 3 + 3
 
 
 def test_a_model_that_cannot_be_measured_is_refused(load):
@@ -330,7 +367,7 @@ def stop_after_gradients(seen):
     def report(progress):
         if progress.stage == "gradients":
             seen.append(progress)
-        elif progress.stage != "loading":
+        elif seen:
             raise KeyboardInterrupt
 
     return report
@@ -353,8 +390,8 @@ def test_the_memory_allowed_decides_how_often_the_batches_are_gone_through(
 
 
 def test_layers_without_a_two_sided_number_are_counted_among_what_is_missing(load, monkeypatch):
-    monkeypatch.setattr(layers, "is_svd_quick", lambda shape: shape == (16, 16))
-    monkeypatch.setattr(layers, "full_svd_flops_per_s", lambda device: 1.0)
+    monkeypatch.setattr(svd_time, "is_svd_quick", lambda shape: shape == (16, 16))
+    monkeypatch.setattr(svd_time, "full_svd_flops_per_s", lambda device: 1.0)
     found = run_profile(load(), settings(), methods=["adamw"], progress=stop_after_gradients([]))
     (line,) = [line for line in found.missing if "two-sided" in line]
     assert "2 of 3 layers" in line

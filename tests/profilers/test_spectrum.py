@@ -5,7 +5,18 @@ import math
 import pytest
 import torch
 
-from subopt.profilers.spectrum import SpectrumAccumulator, energies, rank_at_energy, reported_ranks
+from subopt.profilers import spectrum
+from subopt.profilers.spectrum import (
+    SpectrumAccumulator,
+    effective_rank,
+    energies,
+    energy_at_rank,
+    rank_at_energy,
+    reported_ranks,
+    sketch_rank,
+    sketched_energies,
+    stable_rank,
+)
 
 
 def brute_force(G):
@@ -109,3 +120,106 @@ def test_rank_at_energy_counts_the_direction_that_crosses():
 @pytest.mark.parametrize("energy", [0.1, 0.3, 1e-8])
 def test_a_share_met_exactly_is_not_lost_to_rounding(energy):
     assert rank_at_energy(torch.full((10,), energy, dtype=torch.float64), 0.90) == 9
+
+
+def with_spectrum(energy, n, dtype=torch.float32):
+    """A matrix with these squared singular values, its singular vectors random."""
+    generator = torch.Generator().manual_seed(5)
+    m = len(energy)
+    left, right = (
+        torch.linalg.qr(torch.randn(rows, m, generator=generator, dtype=torch.float64)).Q
+        for rows in (m, n)
+    )
+    return ((left * energy.sqrt()) @ right.T).to(dtype)
+
+
+SPECTRA = {
+    "decaying": torch.arange(64, dtype=torch.float64).div(-4).exp(),
+    "low rank on noise": torch.cat([torch.ones(8), torch.full((56,), 1e-4)]).double(),
+    "rank one": torch.cat([torch.ones(1), torch.zeros(63)]).double(),
+    "flat": torch.ones(64, dtype=torch.float64),
+    "noise": torch.linalg.svdvals(
+        torch.randn(64, 100, generator=torch.Generator().manual_seed(2)).double()
+    ).square(),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
+def test_a_sketch_errs_to_one_side_only(name, scale):
+    energy = SPECTRA[name] * scale
+    sketch = sketched_energies(with_spectrum(energy, 100), sketch_rank(64))
+    assert sketch.shape == (64,)
+    assert bool((sketch.diff() <= 0).all())
+    assert float(sketch.min()) >= 0
+    assert float(sketch.sum() / energy.sum()) == pytest.approx(1, rel=1e-6)
+    rounding = 1e-6
+    assert stable_rank(sketch) >= stable_rank(energy) * (1 - rounding)
+    assert effective_rank(sketch) >= effective_rank(energy) * (1 - 1e-4)  # entropy of rounding
+    for share in (0.9, 0.95, 0.99):
+        assert rank_at_energy(sketch, share + rounding) >= rank_at_energy(energy, share)
+    for rank in range(1, 65):
+        kept = energy_at_rank(sketch, rank)
+        assert kept <= 1
+        assert kept <= energy_at_rank(energy, rank) + rounding
+
+
+@pytest.mark.parametrize(
+    ("energy", "error"),
+    [
+        (torch.arange(256).double().div(-16).exp(), 0.002),
+        (1 / torch.arange(1, 257).double(), 0.04),
+        (torch.linspace(1, 0.2, 256).double(), 0.1),  # about white noise of 256 x 700
+    ],
+)
+def test_the_error_of_a_sketch_is_the_stated_one(energy, error):
+    sketch = sketched_energies(with_spectrum(energy, 700), sketch_rank(256))
+    for rank, share in ((64, 1), (32, 1 / 2), (16, 1 / 4)):
+        missed = energy_at_rank(energy, rank) - energy_at_rank(sketch, rank)
+        assert 0 < missed < share * error
+
+
+def test_a_sketch_of_every_direction_is_exact():
+    G = torch.randn(12, 20, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(sketched_energies(G, 12), energies(G), rtol=1e-5, atol=1e-5)
+
+
+def test_a_tall_matrix_has_the_sketch_of_its_transpose_and_the_seed_is_fixed():
+    G = with_spectrum(SPECTRA["decaying"], 100)
+    before = torch.get_rng_state()
+    sketch = sketched_energies(G, 24)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(sketched_energies(G, 24), sketch)
+    torch.testing.assert_close(sketched_energies(G.T, 24), sketch, rtol=1e-6, atol=1e-7)
+
+
+def test_a_wide_layer_is_sketched_and_says_so():
+    G = with_spectrum(SPECTRA["decaying"], 100)
+    exact, sketched = SpectrumAccumulator(), SpectrumAccumulator(sketch_from=64)
+    for accumulator in (exact, sketched):
+        accumulator.add(G)
+        accumulator.add(torch.zeros_like(G))
+    assert exact.result().sketched_rank is None
+    assert sketched.result().sketched_rank == sketch_rank(64) == 20
+    assert exact.result().rank_at_energy["0.99"].mean == 19
+    assert 19 <= sketched.result().rank_at_energy["0.99"].mean <= 24
+    assert sketched.result().energy_at_rank["16"].mean == pytest.approx(
+        exact.result().energy_at_rank["16"].mean, abs=2.5e-3
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_sketch_takes_every_float_type(dtype):
+    G = with_spectrum(SPECTRA["decaying"], 100, dtype)
+    torch.testing.assert_close(
+        sketched_energies(G, 24)[:16], energies(G)[:16], rtol=2e-2, atol=1e-4
+    )
+
+
+def test_the_sum_of_squares_is_that_of_all_slices(monkeypatch):
+    monkeypatch.setattr(spectrum, "_SLICE", 7)
+    G = torch.randn(5, 9, generator=torch.Generator().manual_seed(1))
+    for matrix in (G, G.T, G[:, ::2]):
+        assert float(spectrum.total_energy(matrix)) == pytest.approx(
+            float(matrix.double().square().sum()), rel=1e-14
+        )

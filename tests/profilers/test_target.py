@@ -257,7 +257,6 @@ TWO = HEAD + (
     ("source", "spec", "message", "hint"),
     [
         (LINEAR, "modle.py", r"there is no file modle.py; did you mean 'model.py'\?", "looked in"),
-        (LINEAR, "hf:gpt2", "hf: are not supported yet", "model.py"),
         (LINEAR, "model.py:", "names no model", "model.py:Net"),
         (LINEAR, ":Net", "names no model", "model.py:Net"),
         (LINEAR, "", "names no model", "model.py:Net"),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
-import itertools
 import statistics
 
 import pytest
 import torch
 from torch import nn
 
-from subopt.optimizers import METHODS, Composed, Method, get_method
-from subopt.profilers import timing
+from subopt.optimizers import METHODS, Composed, Method, create, get_method
+from subopt.profilers import clock, timing
+from subopt.profilers.kind_timing import KindSteps, kinds_of, only_gradient_of
 from subopt.profilers.timing import (
     StepTime,
+    staggered_step_ms,
     time_forward_backward,
     time_step,
     time_whole_step,
@@ -29,19 +31,33 @@ def model():
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """A clock on which call number t takes durations[t] ms; the baseline's calls, where it is named, are free."""
+def clocked(monkeypatch):
+    """Let a function of the optimizer that steps, and of how many steps it has taken, stand in for the clock."""
 
-    def install(durations, free=None):
-        taken = itertools.chain(durations, itertools.repeat(1.0))
+    def install(taken_ms):
+        counts = collections.Counter()
 
         def timed(run, devices):
             run()
-            return 0.0 if free is not None and method_of(run) == free else next(taken)
+            optimizer = run.__self__
+            updated = tuple(
+                p for g in optimizer.param_groups for p in g["params"] if p.grad is not None
+            )
+            counts[id(optimizer), updated] += 1
+            return taken_ms(method_of(run), updated, counts[id(optimizer), updated])
 
-        monkeypatch.setattr(timing, "timed_ms", timed)
+        monkeypatch.setattr(clock, "timed_ms", timed)
 
     return install
+
+
+@pytest.fixture
+def layers():
+    """Three equal layers and a wider one, without biases."""
+    shapes = [(6, 6), (6, 6), (6, 6), (6, 9)]
+    net = nn.Sequential(*(nn.Linear(m, n, bias=False) for m, n in shapes))
+    net(torch.randn(3, 6)).square().sum().backward()
+    return net
 
 
 def method_of(step):
@@ -55,17 +71,56 @@ def test_an_average_step_spreads_the_refresh_over_the_period():
     assert StepTime(2.0, 102.0, 200, 3.0).overhead_ms == -0.5
 
 
-def test_refreshes_and_ordinary_steps_are_told_apart(model, clock):
-    clock([1000, 1, 2, 3, 50, 4, 5, 6, 70], free="lion")
-    taken = time_step(model, "adadiag", {"period": 10}, baseline="lion", rounds=2, budget_s=1e9)
-    assert taken == StepTime(ordinary_ms=3.5, refresh_ms=60, period=10, baseline_ms=0)
+@pytest.mark.parametrize(
+    ("period", "longest_ms"),
+    [
+        (200, 10 + 40),  # one layer per step: the longest
+        (4, 10 + 40),
+        (3, 10 + 40 + 30),  # two per step
+        (2, 10 + 40 + 30),
+        (1, 10 + 40 + 30 + 20 + 10),  # all of them
+    ],
+)
+def test_layers_that_take_turns_spread_a_refresh(period, longest_ms):
+    each_ms = [20.0, 40.0, 10.0, 30.0]
+    assert staggered_step_ms(10.0, 110.0, period, each_ms) == pytest.approx(longest_ms)
+    # Only the ratios of the single layers' count: the refresh of all may take less than they do one by one.
+    halved = staggered_step_ms(10.0, 60.0, period, each_ms)
+    assert halved == pytest.approx(10 + (longest_ms - 10) / 2)
 
 
-def test_a_method_without_decompositions_has_only_ordinary_steps(model, clock):
-    clock([1000, *range(1, 9)])
-    taken = time_step(model, "lion", {}, baseline="lion", rounds=2, budget_s=1e9)
-    assert taken == StepTime(ordinary_ms=4.5, refresh_ms=None, period=None, baseline_ms=4.5)
+def test_layers_that_take_turns_where_a_refresh_costs_nothing():
+    assert staggered_step_ms(10.0, 9.0, 2, [1.0, 2.0, 3.0]) == 10
+    assert staggered_step_ms(10.0, 19.0, 2, [0.0, 0.0, 0.0]) == pytest.approx(10 + 9 * 2 / 3)
+
+
+def test_refreshes_and_ordinary_steps_are_told_apart(layers, clocked):
+    """Whole steps: the first 1000 ms, then 1, 50, 3, 70. A single layer's refresh takes 9 or, the wide one, 29 ms."""
+
+    def taken_ms(method, updated, t):
+        if method == "lion":
+            return 0.0
+        if len(updated) == 1:
+            return {1: 5.0, 2: 1.0, 3: 30.0 if 9 in updated[0].shape else 10.0}[t]
+        return [1000.0, 1.0, 50.0, 3.0, 70.0][t - 1]
+
+    clocked(taken_ms)
+    taken = time_step(layers, "adadiag", {"period": 10}, baseline="lion", rounds=2, budget_s=1e9)
+    longest = 2.0 + 58.0 * 29 / (29 + 3 * 9)
+    assert taken == StepTime(2.0, 60.0, 10, 0.0, pytest.approx(longest), is_counted=False)
+
+
+def test_a_method_without_decompositions_has_only_ordinary_steps(layers, clocked):
+    clocked(lambda method, updated, t: 1000.0 if t == 1 else float(t))
+    taken = time_step(layers, "lion", {}, baseline="lion", rounds=2, budget_s=1e9)
+    assert taken == StepTime(ordinary_ms=3.5, refresh_ms=None, period=None, baseline_ms=3.5)
     assert taken.overhead_ms == 0
+
+
+@pytest.mark.parametrize("method", ["shared-basis", "osd"])
+def test_what_is_new_at_every_step_is_no_refresh(layers, method):
+    taken = time_step(layers, method, {}, baseline="adamw", rounds=1, budget_s=1e9)
+    assert (taken.refresh_ms, taken.staggered_ms, taken.period) == (None, None, None)
 
 
 def test_the_baseline_is_timed_in_turn_so_that_a_changing_load_falls_on_both(model, monkeypatch):
@@ -76,45 +131,82 @@ def test_the_baseline_is_timed_in_turn_so_that_a_changing_load_falls_on_both(mod
         run()
         calls.append(method_of(run))
         own_ms = {"lion": 5.0, "adamw": 2.0}[calls[-1]]
-        return own_ms * 2 ** ((len(calls) - 1) // 2)
+        return own_ms * 2.0 ** ((len(calls) - 1) // 2)
 
-    monkeypatch.setattr(timing, "timed_ms", timed)
-    taken = time_step(model, "lion", {}, baseline="adamw", rounds=1, budget_s=1e9)
+    monkeypatch.setattr(clock, "timed_ms", timed)
+    monkeypatch.setattr(KindSteps, "take", lambda self, most, end_s: None)
+    monkeypatch.setattr(KindSteps, "whole_s", lambda self, steps: 0.0)
+    monkeypatch.setattr(KindSteps, "added_up_ms", lambda self: (0.0, 0.0))
+    taken = time_step(model, "lion", {}, baseline="adamw", rounds=2, budget_s=1e9)
     assert calls == ["lion", "adamw"] * 5
     load = (4 + 8) / 2  # the median of the pairs after the first: 2, 4, 8, 16
     assert (taken.step_ms, taken.baseline_ms) == (5 * load, 2 * load)
     assert taken.overhead_ms == 3 * load
 
 
-def test_the_budget_holds_for_both_together(model, monkeypatch):
-    seconds = itertools.count()
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
+def by_shape(narrow_ms, wide_ms):
+    """Times of the layers' steps by t; the baseline's are a tenth."""
+
+    def taken_ms(method, updated, t):
+        assert len(updated) == 1
+        times = wide_ms if 9 in updated[0].shape else narrow_ms
+        return times[0 if t == 1 else 1 + t % 2] / (1 if method == "adadiag" else 10)
+
+    return taken_ms
+
+
+def test_where_whole_steps_would_take_too_long_layers_are_counted(layers, clocked):
+    # A first step, ordinary ones and refreshes: three layers of 400, 100 and 300 ms, one of 4000, 1000 and 2000.
+    clocked(by_shape([400.0, 100.0, 300.0], [4000.0, 1000.0, 2000.0]))
+    taken = time_step(layers, "adadiag", {"period": 2}, baseline="adamw", rounds=1, budget_s=1.0)
+    ordinary, refresh = 3 * 100 + 1000, 3 * 300 + 2000
+    baseline = ordinary / 10  # the median of steps 2 to 6, three of which are short
+    longest = ordinary + 1000 + 200  # two of four layers at a step
+    expected = StepTime(ordinary, refresh, 2, baseline, longest, is_counted=True)
+    assert dataclasses.astuple(taken) == pytest.approx(dataclasses.astuple(expected))
+
+
+def test_whole_steps_are_timed_where_they_just_fit(layers, clocked, monkeypatch):
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: 0.0)
+    whole_s = 1.1 * (3 * 0.8 + 7.0)  # three steps of every layer, and the baseline's tenth
+    for budget_s, is_counted in ((whole_s - 0.01, True), (whole_s + 0.01, False)):
+        single = by_shape([400.0, 100.0, 300.0], [4000.0, 1000.0, 2000.0])
+        clocked(lambda m, updated, t, one=single: one(m, updated, t) if len(updated) == 1 else 7.0)
+        taken = time_step(layers, "adadiag", {}, baseline="adamw", rounds=1, budget_s=budget_s)
+        assert taken.is_counted == is_counted
+        assert (taken.ordinary_ms == 7.0) == (not is_counted)
+
+
+def test_nothing_is_counted_where_every_shape_is_there_once(model):
+    assert not time_step(model, "adadiag", {}, baseline="adamw", budget_s=0).is_counted
+
+
+@pytest.mark.parametrize(
+    ("second_s", "steps"),
+    [
+        (0.125, 6),  # each takes 4 calls of the clock: 0.5 s, so six of them just fit in 3 s
+        (0.25, 3),
+        (0.3, 2),  # a third would end after 3.6 s
+        (50.0, 2),
+    ],
+)
+def test_long_steps_are_taken_twice_and_thrice_where_that_ends_soon(
+    layers, monkeypatch, second_s, steps
+):
+    now = [0.0]
     calls = []
-    monkeypatch.setattr(timing, "timed_ms", lambda run, devices: calls.append(run) or 1.0)
-    time_step(model, "lion", {}, baseline="adamw", rounds=50, budget_s=7.5)
-    # A look at the clock begins it and one comes before each pair: the eighth second is too late.
-    assert len(calls) == 2 * 7
 
+    def timed(run, devices):
+        run()
+        now[0] += second_s
+        calls.append(method_of(run))
+        return second_s * 1e3
 
-def test_long_steps_are_timed_once_beside_the_first(model, monkeypatch):
-    seconds = itertools.count(step=1.4)
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
-    calls = []
-    monkeypatch.setattr(timing, "timed_ms", lambda run, devices: calls.append(run) or 1.0)
-    time_step(model, "lion", {}, baseline="adamw", rounds=50, budget_s=1)
-    assert len(calls) == 2 * 2  # looks at 1.4 and 2.8 s, which is not long yet, and at 4.2 s
-
-
-def test_a_very_long_step_is_timed_once_but_one_that_refreshes_twice(model, monkeypatch):
-    seconds = itertools.count(step=9)
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
-    calls = []
-    monkeypatch.setattr(timing, "timed_ms", lambda run, devices: calls.append(run) or 1.0)
-    taken = time_step(model, "lion", {}, baseline="adamw", rounds=50, budget_s=1)
-    assert (len(calls), taken.step_ms, taken.baseline_ms) == (2, 1.0, 1.0)
-    calls.clear()
-    time_step(model, "adadiag", {}, baseline="adamw", rounds=50, budget_s=1)
-    assert len(calls) == 2 * 2
+    monkeypatch.setattr(clock, "timed_ms", timed)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    time_step(layers, "adadiag", {}, baseline="adamw", rounds=1, budget_s=0 if steps < 6 else 3.0)
+    kinds = 2
+    assert calls == ["adadiag", "adamw"] * kinds * steps
 
 
 @pytest.fixture
@@ -163,7 +255,7 @@ def test_whole_steps_are_timed_beside_the_models_own_passes(model, doubling, mon
         durations = {("own", "own"): 7.0, ("plain",): 4.0, (): 1.0}
         return durations[seen] * (1 + len(order))  # the machine gets busier
 
-    monkeypatch.setattr(timing, "timed_ms", timed)
+    monkeypatch.setattr(clock, "timed_ms", timed)
     own = copy.deepcopy(model)
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     taken = time_whole_step(
@@ -176,9 +268,9 @@ def test_whole_steps_are_timed_beside_the_models_own_passes(model, doubling, mon
         rounds=1,
         budget_s=1e9,
     )
-    assert order == ["own", "own", "plain"] * 5
+    assert order == ["own", "own", "plain"] * 3
     assert isinstance(own[0], nn.Sequential)
-    loads = [3 * k for k in range(1, 6)][1:]
+    loads = [3 * k for k in range(1, 4)][1:]
     beyond = [7 * load - 4 * (1 + load) for load in loads]
     assert taken.step_ms == statistics.median(beyond)
     assert taken.baseline_ms == statistics.median([1 + load for load in loads])
@@ -187,11 +279,42 @@ def test_whole_steps_are_timed_beside_the_models_own_passes(model, doubling, mon
         assert torch.equal(parameter, weight)
 
 
-def test_out_of_time_the_first_step_stands_for_a_refresh(model, clock):
-    clock([1000, 1, 2, 3, 50], free="adamw")
-    taken = time_step(model, "galore", {}, baseline="adamw", rounds=2, budget_s=0)
+def test_out_of_time_the_first_step_stands_for_a_refresh(layers, clocked, monkeypatch):
+    monkeypatch.setattr(timing, "_LONG_S", 0.0)
+    clocked(lambda method, updated, t: {1: 1000.0, 2: 2.0}[t] if method == "galore" else 0.0)
+    taken = time_step(layers, "galore", {}, baseline="adamw", rounds=2, budget_s=0)
     period = get_method("galore").defaults["period"]
-    assert taken == StepTime(ordinary_ms=2, refresh_ms=1000, period=period, baseline_ms=0)
+    assert taken == StepTime(4 * 2, 4 * 1000, period, 0, 3 * 2 + 1000, is_counted=True)
+
+
+def test_kinds_are_of_one_group_shape_layout_and_dtype_and_have_a_gradient():
+    model = nn.ModuleList(nn.Linear(4, 5) for _ in range(7))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model[1].weight.grad = None
+    model[2].to(torch.bfloat16)
+    model[3].weight.data = torch.zeros(4, 5).T
+    groups = [
+        {"params": list(model[:6].parameters())},
+        {"params": list(model[6].parameters()), "betas": (0.5, 0.9)},
+    ]
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.grad = None if parameter.grad is None else torch.zeros_like(parameter)
+    kinds = kinds_of(create("adadiag", model, groups=groups))
+    weights = [(k.parameter, k.count) for k in kinds if k.parameter.ndim == 2]
+    assert [count for _, count in weights] == [3, 1, 1, 1]
+    expected = [model[0].weight, model[2].weight, model[3].weight, model[6].weight]
+    assert all(found is one for (found, _), one in zip(weights, expected, strict=True))
+    assert [k.count for k in kinds if k.parameter.ndim == 1] == [5, 1, 1]
+
+
+def test_a_single_gradient_is_left_and_the_others_come_back(layers):
+    optimizer = create("adamw", layers)
+    gradients = [p.grad for p in layers.parameters()]
+    with only_gradient_of(layers[1].weight, optimizer):
+        assert [p.grad is None for p in layers.parameters()] == [True, False, True, True]
+    assert all(p.grad is g for p, g in zip(layers.parameters(), gradients, strict=True))
 
 
 @pytest.mark.parametrize("method", ["adamw", "adadiag++", "osd"])
@@ -205,8 +328,12 @@ def test_the_weights_stay_and_so_do_the_gradients(model, method):
         assert torch.equal(parameter.grad, gradient)
 
 
-def test_forward_and_backward_leave_the_last_gradients(model, clock):
-    clock([1000, 1, 5, 3])
+def test_forward_and_backward_leave_the_last_gradients(model, monkeypatch):
+    def pretend(times_ms):
+        left = iter(times_ms)
+        monkeypatch.setattr(clock, "timed_ms", lambda run, devices: run() or next(left))
+
+    pretend([1000, 1, 5, 3])
     seen = []
 
     def forward_backward(net, batch):
@@ -214,11 +341,11 @@ def test_forward_and_backward_leave_the_last_gradients(model, clock):
 
     assert time_forward_backward(forward_backward, model, [1, 2, 3, 4]) == 3
     assert seen == [1, 2, 3, 4]
-    clock([7])
+    pretend([7])
     assert time_forward_backward(forward_backward, model, [1]) == 7
 
 
 def test_the_clock_runs_what_it_times():
     ran = []
-    assert timing.timed_ms(lambda: ran.append(1), set()) >= 0
+    assert clock.timed_ms(lambda: ran.append(1), set()) >= 0
     assert ran == [1]

@@ -1,0 +1,162 @@
+"""Optimizer steps timed on one parameter of each kind: what all parameters take follows by counting them.
+
+Parameters are updated one after another, so the time of a step is the sum over parameters, and equal shapes of one
+group take the same. A model with a hundred layers has a handful of kinds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import clock
+
+_FEWEST = 2
+
+
+@dataclass
+class Kind:
+    """Parameters of one group, shape and dtype.
+
+    Attributes:
+        parameter: One of them.
+        count: How many there are.
+        own_ms: Time of each step of the method that updates this parameter alone.
+        other_ms: The same of the baseline, taken in turn.
+    """
+
+    parameter: Tensor
+    count: int
+    own_ms: list[float] = field(default_factory=list)
+    other_ms: list[float] = field(default_factory=list)
+
+    def all_ms(self) -> list[list[float]]:
+        """Return both lists once for every parameter, the baseline's only where there is one."""
+        return [times for times in (self.own_ms, self.other_ms) if times] * self.count
+
+
+class KindSteps:
+    """Steps of a method and of a baseline that update a single parameter, in turn, for every kind.
+
+    Args:
+        optimizers: The method's and, where that is another one, the baseline's.
+        is_refresh: Whether step t = 1, 2, ... of the method refreshes.
+        devices: GPUs to wait for.
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        is_refresh: Callable[[int], bool],
+        devices: set[torch.device],
+    ) -> None:
+        self._optimizers, self._is_refresh, self._devices = optimizers, is_refresh, devices
+        self.kinds = kinds_of(optimizers[0])
+        self._taken_s: list[float] = []
+
+    def take(self, most: int, end_s: float) -> None:
+        """Take steps until there are `most`; none, after the first two, that would end after `end_s`.
+
+        A step with a refresh is expected to take as long as the first one, which has one too.
+        """
+        for t in range(len(self._taken_s) + 1, most + 1):
+            begin_s = time.perf_counter()
+            if t > _FEWEST and begin_s + self._expected_s(t) > end_s:
+                break
+            for kind in self.kinds:
+                lists = (kind.own_ms, kind.other_ms)
+                with only_gradient_of(kind.parameter, self._optimizers[0]):
+                    for times_ms, optimizer in zip(lists, self._optimizers, strict=False):
+                        times_ms.append(clock.timed_ms(optimizer.step, self._devices))
+            self._taken_s.append(time.perf_counter() - begin_s)
+
+    def _expected_s(self, t: int) -> float:
+        return self._taken_s[0 if self._is_refresh(t) else 1]
+
+    def whole_s(self, steps: int) -> float:
+        """Return the seconds that the first steps of both optimizers would take for all parameters."""
+        taken = len(self._taken_s)
+        like = [t if t < taken else (0 if self._is_refresh(t + 1) else 1) for t in range(steps)]
+        each_ms = (times for kind in self.kinds for times in kind.all_ms())
+        return sum(times[t] for times in each_ms for t in like) / 1e3
+
+    def forget(self) -> None:
+        """Let go of the state, as if no step had been taken."""
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
+
+    def refreshes(self, kind: Kind) -> bool:
+        """Return whether the method refreshes something of these parameters from time to time."""
+        return self._is_refresh(1) and "refreshes" in self._optimizers[0].state[kind.parameter]
+
+    def excesses_ms(self) -> list[float]:
+        """Return by how much a refresh of one parameter outlasts an ordinary step of it, for all that have one."""
+        found: list[float] = []
+        for kind in self.kinds:
+            if self.refreshes(kind):
+                ordinary_ms, refresh_ms = ordinary_and_refresh_ms(kind.own_ms, self._is_refresh)
+                found += [max(0.0, refresh_ms - ordinary_ms)] * kind.count
+        return found
+
+    def added_up_ms(self) -> tuple[float, float]:
+        """Return an ordinary step of all parameters, and one of the baseline's."""
+        ordinary_ms = baseline_ms = 0.0
+        for kind in self.kinds:
+            is_refresh = self._is_refresh if self.refreshes(kind) else _never
+            ordinary_ms += kind.count * ordinary_and_refresh_ms(kind.own_ms, is_refresh)[0]
+            others_ms = kind.other_ms or kind.own_ms
+            baseline_ms += kind.count * ordinary_and_refresh_ms(others_ms, _never)[0]
+        return ordinary_ms, baseline_ms
+
+
+def kinds_of(optimizer: torch.optim.Optimizer) -> list[Kind]:
+    """Return the kinds of parameters that have a gradient, in the order of their first ones."""
+    first: dict[tuple[Any, ...], Tensor] = {}
+    counts: Counter[tuple[Any, ...]] = Counter()
+    for index, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                key = (index, parameter.shape, parameter.stride(), parameter.dtype)
+                first.setdefault(key, parameter)
+                counts[key] += 1
+    return [Kind(parameter, counts[key]) for key, parameter in first.items()]
+
+
+@contextmanager
+def only_gradient_of(parameter: Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Take the gradients of all other parameters away for a while, so that a step updates this one alone."""
+    others = [p for group in optimizer.param_groups for p in group["params"] if p is not parameter]
+    gradients = [p.grad for p in others]
+    for other in others:
+        other.grad = None
+    try:
+        yield
+    finally:
+        for other, gradient in zip(others, gradients, strict=True):
+            other.grad = gradient
+
+
+def ordinary_and_refresh_ms(
+    times_ms: Sequence[float], is_refresh: Callable[[int], bool]
+) -> tuple[float, float]:
+    """Return the medians of steps without and with a refresh, the first step left out where there are others.
+
+    The first step allocates. Without a refresh later on it stands for one.
+    """
+    ordinary = [ms for t, ms in enumerate(times_ms, 1) if t > 1 and not is_refresh(t)]
+    refresh = [ms for t, ms in enumerate(times_ms, 1) if t > 1 and is_refresh(t)]
+    return statistics.median(ordinary or times_ms), statistics.median(refresh or times_ms[:1])
+
+
+def _never(t: int) -> bool:
+    """Whether step t refreshes where none does."""
+    del t
+    return False

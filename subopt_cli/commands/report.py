@@ -1,0 +1,66 @@
+"""`subopt report`: a profile as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from ..units import format_bytes
+from ._options import DEFAULT_PROFILE, Debug, check_can_write
+
+_HEAD_BYTES = 4096  # of a file, in which a report says that it is one
+
+
+def report(
+    profile: Annotated[
+        Path,
+        typer.Argument(metavar="[PROFILE]", help="What subopt profile wrote.", show_default=False),
+    ] = DEFAULT_PROFILE,
+    to: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path(
+        "report.html"
+    ),
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a file that is not a report.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a profile as one HTML page with charts and tables, which needs no network.
+
+    PROFILE is .subopt/profile.json by default.
+    """
+    from subopt.profilers.schema import Profile
+    from subopt.recipes.budget import read_budget
+
+    from ..output import Output
+    from ..report import render
+
+    check_can_write(to)
+    _check_may_replace(to, force=force)
+    found = Profile.load(profile)
+    gpu = found.environment.gpu
+    budget_bytes = found.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
+    usable_bytes = read_budget(budget_bytes).usable_bytes if budget_bytes else None
+    page = render(found, budget_bytes=budget_bytes, usable_bytes=usable_bytes).encode()
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = to.with_name(to.name + ".partial")
+    partial.write_bytes(page)
+    partial.replace(to)
+    Output().note(f"wrote {to} ({format_bytes(len(page))})")
+
+
+def _check_may_replace(path: Path, *, force: bool) -> None:
+    """Make sure that no file of the user's is lost."""
+    from ..report import MARK
+
+    if force or not path.exists():
+        return
+    with path.open("rb") as file:
+        is_report = MARK.encode() in file.read(_HEAD_BYTES)
+    if not is_report:
+        raise UsageError(
+            f"{path} exists and is not a report of subopt",
+            "name another file with -o, or use --force",
+        )
