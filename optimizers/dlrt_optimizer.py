@@ -13,7 +13,7 @@ from .dlrt_step import LayerStep, factor_layouts
 from .low_rank_layers import FACTORS, LowRankLayer, Pass, gradients_of
 from .low_rank_model import largest_rank, low_rank_layers
 from .same_point import SamePoint
-from .slots import Dtypes, Layout, layout_bytes
+from .slots import Dtypes, Layout, allocate, layout_bytes
 
 Closure = Callable[[], Any]
 
@@ -167,6 +167,30 @@ class DLRT(Composed):
             return super()._layout(parameter, group)
         layer, name = owner
         return factor_layouts(layer.dense_shape, group, layer.rank).get(name, {})
+
+    def take_largest_form(self, others: Iterable[Tensor]) -> None:
+        """Give every layer the largest rank it can come to, with values that mean nothing, and allocate all state.
+
+        For following what a step takes, under fake tensors: one step then shows what growing takes many to show.
+
+        Args:
+            others: The parameters beside the factors that will have gradients.
+        """
+        for layer, group in self._trained():
+            q = largest_rank(layer.dense_shape, group)
+            layer.hold(
+                layer.U.new_empty(len(layer.U), q),
+                layer.S.new_empty(q, q),
+                layer.V.new_empty(len(layer.V), q),
+            )
+            LayerStep(layer, group, self.state).allocate()
+        groups = {id(p): group for group in self.param_groups for p in group["params"]}
+        for parameter in others:
+            if id(parameter) in groups and parameter.numel() > 0:
+                group = groups[id(parameter)]
+                dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
+                layout = self._layout(parameter, group)
+                self.state[parameter].update(allocate(layout, dtypes, parameter.device))
 
     def planned_state_bytes(self) -> int:
         """Return the bytes that the state can come to: every layer at the largest rank its options allow."""

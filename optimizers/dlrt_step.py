@@ -217,6 +217,10 @@ class LayerStep:
             self._put(parameter, chosen(usable, new, moments[parameter]))
         self._counts["unchanged_steps"].add_(1)
 
+    def allocate(self) -> None:
+        """Allocate what is kept for the layer's factors, where it is not there yet."""
+        self._allocate(*FACTORS)
+
     def _allocate(self, *names: str) -> None:
         layouts = factor_layouts(self.layer.dense_shape, self.group, self.layer.rank)
         for name in names:

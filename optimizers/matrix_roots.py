@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 from .decompositions import FLOAT64_MAX_SIDE
 
@@ -16,7 +18,16 @@ CHUNK_BYTES = 64 * 2**20
 def chunks(count: int, side: int) -> Iterator[slice]:
     """Return consecutive slices of `count` matrices, each at most CHUNK_BYTES in float64 but never empty."""
     size = max(1, CHUNK_BYTES // (8 * side * side))
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+    return enough(slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def enough(pieces: Iterator[slice]) -> Iterator[slice]:
+    """Return the pieces of work as they are; under fake tensors the first two.
+
+    All but the last are of one size, and what each makes is gone or replaced when the next has made its own: no later
+    one takes more memory than the second, and without data there is nothing else to find out.
+    """
+    return pieces if detect_fake_mode() is None else itertools.islice(pieces, 2)
 
 
 def spectrum(C: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from .bases import resolve_rank
 from .decompositions import LinAlgError
 from .escaped_mass import Escape, times
 from .flops import Flops
+from .matrix_roots import enough
 from .online_pca import orthonormalised
 from .slots import Layout, Slot
 from .step_rule import Hyper, State
@@ -199,7 +200,7 @@ def _roots(values: Tensor, rho: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def _chunks(m: int, k: int) -> Iterator[slice]:
     size = max(1, CHUNK_NUMBERS // (k * k))
-    return (slice(start, start + size) for start in range(0, m, size))
+    return enough(slice(start, start + size) for start in range(0, m, size))
 
 
 def _largest(G: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,23 +20,43 @@ from torch.utils._pytree import tree_leaves
 from .low_bit import parts
 
 
+class Stored(NamedTuple):
+    """What a storage is.
+
+    Attributes:
+        category: What it was filed under.
+        owner: Who made it, as `StorageTracker.owner` said at that moment.
+        bytes: Its size.
+        element_bytes: Bytes of one element of the tensor it was first seen with.
+    """
+
+    category: str
+    owner: str
+    bytes: int
+    element_bytes: int
+
+
 class StorageTracker(TorchDispatchMode):
     """Tracks live tensor storages while it is entered.
 
     Attributes:
         category: What newly made tensors are filed under.
+        owner: Who makes tensors now; only `events` tell it apart.
         live_bytes: Bytes alive now, by category.
         peak_bytes: Bytes alive, by category, at the instant of the highest total since `reset_peak`.
+        events: Every storage as it came (+1) and went (-1), in order; None unless asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_events: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.category = "other"
+        self.owner = ""
         self.live_bytes: Counter[str] = Counter()
         self.peak_bytes: Counter[str] = Counter()
+        self.events: list[tuple[int, Stored]] | None = [] if keep_events else None
         self._total = 0
         self._peak_total = 0
-        self._known: dict[int, tuple[str, int]] = {}
+        self._known: dict[int, Stored] = {}
 
     def file(self, tensors: Iterable[Any], category: str) -> None:
         """Put tensors into a category: ones made before tracking began, or ones now known for what they are."""
@@ -69,22 +89,27 @@ class StorageTracker(TorchDispatchMode):
             return
         storage = tensor.untyped_storage()
         key = id(storage)
+        owner = self.owner
         if key not in self._known:
             finalizer = weakref.finalize(storage, self._forget, key)
             finalizer.atexit = False
         elif move:
+            owner = self._known[key].owner
             self._forget(key)
         else:
             return
-        size = storage.nbytes()
-        self._known[key] = (category, size)
-        self.live_bytes[category] += size
-        self._total += size
+        seen = Stored(category, owner, storage.nbytes(), tensor.element_size())
+        self._known[key] = seen
+        self._count(1, seen)
 
     def _forget(self, key: int) -> None:
-        category, size = self._known.pop(key)
-        self.live_bytes[category] -= size
-        self._total -= size
+        self._count(-1, self._known.pop(key))
+
+    def _count(self, sign: int, stored: Stored) -> None:
+        self.live_bytes[stored.category] += sign * stored.bytes
+        self._total += sign * stored.bytes
+        if self.events is not None:
+            self.events.append((sign, stored))
 
     def _note_peak(self) -> None:
         if self._total > self._peak_total:

@@ -54,10 +54,9 @@ class AgreementMeter:
         self._unit = unit
         self._sums: dict[str, _Sums] = {}
 
-    def add(self, basis: str, start: int, block: Tensor) -> None:
-        """Add some coordinates of all K gradients (K x s); `start` does not matter."""
-        del start
-        diagonal = block[: self._fitted].square().mean(0)
+    def add(self, basis: str, block: Tensor, squares: Tensor) -> None:
+        """Add some coordinates of all K gradients (K x s) and their squares."""
+        diagonal = squares[: self._fitted].mean(0)
         steps = block[self._fitted :] * (diagonal + self._eps).rsqrt()
         with_gradients = (steps @ block.mT).cpu().double()
         squares = steps.square().sum(1).cpu().double()

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .coordinates import eigenvectors
 from .schema import Blocks
 from .spectrum import in_float64
 
 SHARED_RANKS = (8, 16, 32, 64)
 # Numbers of one temporary; bounds the memory, not the result.
-_CHUNK = 2**20
+_CHUNK = 2**18
 # Wider shared bases are found by subspace iteration: eigenvectors of all of a 1,376-wide matrix take 0.3 s.
 _EIGH_MAX_WIDTH = 1024
 _EXTRA_DIRECTIONS = 32
@@ -30,7 +31,7 @@ _POWER_STEPS = 4
 def row_grams(gradients: Sequence[Tensor]) -> Tensor:
     """All inner products <g_ki, g_li> of the K gradients' rows: shape (rows, K, K), float64, on the CPU.
 
-    Memory: a chunk of 2^20 numbers in float64 beside the result.
+    Memory: a chunk of 2^18 numbers in float64 beside the result.
     """
     step = max(1, _CHUNK // (len(gradients) * gradients[0].shape[1]))
     grams = [(rows @ rows.mT).cpu() for rows in _row_stacks(gradients, step)]
@@ -53,7 +54,7 @@ def measure_blocks(gradients: Sequence[Tensor], grams: Tensor | None = None) -> 
         gradients: K >= 1 finite, nonzero matrices d_out x d_in, float32 at least.
         grams: Their `row_grams` where they are known already.
 
-    Memory: d_out K^2 numbers; above a width of 1,024 K d_out d_in numbers, else d_in^2; chunks of 2^20 numbers.
+    Memory: d_out K (K + 96) numbers, d_in^2 up to a width of 1,024, and chunks of 2^18 numbers.
     """
     rows, columns = gradients[0].shape
     count = len(gradients)
@@ -103,8 +104,7 @@ def _eigenvectors(gradients: Sequence[Tensor], weights: Tensor, unit: float) -> 
         weighted = weights[start : start + len(A)] @ A
         total.addmm_(A.flatten(0, 1).mT, weighted.flatten(0, 1))
         start += len(A)
-    vectors: Tensor = torch.linalg.eigh(total).eigenvectors
-    return vectors.flip(-1)
+    return eigenvectors(total)
 
 
 def _iterated(gradients: Sequence[Tensor], weights: Tensor, unit: float, size: int) -> Tensor:
@@ -122,8 +122,7 @@ def _iterated(gradients: Sequence[Tensor], weights: Tensor, unit: float, size: i
     Y: Tensor = torch.linalg.qr(times(start.to(gradients[0]))).Q
     for _ in range(_POWER_STEPS):
         Y = torch.linalg.qr(times(Y)).Q
-    inside: Tensor = torch.linalg.eigh(Y.mT @ times(Y)).eigenvectors
-    return Y @ inside.flip(-1)
+    return Y @ eigenvectors(Y.mT @ times(Y))
 
 
 def _shared_shares(

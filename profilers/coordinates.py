@@ -7,17 +7,18 @@ measured in those coordinates. Legend: G m x n with m <= n, P m x m, Q n x n.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from subopt.optimizers.decompositions import left_basis
+from subopt.optimizers.decompositions import LinAlgError, gram_basis, left_basis
 from subopt.optimizers.matrices import as_matrix
 
 # Numbers of one block: small enough for a CPU's cache.
-_BLOCK = 2**19
+_BLOCK = 2**18
 # Fewer rows than this make a matrix product wait for memory.
 _LEAST_ROWS = 64
 # Wider covariances are decomposed in float32: 1,376 in a third of float64's time.
@@ -72,8 +73,8 @@ def rotations(
     two_sided: bool,
     stale: Mapping[int, Tensor],
     first_basis: Tensor | None = None,
-) -> Iterator[Rotation]:
-    """Yield every rotation to judge, its bases fitted when it is asked for, so that few of them are held at once.
+) -> list[Callable[[], Rotation]]:
+    """Return every rotation to judge, as a function that fits it: its bases need not outlive their turn.
 
     "raw": G;  "one_sided": P^T G;  "two_sided": P^T G Q, of the first gradient's singular vectors;
     "covariance": P^T G Q of the eigenvectors of sum G G^T and sum G^T G over the first half of the gradients;
@@ -86,17 +87,21 @@ def rotations(
         first_basis: `left_basis` of the first gradient where it is known already.
     """
     first = gradients[0]
-    yield Rotation(None, {"raw": None})
-    P = left_basis(first) if first_basis is None else first_basis
-    rights: dict[str, Tensor | None] = {"one_sided": None}
-    if two_sided:
-        rights["two_sided"] = right_basis(first, P)
-    yield Rotation(P.to(first.dtype), rights)
-    if two_sided:
+
+    def of_first() -> Rotation:
+        P = left_basis(first) if first_basis is None else first_basis
+        rights = {"two_sided": right_basis(first, P)} if two_sided else {}
+        return Rotation(P.to(first.dtype), {"one_sided": None, **rights})
+
+    def of_covariance() -> Rotation:
         P, Q = covariance_bases(gradients[: fitted_count(len(gradients))])
-        yield Rotation(P.to(first.dtype), {"covariance": Q.to(first.dtype)})
-    for lag, old in stale.items():
-        yield Rotation(old.to(first), {f"stale_{lag}": None})
+        return Rotation(P.to(first.dtype), {"covariance": Q.to(first.dtype)})
+
+    def of_stale(lag: int) -> Rotation:
+        return Rotation(stale[lag].to(first), {f"stale_{lag}": None})
+
+    fitted = [of_first, of_covariance] if two_sided else [of_first]
+    return [lambda: Rotation(None, {"raw": None}), *fitted, *(partial(of_stale, x) for x in stale)]
 
 
 def right_basis(G: Tensor, P: Tensor) -> Tensor:
@@ -104,7 +109,7 @@ def right_basis(G: Tensor, P: Tensor) -> Tensor:
 
     The columns of G^T P are the right singular vectors times their singular values, largest first, so that Q's first m
     columns are those vectors up to sign. The other n - m are an orthonormal basis of the null space, as arbitrary as
-    the one that `torch.linalg.svd` completes its own with, at a tenth of its time.
+    the one that `torch.linalg.svd` completes its own with, in a fifth of its time or less.
 
     The product is formed in P's precision and factored in G's: a QR factorization is as good for a column of any
     length, unlike the Gram matrix that P comes from.
@@ -120,21 +125,37 @@ def covariance_bases(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Eigenvectors of sum_k G_k G_k^T (m x m) and of sum_k G_k^T G_k (n x n), largest eigenvalue first.
 
     Differs from SOAP (Vyas et al. 2024), which averages with decay and follows the eigenvectors by a power step: here
-    the sums are plain and solved outright. A side wider than 256 is summed and solved in the gradients' precision:
-    float32 mixes directions that hold less than 1e-7 of the largest one's energy with one another. Where the
-    gradients have fewer than n rows together, the last right vectors are an arbitrary basis of their null space.
+    the sums are plain and solved outright. Where the gradients have fewer than n rows together, the last right vectors
+    are an arbitrary basis of their null space.
     """
-    return _gram_eigenvectors(gradients), _gram_eigenvectors([G.mT for G in gradients])
+    return gram_eigenvectors(gradients), gram_eigenvectors([G.mT for G in gradients])
 
 
-def _gram_eigenvectors(matrices: Sequence[Tensor]) -> Tensor:
+def gram_eigenvectors(matrices: Sequence[Tensor]) -> Tensor:
+    """Eigenvectors of sum_k A_k A_k^T of matrices with equally many rows, largest eigenvalue first.
+
+    More than 256 rows are summed and solved in the matrices' precision: float32 mixes directions that hold less than
+    1e-7 of the largest one's energy with one another, which changes no share of energy by more than that.
+    """
     side = matrices[0].shape[0]
     dtype = torch.float64 if side <= _FLOAT64_MAX_SIDE else matrices[0].dtype
     total = matrices[0].new_zeros(side, side, dtype=dtype)
     for matrix in matrices:
         A = matrix.to(dtype)
         total.addmm_(A, A.mT)
-    vectors: Tensor = torch.linalg.eigh(total).eigenvectors
+    return eigenvectors(total)
+
+
+def eigenvectors(matrix: Tensor) -> Tensor:
+    """All eigenvectors of a symmetric matrix in its own precision, largest eigenvalue first.
+
+    Raises:
+        torch.linalg.LinAlgError: They are not found in float64 either.
+    """
+    try:
+        vectors: Tensor = torch.linalg.eigh(matrix).eigenvectors
+    except LinAlgError:
+        return gram_basis(matrix).to(matrix.dtype)
     return vectors.flip(-1)
 
 
@@ -144,7 +165,7 @@ def walk(gradients: Sequence[Tensor], rotation: Rotation, unit: float, visit: Vi
     It is called as `visit(name, start, block)`: `block` is K x s, the coordinates start .. start + s of every gradient,
     counted along the rows, in the gradients' precision.
 
-    Memory: two blocks of 2^19 numbers each, or of 64 rows of all K gradients.
+    Memory: two blocks of 2^18 numbers each, or of 64 rows of all K gradients.
     """
     m, n = gradients[0].shape
     step = min(m, max(_LEAST_ROWS, _BLOCK // (len(gradients) * n)))

@@ -49,8 +49,8 @@ class PhasePeaks(Record):
 class Peak(Record):
     """The highest memory of a training step, as an interval, and the phase that sets it.
 
-    `categories` splits the highest instant of every phase; empty where it was not followed. What the device itself
-    takes (context, library workspaces, allocator) is in `high_bytes` alone.
+    `categories` splits the highest instant of every phase; empty where it was not followed. What libraries and the
+    allocator take on a GPU is in `high_bytes` alone; the driver's context is in neither, but taken off the budget.
     """
 
     bytes: Bytes

@@ -53,14 +53,18 @@ def measure_diagonality(
         `<basis>_effective` (see `white_noise_ratio`); a stale basis is called `stale_<lag>` there.
 
     Memory: beyond the gradients themselves, their copies on `device` in float32 where they are not that already, one
-    P and Q (m^2 + n^2, in float64 while they are fitted), and blocks of 2^19 numbers (see `coordinates.walk`).
+    P and Q (m^2 + n^2, in float64 while they are fitted), and blocks of 2^18 numbers (see `coordinates.walk`).
     """
     working = working_copies(gradients, device)
     products = inner_products(working)
     unit = unit_of(products, working[0].numel())
     meter = DiagonalityMeter(working, rank, products / unit**2)
-    for rotation in rotations(working, two_sided=two_sided, stale=stale or {}):
-        walk(working, rotation, unit, meter.add)
+
+    def visit(basis: str, start: int, block: Tensor) -> None:
+        meter.add(basis, start, block, block.square())
+
+    for fitted in rotations(working, two_sided=two_sided, stale=stale or {}):
+        walk(working, fitted(), unit, visit)
     return meter.result()
 
 
@@ -81,9 +85,8 @@ class DiagonalityMeter:
         self._low_rank_products = torch.zeros_like(products)
         self._squares: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros_like(products))
 
-    def add(self, basis: str, start: int, block: Tensor) -> None:
-        """Add the coordinates start .. start + s of all K gradients (K x s), as `coordinates.walk` gives them."""
-        squares = block.square()
+    def add(self, basis: str, start: int, block: Tensor, squares: Tensor) -> None:
+        """Add the coordinates start .. start + s of all K gradients (K x s) and their squares."""
         self._squares[basis] += _gram(squares)
         if basis == "one_sided" and start < self._truncated:
             inside = slice(0, self._truncated - start)

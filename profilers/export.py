@@ -81,11 +81,16 @@ def save_frames(
 
 
 def harmless(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with an apostrophe before every text that a spreadsheet would take for a formula."""
+    """Return the table with an apostrophe before every text that a spreadsheet would take for a formula.
+
+    Carriage returns in texts become spaces.
+    """
     guarded = frame.copy()
     for name in frame.columns[frame.dtypes == TEXT]:
         is_formula = frame[name].str.startswith(FORMULA_STARTS).fillna(False)
         guarded[name] = frame[name].where(~is_formula, "'" + frame[name])
+        # A carriage return ends a row for many readers, and Python's writer does not quote it.
+        guarded[name] = guarded[name].str.replace("\r", " ", regex=False)
     return guarded
 
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from subopt.optimizers.decompositions import left_basis
-
+from .coordinates import gram_eigenvectors
 from .schema import Noise
 
 
@@ -38,12 +37,12 @@ def measure_noise(
         gradients: K matrices of one shape m x n with m <= n, float32 at least.
         products: Their K x K inner products, float64.
         rank: r, at least 1.
-        first_basis: `left_basis` of the first gradient where it is known already.
+        first_basis: All left singular vectors of the first gradient where they are known already.
 
     Returns:
         None for a single batch. `batches_needed` is None where s is not positive.
 
-    Memory: two temporaries of m n and one eigendecomposition of m^2 in float64.
+    Memory: three temporaries of m n and one eigendecomposition of m^2.
     """
     count = len(gradients)
     if count < 2:
@@ -66,11 +65,10 @@ def _kept(gradients: Sequence[Tensor], rank: int, first_basis: Tensor | None) ->
         return {}
     kept = {}
     for size in sizes:
-        if size == 1 and first_basis is not None:
-            P = first_basis[:, :rank]
-        else:
-            P = left_basis(_mean(gradients[:size]), min(rank, len(held_out)))
-        inside = float(torch.linalg.vector_norm(P.to(held_out.dtype).mT @ held_out)) ** 2
+        known = first_basis if size == 1 else None
+        basis = gram_eigenvectors([_mean(gradients[:size])]) if known is None else known
+        P = basis[:, :rank].to(held_out.dtype)
+        inside = float(torch.linalg.vector_norm(P.mT @ held_out)) ** 2
         kept[str(size)] = inside / energy
     return kept
 

@@ -53,11 +53,12 @@ class HeldGradients:
         rank: r of the truncated basis; at most min(m, n) is used.
         two_sided: Whether the bases that are n wide, two-sided and covariance, are measured too.
         stale: One-sided bases P, m x m with m the short side, fitted earlier, by how many training steps earlier.
+        inputs_first: Whether the weight is d_in x d_out; its blocks are those of the transpose.
         watch: Told what each quantity took.
 
     Memory: K m n elements in the gradients' dtype, in CPU memory. While measuring also, on the gradients' device, their
     copies in float32 where they are not that already, bases (m^2, n^2 and the float64 of the one being fitted), and
-    chunks of 2^19 to 2^20 numbers.
+    chunks of 2^18 numbers.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class HeldGradients:
         *,
         two_sided: bool = True,
         stale: Mapping[int, Tensor] | None = None,
+        inputs_first: bool = False,
         watch: Stopwatch,
     ) -> None:
         self._rank = rank
+        self._inputs_first = inputs_first
         self._two_sided = two_sided
         self._stale = stale or {}
         self._watch = watch
@@ -89,8 +92,10 @@ class HeldGradients:
         as_given = [G.to(self._device, torch.promote_types(G.dtype, torch.float32)) for G in held]
         del held
         with self._watch.span("blocks"):
-            grams = row_grams(as_given)
-            blocks = measure_blocks(as_given, grams)
+            outputs_first = [G.mT for G in as_given] if self._inputs_first else as_given
+            grams = row_grams(outputs_first)
+            blocks = measure_blocks(outputs_first, grams)
+            del outputs_first
         products = grams.sum(0)
         del grams
         gradients = working_copies(as_given, self._device)
@@ -112,7 +117,8 @@ class HeldGradients:
         off_diagonal = OffDiagonalMeter(coordinates, scaled) if coordinates > 1 else None
 
         def visit(basis: str, start: int, block: Tensor) -> None:
-            diagonality.add(basis, start, block)
+            squares = block.square()
+            diagonality.add(basis, start, block, squares)
             if basis.startswith("stale_"):
                 return
             if off_diagonal is not None:
@@ -120,13 +126,13 @@ class HeldGradients:
                     off_diagonal.add(basis, start, block)
             if agreement is not None:
                 with self._watch.span("update agreement"):
-                    agreement.add(basis, start, block)
+                    agreement.add(basis, block, squares)
 
         with self._watch.span("diagonality"):
-            for rotation in rotations(
+            for fitted in rotations(
                 gradients, two_sided=self._two_sided, stale=self._stale, first_basis=first_basis
             ):
-                walk(gradients, rotation, unit, visit)
+                walk(gradients, fitted(), unit, visit)
         with self._watch.span("off-diagonal histograms"):
             histograms = off_diagonal.result() if off_diagonal is not None else None
         with self._watch.span("update agreement"):

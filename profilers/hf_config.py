@@ -16,7 +16,9 @@ from .arguments import Scalar, convert_like
 # The largest real ones name 20 000 classes and take 1.5 MB.
 _MOST_BYTES = 2**24
 # What counts modules or entries of a table: Python would make them one by one long before any memory ran out.
-_COUNTED = re.compile(r"layer|depth|block|stage|expert|head|label|repeat|codebook|bucket")
+_LAYERS = re.compile(r"^(num|n)_\w*layers?$|^n_layer$|^depths?$")
+_MOST_LAYERS = 2_000
+_COUNTED = re.compile(r"layer|block|stage|expert|head|label|repeat|codebook|bucket")
 _MOST_COUNTED = 10**6
 _MOST_POSITIONS = 2**24
 # Settings of how a model is run, not of what it is. Some name a kernel to be fetched and loaded as code.
@@ -26,7 +28,14 @@ _LEFT_OUT = frozenset({
     *("use_kernels", "quantization_config", "dtype", "torch_dtype", "_commit_hash"),
 })
 # What an override cannot change: which model it is, and what only the model's library may set.
-_FIXED = frozenset({"architectures", "auto_map", "model_type", "transformers_version", "id2label", "label2id"})
+_FIXED = frozenset({
+    "architectures",
+    "auto_map",
+    "model_type",
+    "transformers_version",
+    "id2label",
+    "label2id",
+})
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -71,7 +80,9 @@ def make_config(data: Mapping[str, Any], file: Path) -> Any:
             f"{file} has {said}, and transformers {__version__} knows no such model{near}",
             "correct it, or upgrade transformers if the model is newer",
         )
-    content = {key: value for key, value in copy.deepcopy(dict(data)).items() if key != "model_type"}
+    content = {
+        key: value for key, value in copy.deepcopy(dict(data)).items() if key != "model_type"
+    }
     try:
         return CONFIG_MAPPING[kind].from_dict(content)
     except Exception as error:  # whatever a foreign config makes the library raise
@@ -82,7 +93,11 @@ def make_config(data: Mapping[str, Any], file: Path) -> Any:
 
 
 def override(
-    data: Mapping[str, Any], config: Any, given: Mapping[str, Scalar], file: Path, own: Mapping[str, Scalar | None]
+    data: Mapping[str, Any],
+    config: Any,
+    given: Mapping[str, Scalar],
+    file: Path,
+    own: Mapping[str, Scalar | None],
 ) -> tuple[dict[str, Any], dict[str, Scalar]]:
     """Return a config's content with fields replaced, and the typed values of all that was given.
 
@@ -99,7 +114,9 @@ def override(
         UsageError: An unknown field, or a value of the wrong type.
     """
     names: Mapping[str, str] = getattr(config, "attribute_map", {})
-    fields = {key for key in (*vars(config), *names, *data, "num_labels") if not key.startswith("_")}
+    fields = {
+        key for key in (*vars(config), *names, *data, "num_labels") if not key.startswith("_")
+    }
     fields -= _FIXED | _LEFT_OUT
     changed, values = dict(data), {}
     for key, value in given.items():
@@ -159,13 +176,21 @@ def _check(data: Mapping[str, Any], file: Path) -> None:
                 "set it to false in a copy of the file",
             )
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            most = _MOST_COUNTED if _COUNTED.search(key) else None
-            most = _MOST_POSITIONS if "position" in key else most
+            most = _most(key)
             if most is not None and abs(value) > most:
                 raise TargetError(
                     f"{file} has {key}={value:g}, which no model has: {most} at most",
                     "correct the number",
                 )
+
+
+def _most(key: str) -> int | None:
+    """Return the largest number that a field may hold; None where only memory limits it."""
+    if _LAYERS.search(key):
+        return _MOST_LAYERS
+    if "position" in key:
+        return _MOST_POSITIONS
+    return _MOST_COUNTED if _COUNTED.search(key) else None
 
 
 def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

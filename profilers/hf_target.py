@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,15 +27,11 @@ from . import schema
 from .arguments import Scalar
 from .discovery import Picked, a_type
 from .hf_config import in_short, make_config, override, read_config
+from .hf_files import PREFIX, check_weights, fetched_weights, locate
 from .hf_tasks import Task, pick_task, random_batches, task_arguments
 from .synthetic import parse_inputs
 from .target import LoadedTarget, loss_of_output, replaced
 
-PREFIX = "hf:"
-_CONFIG = "config.json"
-_WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_HUB_TIMEOUT_S = 10
 # The largest published models have some ten thousand; building more takes minutes before anything is measured.
 _MOST_PARAMETERS = 50_000
 
@@ -67,7 +61,7 @@ def load_hf_target(
             f"{spec} needs the transformers package, which is not installed",
             "pip install 'subopt[hf]'",
         )
-    file, is_local = _locate(spec.removeprefix(PREFIX), folder)
+    file, is_local = locate(spec.removeprefix(PREFIX), folder)
     data = read_config(file)
     with _quietly():
         config = make_config(data, file)
@@ -81,8 +75,8 @@ def load_hf_target(
         given = task_arguments(task, config, values, file)
     weights = None
     if values.get("weights"):
-        weights = file.parent if is_local else _fetched_weights(spec, file)
-        _check_weights(weights)
+        weights = file.parent if is_local else fetched_weights(spec, file)
+        check_weights(weights)
     model = _Architecture(task, name, data, file, given, weights)
     sizes = ", ".join(f"{key} {value}" for key, value in given.items())
     how = "weights of its folder" if weights else "random weights"
@@ -165,7 +159,11 @@ class _Architecture:
                     model: nn.Module = auto.from_config(config, **options)
                 else:
                     model = auto.from_pretrained(
-                        self.weights, config=config, use_safetensors=True, local_files_only=True, **options
+                        self.weights,
+                        config=config,
+                        use_safetensors=True,
+                        local_files_only=True,
+                        **options,
                     )
         except SuboptError:
             raise
@@ -193,89 +191,6 @@ class _Architecture:
             return loss_of_output(model(**batch))
 
 
-def _locate(place: str, folder: Path) -> tuple[Path, bool]:
-    """Return the config file, and whether it is a path of the user's rather than of the hub."""
-    path = folder / Path(place).expanduser()
-    if place and path.is_file():
-        if path.suffix != ".json":
-            raise TargetError(f"{place} is not a config.json", "name it, or the folder it is in")
-        return path.resolve(), True
-    if place and path.is_dir():
-        if not (path / _CONFIG).is_file():
-            raise TargetError(f"the folder {place} has no {_CONFIG}", "name the folder of a model")
-        return path.resolve() / _CONFIG, True
-    if not _HUB_NAME.fullmatch(place) or ".." in place or place.endswith(".json"):
-        raise TargetError(
-            f"there is no {place or 'model'} in {folder}",
-            "name a folder with a config.json, or a model of the hub: hf:ORG/NAME",
-        )
-    return _from_hub(place), False
-
-
-def _from_hub(name: str) -> Path:
-    """Return the config of a model of the hub, from the local cache where it is there.
-
-    Raises:
-        TargetError: It is not in the cache, and cannot be downloaded.
-    """
-    from huggingface_hub import hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import LocalEntryNotFoundError
-    from huggingface_hub.utils import get_session
-
-    with contextlib.suppress(LocalEntryNotFoundError):
-        return Path(hf_hub_download(name, _CONFIG, local_files_only=True))
-    try:
-        # Asked once first: the download itself would try six times, half a minute long.
-        get_session().head(hf_hub_url(name, _CONFIG), timeout=_HUB_TIMEOUT_S)
-        return Path(hf_hub_download(name, _CONFIG))
-    except Exception as error:  # network, permissions, a wrong name: many kinds from several libraries
-        raise TargetError(
-            f"{name} is neither a folder nor in the Hugging Face cache, and cannot be downloaded: {in_short(error)}",
-            "check the name; or get its config.json where there is a network, and name its folder: hf:PATH",
-        ) from None
-
-
-def _fetched_weights(spec: str, config: Path) -> Path:
-    """Return the folder in the cache with the weights that belong to a config of the hub."""
-    from huggingface_hub import snapshot_download
-
-    patterns = ["config.json", "*.safetensors", _WEIGHTS_INDEX]
-    name, revision = spec.removeprefix(PREFIX), config.parent.name
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # as above
-        raise TargetError(
-            f"the weights of {name} cannot be downloaded: {in_short(error)}",
-            "leave out weights=true for random ones",
-        ) from None
-
-
-def _check_weights(folder: Path) -> None:
-    """Make sure that a folder's weights are safetensors of its own, whatever else lies in it."""
-    if (folder / "adapter_config.json").exists():
-        raise TargetError(
-            f"{folder} holds an adapter, whose base model is elsewhere",
-            "merge the adapter into its model first, or leave out weights=true",
-        )
-    if (folder / _WEIGHTS).is_file():
-        return
-    index = folder / _WEIGHTS_INDEX
-    if not index.is_file():
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        also = f"; {pickles[0]} is a pickle, which can run code, and is never read" if pickles else ""
-        raise TargetError(
-            f"{folder} has no {_WEIGHTS}{also}",
-            "convert the weights to safetensors, or leave out weights=true for random ones",
-        )
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        strange = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise TargetError(f"{index} is not an index of weights") from None
-    if strange:
-        raise TargetError(f"{index} names {strange[0]!r}, which is no weight file of its folder")
-
-
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Keep what transformers imports and does from logging and drawing progress bars: what matters is an error."""
@@ -284,13 +199,14 @@ def _quietly() -> Iterator[None]:
     try:
         from transformers.utils import logging as its_logging
 
-        had_bars = its_logging.is_progress_bar_enabled()
-        its_logging.disable_progress_bar()
+        bars: Any = its_logging  # which leaves these functions without annotations
+        had_bars = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()
         try:
             yield
         finally:
             if had_bars:
-                its_logging.enable_progress_bar()
+                bars.enable_progress_bar()
     finally:
         logging.disable(before)
 

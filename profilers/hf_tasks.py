@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +148,9 @@ def pick_task(config: Any, file: object) -> tuple[Task, str]:
     )
 
 
-def task_arguments(task: Task, config: Any, given: Mapping[str, Scalar], file: object) -> dict[str, Any]:
+def task_arguments(
+    task: Task, config: Any, given: Mapping[str, Scalar], file: object
+) -> dict[str, Any]:
     """Return our own arguments with what the config says where none was given.
 
     Raises:
@@ -156,8 +159,8 @@ def task_arguments(task: Task, config: Any, given: Mapping[str, Scalar], file: o
     values: dict[str, Any] = {}
     if "sequence_length" in task.arguments:
         most = _most_positions(config)
-        length = given.get("sequence_length", min(DEFAULT_SEQUENCE_LENGTH, most or DEFAULT_SEQUENCE_LENGTH))
-        _check_size("sequence_length", length)
+        default = min(DEFAULT_SEQUENCE_LENGTH, most or DEFAULT_SEQUENCE_LENGTH)
+        length = _size("sequence_length", given.get("sequence_length", default))
         if most is not None and length > most:
             raise UsageError(
                 f"sequence_length={length} is more than the {most} positions that {file} gives the model",
@@ -167,19 +170,21 @@ def task_arguments(task: Task, config: Any, given: Mapping[str, Scalar], file: o
     if "image_size" in task.arguments:
         size = getattr(config, "image_size", None) or given.get("image_size", DEFAULT_IMAGE_SIZE)
         for side in size if isinstance(size, (list, tuple)) else (size,):
-            _check_size("image_size", side)
+            _size("image_size", side)
         values["image_size"] = size
     return values
 
 
-def random_batches(task: Task, config: Any, batch_size: int, given: Mapping[str, Any]) -> Iterator[Batch]:
+def random_batches(
+    task: Task, config: Any, batch_size: int, given: Mapping[str, Any]
+) -> Iterator[Batch]:
     """Yield random batches without end.
 
     Raises:
         TargetError: One would take more memory than any batch should.
     """
     draws = task.inputs(config, batch_size, given)
-    size = 8 * sum(_elements(draw.shape) for draw in draws.values())
+    size = 8 * sum(math.prod(draw.shape) for draw in draws.values())
     if size > _MOST_BATCH_BYTES:
         raise TargetError(
             f"one synthetic batch of {batch_size} would take {size / 2**30:.0f} GiB",
@@ -204,13 +209,7 @@ def _pad_token(config: Any) -> int | None:
     return token if isinstance(token, int) and token >= 0 else None
 
 
-def _check_size(name: str, value: object) -> None:
+def _size(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name}={value} is no size", "give a whole number from 1")
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
+    return value

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ def _is_two_sided(options: Mapping[str, Any]) -> bool:
 
 
 def _takes_power_steps(options: Mapping[str, Any]) -> bool:
-    return options["source"] == "covariance" and options["solver"] == "power"
+    return bool(options["source"] == "covariance" and options["solver"] == "power")
 
 
 def _is_followed(options: Mapping[str, Any]) -> bool:
@@ -191,11 +191,9 @@ def accepted_drivers(kernel: Kernel, problem: Problem) -> list[str]:
 def is_accurate(kernel: Kernel, problem: Problem, driver: str) -> bool:
     """Return whether the decomposition under a driver gives back G, to 1e-3 of its norm (float32, a Jacobi method)."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch warns where a driver does not converge; the product tells
+        warnings.simplefilter("ignore")  # of a driver that does not converge: the product tells
         try:
-            U, S, Vh = kernel.run(problem, driver)  # type: ignore[misc]  # a kernel with drivers returns those
+            U, S, Vh = cast("tuple[Tensor, Tensor, Tensor]", kernel.run(problem, driver))
         except RuntimeError:
             return False
     k = len(S)
@@ -208,9 +206,9 @@ def library_routine(kernel: Kernel, device: torch.device, driver: str | None = N
 
     On a CPU torch calls LAPACK and BLAS; its build says whose. On an NVIDIA GPU it calls cuBLAS and cuSOLVER, with
     LAPACK's names but for the singular value decomposition, by default a Jacobi method (gesvdj) that gives way to gesvd
-    where it does not converge. Before torch 2.11 a preference for MAGMA changes that, and then nothing is named.
+    where it does not converge. Where torch follows a preference for MAGMA, nothing is named.
 
-    Source: torch 2.13, aten/src/ATen/native/cuda/linalg; on a CPU as MKL_VERBOSE=1 shows it.
+    Source: torch.linalg.svd in torch's documentation, 2.13; aten/src/ATen/native/cuda/linalg; for CPUs, MKL_VERBOSE=1.
     """
     if device.type == "cpu":
         return f"{kernel.routines} ({cpu_library()})"

@@ -22,7 +22,7 @@ class Spectrum(Record):
     """Gradient spectrum of one layer, energies of singular values, averaged over batches.
 
     `sketched_rank`: None where all of the spectrum was computed; else the directions that a randomized sketch resolved,
-    the energy beyond them known as a sum alone. Numbers that depend on the tail are then bounds.
+    the energy beyond them known as a sum alone. Energies at a rank are then lower bounds, ranks upper ones.
     """
 
     stable_rank: Spread
@@ -60,7 +60,8 @@ class Noise(Record):
 
     `signal_share`: |E G|^2 / E|G|^2, unbiased. `batches_needed`: how many batches' gradients must be averaged for half
     of the energy to be signal (gradient noise scale), None where no signal was found. `kept`: energy of the held-out
-    batches' mean that the rank-r basis of the mean of b batches holds, by b.
+    batches' mean that the rank-r basis of the mean of the first b batches holds, by b; the same ones are held out for
+    all b. The signal share is below zero as often as not where there is no signal.
     """
 
     signal_share: float
@@ -80,7 +81,8 @@ class Diagonality(Record):
     """Diagonality in each basis, beside what white noise of the same size would give.
 
     `covariance` is two-sided, in the eigenbases of the sums of G G^T and G^T G; `stale` is one-sided, in a basis fitted
-    that many training steps earlier, by steps.
+    that many training steps earlier, by steps. `white_noise` has two numbers per basis, `<basis>` and
+    `<basis>_effective`, with `stale_<steps>` for the stale ones.
     """
 
     raw: Ratio | None = None
@@ -96,7 +98,8 @@ class OffDiagonal(Record):
     """Histograms of sampled off-diagonal entries of C, the same pairs in every basis.
 
     Bin i counts `edges[i] <= log10(x) < edges[i + 1]`, the outermost bins all beyond them. `absolute` is of
-    x = |C_ij| / mean(diag C), `scale_free` of x = |C_ij| / sqrt(C_ii C_jj); both by basis.
+    x = |C_ij| / mean(diag C), `scale_free` of x = |C_ij| / sqrt(C_ii C_jj); both by basis. C is of the batches that no
+    basis was fitted on, the second half: so few correlate by chance, and what is scale-free is the less telling one.
     """
 
     pairs: int
@@ -108,8 +111,8 @@ class OffDiagonal(Record):
 class Agreement(Record):
     """Cosine between the step of a diagonal preconditioner in a basis and that of the full (C + eps I)^(-1/2).
 
-    Mean over held-out gradients. `in_span` is the same within the span of the gradients that C was made of;
-    `share_outside` the held-out gradients' energy outside it; eps = tr(C) / (m n).
+    Mean over held-out gradients, the last quarter; C is of the others. `in_span` is the same within the span of those
+    others; `share_outside` the held-out gradients' energy outside it; eps = tr(C) / (m n).
     """
 
     cosine: dict[str, float]
@@ -122,7 +125,8 @@ class Blocks(Record):
     """Share of ||C||_F^2 in diagonal blocks, by output and by input neuron, and what one shared basis keeps of them.
 
     `by_output_noise` and `by_input_noise` are what white noise of the same size gives. `shared` is the squared norm of
-    all output blocks kept by one rank-k basis for all of them, by k; `own` by each block's own best rank-k basis.
+    all output blocks kept by one rank-k basis for all of them, by k; `own` by each block's own best rank-k basis, which
+    is all of it from k = the number of batches on.
     """
 
     by_output: Share

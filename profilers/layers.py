@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -11,19 +11,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from .activations import WIDEST, watched_inputs
+from .basis_time import affordable_bases
 from .effort import Detail
+from .freed_memory import give_back
 from .gradients import stream_gradients
 from .held import HeldGradients, HeldMeasures
 from .schema import Activations, Spectrum
 from .spectrum import SpectrumAccumulator
 from .stopwatch import Stopwatch
-from .svd_time import affordable_svds
 
-# Longest full decomposition of one layer for its two-sided diagonality, predicted. A model has a hundred layers, and
-# the square bases of wide ones take minutes each: 4096 x 11008 is 4e12 FLOPs, at a few 1e9 per second of one core.
+# Most that one layer's bases for two-sided diagonality may take, predicted. A model has a hundred layers, and the bases
+# of wide ones take minutes each: 4096 x 11008 is 1.5e13 FLOPs, at a few 1e10 per second of one core.
 TWO_SIDED_LIMIT_S = 10.0
 
-# Held gradients may add this share to what the passes take anyway, and this much to those of a model however small.
+# What is held may add this share to the tensors of the passes, and this much to those of a model however small. The
+# process as a whole then grows by about a fifth.
 _SHARE_OF_PEAK = 4
 LEAST_GROUP_BYTES = 64 * 2**20
 # While one gradient is measured in its hook: float64 copies of it and of its Gram matrix, in gradients of float32.
@@ -61,6 +63,7 @@ def measure_layers(
     group_bytes: int,
     stale: Mapping[str, Mapping[int, Tensor]],
     watch: Stopwatch,
+    inputs_first: Collection[str] = (),
     two_sided_limit_s: float = TWO_SIDED_LIMIT_S,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[LayerMeasures]:
@@ -78,11 +81,13 @@ def measure_layers(
         ranks: The layers to measure, by parameter name, and the truncated basis' rank for each.
         detail: `quick` takes spectra alone, in one pass that holds nothing, each layer's on every fourth batch.
             `standard` measures everything, a layer's inputs on the first batch alone; `full` those on every batch.
-        group_bytes: Most memory that held gradients may take, in bytes (see `default_group_bytes`).
+        group_bytes: Most memory that held gradients and the stale bases may take (see `default_group_bytes`); the
+            gradients get half of it in any case.
         stale: By layer and by age in training steps, bases fitted earlier (see `HeldGradients`).
         watch: Counts the passes, and the seconds of every quantity.
-        two_sided_limit_s: Most seconds one layer's full decomposition may take, as predicted from the device's rate;
-            where it would take longer, two-sided diagonality is None.
+        inputs_first: The layers whose weight is inputs x outputs.
+        two_sided_limit_s: Most seconds that the bases of one layer's two-sided and covariance diagonality may take, as
+            predicted from the device's rate; where they would take longer, both are None.
         on_batch: Called as `on_batch(done, total)` before each forward pass and at the end of each group's pass, where
             `total` is K times the number of groups.
 
@@ -94,9 +99,11 @@ def measure_layers(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     measured = {name: parameters[name] for name in ranks}
     sizes = {name: _held_bytes(p, len(batches), detail) for name, p in measured.items()}
-    groups = [list(ranks)] if detail == "quick" else layer_groups(sizes, group_bytes)
+    stale_bytes = sum(P.nbytes for bases in stale.values() for P in bases.values())
+    spare_bytes = max(group_bytes - stale_bytes, group_bytes // 2)
+    groups = [list(ranks)] if detail == "quick" else layer_groups(sizes, spare_bytes)
     total = len(groups) * len(batches)
-    decomposed = set() if detail == "quick" else affordable_svds(measured, two_sided_limit_s)
+    decomposed = set() if detail == "quick" else affordable_bases(measured, two_sided_limit_s)
 
     def counted(before: int) -> Iterator[Any]:
         for done, batch in enumerate(batches, start=before):
@@ -106,25 +113,32 @@ def measure_layers(
         on_batch(before + len(batches), total)
 
     for index, names in enumerate(groups):
+        give_back()
         group = _Group(model, loss_of, names, watch)
         if detail == "quick":
             group.run(counted(0), stride=min(_QUICK_STRIDE, len(batches)))
         else:
             for name in names:
-                group.hold(name, ranks[name], two_sided=name in decomposed, stale=stale.get(name))
+                group.hold(
+                    name,
+                    ranks[name],
+                    two_sided=name in decomposed,
+                    stale=stale.get(name),
+                    inputs_first=name in inputs_first,
+                )
             watched = len(batches) if detail == "full" else 1
             group.run(counted(index * len(batches)), watched=watched)
         yield from group.results()
 
 
 def default_group_bytes(peak_bytes: int, largest_layer_bytes: int) -> int:
-    """How much memory held gradients may take by default: so much that the whole stays near what the passes take.
+    """How much may be held beside the passes by default: so much that the whole stays near what they take alone.
 
     peak / 4 - 6 largest layer, but at least 64 MiB. The subtrahend is the working set of the spectrum of one gradient,
     which float64 copies make a multiple of it.
 
     Args:
-        peak_bytes: Peak of the model's own forward and backward pass.
+        peak_bytes: Peak of the tensors of the model's own forward and backward pass.
         largest_layer_bytes: Of the largest measured layer's weight.
     """
     spare = peak_bytes // _SHARE_OF_PEAK - _WORKING_COPIES * largest_layer_bytes
@@ -159,11 +173,9 @@ class _Group:
         self._held: dict[str, HeldGradients] = {}
         self._inputs: dict[str, Activations] = {}
 
-    def hold(
-        self, name: str, rank: int, *, two_sided: bool, stale: Mapping[int, Tensor] | None
-    ) -> None:
+    def hold(self, name: str, rank: int, **how: Any) -> None:
         """Have this layer's gradients kept until the pass is over, and all measured of them that a spectrum is not."""
-        self._held[name] = HeldGradients(rank, two_sided=two_sided, stale=stale, watch=self._watch)
+        self._held[name] = HeldGradients(rank, watch=self._watch, **how)
 
     def run(self, batches: Iterable[Any], *, stride: int = 1, watched: int = 0) -> None:
         """Make the pass.

@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -177,12 +178,12 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
 
     first, *_, ordinary, last = watched_steps(model, take)
     phases: dict[Phase, int] = {
-        "forward": max(ordinary.peaks["forward"], last.peaks["forward"]),
-        "backward": max(ordinary.peaks["backward"], last.peaks["backward"]),
-        "step": ordinary.peaks["step"],
+        "forward": max(row.peaks["forward"].total() for row in (ordinary, last)),
+        "backward": max(row.peaks["backward"].total() for row in (ordinary, last)),
+        "step": ordinary.peaks["step"].total(),
     }
     if has_decompositions(method):
-        phases["refresh"] = max(first.peaks["step"], last.peaks["step"])
+        phases["refresh"] = max(row.peaks["step"].total() for row in (first, last))
     tensors = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
     return Measured(
         parameter_bytes=sum(t.numel() * t.element_size() for t in tensors.values()),
@@ -211,10 +212,11 @@ class _Allocator:
     def live_bytes(self) -> int:
         return torch.cuda.memory_allocated(self.device)
 
-    def peak_bytes(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device)
+    def peak_bytes(self) -> Counter[str]:
+        return Counter({"all": torch.cuda.max_memory_allocated(self.device)})
 
-    def reset(self) -> None:
+    def begin(self, phase: Phase) -> None:
+        del phase
         torch.cuda.reset_peak_memory_stats(self.device)
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from .architectures import WeightShape
+from .contents import contents
+from .device_constants import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 from .measured import (
     Measured,
     MeasurementError,
@@ -14,14 +18,9 @@ from .measured import (
     measured_memory,
     measured_peak,
 )
-from .phases import (
-    HIGH_FACTOR,
-    LOW_FACTOR,
-    WORKSPACE_BYTES,
-    simulated_memory,
-    simulated_peak,
-)
-from .schema import Memory, MethodCost, Peak, PhasePeaks
+from .phases import HIGH_FACTOR, LOW_FACTOR, StepPeaks, simulated_memory, simulated_peak
+from .savings import savings
+from .schema import Content, Memory, MethodCost, Peak, PhasePeaks
 from .session import Session
 from .simulated import GroupsOf, SimulatedModel, SimulationError
 
@@ -34,11 +33,13 @@ class Footprint:
         method: Its id.
         memory: By category.
         peak: By phase, with its interval.
+        step: The method's part as it was followed; None where it was measured.
     """
 
     method: str
     memory: Memory
     peak: Peak
+    step: StepPeaks | None = None
 
 
 def simulated_footprints(
@@ -46,6 +47,7 @@ def simulated_footprints(
     groups_of: GroupsOf,
     costs: Sequence[MethodCost],
     notes: list[str],
+    device: DeviceConstants = CPU,
 ) -> Iterator[Footprint]:
     """Follow a step of every method under fake tensors, yielding each as it is done.
 
@@ -54,6 +56,7 @@ def simulated_footprints(
         groups_of: The user's own parameter groups.
         costs: The methods with their options.
         notes: Gets a line for every method that could not be followed.
+        device: What the device trained on takes beside tensors.
     """
     for cost in costs:
         try:
@@ -64,7 +67,8 @@ def simulated_footprints(
         yield Footprint(
             cost.method,
             simulated_memory(simulated.peaks, step),
-            simulated_peak(simulated.peaks, step, cost.transient_bytes),
+            simulated_peak(simulated.peaks, step, cost.transient_bytes, device),
+            step,
         )
 
 
@@ -95,6 +99,33 @@ def measured_footprints(
             notes.append(f"memory of {method} was not measured on {session.device}: {row}")
 
 
+def explained(memory: Memory, simulated: SimulatedModel, step: StepPeaks) -> Memory:
+    """Return a memory table with what is alive at the highest instant, and what would free some of it.
+
+    Both are from the simulation. Where the peak was measured, what it holds beyond the followed tensors is an entry of
+    its own; where it holds less, kernels of the device keep less than the followed ones, and nothing is listed.
+    """
+    found = contents(simulated.timeline, simulated.peaks, step)
+    beyond = (memory.peak_bytes or 0) - sum(entry.bytes for entry in found)
+    if beyond > 0:
+        name = "not followed (library workspaces, rounding)"
+        found = [*found, Content(name=name, category="temporary", bytes=beyond)]
+    changes = savings(simulated.timeline, simulated.peaks, step)
+    return memory.model_copy(update={"contents": found if beyond >= 0 else [], "savings": changes})
+
+
+def constants_of(session: Session) -> DeviceConstants:
+    """Return what the device takes beside tensors, where training is to run.
+
+    A simulation is for a machine that is not here: the figures of a GPU of unknown name, the largest known ones.
+    """
+    if session.settings.simulate:
+        return UNKNOWN_GPU
+    if session.device.type == "cuda":
+        return gpu_constants(torch.cuda.get_device_name(session.device))
+    return CPU
+
+
 def memory_by_formula(weights: Sequence[WeightShape], optimizer_state_bytes: int) -> Memory:
     """Return what shapes alone say: weights, gradients and state. Activations and the peak stay unknown."""
     sizes = {"matrix": 0, "fallback": 0, "frozen": 0}
@@ -108,7 +139,7 @@ def memory_by_formula(weights: Sequence[WeightShape], optimizer_state_bytes: int
     )
 
 
-def peak_by_formula(memory: Memory, cost: MethodCost) -> Peak:
+def peak_by_formula(memory: Memory, cost: MethodCost, device: DeviceConstants = CPU) -> Peak:
     """Return the peak of the optimizer's step alone, from shapes: weights, gradients, state, largest temporary.
 
     Activations are not alive then, so it is right for the step and a lower bound for the whole of training.
@@ -119,7 +150,7 @@ def peak_by_formula(memory: Memory, cost: MethodCost) -> Peak:
     return Peak(
         bytes=total,
         low_bytes=int(LOW_FACTOR * total),
-        high_bytes=int(HIGH_FACTOR * total) + WORKSPACE_BYTES,
+        high_bytes=int(HIGH_FACTOR * total) + device.beside_tensors_bytes,
         phase="step",
         by_phase=PhasePeaks(step=total),
         source="formula",

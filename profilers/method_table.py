@@ -13,6 +13,8 @@ from .architectures import WeightShape
 from .costs import forward_backward_flops, method_costs, relative_to
 from .memory import (
     Footprint,
+    constants_of,
+    explained,
     measured_footprints,
     memory_by_formula,
     peak_by_formula,
@@ -63,9 +65,10 @@ class MethodTable:
             {"rank": session.settings.rank},
             tokens=tokens,
         )
+        device = constants_of(session)
         self.memory: Memory = memory_by_formula(weights, rows[0].state_bytes)
         self._rows = {
-            row.method: row.model_copy(update={"peak": peak_by_formula(self.memory, row)})
+            row.method: row.model_copy(update={"peak": peak_by_formula(self.memory, row, device)})
             for row in rows
         }
 
@@ -106,10 +109,17 @@ class MethodTable:
                 )
             return
         self._relate_flops(simulated.positions)
-        for footprint in simulated_footprints(
-            simulated, session.target.param_groups, left, self.missing
-        ):
+        groups_of, baseline = session.target.param_groups, self._rows[BASELINE]
+        followed = simulated_footprints(
+            simulated, groups_of, left, self.missing, constants_of(session)
+        )
+        step = None
+        for footprint in followed:
             self._record(footprint)
+            step = footprint.step if footprint.method == BASELINE else step
+        if step is None:  # the baseline was measured
+            step = simulated.step_peaks(BASELINE, baseline.options, groups_of)
+        self.memory = explained(self.memory, simulated, step)
 
     def _measure_memory(self, model: nn.Module) -> None:
         model.to("cpu")  # the child process needs the room
@@ -146,7 +156,7 @@ class MethodTable:
                 equal share of what the ones before it have left.
         """
         begin_s = time.perf_counter()
-        counted = []
+        counted: dict[str, list[str]] = {}
         for done, (name, row) in enumerate(self._rows.items()):
             self._report(Progress("optimizer steps", done, len(self._rows)))
             left_s = budget_s - (time.perf_counter() - begin_s)
@@ -163,12 +173,13 @@ class MethodTable:
                     "step_ms_source": "measured",
                 }
             )
-            counted += [name] if taken.is_counted else []
-        if counted:
-            self.missing.append(
-                f"whole steps of {', '.join(counted)}: too long for the time allowed, so one parameter of each "
-                "shape was timed and counted as often as the model has it"
-            )
+            if taken.counted is not None:
+                counted.setdefault(taken.counted, []).append(name)
+        self.missing += [
+            f"{what} of all layers at once, with {', '.join(names)}: too long for the time allowed, so one layer of "
+            "each shape was timed and counted as often as the model has it"
+            for what, names in counted.items()
+        ]
 
     def _time_step(self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any) -> StepTime:
         del batch

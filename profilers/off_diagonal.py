@@ -36,8 +36,8 @@ class OffDiagonalMeter:
         # No rotation changes the trace.
         self._mean_diagonal = float(products.diag()[self._judged].mean()) / coordinates
         self._pairs = sampled_pairs(coordinates, PAIRS)
-        self._order = self._pairs.flatten().argsort()
-        self._sorted = self._pairs.flatten()[self._order]
+        self._sorted, order = self._pairs.flatten().sort()
+        self._places = order.argsort()
         self._values: dict[str, Tensor] = {}
 
     def add(self, basis: str, start: int, block: Tensor) -> None:
@@ -49,13 +49,13 @@ class OffDiagonalMeter:
         ends = torch.tensor([start, start + block.shape[1]])
         low, high = torch.searchsorted(self._sorted, ends).tolist()
         inside = (self._sorted[low:high] - start).to(block.device)
-        self._values[basis][:, self._order[low:high]] = judged[:, inside].cpu().double()
+        self._values[basis][:, low:high] = judged[:, inside].cpu()
 
     def result(self) -> OffDiagonal:
         """Return both histograms for every basis seen."""
         absolute, scale_free = {}, {}
         for basis, values in self._values.items():
-            first, second = values.unflatten(1, (2, -1)).unbind(1)
+            first, second = values[:, self._places].unflatten(1, (2, -1)).unbind(1)
             entries = (first * second).mean(0).abs()
             both = first.square().mean(0) * second.square().mean(0)
             absolute[basis] = histogram(entries / self._mean_diagonal)

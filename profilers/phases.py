@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import get_args
 
+from .device_constants import CPU, DeviceConstants
+from .record import Category
 from .schema import Memory, Peak, Phase, PhasePeaks
 
 # The interval around a followed peak. Torch's own tests of this technique accept 10 % either way against CUDA's
 # counter; too little memory stops a run and too much only looks worse, so the interval leans upwards.
 LOW_FACTOR = 0.95
 HIGH_FACTOR = 1.10
-# cuBLAS keeps 8 MiB of workspace for a handle and stream, 32 MiB on Hopper.
-WORKSPACE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -72,30 +73,47 @@ def training_phases(model: ModelPeaks, step: StepPeaks) -> dict[Phase, Counter[s
     return phases
 
 
-def simulated_peak(model: ModelPeaks, step: StepPeaks, transient_bytes: int) -> Peak:
+def simulated_peak(
+    model: ModelPeaks,
+    step: StepPeaks,
+    transient_bytes: int,
+    device: DeviceConstants = CPU,
+) -> Peak:
     """Return the peak over the phases with its interval.
 
-    low = 0.95 x; high = 1.10 x + library workspace, and on a refresh the largest temporary of one parameter once
-    more, for what the decomposition routines hold out of sight.
+        low = 0.95 x peak,      high = max over phases (1.10 x phase + hidden) + workspace + segment
+
+    `hidden`: on a refresh the largest temporary of one parameter once more, for what the decomposition routines hold
+    out of sight. Workspace and segment are what libraries and allocator take on the device, nothing on a CPU. The
+    device's context and the allocator's reserve are in neither: a budget is made smaller by them (`recipes.budget`).
 
     Args:
         model: The model's own part.
         step: The method's part.
         transient_bytes: The method's largest temporary of one parameter.
+        device: What the device takes beside tensors.
     """
-    totals = {name: at.total() for name, at in training_phases(model, step).items()}
+    phases = training_phases(model, step)
+    totals = {name: at.total() for name, at in phases.items()}
     phase = max(totals, key=lambda name: totals[name])
-    high = {name: int(HIGH_FACTOR * total) + WORKSPACE_BYTES for name, total in totals.items()}
-    if "refresh" in high:
-        high["refresh"] += transient_bytes
+    hidden = {name: transient_bytes if name == "refresh" else 0 for name in totals}
+    highest = max(int(HIGH_FACTOR * total) + hidden[name] for name, total in totals.items())
     return Peak(
         bytes=totals[phase],
         low_bytes=int(LOW_FACTOR * totals[phase]),
-        high_bytes=max(high.values()),
+        high_bytes=highest + device.beside_tensors_bytes,
         phase=phase,
         by_phase=PhasePeaks(**totals),
+        categories={name: by_category(at) for name, at in phases.items()},
         source="simulated",
     )
+
+
+def by_category(at: Counter[str]) -> dict[Category, int]:
+    """Return the bytes of every category, those of categories that the file does not know as temporaries."""
+    known = {name: at[name] for name in get_args(Category)}
+    known["temporary"] += at.total() - sum(known.values())
+    return {name: size for name, size in known.items() if size}
 
 
 def simulated_memory(model: ModelPeaks, step: StepPeaks) -> Memory:

@@ -209,4 +209,6 @@ def _values(gradient: torch.Tensor) -> torch.Tensor:
 
 def _listed(names: list[str]) -> str:
     more = len(names) - _SHOWN_NAMES
-    return ", ".join(map(shown_name, names[:_SHOWN_NAMES])) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(shown_name, names[:_SHOWN_NAMES])) + (
+        f" and {more} more" if more > 0 else ""
+    )

@@ -159,19 +159,34 @@ class _Run:
             group_bytes=self._cap_bytes(),
             stale=self._subspaces.stale,
             watch=self._watch,
+            inputs_first={item.name for item in self._treatments if item.inputs_first},
             on_batch=lambda done, total: self._report(Progress("gradients", done, total)),
         )
         for layer in measuring:
             self._gradients[layer.name] = layer
         self._note_one_sided()
+        self._note_without_gradient()
 
     def _note_one_sided(self) -> None:
         found = [layer.measures.diagonality for layer in self._gradients.values() if layer.measures]
-        one_sided = sum(item is not None and item.two_sided is None for item in found)
+        one_sided = sum(item.two_sided is None for item in found)
         if one_sided:
             self._missing.append(
                 f"two-sided diagonality of {one_sided} of {len(found)} layers: "
                 f"a full decomposition of one would take more than {TWO_SIDED_LIMIT_S:g} s"
+            )
+
+    def _note_without_gradient(self) -> None:
+        silent = [
+            item.shown_name
+            for item in self._matrices()
+            if item.name in self._gradients and self._gradients[item.name].spectrum is None
+        ]
+        if silent:
+            more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
+            self._missing.append(
+                f"quantities of {silent[0]}{more}: no finite gradient other than zero in the batches looked at "
+                "(unused experts, adapters that start at zero)"
             )
 
     def _time_steps(self) -> None:
@@ -242,7 +257,7 @@ class _Run:
         found = self._gradients.get(item.name)
         held = found.measures if found else None
         return Layer(
-            name=item.name,
+            name=item.shown_name,
             shape=list(item.shape),
             kind=item.kind,
             layer_kind=item.layer_kind,

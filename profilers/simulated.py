@@ -2,8 +2,8 @@
 
 The model's forward and backward pass are followed once, without an optimizer. Then every method's real optimizer
 updates the fake parameters: its first and third step refresh the bases and the second does not. A method that evaluates
-the loss itself is followed through whole training steps of a model of its own, until its layers have grown as far as
-they can.
+the loss itself is followed through a whole training step of a model of its own, whose layers are as large as they can
+come to be.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.hooks import RemovableHandle
 
 from subopt.errors import UserCodeError
 from subopt.optimizers import create, get_method, stored_bytes
@@ -27,10 +28,13 @@ from subopt.optimizers.storage_tracker import StorageTracker
 
 from .costs import options_for
 from .fake_mode import FollowMode
+from .owners import named_owners
 from .phases import ModelPeaks, StepPeaks
 from .positions import counted_positions
+from .record import Phase
 from .target import fresh_copy, without_address_warnings
-from .watched_step import WATCHED_STEPS, watched_step, watched_steps
+from .timeline import BATCH, Timeline
+from .watched_step import WATCHED_STEPS, watched_step
 
 BuildModel = Callable[[], nn.Module]
 LossOf = Callable[[nn.Module, Any], Tensor]
@@ -48,6 +52,7 @@ class SimulatedModel:
         model: The model; its tensors have no data.
         peaks: What it takes without an optimizer.
         positions: How many vectors each weight multiplies in a forward pass, by parameter name.
+        timeline: Every storage of the two passes as it came and went, and who made it.
     """
 
     def __init__(self, build_model: BuildModel, batch: Any, loss_of: LossOf) -> None:
@@ -74,16 +79,13 @@ class SimulatedModel:
 
     def _forward_backward(self, loss_of: LossOf) -> ModelPeaks:
         tracker, model = self._tracker, self.model
+        events = tracker.events = []
         tracker.file([*model.parameters(), *model.buffers()], "parameter")
+        tracker.owner = BATCH
         tracker.file(tree_leaves(self._batch), "activation")
-        hooks = [
-            parameter.register_post_accumulate_grad_hook(
-                lambda p: tracker.file([p.grad], "gradient")
-            )
-            for parameter in model.parameters()
-            if parameter.requires_grad
-        ]
-        with self._mode, tracker:
+        hooks = _filed_gradients(model, tracker)
+        owners = named_owners(model, partial(setattr, tracker, "owner"))
+        with self._mode, tracker, owners as passes:
             tracker.category = "activation"
             tracker.reset_peak()
             with counted_positions(model) as self.positions:
@@ -91,9 +93,12 @@ class SimulatedModel:
             forward = tracker.peak_bytes.copy()
             kept = tracker.live_bytes["activation"]
             tracker.category = "temporary"
+            turn = len(events)
             tracker.reset_peak()
             loss.backward()
             backward = tracker.peak_bytes.copy()
+        self.timeline = Timeline(model, events, turn, passes, self._batch)
+        tracker.events = None
         del loss
         for hook in hooks:
             hook.remove()
@@ -143,29 +148,35 @@ class SimulatedModel:
     def _whole_step_peaks(
         self, method: str, settings: Mapping[str, Any], groups_of: GroupsOf | None
     ) -> StepPeaks:
-        """Follow whole training steps of a model of its own, which the method may change; return the last one's."""
+        """Follow a whole training step of a model of its own, which the method may change, at its largest."""
         model = fake_model(self._build_model, self._mode)
+        trained = {name for name, p in self.model.named_parameters() if p.grad is not None}
         tracker = StorageTracker()
         with self._mode:
             groups = groups_of(model) if groups_of else None
             optimizer = create(method, model, groups=groups, **settings)
-            tracker.file([*model.parameters(), *model.buffers()], "parameter")
+            others = [p for name, p in model.named_parameters() if name in trained]
+            optimizer.take_largest_form(others)  # type: ignore[attr-defined]
+            hooks = _filed_gradients(model, tracker)
+            meter = _Meter(tracker, model)
+            for kept in optimizer.state.values():
+                tracker.file(kept.values(), "state")
             tracker.file(tree_leaves(self._batch), "activation")
             loss_of = partial(self._loss_of, model, self._batch)
-            take = partial(
-                watched_step, model, optimizer, loss_of, _Meter(tracker), needs_closure=True
-            )
             with tracker:
-                row = watched_steps(model, take)[-1]
+                row = watched_step(model, optimizer, loss_of, meter, needs_closure=True)
+            tracker.file(model.parameters(), "parameter")
+        for hook in hooks:
+            hook.remove()
         state_bytes = sum(
             stored_bytes(value) for kept in optimizer.state.values() for value in kept.values()
         )
-        parts = {
-            phase: Counter({"state": state_bytes, "temporary": size - state_bytes})
-            for phase, size in row.peaks.items()
-        }
-        refresh = parts["step"] if has_decompositions(method) else None
-        return StepPeaks(state_bytes, parts["step"], refresh, (parts["forward"], parts["backward"]))
+        # New factors and moments are made before the old ones go: there is as much of either at every instant.
+        held = {"state": state_bytes, "parameter": tracker.live_bytes["parameter"]}
+        peaks = {phase: _with_at_least(held, at) for phase, at in row.peaks.items()}
+        step = peaks["step"]
+        refresh = step if has_decompositions(method) else None
+        return StepPeaks(state_bytes, step, refresh, (peaks["forward"], peaks["backward"]))
 
     def _follow_updates(
         self, optimizer: torch.optim.Optimizer, parameter: Tensor
@@ -251,19 +262,45 @@ def _followed() -> Iterator[None]:
         raise SimulationError(_first_line(error)) from error
 
 
+def _filed_gradients(model: nn.Module, tracker: StorageTracker) -> list[RemovableHandle]:
+    """File each gradient as one as soon as it is whole; return the hooks."""
+    return [
+        parameter.register_post_accumulate_grad_hook(lambda p: tracker.file([p.grad], "gradient"))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    ]
+
+
+def _with_at_least(held: Mapping[str, int], at: Counter[str]) -> Counter[str]:
+    """Return the same total with so much in these categories at least, taken from the temporaries."""
+    filed = at.copy()
+    for category, size in held.items():
+        missing = min(max(0, size - filed[category]), filed["temporary"])
+        filed[category] += missing
+        filed["temporary"] -= missing
+    return filed
+
+
+# What a phase makes, until it is known to be something else.
+_MADE_IN = {"forward": "activation", "backward": "temporary", "step": "temporary"}
+
+
 @dataclass(frozen=True)
 class _Meter:
-    """A tracker's totals."""
+    """A tracker's categories; the model's parameters, which a method may replace, are filed anew in every phase."""
 
     tracker: StorageTracker
+    model: nn.Module
 
     def live_bytes(self) -> int:
         return self.tracker.live_bytes.total()
 
-    def peak_bytes(self) -> int:
-        return self.tracker.peak_bytes.total()
+    def peak_bytes(self) -> Counter[str]:
+        return self.tracker.peak_bytes.copy()
 
-    def reset(self) -> None:
+    def begin(self, phase: Phase) -> None:
+        self.tracker.category = _MADE_IN[phase]
+        self.tracker.file([*self.model.parameters(), *self.model.buffers()], "parameter")
         self.tracker.reset_peak()
 
 

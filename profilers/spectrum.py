@@ -18,10 +18,10 @@ from .schema import Spectrum, Spread
 ENERGY_SHARES = ("0.90", "0.95", "0.99")
 RANK_DIVISORS = (16, 8, 4, 2)
 
-# Narrower side from which spectra are sketched. Measured on one core (benchmarks/results/profile_cpu_202611.md): the
-# exact spectrum of a gradient 2048 wide takes as long as forward and backward of 2048 tokens through its layer, and
-# longer the wider it is; the sketch takes half of it or less.
-SKETCH_FROM = 2048
+# Narrower side from which spectra are sketched. Measured (benchmarks/results/profile_cpu_202611.md): from about there
+# the exact spectrum of a gradient takes longer than forward and backward of 2048 tokens through its layer, and ever
+# longer the wider it is; the sketch takes half as long or less.
+SKETCH_FROM = 1536
 # Elements that are in float64 at once while squares are summed.
 _SLICE = 2**18
 

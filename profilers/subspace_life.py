@@ -81,21 +81,24 @@ class FollowedLayer:
         G = raw.to(torch.float32) / norm
         for fitted in self._live:
             self._judge(fitted, index - fitted.start, G, group)
+        self._live = [f for f in self._live if index - f.start < self._when.lags[-1]]
         if index <= max(self._when.starts, default=-1):
             self._take_in(G, norm, group)
         if index in self._when.starts:
             self._live.append(self._fit(index, G, momentum))
+        if index >= max(self._when.starts, default=-1):
+            self._covariance = self._average = None
         if index in self._when.stale:
-            self.stale[self._when.stale[index]] = _held(left_basis(G))
-        self._let_go(index)
+            basis = _solved(lambda: left_basis(G))
+            if basis is not None:
+                self.stale[self._when.stale[index]] = basis
 
     def result(self) -> dict[str, SubspaceLife]:
         """Return the mean curves by source."""
         return self._curves.result()
 
     def _judge(self, fitted: _Fitted, lag: int, G: Tensor, group: Mapping[str, Any]) -> None:
-        is_due = lag in self._when.lags
-        if is_due:
+        if lag in self._when.lags:
             for source, P in fitted.bases.items():
                 kept = energy_kept(P.to(G.device), G, self._curves.ranks)
                 self._curves.add_frozen(source, lag, kept)
@@ -103,29 +106,24 @@ class FollowedLayer:
             energy = torch.linalg.eigvalsh(G @ G.mT).to(torch.float64)
             self._curves.add_judged(energy.flip(0).clamp(min=0))
         if fitted.tracker:
-            self._follow(fitted.tracker, lag if is_due else None, lag, G, group)
+            self._follow(fitted.tracker, lag, G, group)
 
     def _follow(
-        self,
-        tracker: dict[str, Tensor],
-        judged_lag: int | None,
-        age: int,
-        G: Tensor,
-        group: Mapping[str, Any],
+        self, tracker: dict[str, Tensor], lag: int, G: Tensor, group: Mapping[str, Any]
     ) -> None:
-        """Judge the span of the followed basis, then move it as the optimizer would.
+        """Judge the span of the followed basis, if it is time, then move the basis as the optimizer would.
 
         It need not be orthonormal, and a column longer than 1 holds no more energy for it: its span is judged.
         """
         state = {name: value.to(G.device) for name, value in tracker.items()}
         P = state["basis_left"]
-        if judged_lag is not None and bool(torch.isfinite(P).all()):
+        if lag in self._when.lags and bool(torch.isfinite(P).all()):
             kept = energy_kept(orthonormalised(P), G, [self._size.rank])
-            self._curves.add_tracked(judged_lag, kept[0])
+            self._curves.add_tracked(lag, kept[0])
         options = self._options | {k: group[k] for k in ("lr", "initial_lr") if k in group}
         usable = torch.ones((), dtype=torch.bool, device=G.device)
         # The method counts its steps from 1, and was fitted at the first.
-        _TRACKER.follow(state, G, _TRACKER.project(state, G), usable, age + 1, options)
+        _TRACKER.follow(state, G, _TRACKER.project(state, G), usable, lag + 1, options)
         for name, value in state.items():
             if value is not tracker[name]:
                 tracker[name].copy_(value)
@@ -150,15 +148,11 @@ class FollowedLayer:
         M = self._average if self._size.own_average else momentum
         sources: dict[str, Callable[[], Tensor]] = {"gradient": lambda: left_basis(G, width)}
         if M is not None and bool(torch.isfinite(M).all() & (M != 0).any()):
-            sources["momentum"] = lambda: left_basis(_scaled(M).to(G.device), width)
+            sources["momentum"] = lambda: left_basis(_scaled(M.to(G.device)), width)
         if C is not None:
             sources["covariance"] = lambda: gram_basis(C.to(G.device), width)
-        bases = {}
-        for source, fit in sources.items():
-            try:
-                bases[source] = _held(fit())
-            except LinAlgError:  # this fit goes without that source
-                continue
+        solved = {source: _solved(fit) for source, fit in sources.items()}
+        bases = {source: basis for source, basis in solved.items() if basis is not None}
         return _Fitted(index, bases, self._tracker(bases.get("gradient")))
 
     def _tracker(self, P: Tensor | None) -> dict[str, Tensor]:
@@ -171,16 +165,13 @@ class FollowedLayer:
         state["fitted_at"].fill_(1)
         return state
 
-    def _let_go(self, index: int) -> None:
-        """Drop what nothing will ask for again."""
-        longest = max(self._when.lags, default=0)
-        self._live = [fitted for fitted in self._live if index - fitted.start < longest]
-        if index >= max(self._when.starts, default=-1):
-            self._covariance = self._average = None
 
-
-def _held(P: Tensor) -> Tensor:
-    return P.to(_CPU, torch.float32)
+def _solved(fit: Callable[[], Tensor]) -> Tensor | None:
+    """Return a basis as it is held, or None where its decomposition does not converge."""
+    try:
+        return fit().to(_CPU, torch.float32)
+    except LinAlgError:
+        return None
 
 
 def _scaled(M: Tensor) -> Tensor:

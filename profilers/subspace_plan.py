@@ -73,14 +73,18 @@ class Size:
         return max(self.rank, *reported_ranks(self.m))
 
     def held_bytes(self, when: Schedule) -> int:
-        """Return the most that is held for this layer at any one time: all bases at once."""
+        """Return the most that is held for this layer at any step of a run."""
         m, n, rank = self.m, self.n, self.rank
-        # Per fit: a basis for each source, and a followed one with Adam's two moments and two counters.
-        numbers = len(when.starts) * (len(SOURCES) * m * self.width + 3 * m * rank + 2)
-        numbers += len(when.stale) * m * m
-        if when.starts:
-            numbers += m * m + (m * n if self.own_average else 0)
-        return numbers * _FLOAT32_BYTES
+        # A basis for each source, and the followed one with Adam's two moments and two counters.
+        fit = len(SOURCES) * m * self.width + 3 * m * rank + 2
+        averages = m * m + (m * n if self.own_average else 0)
+        numbers = [
+            fit * sum(start <= step < start + when.lags[-1] for start in when.starts)
+            + averages * (step <= max(when.starts, default=-1))
+            + m * m * sum(kept <= step for kept in when.stale)
+            for step in {0, *when.starts, *when.stale}
+        ]
+        return max(numbers) * _FLOAT32_BYTES
 
 
 @dataclass(frozen=True)

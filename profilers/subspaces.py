@@ -119,6 +119,8 @@ def _momentum(parameter: Tensor, optimizer: torch.optim.Optimizer) -> Tensor | N
     One in other coordinates (a projected one) or in codes is of no use here.
     """
     average: object = optimizer.state.get(parameter, {}).get("exp_avg")
-    if type(average) is not Tensor or average.shape != parameter.shape:
+    # Ours keeps a convolution's as a matrix of outputs x all else.
+    shapes = (tuple(parameter.shape), matrix_shape(parameter.shape, short_first=False))
+    if type(average) is not Tensor or tuple(average.shape) not in shapes:
         return None
     return as_matrix(average) if average.is_floating_point() else None

@@ -33,7 +33,7 @@ from .usercode import (
     package_root,
 )
 
-
+# Of a dict that a model gave for its loss, in a message.
 _SHOWN_ENTRIES = 6
 
 

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ _TELLING_STEPS = 1 + _SHORT_PERIOD
 _LEAST_STEPS = 4
 # Where even fewer steps have taken so many seconds, they have to do.
 _LONG_S = 3.0
+# Seconds that two whole ordinary steps may take however little time is left: what is added up of cached layers is low.
+_SHORT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class StepTime:
         period: The method's own number of steps between refreshes, or None.
         baseline_ms: Median of the baseline's steps taken in turn with these.
         staggered_ms: The longest step if layers took turns, see `staggered_step_ms`; None without refreshes.
-        is_counted: One parameter of each kind was timed and counted as often as the model has it, because whole steps
-            would have taken too long.
+        counted: What would have taken too long with all layers at once, "refreshes" or "steps": it was timed on one
+            parameter of each kind, which counts as often as the model has it.
     """
 
     ordinary_ms: float
@@ -51,7 +53,7 @@ class StepTime:
     period: int | None
     baseline_ms: float
     staggered_ms: float | None = None
-    is_counted: bool = False
+    counted: Literal["refreshes", "steps"] | None = None
 
     @property
     def step_ms(self) -> float:
@@ -82,7 +84,8 @@ def time_step(
     difference keeps its meaning even where the times themselves do not.
 
     First one parameter of each kind is updated alone. That tells what whole steps would take; where they fit in the
-    budget, they are timed, and otherwise the times of the kinds are added up, each as often as the model has it.
+    budget, they are timed. Otherwise a refresh is an ordinary step plus what the kinds' refreshes take beyond theirs,
+    each as often as the model has it; and where not even two ordinary steps fit, those are added up like that too.
 
     Args:
         model: The model, with its gradients.
@@ -108,33 +111,39 @@ def time_step(
     def is_refresh(t: int) -> bool:
         return bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
 
-    devices, most = clock.gpus_of(model), 1 + rounds * _SHORT_PERIOD
-    steps = KindSteps(optimizers, is_refresh, devices)
+    steps = KindSteps(optimizers, is_refresh, clock.gpus_of(model))
     steps.take(_TELLING_STEPS, begin_s + max(budget_s, _LONG_S))
-    left_s = begin_s + budget_s - time.perf_counter()
-    is_whole = steps.whole_s(_TELLING_STEPS) <= left_s
-    if not is_whole:
-        steps.take(2 * most, begin_s + budget_s)
-    excesses_ms = steps.excesses_ms()
-    ordinary_ms, baseline_ms = steps.added_up_ms()
-    refresh_ms = ordinary_ms + sum(excesses_ms)
-    if is_whole:
+    most, end_s = 1 + rounds * _SHORT_PERIOD, begin_s + budget_s
+    counted: Literal["refreshes", "steps"] | None = None
+    left_s = end_s - time.perf_counter()
+    if steps.whole_s(range(1, _TELLING_STEPS + 1)) <= left_s:
+        excesses_ms = steps.excesses_ms()
         steps.forget()
         runs = [optimizer.step for optimizer in optimizers]
-        times_ms = _in_turn(runs, most, left_s, devices, fewest=_TELLING_STEPS)
+        times_ms = _in_turn(runs, most, left_s, clock.gpus_of(model), fewest=_TELLING_STEPS)
         ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms[0], is_refresh)
-        baseline_ms = ordinary_ms if len(times_ms) == 1 else _typical(times_ms[1])
-    has_refreshes = len(excesses_ms) > 0
-    period = record.resolve(options)["period"] if has_refreshes else None
+        baseline_ms = _typical(times_ms[1]) if len(times_ms) == 2 else ordinary_ms
+    else:
+        steps.take(2 * most, end_s - left_s / 2)
+        excesses_ms = steps.excesses_ms()
+        ordinary_ms, baseline_ms = steps.added_up_ms()
+        if steps.whole_s([2, 2]) <= max(end_s - time.perf_counter(), _SHORT_S):
+            times_ms = steps.ordinary_steps(most, end_s)
+            ordinary_ms, baseline_ms = (statistics.median(times_ms[i]) for i in (0, -1))
+            counted = "refreshes" if excesses_ms else None
+        else:
+            counted = "steps"
+        refresh_ms = ordinary_ms + sum(excesses_ms)
+    period = record.resolve(options)["period"] if excesses_ms else None
     return StepTime(
         ordinary_ms=ordinary_ms,
-        refresh_ms=refresh_ms if has_refreshes else None,
+        refresh_ms=refresh_ms if excesses_ms else None,
         period=period,
         baseline_ms=baseline_ms,
         staggered_ms=(
             staggered_step_ms(ordinary_ms, refresh_ms, period, excesses_ms) if period else None
         ),
-        is_counted=not is_whole and any(kind.count > 1 for kind in steps.kinds),
+        counted=counted if any(kind.count > 1 for kind in steps.kinds) else None,
     )
 
 

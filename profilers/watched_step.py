@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,16 +19,16 @@ _MOST_STEPS = 32
 
 
 class Meter(Protocol):
-    """Bytes alive now, and the most since the last reset."""
+    """Bytes alive now, and the most since a phase began."""
 
     def live_bytes(self) -> int:
         """Return what is alive now."""
 
-    def peak_bytes(self) -> int:
-        """Return the most that was alive since the last reset."""
+    def peak_bytes(self) -> Counter[str]:
+        """Return the most that was alive since the phase began, by category where those are known."""
 
-    def reset(self) -> None:
-        """Begin anew: the peak is what is alive now."""
+    def begin(self, phase: Phase) -> None:
+        """Begin a phase: the peak is what is alive now."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class WatchedStep:
     """What one step took.
 
     Attributes:
-        peaks: Highest bytes of each phase; of the evaluations of the loss the highest one counts.
+        peaks: Highest bytes of each phase, by category where the meter knows those; of the evaluations of the loss the
+            highest one counts.
         gradient_bytes: The gradients at the end of the first backward pass.
         activation_bytes: What the first forward pass left behind for the backward pass.
     """
 
-    peaks: dict[Phase, int]
+    peaks: dict[Phase, Counter[str]]
     gradient_bytes: int
     activation_bytes: int
 
@@ -82,25 +84,27 @@ def watched_step(
         meter: Counts bytes.
         needs_closure: Whether the optimizer evaluates the loss itself.
     """
-    peaks: dict[Phase, int] = {}
+    peaks: dict[Phase, Counter[str]] = {}
     first: list[tuple[int, int]] = []
 
     def end(phase: Phase) -> None:
-        peaks[phase] = max(peaks.get(phase, 0), meter.peak_bytes())
-        meter.reset()
+        highest = (peaks.get(phase, Counter()), meter.peak_bytes())
+        peaks[phase] = max(highest, key=Counter.total)
 
     def evaluate() -> Tensor:
         model.zero_grad(set_to_none=True)
         before = meter.live_bytes()
-        meter.reset()
+        meter.begin("forward")
         loss = loss_of()
         end("forward")
         activation_bytes = meter.live_bytes() - before
+        meter.begin("backward")
         loss.backward()
         end("backward")
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         size = sum(gradient.numel() * gradient.element_size() for gradient in gradients)
         first.append((size, activation_bytes))
+        meter.begin("step")
         return loss.detach()
 
     def closure() -> Tensor:
@@ -108,11 +112,11 @@ def watched_step(
         return evaluate()
 
     if needs_closure:
-        meter.reset()
+        meter.begin("step")
         optimizer.step(closure)  # type: ignore[arg-type]  # torch says float and gives tensors itself
     else:
         evaluate()
-        meter.reset()
+        meter.begin("step")  # the loss is gone
         optimizer.step()
     end("step")
     gradient_bytes, activation_bytes = first[0]

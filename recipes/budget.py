@@ -7,16 +7,18 @@ from enum import Enum
 from typing import Literal
 
 from subopt.errors import UsageError
+from subopt.profilers.device_constants import (
+    CPU,
+    UNKNOWN_GPU,
+    DeviceConstants,
+    gpu_constants,
+)
 
 DeviceKind = Literal["cuda", "cpu"]
 
-# What a process takes before its first tensor: driver context and loaded kernels. Reported by users of several
-# estimators: A100 1268 MiB, H100 about 1000 MiB, L4 694 MiB. The largest of them, so that "fits" errs on the safe side.
-CUDA_CONTEXT_BYTES = 1268 * 2**20
-
-# Share of the rest that PyTorch's caching allocator reserves but cannot hand out (rounding, fragmentation);
-# 5.4 to 7 % in the same reports, far more in pathological runs.
-RESERVE_SHARE = 0.07
+# The figures for a GPU of unknown name, under the names that callers know.
+CUDA_CONTEXT_BYTES = UNKNOWN_GPU.context_bytes
+RESERVE_SHARE = UNKNOWN_GPU.reserve_share
 
 
 class Fit(Enum):
@@ -47,32 +49,41 @@ class Budget:
         return max(self.total_bytes - self.context_bytes - self.reserve_bytes, 0)
 
 
-def read_budget(total_bytes: int, device: DeviceKind = "cuda") -> Budget:
+def read_budget(
+    total_bytes: int, device: DeviceKind = "cuda", gpu_name: str | None = None
+) -> Budget:
     """Return what a budget leaves for tensors.
 
     Args:
         total_bytes: Memory of the device, or the part of it this training may have.
         device: `cuda` takes off context and allocator reserve; `cpu` has neither.
+        gpu_name: What the driver calls the GPU, where that is known; what is taken off is the largest known otherwise.
 
     Raises:
         UsageError: The budget is not positive.
     """
     if total_bytes <= 0:
         raise UsageError(f"a memory budget of {total_bytes} bytes leaves nothing to train with")
-    if device == "cpu":
-        return Budget(total_bytes, 0, 0)
-    rest = max(total_bytes - CUDA_CONTEXT_BYTES, 0)
-    return Budget(total_bytes, CUDA_CONTEXT_BYTES, int(rest * RESERVE_SHARE))
+    constants = _constants(device, gpu_name)
+    rest = max(total_bytes - constants.context_bytes, 0)
+    return Budget(total_bytes, constants.context_bytes, int(rest * constants.reserve_share))
 
 
-def smallest_budget(peak_bytes: int, device: DeviceKind = "cuda") -> int:
+def smallest_budget(
+    peak_bytes: int, device: DeviceKind = "cuda", gpu_name: str | None = None
+) -> int:
     """Return the fewest bytes of device memory whose usable part holds the peak: `read_budget` read backwards."""
-    if device == "cpu":
+    constants = _constants(device, gpu_name)
+    if constants == CPU:
         return peak_bytes
-    total = CUDA_CONTEXT_BYTES + int(peak_bytes / (1 - RESERVE_SHARE))
-    while read_budget(total, device).usable_bytes < peak_bytes:
+    total = constants.context_bytes + int(peak_bytes / (1 - constants.reserve_share))
+    while read_budget(total, device, gpu_name).usable_bytes < peak_bytes:
         total += 1
     return total
+
+
+def _constants(device: DeviceKind, gpu_name: str | None) -> DeviceConstants:
+    return CPU if device == "cpu" else gpu_constants(gpu_name)
 
 
 def fit(low_bytes: int, high_bytes: int | None, usable_bytes: int) -> Fit:

@@ -5,6 +5,7 @@ errors with file, line and key. Methods are named by id only. The one thing in a
 `model.target`: a Python file, or a module below the recipe's or the current folder, and in it a model or something
 defined in that very file. Neither the standard library nor an installed package can be named, and nothing that the
 file imported. Training runs that file, as running it with Python would: train recipes whose model file you trust.
+What `hf:` names is a config, and that is data: no code of anybody's runs but the transformers package's own.
 """
 
 from __future__ import annotations

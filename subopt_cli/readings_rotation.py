@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from .readings import Basis, median_of, role
+from .readings import Basis, median_of, oldest_stale, role
 
 if TYPE_CHECKING:
     from subopt.profilers.schema import Layer, Ratio
@@ -14,54 +14,74 @@ Verdict = Literal["pays", "little", "harms", "noise"]
 
 ROTATED: tuple[Basis, ...] = ("one_sided", "two_sided", "covariance")
 
-# A diagonal share that grows by half is seen in the histograms of the papers; less lies within what a few more batches
-# change.
+# Judging on one batch fewer lowers a share by up to a third at four batches: half as much again is beyond that.
 CLEAR_GAIN = 1.5
 
 
-def diagonal_share(layer: Layer, basis: Basis) -> float | None:
-    """Return the diagonal share of the second moment in a basis, comparable between bases.
+def in_basis(layer: Layer, basis: Basis) -> Ratio | None:
+    """Return the diagonality in a basis; None where it was judged on the gradients that the basis was fitted to."""
+    value: Ratio | None = getattr(layer.diagonality, basis) if layer.diagonality else None
+    return None if value is None or value.in_sample else value
 
-    None where the basis was judged on the gradients it was fitted to, which is too good to be compared.
+
+def gain(raw: Ratio | None, rotated: Ratio | None, *, same_batches: bool = True) -> float | None:
+    """Return how many times as much a diagonal method sees rotated as it sees in a layer's own coordinates.
+
+    By the unbiased estimates where both have one. Shares as measured fall with the number of batches they were judged
+    on, so without estimates they compare only where it is the same, or one less.
     """
-    if layer.diagonality is None:
+    if raw is None or rotated is None:
         return None
-    value: Ratio | None = getattr(layer.diagonality, basis)
-    return None if value is None or value.in_sample else value.ratio
+    if raw.unbiased is not None and raw.unbiased > 0 and rotated.unbiased is not None:
+        return rotated.unbiased / raw.unbiased
+    if not same_batches or raw.ratio is None or rotated.ratio is None or raw.ratio <= 0:
+        return None
+    return rotated.ratio / raw.ratio
 
 
-def typical_share(layers: Sequence[Layer], basis: Basis) -> float | None:
-    """Return the median diagonal share in a basis."""
-    return median_of([diagonal_share(layer, basis) for layer in layers])
+def gain_of(layer: Layer, basis: Basis) -> float | None:
+    """Return the gain of a basis; that of summed gradients was judged on half of the batches."""
+    rotated = in_basis(layer, basis)
+    return gain(in_basis(layer, "raw"), rotated, same_batches=basis != "covariance")
 
 
-def typical_noise(layers: Sequence[Layer], basis: Basis) -> float | None:
-    """Return the median of what white noise would show in a basis."""
-    found = [layer.diagonality.white_noise.get(basis) for layer in layers if layer.diagonality]
-    return median_of(found)
+def stale_gain(layer: Layer) -> float | None:
+    """Return the gain of the oldest one-sided basis from training."""
+    stale = oldest_stale(layer)
+    return None if stale is None or stale.in_sample else gain(in_basis(layer, "raw"), stale)
 
 
-def best_basis(layers: Sequence[Layer]) -> Basis | None:
-    """Return the rotated basis with the largest diagonal share in the typical layer."""
-    known: list[tuple[float, Basis]] = []
-    for basis in ROTATED:
-        share = typical_share(layers, basis)
-        if share is not None:
-            known.append((share, basis))
-    return max(known, key=lambda item: item[0])[1] if known else None
+def typical_gain(layers: Sequence[Layer], basis: Basis) -> float | None:
+    """Return the median gain of a basis."""
+    return median_of([gain_of(layer, basis) for layer in layers])
 
 
 def verdict(layer: Layer, basis: Basis) -> Verdict | None:
     """Return what rotating to a basis does for a layer; `noise` where neither share stands out from white noise."""
-    raw, rotated = diagonal_share(layer, "raw"), diagonal_share(layer, basis)
-    if raw is None or rotated is None or layer.diagonality is None:
+    found, raw, rotated = gain_of(layer, basis), in_basis(layer, "raw"), in_basis(layer, basis)
+    if found is None or raw is None or rotated is None or layer.diagonality is None:
         return None
     noise = layer.diagonality.white_noise
-    if raw < CLEAR_GAIN * noise.get("raw", 0.0) and rotated < CLEAR_GAIN * noise.get(basis, 0.0):
+    if _is_near(raw, noise.get("raw")) and _is_near(rotated, noise.get(basis)):
         return "noise"
-    if rotated >= CLEAR_GAIN * raw:
+    if found >= CLEAR_GAIN:
         return "pays"
-    return "harms" if rotated * CLEAR_GAIN <= raw else "little"
+    return "harms" if found * CLEAR_GAIN <= 1 else "little"
+
+
+def _is_near(value: Ratio, noise: float | None) -> bool:
+    return value.ratio is not None and noise is not None and value.ratio < CLEAR_GAIN * noise
+
+
+def best_basis(layers: Sequence[Layer]) -> Basis | None:
+    """Return the rotated basis that pays in most layers, of several the one with the largest typical gain."""
+    known: list[tuple[int, float, Basis]] = []
+    for basis in ROTATED:
+        typical = typical_gain(layers, basis)
+        if typical is not None:
+            paying = sum(verdict(layer, basis) == "pays" for layer in layers)
+            known.append((paying, typical, basis))
+    return max(known)[2] if known else None
 
 
 def whole_roles(all_layers: Sequence[Layer], chosen: Sequence[Layer]) -> list[str]:

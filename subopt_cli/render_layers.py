@@ -35,7 +35,8 @@ LAYER_LEGEND = (
         "diagonal",
         "share of the gradients' second moment that a method which treats every weight by itself, as Adam does, can "
         "see: in the layer's own coordinates, and rotated on one side or both; 'sums': both, from gradients added up, "
-        "as SOAP's; 'old': one side, fitted that many steps earlier; 'pure noise': of random gradients",
+        "as SOAP's, judged on half the batches, which lowers it; 'old': one side, fitted that many steps earlier; "
+        "'pure noise': of random gradients",
     ),
 )
 

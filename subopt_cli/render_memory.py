@@ -113,6 +113,6 @@ def _savings(memory: Memory, optimizer_bytes: int | None) -> RenderableType:
     if optimizer_bytes:
         rows.append(("another optimizer, at most", optimizer_bytes, "bold"))
     rows.sort(key=lambda row: row[1], reverse=True)
-    columns = (Column("change", is_text=True), Column("frees"))
-    cells = [[change, format_bytes(size)] for change, size, _ in rows]
+    columns = (Column("frees", is_text=True), Column("change", wraps=True))
+    cells = [[format_bytes(size), change] for change, size, _ in rows]
     return FittingTable(columns, cells, [style for *_, style in rows])

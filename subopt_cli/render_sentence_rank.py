@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 from .readings import kept_share, measured_layers, median_of, needed_share, training_steps
 from .readings_subspaces import TypicalLife, sources, typical_lives
-from .render_text import count, percent, plural
+from .render_text import percent, plural
 
 if TYPE_CHECKING:
     from subopt.profilers.schema import Profile
@@ -97,7 +98,7 @@ def _noise(profile: Profile) -> str | None:
         return None
     needed = median_of([noise.batches_needed for noise in noises])
     text = f"one batch is {percent(min(1.0, 1 - signal))} noise"
-    return f"{text}, the mean of {count(needed)} half" if needed is not None else text
+    return f"{text}, the mean of {ceil(needed)} half" if needed is not None else text
 
 
 def caveat(profile: Profile) -> str:

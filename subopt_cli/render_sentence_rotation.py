@@ -6,15 +6,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .readings import Basis, measured_layers, median_of, oldest_lag, oldest_stale, training_steps
-from .readings_rotation import best_basis, typical_noise, typical_share, verdict, whole_roles
-from .render_text import percent, ratio
+from .readings import Basis, measured_layers, median_of, oldest_lag, training_steps
+from .readings_rotation import (
+    Verdict,
+    best_basis,
+    in_basis,
+    stale_gain,
+    typical_gain,
+    verdict,
+    whole_roles,
+)
+from .render_text import percent, ratio, times
 
 if TYPE_CHECKING:
     from subopt.profilers.schema import Layer, Profile
 
 MOST = 0.9  # share of the layers from which the others are not worth telling apart
 ROLES_SHOWN = 3
+CLEAR_COSINE = 0.05  # a choice: cosines over a handful of held-out gradients are no finer
 _COORDINATES = {
     "one_sided": "rotated on one side",
     "two_sided": "rotated on both",
@@ -26,31 +35,51 @@ def rotation_sentence(profile: Profile) -> str | None:
     """Return what rotating does to diagonality; None where it was not judged on gradients it was not fitted to."""
     layers = measured_layers(profile)
     basis = best_basis(layers)
-    raw = typical_share(layers, "raw")
-    if basis is None or raw is None:
+    if basis is None:
         return None
-    rotated = typical_share(layers, basis)
-    noise = typical_noise(layers, basis)
-    shown = f" (pure noise: {percent(noise)})" if noise is not None else ""
+    verdicts = [(layer, verdict(layer, basis)) for layer in layers]
+    judged = [(layer, found) for layer, found in verdicts if found is not None]
+    paying = [layer for layer, found in judged if found == "pays"]
+    shown = paying or layers
+    there = "there " if 0 < len(paying) < len(judged) else ""
+    said = _verdict(judged, paying, doubtful=_is_doubtful(shown, basis))
     return (
-        f"Rotation {_verdict(layers, basis)}: a diagonal method sees {percent(raw)} of the second moment "
-        f"as is, {percent(rotated)} {_COORDINATES[basis]}{shown}{_stale(profile)}{_agreement(layers, basis)}"
-        f"{_caveat(profile)}."
+        f"Rotation {said}: {there}a diagonal method sees {_own(shown)}, "
+        f"{times(typical_gain(shown, basis))} that {_COORDINATES[basis]}"
+        f"{_stale(profile, shown)}{_agreement(shown, basis)}{_caveat(profile)}."
     )
 
 
-def _verdict(layers: Sequence[Layer], basis: Basis) -> str:
-    verdicts = {id(layer): verdict(layer, basis) for layer in layers}
-    judged = [layer for layer in layers if verdicts[id(layer)] is not None]
-    counts = Counter(verdicts[id(layer)] for layer in judged)
-    pays = [layer for layer in judged if verdicts[id(layer)] == "pays"]
+def _own(layers: Sequence[Layer]) -> str:
+    """Return what is seen in the layers' own coordinates, beside what noise would show."""
+    raw = [in_basis(layer, "raw") for layer in layers]
+    share = median_of([value.ratio for value in raw if value is not None])
+    noise = median_of([
+        layer.diagonality.white_noise.get("raw") for layer in layers if layer.diagonality
+    ])
+    beside = f" (pure noise: {percent(noise)})" if noise is not None else ""
+    return f"{percent(share)} of the second moment as is{beside}"
+
+
+def _is_doubtful(layers: Sequence[Layer], basis: Basis) -> bool:
+    """Whether the steps that a diagonal method takes are clearly further from the full one's, however diagonal C is."""
+    cosines = _cosines(layers, basis)
+    return cosines is not None and cosines[1] <= cosines[0] - CLEAR_COSINE
+
+
+def _verdict(
+    judged: Sequence[tuple[Layer, Verdict]], paying: Sequence[Layer], *, doubtful: bool
+) -> str:
+    counts = Counter(found for _, found in judged)
     if counts["noise"] > len(judged) / 2:
         return "cannot be judged, both are near pure noise (more --batches)"
-    if len(pays) >= MOST * len(judged):
-        return f"pays in {len(pays)} of {len(judged)} layers"
-    if pays:
-        return f"pays in {len(pays)} of {len(judged)} layers{_roles(judged, pays)}"
-    return "does harm" if counts["harms"] > len(judged) / 2 else "changes little"
+    harm = f", does harm in {counts['harms']}" if counts["harms"] else ""
+    if paying:
+        layers = [layer for layer, _ in judged]
+        roles = _roles(layers, paying) if len(paying) < MOST * len(judged) else ""
+        pays = "may pay" if doubtful else "pays"
+        return f"{pays} in {len(paying)} of {len(judged)} layers{roles}{harm}"
+    return f"changes little{harm}" if counts["harms"] <= len(judged) / 2 else "does harm"
 
 
 def _roles(judged: Sequence[Layer], pays: Sequence[Layer]) -> str:
@@ -61,22 +90,32 @@ def _roles(judged: Sequence[Layer], pays: Sequence[Layer]) -> str:
     return f" (all {', '.join(names[:ROLES_SHOWN])}{more})"
 
 
-def _stale(profile: Profile) -> str:
-    lag = oldest_lag(profile)
-    found = [oldest_stale(layer) for layer in measured_layers(profile)]
-    share = median_of([value.ratio for value in found if value is not None and not value.in_sample])
-    return f", {percent(share)} in a one-sided basis {lag} steps old" if share is not None else ""
+def _stale(profile: Profile, layers: Sequence[Layer]) -> str:
+    found = median_of([stale_gain(layer) for layer in layers])
+    age = oldest_lag(profile)
+    return f", {times(found)} in a one-sided basis {age} steps old" if found is not None else ""
+
+
+def _cosines(layers: Sequence[Layer], basis: Basis) -> tuple[float, float] | None:
+    """Return the typical cosine with the full step, as is and rotated, within what the batches span.
+
+    Outside of it the full preconditioner is a constant, so that the whole steps' cosine says little.
+    """
+    found = [layer.agreement.in_span for layer in layers if layer.agreement]
+    raw = median_of([cosine.get("raw") for cosine in found])
+    rotated = median_of([cosine.get(basis) for cosine in found])
+    return None if raw is None or rotated is None else (raw, rotated)
 
 
 def _agreement(layers: Sequence[Layer], basis: Basis) -> str:
-    found = [layer.agreement.cosine for layer in layers if layer.agreement]
-    raw = median_of([cosine.get("raw") for cosine in found])
-    rotated = median_of([cosine.get(basis) for cosine in found])
-    if raw is None or rotated is None:
+    cosines = _cosines(layers, basis)
+    if cosines is None:
         return ""
+    raw, rotated = cosines
     link = "and" if rotated >= raw else "but"
     return (
-        f", {link} its step's cosine with the full one's goes from {ratio(raw)} to {ratio(rotated)}"
+        f", {link} within what the batches span its step's cosine with the full one's goes from {ratio(raw)} to "
+        f"{ratio(rotated)}"
     )
 
 

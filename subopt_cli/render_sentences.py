@@ -28,7 +28,7 @@ def sentences(profile: Profile) -> list[str]:
 
 def _memory(profile: Profile) -> str | None:
     filled = _what_fills(profile)
-    clauses = [filled, _what_frees(profile)] if filled else [_least_state(profile)]
+    clauses = [filled, *_what_frees(profile)] if filled else [_least_state(profile)]
     told = [clause for clause in (*clauses, _svd_against_pca(profile)) if clause]
     return f"Memory and time: {'; '.join(told)}." if told else None
 
@@ -38,22 +38,28 @@ def _what_fills(profile: Profile) -> str | None:
     if not memory.peak_bytes:
         return None
     phase = f"{adamw.peak.phase}, " if adamw and adamw.peak else ""
-    name, size = _largest(profile)
-    state = percent(memory.optimizer_state_bytes / memory.peak_bytes)
-    return (
-        f"of plain AdamW's {format_bytes(memory.peak_bytes)} peak ({phase}{memory.source}) {name} take most "
-        f"({percent(size / memory.peak_bytes)}), optimizer state {state}"
+    name, size, is_state = _largest(profile)
+    text = (
+        f"the largest part of plain AdamW's {format_bytes(memory.peak_bytes)} peak ({phase}{memory.source}) is {name} "
+        f"({percent(size / memory.peak_bytes)})"
     )
+    if is_state:
+        return text
+    return f"{text}, optimizer state {percent(memory.optimizer_state_bytes / memory.peak_bytes)}"
 
 
-def _largest(profile: Profile) -> tuple[str, int]:
-    """Return the largest thing alive at the peak, or where its contents are unknown the largest category."""
+def _largest(profile: Profile) -> tuple[str, int, bool]:
+    """Return the largest thing alive at the peak, or where its contents are unknown the largest category.
+
+    Returns:
+        Its name, its bytes, and whether it is the optimizer's state.
+    """
     content = largest_content(profile)
     if content is not None:
-        return content.name, content.bytes
+        return content.name, content.bytes, content.category == "state"
     categories = _categories(profile.memory)
     name = max(categories, key=categories.__getitem__)
-    return name, categories[name]
+    return name, categories[name], name == "optimizer state"
 
 
 def _categories(memory: Memory) -> dict[str, int]:
@@ -66,14 +72,16 @@ def _categories(memory: Memory) -> dict[str, int]:
     }
 
 
-def _what_frees(profile: Profile) -> str | None:
+def _what_frees(profile: Profile) -> list[str]:
+    """Return the best saving and the most that another optimizer frees, the larger first."""
+    found = []
     best = max(profile.memory.savings, key=lambda saving: saving.bytes, default=None)
+    if best is not None:
+        found.append((best.bytes, f"{best.change}: {format_bytes(best.bytes)} less"))
     most = optimizer_saving_bytes(profile)
-    other = f"another optimizer frees {format_bytes(most)} at most" if most else None
-    if best is None:
-        return other
-    text = f"{best.change}: {format_bytes(best.bytes)} less"
-    return f"{text}; {other}" if other else text
+    if most:
+        found.append((most, f"another optimizer frees {format_bytes(most)} at most"))
+    return [text for _, text in sorted(found, reverse=True)]
 
 
 def _least_state(profile: Profile) -> str | None:

@@ -121,7 +121,7 @@ def _layer_row(layer: Layer, names: list[str], lag: int | None) -> list[str]:
         *_held(first, lag),
         *(_lasts(life) for life in lives or [None]),
         percent(max(0.0, noise.signal_share)) if noise else DASH,
-        count(needed) if needed is not None else DASH,
+        DASH if needed is None else f"{needed:.1f}" if needed < 9.95 else count(needed),
     ]
 
 

@@ -1,8 +1,10 @@
-"""What every test relies on: one torch thread, no hypothesis deadline, GPU tests skipped with a reason."""
+"""What every test relies on: one torch thread, no hypothesis deadline, GPU and browser tests skipped with a reason."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import warnings
 
 import hypothesis
@@ -20,14 +22,37 @@ hypothesis.settings.load_profile("subopt")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where torch sees no CUDA device."""
+    """Skip tests marked `gpu` where torch sees no CUDA device, and `browser` where there is no Chromium."""
+    reasons = {"gpu": _why_no_gpu(), "browser": _why_no_browser()}
+    for item in items:
+        for mark, reason in reasons.items():
+            if reason is not None and mark in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_gpu() -> str | None:
     with warnings.catch_warnings():
         # A CUDA build of torch on a machine without a driver warns when asked.
         warnings.simplefilter("ignore")
         has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        return
-    skip = pytest.mark.skip(reason="needs a CUDA device, and torch sees none")
-    for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(skip)
+    return None if has_gpu else "needs a CUDA device, and torch sees none"
+
+
+def _why_no_browser() -> str | None:
+    if _chromium() is None:
+        return "needs Chromium: set SUBOPT_CHROMIUM, or install chromium or google-chrome"
+    if importlib.util.find_spec("playwright") is None:
+        return "needs playwright: pip install playwright"
+    return None
+
+
+def _chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = filter(None, map(shutil.which, names))
+    return os.environ.get("SUBOPT_CHROMIUM") or next(found, None)
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str | None:
+    """The browser that tests marked `browser` start."""
+    return _chromium()

@@ -163,3 +163,123 @@ def test_without_second_seeds_nothing_is_claimed(bench):
 
 def test_an_empty_report_says_so(bench):
     assert "Nothing is measured yet." in report(bench, [])
+
+
+@pytest.fixture
+def profiling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the report of what profiling costs, as a module."""
+    monkeypatch.syspath_prepend(FOLDER)
+    for name in ("_common", "render_profile"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import render_profile
+
+    return render_profile
+
+
+def cost_row(section, case, result, **more):
+    return {
+        "case": {"section": section, "case": case, **more},
+        "result": result,
+        "conditions": {"cpu": "a cpu", "threads": 2},
+    }
+
+
+PLAIN = cost_row(
+    "ratios",
+    "plain",
+    {
+        "pass_s": [2.0, 2.2, 9.0],
+        "pass_peak_bytes": 1000 * 2**20,
+        "training_peak_bytes": 1250 * 2**20,
+    },
+    size="60m",
+)
+STANDARD = cost_row(
+    "ratios",
+    "standard",
+    {
+        "total_s": 264.0,
+        # 25 passes of 2 s, of which 20 measured something: 40 s, and 30 s beside them
+        "spent": {"forward and backward": 50.0, "spectra": 10.0, "subspaces": 20.0, "memory": 90.0},
+        "passes": 25,
+        "stages": [
+            {"stage": "memory", "begin_s": 0.0, "total": 3, "peak_bytes": 5000 * 2**20},
+            {"stage": "subspaces", "begin_s": 1.0, "total": 4, "peak_bytes": 1400 * 2**20},
+            {"stage": "gradients", "begin_s": 2.0, "total": 16, "peak_bytes": 1100 * 2**20},
+        ],
+    },
+    size="60m",
+)
+
+
+def test_profiling_is_weighed_against_the_passes_it_measured_on(profiling):
+    assert profiling.measuring(STANDARD["result"]) == (20, 2.0, 30.0)
+    text = profiling.render([PLAIN, STANDARD])
+    # (40 + 30) / 40, then by plain passes of 2.2 s; the whole command by all of its passes
+    assert "| `standard` | 20 | 2.00 | 30 | **1.75** | 1.59 | 3 | 264 | 4.80 |" in text
+    assert "| `standard`, subspaces | 1400 | **1.40** | 1.12 | 1.25 |" in text
+    assert "| `standard`, gradients | 1100 | **1.10** | 0.88 | 1.25 |" in text
+
+
+def test_growth_is_a_slope_in_double_logarithms(profiling):
+    assert profiling.exponent([(2, 8.0), (4, 64.0), (8, 512.0)]) == pytest.approx(3)
+    rows = [
+        cost_row(
+            "depth",
+            "standard",
+            {
+                "hidden": 192,
+                "blocks": blocks,
+                "matrices": 7 * blocks,
+                "passes": 2,
+                "seconds": {"forward and backward": 9.0**blocks, "spectra": 0.5 * blocks},
+            },
+            size="tiny",
+            layers=blocks,
+        )
+        for blocks in (2, 4, 8)
+    ]
+    text = profiling.render(rows)
+    assert "| tiny, 4 x 192 wide | 28 | 2.00 | 2.00 | 71 |" in text
+    assert "In all: blocks^1.00; the theory says 1." in text
+
+
+def test_the_picture_of_growth_is_well_formed(profiling):
+    import xml.etree.ElementTree as ET
+
+    rows = [
+        cost_row(
+            "width",
+            "standard",
+            {"hidden": width, "matrices": 14, "seconds": {"spectra": width**2 / 1e5}},
+            size="tiny",
+            layers=2,
+        )
+        for width in (192, 512, 1024)
+    ]
+    drawn = ET.fromstring(profiling.picture(rows))
+    circles = drawn.findall("{http://www.w3.org/2000/svg}circle")
+    heights = [float(circle.attrib["cy"]) for circle in circles]
+    assert len(heights) == 3
+    assert heights == sorted(heights, reverse=True)
+    assert all(0 < height < 310 for height in heights)
+
+
+def test_a_measured_case_is_not_run_again(profiling, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "bench_profile", raising=False)
+    import bench_profile
+
+    ran = []
+    monkeypatch.setattr(
+        bench_profile, "in_child", lambda case, threads: ran.append(case["case"]) or {"seconds": {}}
+    )
+    path = tmp_path / "results" / "rows.jsonl"
+    for _ in range(2):
+        bench_profile.run_missing(path, ["ratios"], "tiny", 1)
+    assert ran.count("standard") == 1
+    assert ran.count("plain") == 4
+    rows = bench_profile.read_rows(path)
+    assert len(rows) == len(ran) == 7
+    assert not any(
+        bench_profile.is_done(case, rows) for case in bench_profile.cases("ratios", "60m")
+    )

@@ -47,12 +47,17 @@ class Detail(str, Enum):
 
 def profile(
     target: Annotated[
-        str, typer.Argument(help="path/model.py, path/model.py:attr or package.module:attr")
+        str,
+        typer.Argument(
+            help="path/model.py, path/model.py:attr, package.module:attr or hf:PATH_OR_NAME"
+        ),
     ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Arguments of build_model.", show_default=False
+            metavar="[KEY=VALUE]...",
+            help="Arguments of build_model, or fields of the config.",
+            show_default=False,
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 8,

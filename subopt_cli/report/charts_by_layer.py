@@ -28,7 +28,7 @@ def log_axis(title: str, values: Iterable[float | None], **more: Any) -> dict[st
     """Return a logarithmic axis with ticks at 1, 2 and 5 where the values span few decades."""
     logs = [math.log10(value) for value in values if value is not None and value > 0]
     decades = max(logs, default=0.0) - min(logs, default=0.0)
-    ticks = "D1" if decades < 0.5 else "D2" if decades < 2 else 1 if decades < 8 else 2
+    ticks = "D1" if decades < 0.5 else "D2" if decades < 2.5 else 1 if decades < 8 else 2
     return {"type": "log", "title": {"text": f"{title} (log scale)"}, "dtick": ticks, **more}
 
 

@@ -43,13 +43,15 @@ def diagonality_charts(profile: Profile) -> list[Chart]:
         found = [_stale(layer).get(str(lag)) for layer in layers]
         columns.append((found, f"one side, {lag} steps old", colour, symbol))
     traces = [
-        marks(layers, [one and one.ratio for one in column], label, colour, symbol)
+        marks(layers, [one.ratio if one else None for one in column], label, colour, symbol)
         for column, label, colour, symbol in columns
     ]
     unbiased: list[Trace] = [{"y": [_positive(one) for one in column]} for column, *_ in columns]
-    noise = [layer.diagonality and layer.diagonality.white_noise.get("raw") for layer in layers]
+    noise = [
+        layer.diagonality.white_noise.get("raw") if layer.diagonality else None for layer in layers
+    ]
     shown = _range([y for trace in traces for y in trace["y"]])
-    is_below = all(value is None or math.log10(value) < shown[0] for value in noise)
+    is_below = all(value is None or value < 10 ** shown[0] for value in noise)
     label = f"pure noise of that size{' (below the chart)' if is_below else ''}"
     traces.append(level(layers, noise, label, "dot"))
     return [
@@ -119,7 +121,8 @@ def off_diagonal_charts(profile: Profile) -> list[Chart]:
         _histogram(
             "offdiagonal",
             "Off-diagonal entries, scale-free",
-            f"Each entry as a share of its two diagonal entries' mean size, |C_ij| / sqrt(C_ii C_jj). {caption}",
+            "Each entry as a share of its two diagonal entries' mean size, |C_ij| / sqrt(C_ii C_jj); with few batches "
+            f"many entries correlate by chance. {caption}",
             "|C_ij| / sqrt(C_ii C_jj)",
             layers,
             [layer.off_diagonal.scale_free for layer in layers if layer.off_diagonal],
@@ -190,15 +193,12 @@ def agreement_charts(profile: Profile) -> list[Chart]:
     layers = [layer for layer in profile.layers if layer.agreement is not None]
     if not layers:
         return []
-    bases = [
-        item
-        for item in BASES
-        if any(layer.agreement and item[0] in layer.agreement.cosine for layer in layers)
-    ]
+    found = [layer.agreement for layer in layers if layer.agreement is not None]
+    bases = [item for item in BASES if any(item[0] in one.cosine for one in found)]
     traces = [
         marks(
             layers,
-            [layer.agreement and layer.agreement.cosine.get(basis) for layer in layers],
+            [one.cosine.get(basis) for one in found],
             label,
             colour,
             symbol,
@@ -206,11 +206,8 @@ def agreement_charts(profile: Profile) -> list[Chart]:
         )
         for basis, label, colour, symbol in bases
     ]
-    inside: list[Trace] = [
-        {"y": [layer.agreement and layer.agreement.in_span.get(basis) for layer in layers]}
-        for basis, *_ in bases
-    ]
-    outside = [layer.agreement.share_outside for layer in layers if layer.agreement]
+    inside: list[Trace] = [{"y": [one.in_span.get(basis) for one in found]} for basis, *_ in bases]
+    outside = [one.share_outside for one in found]
     return [
         Chart(
             "agreement",

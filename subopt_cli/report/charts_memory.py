@@ -59,7 +59,7 @@ def _peak_chart(
         for category, label, colour in series
     ]
     traces.append(_interval(rows, peaks, divisor))
-    views = [
+    views: list[list[Trace]] = [
         [
             *({"x": _lengths(instant, category, divisor)} for category, _, _ in series),
             {"visible": False},
@@ -69,8 +69,8 @@ def _peak_chart(
     return Chart(
         "memory",
         "Peak memory of a training step",
-        f"Bars: what fills the highest instant, {sources}; whiskers: the interval the true peak lies in, with what the "
-        "device itself takes. A method whose whiskers end left of the line fits.",
+        f"Bars: what fills the highest instant, {sources}; whiskers: the interval the true peak lies in. The "
+        "driver's context is in neither, but taken off what is usable: whiskers that end left of that line fit.",
         traces,
         {
             "height": 120 + _ROW * len(rows),
@@ -94,7 +94,9 @@ def _peak_chart(
 
 def _at_phase(peak: Peak, phase: Phase | None) -> Mapping[str, int]:
     """What fills a phase's highest instant, the peak's own by default; the whole as one where it was not followed."""
-    return peak.categories.get(phase or peak.phase) or ({} if phase else {"whole": peak.bytes})
+    categories = peak.categories.get(phase or peak.phase, {})
+    held = {str(category): size for category, size in categories.items()}
+    return held if held or phase else {"whole": peak.bytes}
 
 
 def _lengths(held: Sequence[Mapping[str, int]], category: str, divisor: int) -> list[float]:

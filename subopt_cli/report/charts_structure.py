@@ -79,7 +79,8 @@ def _shared_chart(layers: Sequence[Layer]) -> list[Chart]:
             "shared",
             "One basis for all neurons' blocks",
             "What rank-k bases keep of the blocks by output neuron. Where the two curves are close, one basis can be "
-            "shared by all neurons, at a fraction of the memory. All layers: the median.",
+            "shared by all neurons, at a fraction of the memory. From k = the number of batches on, its own basis "
+            "keeps all of a block. All layers: the median.",
             traces,
             {
                 "height": 400,

@@ -165,13 +165,9 @@ def noise_charts(profile: Profile) -> list[Chart]:
     layers = [layer for layer in profile.layers if layer.noise is not None]
     if not layers:
         return []
-    signal = [layer.noise and layer.noise.signal_share for layer in layers]
-    needed = [layer.noise and layer.noise.batches_needed for layer in layers]
-    curves = [
-        sorted((float(b), share) for b, share in layer.noise.kept.items())
-        for layer in layers
-        if layer.noise
-    ]
+    found = [layer.noise for layer in layers if layer.noise is not None]
+    needed = [one.batches_needed for one in found]
+    curves = [sorted((float(b), share) for b, share in one.kept.items()) for one in found]
     charts = [
         Chart(
             "signal",
@@ -179,7 +175,7 @@ def noise_charts(profile: Profile) -> list[Chart]:
             "Share of a batch's gradient energy that all batches have in common, at fixed weights (unbiased, so it can "
             "fall below none).",
             [
-                marks(layers, signal, "signal", "--blue", "circle"),
+                marks(layers, [one.signal_share for one in found], "signal", "--blue", "circle"),
                 level(layers, [0.5] * len(layers), "half", "dot"),
             ],
             {

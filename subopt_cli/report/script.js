@@ -67,7 +67,16 @@
     return layout;
   };
 
+  // Plotly lies in the page as text: to run it takes a second or so, in which the page could not answer.
+  const loadPlotly = () => {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  };
+
   const draw = (box) => {
+    loadPlotly();
     const figure = figures[box.id];
     const picker = document.querySelector(`select[data-chart="${box.id}"]`);
     const traces = tracesOf(figure, picker ? Number(picker.value) : 0);
@@ -79,25 +88,33 @@
   };
   const drawn = () => document.querySelectorAll(".chart[data-drawn]");
 
+  // One chart at a time, when there is nothing else to do.
+  const waiting = [];
+  const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 30));
+  const drawNext = () => {
+    draw(waiting.shift());
+    if (waiting.length) whenIdle(drawNext, { timeout: 300 });
+  };
   const watcher = new IntersectionObserver(
     (entries) => {
+      const wasEmpty = !waiting.length;
       for (const { isIntersecting, target } of entries) {
         if (!isIntersecting) continue;
         watcher.unobserve(target);
-        draw(target);
+        waiting.push(target);
       }
+      if (wasEmpty && waiting.length) whenIdle(drawNext, { timeout: 300 });
     },
     { rootMargin: "200px" },
   );
-  // Plotly stands below this script, so that the tables work before it is read.
-  addEventListener("DOMContentLoaded", () => {
-    for (const box of document.querySelectorAll(".chart")) watcher.observe(box);
-  });
+  for (const box of document.querySelectorAll(".chart")) watcher.observe(box);
   for (const picker of document.querySelectorAll("select[data-chart]")) {
     picker.addEventListener("change", () => draw(document.getElementById(picker.dataset.chart)));
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn().forEach(draw));
-  addEventListener("beforeprint", () => document.querySelectorAll(".chart:not([data-drawn])").forEach(draw));
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll(".chart:not([data-drawn])").forEach(draw);
+  });
 
   // Tables
 

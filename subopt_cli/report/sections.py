@@ -40,14 +40,18 @@ def sections_of(
     gradients = _why(profile, "gradients were not measured")
     deeper = _why(profile, "not measured", "at --detail quick")
     followed = _why(profile, "no training steps were taken to follow bases along (--steps)")
-    diagonality = [
+    diagonality: list[Part] = [
         *diagonality_charts(profile),
         *off_diagonal_charts(profile),
         *agreement_charts(profile),
     ]
-    life = [*life_charts(profile), *life_tables(profile)]
-    memory = [*memory_charts(profile, **limits), *memory_tables(profile)]
-    time = [*decomposition_charts(profile), *step_charts(profile), *decomposition_tables(profile)]
+    life: list[Part] = [*life_charts(profile), *life_tables(profile)]
+    memory: list[Part] = [*memory_charts(profile, **limits), *memory_tables(profile)]
+    time: list[Part] = [
+        *decomposition_charts(profile),
+        *step_charts(profile),
+        *decomposition_tables(profile),
+    ]
     timed = _why(profile, "no time was measured")
     return [
         Section("summary", "Summary", "", summary_parts(profile, **limits)),

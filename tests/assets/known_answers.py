@@ -125,7 +125,9 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         shapes = {name: tuple(gradient(FIRST).shape) for name, gradient in PRESCRIBED.items()}
-        self.weights = nn.ParameterDict({n: nn.Parameter(torch.zeros(s)) for n, s in shapes.items()})
+        self.weights = nn.ParameterDict({
+            n: nn.Parameter(torch.zeros(s)) for n, s in shapes.items()
+        })
         self.reader = nn.Linear(12, 12, bias=False)
         self.offset = nn.Parameter(torch.zeros(3))
 

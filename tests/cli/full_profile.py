@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
+from collections.abc import Callable
 from random import Random
 
-from subopt.optimizers import METHODS, matrix_shape
+from subopt.optimizers import METHODS, Method, matrix_shape
 from subopt.profilers.architectures import WeightShape
-from subopt.profilers.costs import method_costs
+from subopt.profilers.costs import options_for, state_bytes, weight_bytes_saved
 from subopt.profilers.schema import (
     Activations,
     Agreement,
     Blocks,
+    Category,
     Content,
     Decomposition,
     Diagonality,
@@ -24,6 +27,7 @@ from subopt.profilers.schema import (
     Noise,
     OffDiagonal,
     Peak,
+    Phase,
     PhasePeaks,
     Profile,
     Ratio,
@@ -47,7 +51,6 @@ BASES = ("raw", "one_sided", "two_sided", "covariance")
 LAGS = [1, 2, 5, 10, 20]
 TOKENS = 2048
 BASELINE_MS = 3.1  # of a step with AdamW
-PHASES = ("forward", "backward", "step", "refresh")
 
 
 @functools.cache
@@ -60,9 +63,7 @@ def full_profile(layers: int = 8, seed: int = 0) -> Profile:
         WeightShape(layer.name, tuple(layer.shape), layer.treatment, layer_kind=layer.layer_kind)
         for layer in [*measured, *others]
     ]
-    rows = [
-        _cost(row, weights) for row in method_costs(weights, wishes={"rank": 0.25}, tokens=TOKENS)
-    ]
+    rows = [_cost(method, weights) for method in METHODS.values()]
     return Profile(
         target=Target(
             spec="examples/llama_bytes.py", kwargs={"size": "60m", "layers": layers}, line=41,
@@ -132,7 +133,8 @@ def _spread(mean: float, width: float = 0.1) -> Spread:
 
 def _spectrum(energy: list[float], held: list[float], index: int, random: Random) -> Spectrum:
     m = len(energy)
-    entropy = -sum(e / sum(energy) * math.log(e / sum(energy)) for e in energy)
+    total = sum(energy)
+    entropy = -sum(e / total * math.log(e / total) for e in energy)
     return Spectrum(
         stable_rank=_spread(sum(energy) / energy[0]),
         effective_rank=_spread(math.exp(entropy)),
@@ -295,33 +297,53 @@ def _environment() -> Environment:
     )
 
 
-def _bytes(weights: list[WeightShape]) -> int:
-    return sum(4 * weight.elements for weight in weights)
+def _cost(method: Method, weights: list[WeightShape]) -> MethodCost:
+    """The row of a method: its bytes of state are real ones, the rest is made up."""
+    options = options_for(method, {"rank": 0.25})
+    refreshes = "refreshes" in method.capabilities
+    held = _total(weights, lambda one: state_bytes([one], method, options))
+    ordinary = 2.0 + held / 2**28
+    refresh = 80 * ordinary if refreshes else ordinary
+    return MethodCost(
+        method=method.name,
+        options=options | {"betas": [0.9, 0.999]},
+        state_bytes=held,
+        transient_bytes=(3 if refreshes else 1) * 2**27,
+        weight_bytes_saved=_total(weights, lambda one: weight_bytes_saved([one], method, options)),
+        peak=_peak(held, weights, (3 if refreshes else 1) * 2**27),
+        step_flops=50.0 * held,
+        bound_flops=20.0 * held if refreshes else 0.0,
+        relative_flops=held / 2**34,
+        bound_relative=held / 2**36 if refreshes else 0.0,
+        step_ms=ordinary + refresh / 200,
+        overhead_ms=ordinary + refresh / 200 - BASELINE_MS,
+        ordinary_ms=ordinary,
+        refresh_ms=refresh,
+        staggered_ms=ordinary + (refresh - ordinary) / 8,
+        step_ms_source="measured",
+    )
 
 
-def _categories(row: MethodCost, weights: list[WeightShape]) -> dict[str, dict[str, int]]:
+def _total(weights: list[WeightShape], count: Callable[[WeightShape], int]) -> int:
+    """The sum of what is counted for each weight, counted once for those that are alike."""
+    alike = Counter(weight._replace(name="") for weight in weights)
+    return sum(number * count(weight) for weight, number in alike.items())
+
+
+def _peak(state: int, weights: list[WeightShape], transient: int) -> Peak:
     parameters, activations = _bytes(weights), 6 * 2**30
-    steady = {"parameter": parameters, "state": row.state_bytes}
-    return {
-        "forward": {**steady, "gradient": 0, "activation": activations, "temporary": 2**28},
-        "backward": {
-            **steady, "gradient": parameters // 2, "activation": activations, "temporary": 2**29,
-        },
-        "step": {
-            **steady, "gradient": parameters, "activation": 0, "temporary": row.transient_bytes,
-        },
-        "refresh": {
-            **steady, "gradient": parameters, "activation": 0, "temporary": 2 * row.transient_bytes,
-        },
-    }  # fmt: skip
-
-
-def _cost(row: MethodCost, weights: list[WeightShape]) -> MethodCost:
-    """The row, whose bytes and FLOPs are real ones, with a peak and times that are made up."""
-    categories = _categories(row, weights)
-    by_phase = {phase: sum(categories[phase].values()) for phase in PHASES}
-    phase = max(PHASES, key=by_phase.__getitem__)
-    peak = Peak(
+    always: dict[Category, int] = {"parameter": parameters, "state": state}
+    updating = always | {"gradient": parameters, "activation": 0}
+    categories: dict[Phase, dict[Category, int]] = {
+        "forward": always | {"gradient": 0, "activation": activations, "temporary": 2**28},
+        "backward": always
+        | {"gradient": parameters // 2, "activation": activations, "temporary": 2**29},
+        "step": updating | {"temporary": transient // 2},
+        "refresh": updating | {"temporary": transient},
+    }
+    by_phase = {phase: sum(held.values()) for phase, held in categories.items()}
+    phase = max(by_phase, key=by_phase.__getitem__)
+    return Peak(
         bytes=by_phase[phase],
         low_bytes=by_phase[phase],
         high_bytes=int(1.15 * by_phase[phase]) + 2**30,
@@ -330,19 +352,10 @@ def _cost(row: MethodCost, weights: list[WeightShape]) -> MethodCost:
         categories=categories,
         source="simulated",
     )
-    ordinary = 2.0 + row.state_bytes / 2**28
-    refresh = 80 * ordinary if "refreshes" in METHODS[row.method].capabilities else ordinary
-    return row.model_copy(
-        update={
-            "peak": peak,
-            "step_ms": ordinary + refresh / 200,
-            "overhead_ms": ordinary + refresh / 200 - BASELINE_MS if row.method != "adamw" else 0.0,
-            "ordinary_ms": ordinary,
-            "refresh_ms": refresh,
-            "staggered_ms": ordinary + (refresh - ordinary) / 8,
-            "step_ms_source": "measured",
-        }
-    )
+
+
+def _bytes(weights: list[WeightShape]) -> int:
+    return sum(4 * weight.elements for weight in weights)
 
 
 def _memory(adamw: MethodCost, weights: list[WeightShape]) -> Memory:

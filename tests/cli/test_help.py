@@ -9,7 +9,9 @@ import pytest
 
 HEAVY = ("torch", "pandas", "plotly", "pydantic", "accelerate", "numpy", "rich")
 TYPERS_OWN = ("pydantic",)  # newer versions of Typer import it to read a command's arguments
-COMMANDS = ("profile", "recommend", "train", "methods", "schema", "doctor")
+COMMANDS = (
+    "profile", "recommend", "train", "report", "compare", "export", "methods", "schema", "doctor",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 from rich.console import Console
@@ -15,9 +16,14 @@ from subopt.recipes.advisor import recommend
 from subopt.recipes.events import Evaluated, Plan, Stepped
 from subopt.recipes.result import Figures, Result
 from subopt.render_advice import SHOWN, advice_report
+from subopt.render_blocks import block_table
+from subopt.render_decompositions import decomposition_tables, spike_table
+from subopt.render_layers import layer_table
+from subopt.render_memory import METHODS_SHOWN, memory_tables
 from subopt.render_methods import fits_text, method_legend, method_list, method_table
-from subopt.render_profile import profile_report
+from subopt.render_profile import profile_report, spent_text
 from subopt.render_sentences import sentences
+from subopt.render_subspaces import subspace_tables
 from subopt.render_table import Column, FittingTable, columns_that_fit, shorten
 from subopt.render_text import count, percent, ratio, times
 from subopt.render_training import (
@@ -27,9 +33,25 @@ from subopt.render_training import (
     result_report,
     step_line,
 )
-from subopt.units import format_bytes
+from subopt.units import format_bytes, format_ms
+
+from .full_profile import full_profile
 
 WIDTHS = [40, 80, 200]
+FULL_TITLES = (
+    "What was measured", "Layers", "Subspaces", "Blocks and inputs", "Methods", "Memory by phase", "SVD against",
+    "Refresh spikes", "Where this profile's own time went", "How to", "In short",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full():
+    return full_profile(14)
+
+
+def row_of(text: str, beginning: str) -> str:
+    """The first line that begins so."""
+    return next(line for line in text.splitlines() if line.startswith(beginning))
 
 
 def text_of(*renderables, width=80, terminal=False, environ=None) -> str:
@@ -96,33 +118,18 @@ def test_a_profile_of_shapes_alone_has_no_empty_sections(profile):
 
 
 def test_sentences_say_what_the_numbers_say(profile):
-    low_rank, rotation, cost = sentences(profile)
-    assert "95% of its energy in 50% of its directions" in low_rank
-    assert "keeps 42%" in low_rank
-    assert "throw part of the signal away" in low_rank
-    assert "2% in the layers' own coordinates" in rotation
-    assert "5% in coordinates rotated on one side, 30% on both" in rotation
-    assert "AdamW keeps 8 MiB of state, 8% of its 100 MiB peak, galore the least with 5 MiB" in cost
-    assert "(svd, thin) costs 0.84 ms a step at its period, online PCA 7 ms" in cost
-
-
-def test_sentences_change_with_the_numbers(profile):
-    def narrow(layer):
-        if layer.spectrum is None:
-            return layer
-        kept = {
-            key: value.model_copy(update={"mean": 0.97})
-            for key, value in layer.spectrum.energy_at_rank.items()
-        }
-        spectrum = layer.spectrum.model_copy(update={"energy_at_rank": kept})
-        raw = layer.diagonality.raw.model_copy(update={"ratio": 0.9})
-        diagonality = layer.diagonality.model_copy(update={"raw": raw})
-        return layer.model_copy(update={"spectrum": spectrum, "diagonality": diagonality})
-
-    changed = profile.model_copy(update={"layers": [narrow(layer) for layer in profile.layers]})
-    low_rank, rotation, _ = sentences(changed)
-    assert "would lose little" in low_rank
-    assert "hides more than it shows" in rotation
+    rank, rotation, cost = sentences(profile)
+    assert "50% of the typical layer's directions hold 95% of its gradient, 25% hold 90%" in rank
+    assert "so a low rank loses some of it, and rank 25% keeps 42%" in rank
+    # two sides were judged on the gradients they were fitted to, and do not count
+    assert "pays in 14 of 14 layers" in rotation
+    assert (
+        "sees 2% of the second moment as is (pure noise: 0.1%), 2.0x that rotated on one"
+        in rotation
+    )
+    assert "part of plain AdamW's 100 MiB peak (backward, simulated) is activations (90%)" in cost
+    assert "optimizer state 8%; another optimizer frees 3 MiB at most" in cost
+    assert "cost 0.84 ms a step by svd, thin at its period, 7 ms by online PCA" in cost
 
 
 def test_a_share_and_a_count_of_rank_mean_different_things(profile):
@@ -131,6 +138,139 @@ def test_a_share_and_a_count_of_rank_mean_different_things(profile):
     assert kept_share(layer, 0.5) == kept_share(layer, 32) == 0.7
     assert kept_share(layer, 1) == 0.1
     assert [short_side(shape) for shape in ([32, 3, 5, 5], [80, 3, 5, 5], [7])] == [32, 75, 1]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_a_full_profile_fits_the_width(full, width):
+    text = text_of(*profile_report(full, usable_bytes=2**33), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    for title in FULL_TITLES:
+        assert f"\n{title}" in f"\n{text}"
+
+
+def test_gradients_were_measured_after_warm_up_and_run(full):
+    assert "after 70 training steps" in text_of(*profile_report(full), width=200)
+    settings = full.settings.model_copy(update={"warmup_steps": 0})
+    run_only = full.model_copy(update={"settings": settings})
+    assert "after 20 training steps" in text_of(*profile_report(run_only), width=200)
+
+
+def test_layer_table_shows_summed_and_stale_bases(full):
+    layer = measured_layers(full)[0]
+    line = row_of(text_of(layer_table(full), width=200), layer.name.removesuffix(".weight"))
+    diagonality = layer.diagonality
+    for value in (diagonality.covariance, diagonality.stale["20"]):
+        assert percent(value.ratio) in line
+    text = text_of(layer_table(full), width=200)
+    assert "20" in text.splitlines()[0].split()
+    assert "sums" in text.splitlines()[1].split()
+
+
+def test_columns_that_nobody_fills_are_not_there(profile):
+    text = text_of(layer_table(profile), width=200)
+    assert "sums" not in text
+    assert "old" not in text
+    assert subspace_tables(profile) == []
+    assert block_table(profile) is None
+    assert spike_table(profile) is None
+    assert spent_text(profile) is None
+
+
+def test_subspaces_by_source_and_by_layer(full):
+    text = text_of(*subspace_tables(full), width=200)
+    layers = measured_layers(full)
+    for source in ("gradient", "momentum", "covariance"):
+        frozen = median(layer.subspace[source].frozen[-1] for layer in layers)
+        tracked = median(layer.subspace[source].tracked[-1] for layer in layers)
+        assert percent(frozen) in row_of(text, source).split()
+        assert percent(tracked) in row_of(text, source).split()
+    assert row_of(text, "covariance").endswith("over 20")
+    first = layers[0]
+    line = row_of(text, first.name.removesuffix(".weight")).split()
+    life = first.subspace["gradient"]
+    expected = [life.own, life.frozen[0], life.frozen[-1], life.tracked[-1], life.chance]
+    assert line[2:7] == [percent(value) for value in expected]
+    assert line[7] == ("noise" if life.is_noise else str(life.period))
+    assert line[-2] == percent(first.noise.signal_share)
+
+
+def test_a_noisy_basis_is_called_noise(full):
+    def noisy(layer):
+        if not layer.subspace:
+            return layer
+        lives = {
+            source: life.model_copy(update={"is_noise": True, "tracked": None})
+            for source, life in layer.subspace.items()
+        }
+        return layer.model_copy(update={"subspace": lives})
+
+    changed = full.model_copy(update={"layers": [noisy(layer) for layer in full.layers]})
+    text = text_of(*subspace_tables(changed), width=200)
+    assert row_of(text, "momentum").endswith("noise")
+    assert "followed" not in text
+
+
+def test_blocks_are_set_against_noise(full):
+    layer = measured_layers(full)[0]
+    line = row_of(text_of(block_table(full), width=200), layer.name.removesuffix(".weight"))
+    cells, blocks = line.split(), layer.blocks
+    assert cells[2:4] == [
+        percent(blocks.by_output),
+        times(blocks.by_output / blocks.by_output_noise),
+    ]
+    assert percent(blocks.shared["16"]) in cells
+    assert percent(blocks.own["32"]) in cells
+    assert cells[-1] == percent(layer.activations.effective_rank / layer.activations.width)
+
+
+def test_memory_by_phase_marks_the_peak_and_begins_with_the_least(full):
+    text = text_of(*memory_tables(full), width=120)
+    rows = [line for line in text.splitlines() if " <" in line]
+    assert len(rows) == METHODS_SHOWN + 1  # and plain AdamW
+    shown = {line.split()[0] for line in rows}
+    least = sorted(full.methods, key=lambda cost: cost.peak.bytes)[:METHODS_SHOWN]
+    assert shown == {"adamw", *(cost.method for cost in least)}
+    backward = format_bytes(least[0].peak.by_phase.backward)
+    assert f"{backward} <" in rows[0]
+    assert f"{len(full.methods) - METHODS_SHOWN - 1} more in the profile file" in text
+
+
+def test_savings_stand_beside_the_most_that_an_optimizer_could_free(full):
+    text = text_of(*memory_tables(full), width=120)
+    states = [cost.state_bytes for cost in full.methods]
+    most = format_bytes(full.methods[0].state_bytes - min(states))
+    assert row_of(text, most).endswith("another optimizer, at most")
+    for content in full.memory.contents:
+        share = percent(content.bytes / full.memory.peak_bytes)
+        line = row_of(text, content.name)
+        assert line.split()[-3:] == [*format_bytes(content.bytes).split(), share]
+    sizes = [line.split()[:2] for line in text.split("change\n")[-1].splitlines()]
+    assert sizes[0] == format_bytes(max(saving.bytes for saving in full.memory.savings)).split()
+
+
+def test_refresh_spikes_leave_out_methods_without_one(full):
+    text = text_of(spike_table(full), width=120)
+    assert "adamw" not in text
+    dearest = max(full.methods, key=lambda cost: cost.refresh_ms)
+    cells = text.splitlines()[2].split()
+    assert cells[0] == dearest.method
+    assert times(dearest.refresh_ms / dearest.ordinary_ms) in cells
+    assert " ".join(cells[-2:]) == format_ms(dearest.staggered_ms)
+
+
+def test_decompositions_name_their_driver(full):
+    text = text_of(*decomposition_tables(full), width=200)
+    assert row_of(text, "eigh of the Gram matrix").split()[5] == "syevd"
+
+
+def test_where_the_profiles_own_time_went(full):
+    total = sum(item.seconds for item in full.spent)
+    text = spent_text(full)
+    assert f"{full.passes} forward and backward passes" in text
+    longest = max(full.spent, key=lambda item: item.seconds)
+    assert f": {longest.on} {percent(longest.seconds / total)}, " in text
+    rest = sum(sorted((item.seconds for item in full.spent), reverse=True)[5:])
+    assert text.endswith(f"the rest {percent(rest / total)}")
 
 
 def test_method_table_leaves_out_what_nobody_has(profile):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from subopt.profilers.schema import Content, Ratio
 from subopt.readings import measured_layers, role
-from subopt.readings_rotation import diagonal_share, verdict, whole_roles
+from subopt.readings_rotation import gain, gain_of, verdict, whole_roles
 from subopt.readings_subspaces import typical_life
 from subopt.render_sentences import sentences
 
@@ -14,7 +15,7 @@ from .full_profile import full_profile
 WORDS = 70
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def full():
     return full_profile(14)
 
@@ -76,6 +77,10 @@ def signalling(share):
     return change
 
 
+def judged(share):
+    return {"ratio": share, "unbiased": 2 * share, "in_sample": False}
+
+
 def diagonal(raw, rotated, *, paying=lambda layer: True, white_noise=1e-4):
     """Sets `raw` everywhere, and `rotated` on both sides where `paying`; the other bases are left out."""
 
@@ -83,9 +88,9 @@ def diagonal(raw, rotated, *, paying=lambda layer: True, white_noise=1e-4):
         ratio = layer.diagonality.raw
         two = rotated if paying(layer) else raw
         update = {
-            "raw": ratio.model_copy(update={"ratio": raw, "in_sample": False}),
+            "raw": ratio.model_copy(update=judged(raw)),
             "one_sided": None,
-            "two_sided": ratio.model_copy(update={"ratio": two, "in_sample": False}),
+            "two_sided": ratio.model_copy(update=judged(two)),
             "covariance": None,
             "white_noise": {"raw": white_noise, "two_sided": white_noise},
         }
@@ -129,7 +134,10 @@ def test_which_rank(full, share, said):
 def test_period_and_tracking(full):
     lives = {"gradient": (0.4, 0.72, 10, False)}
     text = sentences(with_layers(full, living(**lives)))[0]
-    assert "the gradient's rank 25% basis holds 40% after 20 steps: refresh every 10, or follow it by PCA (72%)" in text
+    assert (
+        "the gradient's rank 25% basis holds 40% after 20 steps: refresh every 10, or follow it by PCA (72%)"
+        in text
+    )
     text = sentences(with_layers(full, living(gradient=(0.4, 0.8, 10, False))))[0]
     assert "refresh every 10, or better follow it by PCA (80%)" in text
     text = sentences(with_layers(full, living(gradient=(0.65, 0.5, None, False))))[0]
@@ -144,7 +152,9 @@ def test_another_source_is_named_where_it_holds_clearly_more(full):
     assert "the gradient's rank 25% basis" in sentences(with_layers(full, near))[0]
     clear = living(gradient=(0.5, None, 5, False), momentum=(0.62, None, 10, False))
     text = sentences(with_layers(full, clear))[0]
-    assert "the steadier momentum's rank 25% basis holds 62% after 20 steps: refresh every 10" in text
+    assert (
+        "the steadier momentum's rank 25% basis holds 62% after 20 steps: refresh every 10" in text
+    )
 
 
 def test_noise_is_called_noise(full):
@@ -152,6 +162,7 @@ def test_noise_is_called_noise(full):
     assert "no basis at rank 25% outlives its own batch" in sentences(gone)[0]
     noisy = sentences(with_layers(full, signalling(0.2)))[0]
     assert "one batch is 80% noise, the mean of 4 half" in noisy
+    assert "62% noise, the mean of 2 half" in sentences(with_layers(full, signalling(0.38)))[0]
     assert "noise" not in sentences(with_layers(full, signalling(0.6)))[0]
 
 
@@ -173,14 +184,31 @@ def test_a_run_that_some_layers_outlast_has_a_median_period(full):
 
 def test_rotation_pays_everywhere(full):
     text = sentences(with_layers(full, diagonal(0.02, 0.09)))[1]
-    assert text.startswith("Rotation pays in 14 of 14 layers: a diagonal method sees 2% of the second")
-    assert "9% rotated on both (pure noise: 0.01%)" in text
+    assert text.startswith("Rotation pays in 14 of 14 layers: a diagonal method sees 2% of the")
+    assert "2% of the second moment as is (pure noise: 0.01%), 4.5x that rotated on both" in text
 
 
 def test_rotation_pays_in_named_parts(full):
-    change = diagonal(0.02, 0.09, paying=lambda layer: "q_proj" in layer.name or "down" in layer.name)
+    change = diagonal(
+        0.02, 0.09, paying=lambda layer: "q_proj" in layer.name or "down" in layer.name
+    )
     text = sentences(with_layers(full, change))[1]
-    assert "Rotation pays in 4 of 14 layers (all q_proj, down_proj):" in text
+    assert (
+        "Rotation pays in 4 of 14 layers (all down_proj, q_proj): there a diagonal method sees 2% of"
+        in text
+    )
+    assert "4.5x that rotated on both" in text
+
+
+def test_harm_in_some_layers_is_told(full):
+    def change(layer, index):
+        of = diagonal(0.02, 0.09) if index % 2 else diagonal(0.2, 0.05)
+        return of(layer, index)
+
+    text = sentences(with_layers(full, change))[1]
+    assert (
+        "Rotation pays in 7 of 14 layers, does harm in 7: there a diagonal method sees 2%" in text
+    )
 
 
 def test_a_part_of_which_one_layer_does_not_pay_is_not_named(full):
@@ -210,22 +238,37 @@ def test_a_basis_judged_on_its_own_gradients_says_nothing(full):
         return {"diagonality": layer.diagonality.model_copy(update=fitted)}
 
     changed = with_layers(full, change)
-    assert diagonal_share(measured_layers(changed)[0], "one_sided") is None
+    assert gain_of(measured_layers(changed)[0], "one_sided") is None
     assert [sentence.split()[0] for sentence in sentences(changed)] == ["Rank", "Memory"]
 
 
 def test_a_stale_basis_and_the_steps_agreement_are_told(full):
     def change(layer, _):
-        stale = {"20": layer.diagonality.raw.model_copy(update={"ratio": 0.03, "in_sample": False})}
+        raw = layer.diagonality.raw
+        stale = {"20": raw.model_copy(update={"unbiased": 1.7 * raw.unbiased})}
         cosine = {"raw": 0.61, "two_sided": 0.52, "one_sided": 0.5, "covariance": 0.52}
         return {
             "diagonality": layer.diagonality.model_copy(update={"stale": stale}),
-            "agreement": layer.agreement.model_copy(update={"cosine": cosine}),
+            "agreement": layer.agreement.model_copy(update={"in_span": cosine}),
         }
 
     text = sentences(with_layers(full, change))[1]
-    assert "3% in a one-sided basis 20 steps old" in text
-    assert "but its step's cosine with the full one's goes from 0.61 to 0.52" in text
+    assert "1.7x in a one-sided basis 20 steps old" in text
+    assert (
+        "but within what the batches span its step's cosine with the full one's goes from 0.61 to 0.52"
+        in text
+    )
+    assert text.startswith("Rotation may pay in ")
+
+
+def test_a_gain_compares_what_was_judged_on_as_many_batches():
+    raw, rotated = Ratio(ratio=0.1, unbiased=0.2), Ratio(ratio=0.1, unbiased=0.4)
+    assert gain(raw, rotated) == gain(raw, rotated, same_batches=False) == 2.0
+    few = rotated.model_copy(update={"ratio": 0.3, "unbiased": None})
+    assert gain(raw, few) == pytest.approx(3.0)
+    assert gain(raw, few, same_batches=False) is None
+    assert gain(None, rotated) is gain(raw, None) is None
+    assert gain(Ratio(ratio=0.0, unbiased=0.0), few) is None
 
 
 def test_roles_need_names(full):
@@ -240,16 +283,34 @@ def test_what_fills_the_memory_and_what_would_free_it(full):
     memory = full.memory.model_copy(update={"peak_bytes": 8 * 2**30})
     text = sentences(full.model_copy(update={"memory": memory}))[2]
     largest = max(memory.contents, key=lambda content: content.bytes)
-    assert f"8 GiB peak (backward, simulated) {largest.name} take most" in text
+    assert f"8 GiB peak (backward, simulated) is {largest.name} (" in text
+    assert "), optimizer state " in text
     best = max(memory.savings, key=lambda saving: saving.bytes)
     assert f"{best.change}: 3 GiB less; another optimizer frees" in text
+    small = [best.model_copy(update={"bytes": 1024})]
+    text = sentences(
+        full.model_copy(update={"memory": memory.model_copy(update={"savings": small})})
+    )[2]
+    assert f" at most; {best.change}: 1 KiB less" in text
+
+
+def test_state_that_fills_the_memory_is_named_once(full):
+    state = Content(name="optimizer state", category="state", bytes=full.memory.peak_bytes // 2)
+    memory = full.memory.model_copy(update={"contents": [state]})
+    text = sentences(full.model_copy(update={"memory": memory}))[2]
+    assert "is optimizer state (50%); " in text
+    assert text.count("optimizer state") == 1
+
+
+def test_costs_of_bases_are_told(full):
+    text = sentences(full)[2]
     assert "randomized svd at its period" in text
 
 
 def test_memory_without_contents_names_the_largest_category(full):
     bare = full.memory.model_copy(update={"contents": [], "savings": []})
     text = sentences(full.model_copy(update={"memory": bare}))[2]
-    assert "activations take most" in text
+    assert "is activations (" in text
     assert "another optimizer frees" in text
     unknown = bare.model_copy(update={"peak_bytes": None})
     text = sentences(full.model_copy(update={"memory": unknown}))[2]

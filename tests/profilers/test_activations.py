@@ -366,3 +366,12 @@ def test_time_is_counted_under_its_name():
         assert grams.result() == {}  # the sums are gone
     assert set(watch.seconds) == {"activations"}
     assert watch.seconds["activations"] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpus_inputs_have_the_same_spectra(monkeypatch):
+    conv, X = nn.Conv2d(3, 4, 3, padding=1), uneven(2, 3, 6, 6)
+    check(watched(conv.cuda(), lambda model: model(X.cuda()))["weight"], by_hand(X, conv))
+    monkeypatch.setattr(module, "MOST_POSITIONS", 20)
+    assert watched(conv, lambda model: model(X.cuda()))["weight"].positions == 20

@@ -16,8 +16,14 @@ def measure(given):
     unit = unit_of(products, working[0].numel())
     meter = AgreementMeter(products / unit**2, working[0].numel(), unit)
     turns = {}
-    for rotation in rotations(working, two_sided=True, stale={}):
-        walk(working, rotation, unit, meter.add)
+    for fitted in rotations(working, two_sided=True, stale={}):
+        rotation = fitted()
+        walk(
+            working,
+            rotation,
+            unit,
+            lambda basis, _, block: meter.add(basis, block, block.square()),
+        )
         P = rotation.left
         for name, Q in rotation.rights.items():
             turned = [G if P is None else P.T @ G for G in working]

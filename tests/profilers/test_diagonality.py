@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subopt.optimizers.decompositions import left_basis
+from subopt.optimizers.decompositions import LinAlgError, left_basis
 from subopt.profilers import coordinates
 from subopt.profilers import diagonality as module
 from subopt.profilers.coordinates import covariance_bases, right_basis
@@ -263,6 +263,23 @@ def test_covariance_bases_diagonalise_the_sums(monkeypatch, limit):
         values = torch.linalg.eigvalsh(total).flip(0)
         scale = float(values[0])
         torch.testing.assert_close(rotated_total, values.diag(), rtol=0, atol=1e-6 * scale)
+
+
+def test_eigenvectors_that_float32_does_not_find_are_solved_for_in_float64(monkeypatch):
+    solve, tried = torch.linalg.eigh, []
+
+    def fails_in_float32(matrix):
+        tried.append(matrix.dtype)
+        if matrix.dtype == torch.float32:
+            raise LinAlgError("did not converge")
+        return solve(matrix)
+
+    matrix = torch.diag(torch.tensor([1.0, 3.0, 2.0]))
+    monkeypatch.setattr(torch.linalg, "eigh", fails_in_float32)
+    found = coordinates.eigenvectors(matrix)
+    assert tried == [torch.float32, torch.float64]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.abs(), torch.eye(3)[:, [1, 2, 0]])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])

@@ -1,15 +1,17 @@
 """Layers measured in groups: the same numbers whatever the memory allowed."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
-from subopt.profilers import layers, svd_time
+from subopt.profilers import basis_time, freed_memory, layers
+from subopt.profilers.basis_time import affordable_bases, are_quick, bases_flops_per_s
 from subopt.profilers.held import HeldGradients
 from subopt.profilers.layers import default_group_bytes, layer_groups, measure_layers
 from subopt.profilers.spectrum import SpectrumAccumulator
 from subopt.profilers.stopwatch import Stopwatch
-from subopt.profilers.svd_time import affordable_svds, full_svd_flops_per_s, is_svd_quick
 
 RANKS = {"0.weight": 2, "3.weight": 1}
 COUNT = 5
@@ -144,6 +146,16 @@ def test_groups_fill_the_memory_in_order_and_a_large_layer_is_alone():
     assert layer_groups({}, 10) == []
 
 
+@pytest.mark.parametrize(("stale_rows", "groups"), [(0, 1), (8, 1), (12, 2), (100, 2)])
+def test_stale_bases_leave_less_room_for_gradients_but_half_in_any_case(stale_rows, groups):
+    model, batches = model_and_batches()
+    # Five gradients of 5 x 6 and of 4 x 5, float32, and of each the inputs' Gram matrix: 600 and 400 bytes.
+    stale = {"other": {1: torch.zeros(stale_rows, 4)}} if stale_rows else {}
+    watch = Stopwatch()
+    measured(model, batches, group_bytes=1150, stale=stale, watch=watch)
+    assert watch.passes == groups * COUNT
+
+
 @pytest.mark.parametrize(
     ("detail", "shape", "expected"),
     [
@@ -159,35 +171,35 @@ def test_a_layer_is_counted_with_its_gradients_and_the_gram_matrix_of_its_inputs
     assert layers._held_bytes(torch.zeros(shape), 8, detail) == expected
 
 
-def test_held_gradients_may_add_a_quarter_to_the_peak_of_the_passes():
+def test_what_is_held_may_add_a_quarter_to_the_peak_of_the_passes():
     mebibyte = 2**20
     assert default_group_bytes(1200 * mebibyte, 3 * mebibyte) == (300 - 18) * mebibyte
     assert default_group_bytes(40 * mebibyte, 3 * mebibyte) == 64 * mebibyte
     assert default_group_bytes(0, 0) == 64 * mebibyte
 
 
-def test_a_decomposition_that_takes_too_long_is_left_out(monkeypatch):
+def test_bases_that_take_too_long_are_left_out(monkeypatch):
     weights = {"wide": torch.zeros(5, 6), "narrow": torch.zeros(4, 5)}
-    # 4 n^2 m + 8 n m^2 + 9 m^3
-    flops = {"wide": 720 + 1200 + 1125, "narrow": 400 + 640 + 576}
+    # 9 n^3 + 9 m^3 + 4 n^2 m
+    flops = {"wide": 1944 + 1125 + 720, "narrow": 1125 + 576 + 400}
     devices = []
-    monkeypatch.setattr(svd_time, "is_svd_quick", lambda shape: False)
+    monkeypatch.setattr(basis_time, "are_quick", lambda shape: False)
     monkeypatch.setattr(
-        svd_time, "full_svd_flops_per_s", lambda device: devices.append(device.type) or 100.0
+        basis_time, "bases_flops_per_s", lambda device: devices.append(device.type) or 100.0
     )
-    assert affordable_svds(weights, (flops["narrow"] + 1) / 100.0) == {"narrow"}
+    assert affordable_bases(weights, (flops["narrow"] + 1) / 100.0) == {"narrow"}
     assert devices == ["cpu"]  # timed once for all layers
-    assert affordable_svds(weights, 1e9) == set(weights)
+    assert affordable_bases(weights, 1e9) == set(weights)
 
 
-def test_a_layer_whose_full_decomposition_takes_too_long_has_no_two_sided_number(monkeypatch):
+def test_a_layer_whose_bases_take_too_long_has_no_two_sided_number(monkeypatch):
     model, batches = model_and_batches()
-    monkeypatch.setattr(layers, "affordable_svds", lambda weights, limit_s: {"3.weight"})
-    limited = measured(model, batches)
+    monkeypatch.setattr(layers, "affordable_bases", lambda weights, limit_s: {"3.weight"})
+    wide, narrow = measured(model, batches)
     monkeypatch.undo()
     whole = measured(model, batches)
-    wide, narrow = limited
     assert wide.measures.diagonality.two_sided is None
+    assert wide.measures.diagonality.covariance is None
     for basis in ("raw", "one_sided", "low_rank"):
         expected = getattr(whole[0].measures.diagonality, basis).ratio
         assert getattr(wide.measures.diagonality, basis).ratio == pytest.approx(expected, rel=1e-5)
@@ -196,9 +208,23 @@ def test_a_layer_whose_full_decomposition_takes_too_long_has_no_two_sided_number
 
 
 def test_the_rate_of_a_device_is_measured_and_small_layers_need_none():
-    assert full_svd_flops_per_s(torch.device("cpu")) > 1e6
-    assert is_svd_quick((256, 256))
-    assert not is_svd_quick((256, 257))
+    assert bases_flops_per_s(torch.device("cpu")) > 1e6
+    assert are_quick((512, 512))
+    assert not are_quick((512, 513))
+
+
+def test_memory_in_cycles_is_freed_and_another_c_library_is_no_error(monkeypatch):
+    class Cycle:
+        pass
+
+    for library in (freed_memory.ctypes.CDLL, lambda name: object()):
+        monkeypatch.setattr(freed_memory.ctypes, "CDLL", library)
+        first, second = Cycle(), Cycle()
+        first.other, second.other = second, first
+        alive = weakref.ref(first)
+        del first, second
+        freed_memory.give_back()
+        assert alive() is None
 
 
 @pytest.mark.gpu

@@ -24,7 +24,6 @@ from subopt.profilers.memory import memory_by_formula, peak_by_formula, simulate
 from subopt.profilers.phases import (
     HIGH_FACTOR,
     LOW_FACTOR,
-    WORKSPACE_BYTES,
     ModelPeaks,
     StepPeaks,
     simulated_memory,
@@ -265,7 +264,7 @@ def test_the_peak_is_the_highest_phase_with_an_interval_that_leans_upwards():
     }
     assert (peak.bytes, peak.phase) == (460, "refresh")
     assert peak.low_bytes == int(LOW_FACTOR * 460)
-    assert peak.high_bytes == int(HIGH_FACTOR * 460) + WORKSPACE_BYTES + 1000
+    assert peak.high_bytes == int(HIGH_FACTOR * 460) + 1000
     assert HIGH_FACTOR - 1 > 1 - LOW_FACTOR
 
 

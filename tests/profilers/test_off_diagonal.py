@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from subopt.profilers import coordinates
 from subopt.profilers import off_diagonal as module
 from subopt.profilers.coordinates import rotations, unit_of, unseen, walk, working_copies
 from subopt.profilers.diagonality import inner_products
@@ -19,7 +20,8 @@ def measure(given):
     unit = unit_of(products, working[0].numel())
     meter = OffDiagonalMeter(working[0].numel(), products / unit**2)
     turns = {}
-    for rotation in rotations(working, two_sided=True, stale={}):
+    for fitted in rotations(working, two_sided=True, stale={}):
+        rotation = fitted()
         walk(working, rotation, unit, meter.add)
         P = rotation.left
         for name, Q in rotation.rights.items():
@@ -97,3 +99,13 @@ def test_a_perfect_correlation_is_below_ten_to_the_zero():
     found, _ = measure([torch.ones(3, 4)] * 4)
     assert found.scale_free["raw"][31] == found.pairs
     assert found.absolute["raw"][32] == found.pairs  # |C_ij| equals the diagonal
+
+
+def test_blocks_of_rows_hold_the_same_coordinates(monkeypatch):
+    given = [G.double() for G in gradients(5, 7, 9)]
+    whole, _ = measure(given)
+    monkeypatch.setattr(coordinates, "_BLOCK", 1)
+    monkeypatch.setattr(coordinates, "_LEAST_ROWS", 2)
+    pieces, _ = measure(given)
+    for basis, counts in whole.absolute.items():
+        assert moved(pieces.absolute[basis], counts) <= 1  # rounding may carry one over an edge

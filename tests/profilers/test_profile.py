@@ -11,7 +11,7 @@ import torch
 
 from subopt.errors import PreflightError, UserCodeError
 from subopt.optimizers import METHODS, low_bit
-from subopt.profilers import clock, decompositions, svd_time
+from subopt.profilers import basis_time, clock, decompositions
 from subopt.profilers import profile as module
 from subopt.profilers.profile import run_profile
 from subopt.profilers.schema import Profile, Settings
@@ -390,8 +390,8 @@ def test_the_memory_allowed_decides_how_often_the_batches_are_gone_through(
 
 
 def test_layers_without_a_two_sided_number_are_counted_among_what_is_missing(load, monkeypatch):
-    monkeypatch.setattr(svd_time, "is_svd_quick", lambda shape: shape == (16, 16))
-    monkeypatch.setattr(svd_time, "full_svd_flops_per_s", lambda device: 1.0)
+    monkeypatch.setattr(basis_time, "are_quick", lambda shape: shape == (16, 16))
+    monkeypatch.setattr(basis_time, "bases_flops_per_s", lambda device: 1.0)
     found = run_profile(load(), settings(), methods=["adamw"], progress=stop_after_gradients([]))
     (line,) = [line for line in found.missing if "two-sided" in line]
     assert "2 of 3 layers" in line

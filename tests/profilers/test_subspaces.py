@@ -11,11 +11,11 @@ from torch import nn
 
 from subopt.optimizers import create
 from subopt.optimizers.decompositions import canonical_signs
-from subopt.profilers import subspace_plan, subspaces
+from subopt.profilers import subspace_life, subspace_plan, subspaces
 from subopt.profilers.stopwatch import Stopwatch
 from subopt.profilers.subspace_curves import random_variance, supported_period
 from subopt.profilers.subspace_life import FollowedLayer
-from subopt.profilers.subspace_plan import schedule
+from subopt.profilers.subspace_plan import Size, schedule
 
 _spec = importlib.util.spec_from_file_location(
     "reference_updates", Path(__file__).parents[1] / "reference" / "updates.py"
@@ -164,6 +164,20 @@ def test_an_optimizer_without_momentum_gets_an_average_of_the_same_decay():
     for name in gradients:
         ours, theirs = (run.lives[name]["momentum"].frozen for run in runs)
         assert theirs == pytest.approx(ours, abs=2e-6)
+
+
+@pytest.mark.parametrize("optimizer", [adamw, lambda model: torch.optim.AdamW(model.parameters())])
+def test_an_optimizers_own_momentum_is_read_whatever_its_shape(optimizer, monkeypatch):
+    gradients = {"W": drifting((6, 9)), "V": drifting((9, 2, 2, 2)), "C": drifting((4, 2, 3))}
+    scripted, sizes = Scripted(gradients), []
+
+    def followed(size, when):
+        sizes.append(size)
+        return FollowedLayer(size, when)
+
+    monkeypatch.setattr(subspaces, "FollowedLayer", followed)
+    scripted.follow(dict.fromkeys(gradients, 2), optimizer(scripted.model))
+    assert sizes == [Size(6, 9, 2, False), Size(8, 9, 2, False), Size(4, 6, 2, False)]
 
 
 def test_it_trains_as_a_plain_loop_does_and_tells_its_progress():
@@ -348,7 +362,6 @@ def test_what_is_held_stays_within_the_cap(cap_bytes, has_momentum, monkeypatch)
         held.append(sum(seen.values()))
 
     monkeypatch.setattr(subspaces, "FollowedLayer", followed)
-
     optimizer = None if has_momentum else torch.optim.SGD(scripted.model.parameters(), lr=LR)
     run = scripted.follow(dict.fromkeys(gradients, 4), optimizer, cap_bytes, on_step)
     assert max(held) <= cap_bytes
@@ -368,6 +381,17 @@ def test_what_is_held_stays_within_the_cap(cap_bytes, has_momentum, monkeypatch)
     else:
         assert fits <= {1, 2, 3}
         assert run.missing == []
+
+
+def test_the_plan_counts_what_is_live_together():
+    # Fits at 4 and 9 live until 14 and 19: all that is held at once is both, with the averages, at 9.
+    size = Size(64, 100, 16, own_average=True)
+    fit = 3 * 64 * 32 + 3 * 64 * 16 + 2
+    assert size.held_bytes(schedule(20)) == 4 * (2 * fit + 64 * 64 + 64 * 100)
+    # A single fit at 4 lives until 9; the first of two stale bases is there from the start.
+    single = Size(64, 100, 1, own_average=False)
+    fit = 3 * 64 * 32 + 3 * 64 * 1 + 2
+    assert single.held_bytes(schedule(10)) == 4 * (fit + 64 * 64 + 64 * 64)
 
 
 def test_layers_that_are_too_wide_to_decompose_are_left_out(monkeypatch):
@@ -427,3 +451,29 @@ def test_runs_too_short_to_judge_anything_say_so():
     assert run.missing == ["subspace life: it takes at least 2 steps"]
     run = Scripted({"W": drifting((6, 9), steps=2)}).follow({"W": 2})
     assert run.lives["W"]["gradient"].lag == [1]
+
+
+def test_a_decomposition_that_fails_costs_only_what_needed_it(monkeypatch):
+    def failing(*_):
+        raise torch.linalg.LinAlgError("no convergence")
+
+    monkeypatch.setattr(subspace_life, "left_basis", failing)
+    run = Scripted({"W": drifting((6, 9))}).follow({"W": 2})
+    assert set(run.lives["W"]) == {"covariance"}
+    assert run.lives["W"]["covariance"].fits == 2
+    assert run.stale == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_numbers_and_holds_its_bases_on_the_cpu():
+    gradients = drifting((6, 9))
+    on_cpu = Scripted({"W": gradients}).follow({"W": 2})
+    on_gpu = Scripted({"W": [G.cuda() for G in gradients]}).follow({"W": 2})
+    for source, life in on_cpu.lives["W"].items():
+        found = on_gpu.lives["W"][source]
+        assert found.frozen == pytest.approx(life.frozen, abs=1e-5)
+        assert found.own == pytest.approx(life.own, abs=1e-5)
+    expected = on_cpu.lives["W"]["gradient"].tracked
+    assert on_gpu.lives["W"]["gradient"].tracked == pytest.approx(expected, abs=1e-4)
+    assert all(P.device.type == "cpu" for P in on_gpu.stale["W"].values())

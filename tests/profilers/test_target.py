@@ -127,6 +127,17 @@ def test_building_under_fake_tensors_allocates_nothing(project, spec):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_truncated_normal_can_be_built_under_fake_tensors(project):
+    target = project(
+        HEAD
+        + "def build_model():\n    model = nn.Linear(3, 2)\n    nn.init.trunc_normal_(model.weight, std=0.02)\n"
+        "    return model\n"
+    )
+    with FakeTensorMode():
+        assert isinstance(target.build_model().weight, FakeTensor)
+    assert float(target.build_model().weight.detach().abs().max()) < 0.2
+
+
 # -- whose modules it gets ----------------------------------------------------------------------------------------
 
 

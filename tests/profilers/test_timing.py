@@ -6,14 +6,21 @@ import collections
 import copy
 import dataclasses
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from subopt.optimizers import METHODS, Composed, Method, create, get_method
-from subopt.profilers import clock, timing
+from subopt.optimizers import METHODS, Composed, Method, create, get_method, treatments
+from subopt.profilers import clock, method_table, timing
+from subopt.profilers.costs import weights_of
 from subopt.profilers.kind_timing import KindSteps, kinds_of, only_gradient_of
+from subopt.profilers.method_table import MethodTable
+from subopt.profilers.schema import Settings
+from subopt.profilers.session import Session
+from subopt.profilers.simulated import needs_closure
+from subopt.profilers.target import load_target
 from subopt.profilers.timing import (
     StepTime,
     staggered_step_ms,
@@ -21,6 +28,8 @@ from subopt.profilers.timing import (
     time_step,
     time_whole_step,
 )
+
+ASSETS = Path(__file__).parent.parent / "assets"
 
 
 @pytest.fixture
@@ -107,7 +116,7 @@ def test_refreshes_and_ordinary_steps_are_told_apart(layers, clocked):
     clocked(taken_ms)
     taken = time_step(layers, "adadiag", {"period": 10}, baseline="lion", rounds=2, budget_s=1e9)
     longest = 2.0 + 58.0 * 29 / (29 + 3 * 9)
-    assert taken == StepTime(2.0, 60.0, 10, 0.0, pytest.approx(longest), is_counted=False)
+    assert taken == StepTime(2.0, 60.0, 10, 0.0, pytest.approx(longest))
 
 
 def test_a_method_without_decompositions_has_only_ordinary_steps(layers, clocked):
@@ -136,7 +145,7 @@ def test_the_baseline_is_timed_in_turn_so_that_a_changing_load_falls_on_both(mod
     monkeypatch.setattr(clock, "timed_ms", timed)
     monkeypatch.setattr(KindSteps, "take", lambda self, most, end_s: None)
     monkeypatch.setattr(KindSteps, "whole_s", lambda self, steps: 0.0)
-    monkeypatch.setattr(KindSteps, "added_up_ms", lambda self: (0.0, 0.0))
+    monkeypatch.setattr(KindSteps, "excesses_ms", lambda self: [])
     taken = time_step(model, "lion", {}, baseline="adamw", rounds=2, budget_s=1e9)
     assert calls == ["lion", "adamw"] * 5
     load = (4 + 8) / 2  # the median of the pairs after the first: 2, 4, 8, 16
@@ -144,13 +153,13 @@ def test_the_baseline_is_timed_in_turn_so_that_a_changing_load_falls_on_both(mod
     assert taken.overhead_ms == 3 * load
 
 
-def by_shape(narrow_ms, wide_ms):
-    """Times of the layers' steps by t; the baseline's are a tenth."""
+def by_shape(narrow_ms, wide_ms, whole_ms=None):
+    """Times of the layers' steps by t, 1, even or odd, and of whole ones; the baseline's are a tenth."""
 
     def taken_ms(method, updated, t):
-        assert len(updated) == 1
         times = wide_ms if 9 in updated[0].shape else narrow_ms
-        return times[0 if t == 1 else 1 + t % 2] / (1 if method == "adadiag" else 10)
+        own_ms = times[0 if t == 1 else 1 + t % 2] if len(updated) == 1 else whole_ms
+        return own_ms / (1 if method == "adadiag" else 10)
 
     return taken_ms
 
@@ -162,30 +171,78 @@ def test_where_whole_steps_would_take_too_long_layers_are_counted(layers, clocke
     ordinary, refresh = 3 * 100 + 1000, 3 * 300 + 2000
     baseline = ordinary / 10  # the median of steps 2 to 6, three of which are short
     longest = ordinary + 1000 + 200  # two of four layers at a step
-    expected = StepTime(ordinary, refresh, 2, baseline, longest, is_counted=True)
-    assert dataclasses.astuple(taken) == pytest.approx(dataclasses.astuple(expected))
+    assert taken == StepTime(
+        pytest.approx(ordinary),
+        pytest.approx(refresh),
+        2,
+        pytest.approx(baseline),
+        pytest.approx(longest),
+        "steps",
+    )
 
 
-def test_whole_steps_are_timed_where_they_just_fit(layers, clocked, monkeypatch):
+@pytest.mark.parametrize(
+    ("budget_s", "counted"),
+    [
+        (
+            1.1 * (3 * 0.8 + 7.0) + 0.01,
+            None,
+        ),  # three steps of every layer, and the baseline's tenth
+        (1.1 * (3 * 0.8 + 7.0) - 0.01, "refreshes"),
+        (1.1 * 2 * (3 * 0.1 + 1.0) + 0.01, "refreshes"),  # two ordinary ones
+        (1.1 * 2 * (3 * 0.1 + 1.0) - 0.01, "steps"),
+    ],
+)
+def test_as_much_is_timed_with_all_layers_at_once_as_fits(
+    layers, clocked, monkeypatch, budget_s, counted
+):
     monkeypatch.setattr(timing.time, "perf_counter", lambda: 0.0)
-    whole_s = 1.1 * (3 * 0.8 + 7.0)  # three steps of every layer, and the baseline's tenth
-    for budget_s, is_counted in ((whole_s - 0.01, True), (whole_s + 0.01, False)):
-        single = by_shape([400.0, 100.0, 300.0], [4000.0, 1000.0, 2000.0])
-        clocked(lambda m, updated, t, one=single: one(m, updated, t) if len(updated) == 1 else 7.0)
-        taken = time_step(layers, "adadiag", {}, baseline="adamw", rounds=1, budget_s=budget_s)
-        assert taken.is_counted == is_counted
-        assert (taken.ordinary_ms == 7.0) == (not is_counted)
+    clocked(by_shape([400.0, 100.0, 300.0], [4000.0, 1000.0, 2000.0], whole_ms=2000.0))
+    taken = time_step(layers, "adadiag", {}, baseline="adamw", rounds=1, budget_s=budget_s)
+    assert taken.counted == counted
+    ordinary, refresh = (1300, 2900) if counted == "steps" else (2000, 2000)
+    if counted == "refreshes":
+        refresh = 2000 + 3 * 200 + 1000
+    assert (taken.ordinary_ms, taken.refresh_ms) == pytest.approx((ordinary, refresh))
+    assert taken.baseline_ms == pytest.approx(ordinary / 10)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not needs_closure(name)])
+def test_ordinary_steps_of_all_layers_refresh_none(layers, method):
+    """The state of one layer of each shape is copied to the others, and the weights stay as they are."""
+    if get_method(method).missing_extra() is not None:
+        pytest.skip(get_method(method).missing_extra())
+    schedule = {"period": 2, "early_refresh": False, "start_step": 1}
+    options = {k: v for k, v in schedule.items() if k in get_method(method).defaults}
+    weights = [parameter.detach().clone() for parameter in layers.parameters()]
+    optimizer = create(method, layers, lr=0.0, **options)
+    steps = KindSteps([optimizer], lambda t: bool(options) and t % 2 == 1, set())
+    steps.take(3, float("inf"))
+    refreshes = sum(int(state.get("refreshes", 0)) for state in optimizer.state.values())
+    (times_ms,) = steps.ordinary_steps(3, float("inf"))
+    assert len(times_ms) == 3
+    after = [int(state.get("refreshes", 0)) for state in optimizer.state.values()]
+    assert len(after) == 4
+    if options:  # without a period some count every step as one
+        assert (
+            sum(after) == 2 * refreshes
+        )  # three narrow layers and a wide one, by the first of each
+    for parameter, weight in zip(layers.parameters(), weights, strict=True):
+        assert torch.equal(parameter, weight)
 
 
 def test_nothing_is_counted_where_every_shape_is_there_once(model):
-    assert not time_step(model, "adadiag", {}, baseline="adamw", budget_s=0).is_counted
+    assert not time_step(model, "adadiag", {}, baseline="adamw", budget_s=0).counted
 
 
 @pytest.mark.parametrize(
     ("second_s", "steps"),
     [
-        (0.125, 6),  # each takes 4 calls of the clock: 0.5 s, so six of them just fit in 3 s
-        (0.25, 3),
+        (
+            0.125,
+            4,
+        ),  # each takes 4 calls of the clock: 0.5 s, and half of the 1.5 s after three is enough for one
+        (0.25, 3),  # the third just ends after 3 s
         (0.3, 2),  # a third would end after 3.6 s
         (50.0, 2),
     ],
@@ -204,7 +261,7 @@ def test_long_steps_are_taken_twice_and_thrice_where_that_ends_soon(
 
     monkeypatch.setattr(clock, "timed_ms", timed)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    time_step(layers, "adadiag", {}, baseline="adamw", rounds=1, budget_s=0 if steps < 6 else 3.0)
+    time_step(layers, "adadiag", {}, baseline="adamw", rounds=1, budget_s=0 if steps < 4 else 3.0)
     kinds = 2
     assert calls == ["adadiag", "adamw"] * kinds * steps
 
@@ -279,12 +336,40 @@ def test_whole_steps_are_timed_beside_the_models_own_passes(model, doubling, mon
         assert torch.equal(parameter, weight)
 
 
+def test_the_method_table_takes_the_times_and_says_which_were_counted(monkeypatch):
+    session = Session(
+        load_target("known_answers.py", base=ASSETS), Settings(batch_size=1, batches=1)
+    )
+    model, batch = session.build_on_device(), session.place(next(session.batches()))
+    table = MethodTable(
+        session, weights_of(treatments(model)), ["lion", "galore"], lambda _: None, tokens=1
+    )
+    taken = {
+        "adamw": StepTime(2.0, None, None, 2.0),
+        "lion": StepTime(1.0, None, None, 2.0, counted="steps"),
+        "galore": StepTime(3.0, 23.0, 10, 2.5, 5.0, counted="refreshes"),
+    }
+    monkeypatch.setattr(method_table, "time_step", lambda model, name, *_, **__: taken[name])
+    table.time_steps(model, batch, rounds=1, budget_s=1.0)
+    lion, galore = table.rows(["lion", "galore"])
+    assert (lion.step_ms, lion.overhead_ms, lion.ordinary_ms) == (1.0, -1.0, 1.0)
+    assert (lion.refresh_ms, lion.staggered_ms) == (None, None)
+    assert (galore.step_ms, galore.overhead_ms) == (5.0, 2.5)
+    assert (galore.ordinary_ms, galore.refresh_ms, galore.staggered_ms) == (3.0, 23.0, 5.0)
+    assert galore.step_ms_source == "measured"
+    assert [line.split(":")[0] for line in table.missing] == [
+        "steps of all layers at once, with lion",
+        "refreshes of all layers at once, with galore",
+    ]
+
+
 def test_out_of_time_the_first_step_stands_for_a_refresh(layers, clocked, monkeypatch):
     monkeypatch.setattr(timing, "_LONG_S", 0.0)
+    monkeypatch.setattr(timing, "_SHORT_S", 0.0)
     clocked(lambda method, updated, t: {1: 1000.0, 2: 2.0}[t] if method == "galore" else 0.0)
     taken = time_step(layers, "galore", {}, baseline="adamw", rounds=2, budget_s=0)
     period = get_method("galore").defaults["period"]
-    assert taken == StepTime(4 * 2, 4 * 1000, period, 0, 3 * 2 + 1000, is_counted=True)
+    assert taken == StepTime(4 * 2, 4 * 1000, period, 0, 3 * 2 + 1000, "steps")
 
 
 def test_kinds_are_of_one_group_shape_layout_and_dtype_and_have_a_gradient():

@@ -1,0 +1,106 @@
+"""Which module makes a tensor, in the forward and in the backward pass, by hooks that leave the graph as it is.
+
+In the forward pass it is the innermost module that is running. In the backward pass a module counts as running from the
+moment autograd reaches the operation that made its output: what is made until it reaches the next module's is filed
+under it. That is exact for a module that is one operation and approximate for what lies between two modules, such as a
+residual sum, which goes to the module whose backward pass began last.
+
+What a module with children makes by itself is "name|leaf": after which leaf, a module without children, it was made.
+After the last leaf of all, whose output the loss is made of, that is the loss, wherever the user's code computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
+
+_AFTER = "|"
+
+
+@dataclass
+class Passes:
+    """What the hooks saw of a forward pass.
+
+    Attributes:
+        head: The last leaf to run; "" before any did.
+        head_output_bytes: The size of its output.
+        output_bytes: The size of each module's last output, by name.
+    """
+
+    head: str = ""
+    head_output_bytes: int = 0
+    output_bytes: dict[str, int] = field(default_factory=dict)
+
+    def is_loss(self, owner: str) -> bool:
+        """Whether an owner is what computes the loss from the head's output."""
+        return owner.endswith(_AFTER + self.head)
+
+
+def module_of(owner: str) -> str:
+    """Return the name of the module that an owner is."""
+    return owner.partition(_AFTER)[0]
+
+
+@contextmanager
+def named_owners(model: nn.Module, on_owner: Callable[[str], None]) -> Iterator[Passes]:
+    """Call `on_owner` whenever another module, or another part of one, begins to make tensors.
+
+    Args:
+        model: The model; it is run forward and backward inside.
+        on_owner: Gets the owner.
+    """
+    hooks = _Hooks(model, on_owner)
+    try:
+        yield hooks.passes
+    finally:
+        for handle in hooks.handles:
+            handle.remove()
+
+
+class _Hooks:
+    def __init__(self, model: nn.Module, on_owner: Callable[[str], None]) -> None:
+        self.passes = Passes()
+        self.handles: list[RemovableHandle] = []
+        self._on_owner = on_owner
+        self._running: list[tuple[str, bool]] = []
+        on_owner(_AFTER)
+        for name, module in model.named_modules():
+            is_leaf = not any(True for _ in module.children())
+            self._watch(module, name, is_leaf)
+
+    def _watch(self, module: nn.Module, name: str, is_leaf: bool) -> None:
+        def enter(*_: Any) -> None:
+            self._running.append((name, is_leaf))
+            self._tell()
+
+        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            del module, inputs
+            self._running.pop()
+            self._note(name, is_leaf, [x for x in tree_leaves(output) if isinstance(x, Tensor)])
+            self._tell()
+
+        self.handles += [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave),
+        ]
+
+    def _note(self, name: str, is_leaf: bool, outputs: list[Tensor]) -> None:
+        passes = self.passes
+        passes.output_bytes[name] = sum(tensor.nbytes for tensor in outputs)
+        if is_leaf:
+            passes.head, passes.head_output_bytes = name, passes.output_bytes[name]
+        owner = name if is_leaf else name + _AFTER + passes.head
+        for tensor in outputs:
+            if tensor.grad_fn is not None:
+                reached = tensor.grad_fn.register_prehook(lambda _: self._on_owner(owner))
+                self.handles.append(reached)
+
+    def _tell(self) -> None:
+        name, is_leaf = self._running[-1] if self._running else ("", False)
+        self._on_owner(name if is_leaf else name + _AFTER + self.passes.head)
