@@ -40,6 +40,7 @@ def compare(a: Profile, b: Profile) -> Comparison:
         layers=layers,
         unmatched_a=matching.only_a,
         unmatched_b=matching.only_b,
+        typical=dict(_typical(a, b)),
         trends=dict(_trends(layers)),
         methods=tuple(
             _method_change(row, rows_b[name]) for name, row in rows_a.items() if name in rows_b
@@ -79,6 +80,22 @@ def _fields(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def _typical(a: Profile, b: Profile) -> Iterator[tuple[str, Change]]:
+    """Yield medians over all measured layers of each profile."""
+    readings = (("effective_rank", _effective_rank), ("rank_95", _rank_95))
+    for name, spread_of in readings:
+        shares = [
+            [
+                spread.mean / matrix_shape(layer.shape)[0]
+                for layer in _measured(profile)
+                if (spread := spread_of(layer)) is not None
+            ]
+            for profile in (a, b)
+        ]
+        if all(shares):
+            yield name, Change(median(shares[0]), median(shares[1]))
 
 
 def _trends(layers: Sequence[LayerChange]) -> Iterator[tuple[str, Trend]]:

@@ -109,6 +109,7 @@ class Comparison:
         layers: The matched layers, in the first profile's order.
         unmatched_a: Measured layers of the first profile without a partner.
         unmatched_b: Those of the second.
+        typical: Medians of effective rank and rank at 95 %, as shares, over all measured layers, matched or not.
         trends: Every quantity over the matched layers, by name; diagonality as `diagonality.raw` and so on.
         methods: Methods in both, in the first profile's order.
         only_a: Methods that only the first profile has.
@@ -121,6 +122,7 @@ class Comparison:
     layers: tuple[LayerChange, ...]
     unmatched_a: tuple[str, ...]
     unmatched_b: tuple[str, ...]
+    typical: Mapping[str, Change]
     trends: Mapping[str, Trend]
     methods: tuple[MethodChange, ...]
     only_a: tuple[str, ...]

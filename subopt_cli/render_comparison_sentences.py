@@ -28,7 +28,7 @@ def comparison_sentences(found: Comparison) -> list[str]:
 def _spectrum(found: Comparison) -> str | None:
     trend = found.trends.get("effective_rank")
     if trend is None:
-        return None
+        return _unmatched_spectrum(found)
     values = f"{percent(trend.a)} to {percent(trend.b)} of its short side"
     needed = found.trends.get("rank_95")
     ranks = (
@@ -37,6 +37,18 @@ def _spectrum(found: Comparison) -> str | None:
         else ""
     )
     return f"Spectrum: {_direction(trend)}; the typical layer's effective rank went from {values}{ranks}."
+
+
+def _unmatched_spectrum(found: Comparison) -> str | None:
+    """Return both models' typical spectra, where no layer of one stands beside a layer of the other."""
+    rank, needed = found.typical.get("effective_rank"), found.typical.get("rank_95")
+    if rank is None or needed is None:
+        return None
+    return (
+        f"Spectrum: no layer of A has a counterpart in B; the typical layer's effective rank is {percent(rank.a)} of "
+        f"its short side in A, {percent(rank.b)} in B, and 95% of the energy takes {percent(needed.a)} and "
+        f"{percent(needed.b)} of the directions."
+    )
 
 
 def _direction(trend: Trend) -> str:

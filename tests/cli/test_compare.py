@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from statistics import median
 
 import pytest
 from rich.console import Console
@@ -176,6 +177,22 @@ def test_sizes_of_one_architecture_compare_as_shares(a):
     found = compare(a, changed(a, wider))
     assert all(layer.effective_rank.difference == pytest.approx(0) for layer in found.layers)
     assert found.trends["effective_rank"].up == found.trends["effective_rank"].down == 0
+
+
+def test_models_without_a_layer_in_common_still_have_typical_layers(a):
+    def other(layer, index):
+        return with_effective_rank(layer, 21.0, 1.0).model_copy(
+            update={"name": f"h.{index}", "shape": [84, 100]}
+        )
+
+    found = compare(a, changed(a, other))
+    assert found.layers == ()
+    shares = [layer.spectrum.effective_rank.mean / min(layer.shape) for layer in measured(a)]
+    assert found.typical["effective_rank"].a == pytest.approx(median(shares))
+    assert found.typical["effective_rank"].b == pytest.approx(0.25)
+    told = comparison_sentences(found)[0]
+    assert "no layer of A has a counterpart in B" in told
+    assert "25% in B" in told
 
 
 def test_nothing_in_common_is_said(a):
