@@ -14,10 +14,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .low_bit import parts
+
+_DEVICE = torch.ops.prim.device.default
 
 
 class Stored(NamedTuple):
@@ -71,10 +74,13 @@ class StorageTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device  # asked after every operation, and slowly answered by the fake mode itself
         if any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # a wrapper's own dispatch comes first, and its tensors' operations come back here
         result = func(*args, **(kwargs or {}))
-        self._see_all(tree_leaves(result), self.category, move=False)
+        leaves = (result,) if isinstance(result, torch.Tensor) else tree_leaves(result)
+        self._see_all(leaves, self.category, move=False)
         self._note_peak()
         return result
 

@@ -25,8 +25,8 @@ from .stopwatch import Stopwatch
 TWO_SIDED_LIMIT_S = 10.0
 
 # What is held may add this share to the tensors of the passes, and this much to those of a model however small. The
-# process as a whole then grows by about a fifth.
-_SHARE_OF_PEAK = 4
+# process, which is a quarter larger than its tensors at least, then grows by less than a quarter.
+_SHARE_OF_PEAK = 0.3
 LEAST_GROUP_BYTES = 64 * 2**20
 # While one gradient is measured in its hook: float64 copies of it and of its Gram matrix, in gradients of float32.
 _WORKING_COPIES = 6
@@ -134,14 +134,14 @@ def measure_layers(
 def default_group_bytes(peak_bytes: int, largest_layer_bytes: int) -> int:
     """How much may be held beside the passes by default: so much that the whole stays near what they take alone.
 
-    peak / 4 - 6 largest layer, but at least 64 MiB. The subtrahend is the working set of the spectrum of one gradient,
+    0.3 peak - 6 largest layer, but at least 64 MiB. The subtrahend is the working set of the spectrum of one gradient,
     which float64 copies make a multiple of it.
 
     Args:
         peak_bytes: Peak of the tensors of the model's own forward and backward pass.
         largest_layer_bytes: Of the largest measured layer's weight.
     """
-    spare = peak_bytes // _SHARE_OF_PEAK - _WORKING_COPIES * largest_layer_bytes
+    spare = int(_SHARE_OF_PEAK * peak_bytes) - _WORKING_COPIES * largest_layer_bytes
     return max(LEAST_GROUP_BYTES, spare)
 
 
@@ -204,10 +204,23 @@ class _Group:
             with watched_inputs(self._model, self._names, self._watch) as grams:
                 yield from islice(remaining, watched)
                 self._inputs = grams.result()
-        yield from remaining
+        for batch in remaining:
+            if self._held:
+                self._return_free_memory()
+            yield batch
+
+    def _return_free_memory(self) -> None:
+        """Have the process no larger than what it uses.
+
+        Gradients are copied to where a pass has just freed its activations, which in the next pass fit there no more.
+        """
+        with self._watch.span("holding gradients"):
+            give_back()
 
     def results(self) -> Iterator[LayerMeasures]:
         """Measure what was held, layer by layer, letting go of each."""
+        if self._held:
+            self._return_free_memory()
         for name in self._names:
             held = self._held.get(name)
             yield LayerMeasures(

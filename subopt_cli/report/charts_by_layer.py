@@ -71,6 +71,8 @@ def layer_axis(layers: Sequence[Layer]) -> dict[str, Any]:
         names = map(plotly_text, short_names(layers))
         axis["labelalias"] = dict(zip(_numbers(layers), names, strict=True))
         axis["tickangle"] = -50
+    else:
+        axis["nticks"] = 20
     title = "layer, in the model's order" + ("" if named else " (touch a mark for its name)")
     return axis | {"title": {"text": title}}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ..render_text import plural
 from .charts_by_layer import layer_axis, level, log_axis, marks, picker_of, share_axis
 from .parts import Chart, Picker, Trace
 
@@ -41,7 +42,7 @@ def diagonality_charts(profile: Profile) -> list[Chart]:
     lags = sorted({int(lag) for layer in layers for lag in _stale(layer)})
     for (colour, symbol), lag in zip(_STALE, lags[:1] + lags[-1:] * (len(lags) > 1), strict=False):
         found = [_stale(layer).get(str(lag)) for layer in layers]
-        columns.append((found, f"one side, {lag} steps old", colour, symbol))
+        columns.append((found, f"one side, {plural(lag, 'step')} old", colour, symbol))
     traces = [
         marks(layers, [one.ratio if one else None for one in column], label, colour, symbol)
         for column, label, colour, symbol in columns

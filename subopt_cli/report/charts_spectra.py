@@ -13,6 +13,7 @@ from .charts_by_layer import (
     Read,
     curve_chart,
     layer_axis,
+    log_axis,
     marks,
     rule,
     share_axis,
@@ -61,19 +62,30 @@ def _energy_chart(profile: Profile, layers: Sequence[Layer]) -> Chart:
             f" In {bounded} of {len(layers)} layers a sketch resolved the leading directions only: what lies beyond "
             "them is a bound."
         )
+    curves = [spectrum_points(layer) for layer in layers]
     return curve_chart(
         "energy",
         "Energy kept at each rank",
         caption,
         layers,
-        [spectrum_points(layer) for layer in layers],
+        curves,
         typical=typical,
         layout={
-            "xaxis": share_axis("rank, as a share of the layer's short side"),
-            "yaxis": share_axis("energy kept"),
+            "xaxis": log_axis(
+                "rank, as a share of the layer's short side",
+                [share for curve in curves for share, _ in curve],
+                tickformat=".2~p",
+            ),
+            "yaxis": share_axis("energy kept", range=[_lowest(curves), 1.01]),
             "shapes": lines,
         },
     )
+
+
+def _lowest(curves: Sequence[Points]) -> float:
+    """Where the axis of energies begins: below all curves and the lowest threshold."""
+    lowest = min((energy for curve in curves for _, energy in curve), default=0.9)
+    return max(0.0, min(lowest, 0.9) - 0.04)
 
 
 def spectrum_points(layer: Layer) -> Points:
@@ -106,7 +118,11 @@ def _rank_chart(layers: Sequence[Layer]) -> Chart:
         {
             "height": 448,  # what its neighbour's picker takes is given to the chart
             "xaxis": layer_axis(layers),
-            "yaxis": share_axis("share of the short side"),
+            "yaxis": log_axis(
+                "share of the short side",
+                [value for trace in traces for value in trace["y"]],
+                tickformat=".2~p",
+            ),
         },
         is_wide=False,
     )

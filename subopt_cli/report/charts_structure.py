@@ -118,6 +118,7 @@ def activation_charts(profile: Profile) -> list[Chart]:
     if not layers:
         return []
     inputs = [layer.activations for layer in layers if layer.activations]
+    curves = [_input_points(layer) for layer in layers]
     spreads = [
         marks(
             layers,
@@ -147,10 +148,14 @@ def activation_charts(profile: Profile) -> list[Chart]:
             "Share of the inputs' energy in their leading directions. A gradient lies within the space its layer's "
             "inputs span, so narrow inputs make a narrow gradient.",
             layers,
-            [_input_points(layer) for layer in layers],
+            curves,
             typical=typical,
             layout={
-                "xaxis": share_axis("directions, as a share of the inputs' width"),
+                "xaxis": log_axis(
+                    "directions, as a share of the inputs' width",
+                    [share for curve in curves for share, _ in curve],
+                    tickformat=".2~p",
+                ),
                 "yaxis": share_axis("energy held"),
             },
         ),

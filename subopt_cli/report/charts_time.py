@@ -28,7 +28,7 @@ def decomposition_charts(profile: Profile) -> list[Chart]:
         _kernel_chart(
             "kernels",
             "Time of one run",
-            f"Median on {device}, whiskers the middle half of the runs.",
+            f"Median on {device}, whiskers as long as the middle half of the runs.",
             options,
             [timings for _, _, timings in groups],
             "median_ms",

@@ -105,9 +105,11 @@
       }
       if (wasEmpty && waiting.length) whenIdle(drawNext, { timeout: 300 });
     },
-    { rootMargin: "200px" },
+    { rootMargin: "-60px 0px" },
   );
   for (const box of document.querySelectorAll(".chart")) watcher.observe(box);
+  // A reader who stays at the top for a while finds plotly ready, one who clicks at once does not wait for it.
+  setTimeout(() => whenIdle(loadPlotly), 1500);
   for (const picker of document.querySelectorAll("select[data-chart]")) {
     picker.addEventListener("change", () => draw(document.getElementById(picker.dataset.chart)));
   }

@@ -110,7 +110,8 @@ def test_the_time_of_the_hooks_is_not_that_of_the_passes(monkeypatch):
     measured(model, batches, watch=watch)
     # Every look at the clock takes a second: two looks to a span, the second of which is the span's own time.
     assert watch.seconds["spectra"] == COUNT * len(RANKS)
-    assert watch.seconds["holding gradients"] == COUNT * len(RANKS)
+    # Free memory is given back after every batch too.
+    assert watch.seconds["holding gradients"] == COUNT * len(RANKS) + COUNT
     assert {"forward and backward", "activations", "diagonality"} <= watch.seconds.keys()
     assert sum(watch.seconds.values()) < float(next(clock))
 
@@ -171,9 +172,9 @@ def test_a_layer_is_counted_with_its_gradients_and_the_gram_matrix_of_its_inputs
     assert layers._held_bytes(torch.zeros(shape), 8, detail) == expected
 
 
-def test_what_is_held_may_add_a_quarter_to_the_peak_of_the_passes():
+def test_what_is_held_may_add_three_tenths_to_the_tensors_of_the_passes():
     mebibyte = 2**20
-    assert default_group_bytes(1200 * mebibyte, 3 * mebibyte) == (300 - 18) * mebibyte
+    assert default_group_bytes(1200 * mebibyte, 3 * mebibyte) == (360 - 18) * mebibyte
     assert default_group_bytes(40 * mebibyte, 3 * mebibyte) == 64 * mebibyte
     assert default_group_bytes(0, 0) == 64 * mebibyte
 

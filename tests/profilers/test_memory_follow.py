@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from subopt.profilers.fake_mode import FollowMode
 from subopt.profilers.owners import module_of, named_owners
 from subopt.profilers.phases import ModelPeaks, StepPeaks, simulated_peak
 from subopt.profilers.simulated import SimulatedModel
+from subopt.profilers.target import without_address_warnings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -107,7 +110,8 @@ def test_every_phase_is_that_of_real_tensors_by_torchs_tracker(name):
 CRASHED = """
 import torch
 from torch import nn
-from subopt.profilers.simulated import SimulatedModel
+from subopt.profilers.fake_mode import FollowMode
+from subopt.profilers.target import without_address_warnings
 
 class Tagger(nn.Module):
     def __init__(self):
@@ -120,9 +124,12 @@ class Tagger(nn.Module):
     def forward(self, x):
         return self.norm(self.encoder(self.embed(x)).transpose(1, 2)).square().mean()
 
-simulated = SimulatedModel(Tagger, torch.zeros(2, 3, dtype=torch.long), lambda m, x: m(x))
-for _ in range(6):
-    simulated.step_peaks("dlrt", {})
+mode = FollowMode()
+with mode, without_address_warnings():
+    for _ in range(8):
+        model = Tagger()
+        for _ in range(3):
+            model(torch.zeros(2, 3, dtype=torch.long))
 print("alive")
 """
 
@@ -133,9 +140,7 @@ def test_models_with_copied_layers_and_constants_can_be_followed_again_and_again
 
 
 def test_a_copy_under_the_mode_is_in_the_same_mode():
-    import copy
-
-    with FollowMode() as mode:
+    with FollowMode() as mode, without_address_warnings():
         layer = nn.Linear(3, 3)
         assert copy.deepcopy(layer).weight.fake_mode is mode
     assert copy.deepcopy(mode) is mode
@@ -188,8 +193,6 @@ def test_all_pieces_are_done_where_there_is_data():
 
 def by_hand():
     held = {"parameter": 1000, "gradient": 1000, "state": 2000}
-    from collections import Counter
-
     model = ModelPeaks(1000, 1000, 500, Counter(parameter=1000), Counter(parameter=1000))
     step = StepPeaks(2000, Counter(held), Counter({**held, "temporary": 600}))
     return model, step
