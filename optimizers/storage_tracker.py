@@ -75,7 +75,8 @@ class StorageTracker(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
-            return args[0].fake_device  # asked after every operation, and slowly answered by the fake mode itself
+            # asked after every operation, and slowly answered by the fake mode itself
+            return args[0].fake_device
         if any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # a wrapper's own dispatch comes first, and its tensors' operations come back here
         result = func(*args, **(kwargs or {}))

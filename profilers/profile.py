@@ -172,8 +172,8 @@ class _Run:
         one_sided = sum(item.two_sided is None for item in found)
         if one_sided:
             self._missing.append(
-                f"two-sided diagonality of {one_sided} of {len(found)} layers: "
-                f"a full decomposition of one would take more than {TWO_SIDED_LIMIT_S:g} s"
+                f"two-sided and covariance bases of {one_sided} of {len(found)} layers: "
+                f"those of one layer would take more than {TWO_SIDED_LIMIT_S:g} s"
             )
 
     def _note_without_gradient(self) -> None:

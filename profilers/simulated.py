@@ -136,10 +136,14 @@ class SimulatedModel:
             optimizer = create(method, self.model, groups=groups, **settings)
             state_bytes = 0
             most = [0] * WATCHED_STEPS
-            for parameter, count in _kinds(optimizer):
-                kept, temporary = self._follow_updates(optimizer, parameter)
-                state_bytes += count * kept
-                most = [max(pair) for pair in zip(most, temporary, strict=True)]
+            kinds = _kinds(optimizer)
+            with _without_gradients(self.model):
+                for parameter, gradient, count in kinds:
+                    parameter.grad = gradient
+                    kept, temporary = self._follow_updates(optimizer)
+                    parameter.grad = None
+                    state_bytes += count * kept
+                    most = [max(pair) for pair in zip(most, temporary, strict=True)]
         held = self._held + Counter({"state": state_bytes})
         first, ordinary, last = (held + Counter({"temporary": size}) for size in most)
         refresh = max(first, last, key=Counter.total) if has_decompositions(method) else None
@@ -178,14 +182,9 @@ class SimulatedModel:
         refresh = step if has_decompositions(method) else None
         return StepPeaks(state_bytes, step, refresh, (peaks["forward"], peaks["backward"]))
 
-    def _follow_updates(
-        self, optimizer: torch.optim.Optimizer, parameter: Tensor
-    ) -> tuple[int, list[int]]:
-        """Return the state bytes of one parameter, and the temporary bytes of its first updates."""
+    def _follow_updates(self, optimizer: torch.optim.Optimizer) -> tuple[int, list[int]]:
+        """Return the state bytes of the one parameter with a gradient, and the temporary bytes of its first updates."""
         temporary = []
-        gradients = {id(p): p.grad for group in optimizer.param_groups for p in group["params"]}
-        for p in self.model.parameters():
-            p.grad = p.grad if p is parameter else None
         with self._tracker as tracker:
             before = tracker.live_bytes.total()
             tracker.category = "temporary"
@@ -195,22 +194,33 @@ class SimulatedModel:
                 temporary.append(tracker.peak_bytes.total() - tracker.live_bytes.total())
             kept = tracker.live_bytes.total() - before
         optimizer.state.clear()
-        for p in self.model.parameters():
-            p.grad = gradients.get(id(p))
         return kept, temporary
 
 
-def _kinds(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, int]]:
-    """Return a parameter of each group, shape and dtype among those with a gradient, and how many there are."""
-    first: dict[tuple[Any, ...], Tensor] = {}
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Take all gradients from a model, and put them back."""
+    taken = [(p, p.grad) for p in model.parameters() if p.grad is not None]
+    for parameter, _ in taken:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in taken:
+            parameter.grad = gradient
+
+
+def _kinds(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor, int]]:
+    """Return a parameter of each group, shape and dtype among those with a gradient, that, and how many there are."""
+    first: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
     counts: Counter[tuple[Any, ...]] = Counter()
     for index, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
             if parameter.grad is not None:
                 kind = (index, parameter.shape, parameter.stride(), parameter.dtype)
-                first.setdefault(kind, parameter)
+                first.setdefault(kind, (parameter, parameter.grad))
                 counts[kind] += 1
-    return [(parameter, counts[kind]) for kind, parameter in first.items()]
+    return [(*pair, counts[kind]) for kind, pair in first.items()]
 
 
 def at_its_largest(method: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from math import ceil
+from statistics import mode
 from typing import TYPE_CHECKING
 
-from .readings import kept_share, measured_layers, median_of, needed_share, training_steps
+from .readings import (
+    kept_share,
+    measured_layers,
+    median_of,
+    needed_share,
+    short_side,
+    training_steps,
+)
 from .readings_subspaces import TypicalLife, sources, typical_lives
 from .render_text import percent, plural
 
@@ -38,7 +46,10 @@ def _rank(profile: Profile, needed: float) -> str:
     less = median_of([needed_share(layer, "0.90") for layer in layers])
     ninety = f", {percent(less)} hold 90%" if less is not None else ""
     if needed <= LOW_RANK:
-        verdict = f"so a rank of about {percent(needed)} makes sense"
+        side = mode(short_side(layer.shape) for layer in layers)
+        verdict = (
+            f"so a rank of about {percent(needed)} ({ceil(needed * side)} of {side}) makes sense"
+        )
     elif needed < FULL_RANK:
         verdict = "so a low rank loses some of it"
     else:

@@ -120,7 +120,7 @@ def test_the_caveat_names_batches_step_and_made_up_data(full):
 @pytest.mark.parametrize(
     ("share", "said"),
     [
-        (0.125, "so a rank of about 12% makes sense"),
+        (0.125, "so a rank of about 12% (64 of 512) makes sense"),
         (0.5, "so a low rank loses some of it"),
         (0.75, "so no low rank holds it"),
     ],
