@@ -213,9 +213,13 @@ def test_simulating_runs_nothing_however_large(load):
 
 
 def test_simulated_and_full_profiles_agree_on_memory(load, standard):
+    """But for the upper end of the interval: where nothing is run, some unknown GPU's workspaces may come on top."""
     found = run_profile(load(), settings(simulate=True), methods=METHOD_NAMES)
     assert found.memory == standard[0].memory
-    assert [row.peak for row in found.methods] == [row.peak for row in standard[0].methods]
+    for simulated, beside in zip(found.methods, standard[0].methods, strict=True):
+        assert simulated.peak.high_bytes >= beside.peak.high_bytes
+        same = {"high_bytes": beside.peak.high_bytes}
+        assert simulated.peak.model_copy(update=same) == beside.peak
 
 
 @pytest.mark.parametrize("simulate", [False, True])
