@@ -51,8 +51,9 @@ class InputGrams:
     input is not finite is left out. Layers that are given the very same tensor one after another (q, k and v) share
     the product.
 
-    Memory: 8 d^2 bytes per layer that was called, in CPU memory, until `result`; transient, on the input's device, at
-    most `MOST_POSITIONS` input vectors and two d x d matrices in float32.
+    Memory: 8 d^2 bytes per layer that was called, in CPU memory, until `result`; transient, on the input's device, a
+    padded convolution's padded input, at most `MOST_POSITIONS` input vectors in float32, and three d x d matrices, two
+    in float32 and one in float64.
     """
 
     def __init__(self, watch: Stopwatch) -> None:

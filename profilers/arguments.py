@@ -146,9 +146,10 @@ def _convert(name: str, key: str, text: str, accepted: tuple[Any, ...]) -> Scala
         if kind in {int, float}:
             try:
                 number: int | float = kind(text)
-            except ValueError:
+                is_finite = math.isfinite(number)
+            except (ValueError, OverflowError):  # the latter: an integer beyond what a float holds
                 continue
-            if math.isfinite(number):  # the profile is JSON, which has no NaN and no infinity
+            if is_finite:  # the profile is JSON, which has no NaN and no infinity
                 return number
         if kind is str:
             return text

@@ -12,6 +12,7 @@ from subopt.optimizers import matrix_shape
 from subopt.optimizers.decompositions import left_basis
 
 from .coordinates import covariance_bases, right_basis
+from .spectrum import solving_device
 
 # Side of the matrix the device is timed on. Larger ones run at a higher rate, so predictions err on the long side.
 _PROBE_SIDE = 512
@@ -30,7 +31,8 @@ def bases_flops(m: int, n: int) -> float:
 def bases_flops_per_s(device: torch.device) -> float:
     """Measure a device's rate at them: the fastest of a few small ones."""
     generator = torch.Generator(device).manual_seed(0)
-    G = torch.randn(_PROBE_SIDE, _PROBE_SIDE, generator=generator, device=device)
+    shape = (_PROBE_SIDE, _PROBE_SIDE)
+    G = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
     P = left_basis(G)
     times_s = [_seconds(G, P) for _ in range(_PROBE_RUNS)]
     return bases_flops(_PROBE_SIDE, _PROBE_SIDE) / min(times_s)
@@ -49,7 +51,7 @@ def affordable_bases(weights: Mapping[str, Tensor], limit_s: float) -> set[str]:
     rates: dict[torch.device, float] = {}
     found = set()
     for name, weight in weights.items():
-        shape, device = matrix_shape(weight.shape), weight.device
+        shape, device = matrix_shape(weight.shape), solving_device(weight.device)
         if not are_quick(shape):
             rate = rates.get(device) or bases_flops_per_s(device)
             rates[device] = rate

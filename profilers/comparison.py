@@ -36,7 +36,7 @@ def compare(a: Profile, b: Profile) -> Comparison:
     layers = tuple(_layer_change(pair, uses_unbiased) for pair in matching.pairs)
     rows_a, rows_b = ({cost.method: cost for cost in profile.methods} for profile in (a, b))
     return Comparison(
-        differences=tuple(_differences(a, b)),
+        differences=tuple(dict.fromkeys(_differences(a, b))),  # the device is named twice
         layers=layers,
         unmatched_a=matching.only_a,
         unmatched_b=matching.only_b,
@@ -112,14 +112,15 @@ def _trends(layers: Sequence[LayerChange]) -> Iterator[tuple[str, Trend]]:
 
 
 def _trend(changes: Sequence[Change]) -> Trend:
-    clear = [change for change in changes if change.beyond_spread is not False]
+    has_spread = any(change.beyond_spread is not None for change in changes)
+    clear = [change for change in changes if change.beyond_spread] if has_spread else changes
     return Trend(
         layers=len(changes),
         a=median(change.a for change in changes),
         b=median(change.b for change in changes),
         up=sum(change.difference > 0 for change in clear),
         down=sum(change.difference < 0 for change in clear),
-        has_spread=changes[0].beyond_spread is not None,
+        has_spread=has_spread,
     )
 
 
@@ -151,7 +152,15 @@ def _spread_change(a: Layer, b: Layer, left: Spread | None, right: Spread | None
         return None
     m_a, m_b = (matrix_shape(layer.shape)[0] for layer in (a, b))
     apart = left.max / m_a < right.min / m_b or right.max / m_b < left.min / m_a
-    return Change(left.mean / m_a, right.mean / m_b, beyond_spread=apart)
+    is_known = _has_spread(a) and _has_spread(b)
+    return Change(left.mean / m_a, right.mean / m_b, beyond_spread=apart if is_known else None)
+
+
+def _has_spread(layer: Layer) -> bool:
+    """Whether more than one batch was looked at: over two, the effective rank is never exactly the same."""
+    return layer.spectrum is not None and (
+        layer.spectrum.effective_rank.min < layer.spectrum.effective_rank.max
+    )
 
 
 def _diagonality_changes(a: Layer, b: Layer, estimate: str) -> dict[str, Change]:

@@ -25,7 +25,7 @@ class Change:
         a: In the first profile.
         b: In the second.
         beyond_spread: Whether the ranges over the batches, least to greatest, do not touch; None where the quantity
-            has no spread in the profiles, so that a difference may be chance.
+            has no spread in the profiles, or a single batch was looked at, so that a difference may be chance.
     """
 
     a: float

@@ -140,8 +140,11 @@ def gram_eigenvectors(matrices: Sequence[Tensor]) -> Tensor:
     side = matrices[0].shape[0]
     dtype = torch.float64 if side <= _FLOAT64_MAX_SIDE else matrices[0].dtype
     total = matrices[0].new_zeros(side, side, dtype=dtype)
+    # The squares of very small or large entries leave float32's range; dividing by a power of two rounds nothing.
+    largest = max(float(torch.linalg.vector_norm(matrix, ord=math.inf)) for matrix in matrices)
+    unit = 2.0 ** math.frexp(largest)[1]
     for matrix in matrices:
-        A = matrix.to(dtype)
+        A = matrix.to(dtype) / unit
         total.addmm_(A, A.mT)
     return eigenvectors(total)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .record import Bytes, Category, Milliseconds, Phase, Record, Source
+from typing import Annotated
+
+from pydantic import Field
+
+from .record import MOST, Bytes, Category, Count, Milliseconds, Phase, Record, Shape, Source
 
 
 class Content(Record):
@@ -69,9 +73,8 @@ class MethodCost(Record):
     options: dict[str, str | int | float | bool | list[float] | None] = {}
     state_bytes: Bytes
     transient_bytes: Bytes
-    weight_bytes_saved: int = (
-        0  # where the method holds weights in another form; negative: it needs more
-    )
+    # where the method holds weights in another form; negative: it needs more
+    weight_bytes_saved: Annotated[int, Field(ge=-MOST, le=MOST)] = 0
     peak: Peak | None = None
     step_flops: float
     bound_flops: float
@@ -99,11 +102,11 @@ class Decomposition(Record):
     all layers of the shape.
     """
 
-    shape: list[int]
-    rank: int
+    shape: Shape
+    rank: Count
     kernel: str
     driver: str | None = None
-    period: int | None = None
+    period: Count | None = None
     used_by: str | None = None
     median_ms: Milliseconds
     iqr_ms: Milliseconds
@@ -116,4 +119,4 @@ class Spent(Record):
     """Seconds that the profile itself spent on one quantity."""
 
     on: str
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, le=1e15)]

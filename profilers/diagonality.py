@@ -49,8 +49,8 @@ def measure_diagonality(
         stale: One-sided bases P, m x m, fitted earlier, by how many training steps earlier.
 
     Returns:
-        A ratio per basis (None for those not asked for), and `white_noise` with two numbers per basis: `<basis>` and
-        `<basis>_effective` (see `white_noise_ratio`); a stale basis is called `stale_<lag>` there.
+        A ratio per basis (None for those not asked for), and `white_noise` with two numbers per basis: `<basis>` and,
+        from two gradients on, `<basis>_effective` (see `white_noise_ratio`); a stale one is called `stale_<lag>` there.
 
     Memory: beyond the gradients themselves, their copies on `device` in float32 where they are not that already, one
     P and Q (m^2 + n^2, in float64 while they are fitted), and blocks of 2^18 numbers (see `coordinates.walk`).
@@ -121,12 +121,7 @@ class DiagonalityMeter:
         return slice(0, self._count), False
 
 
-def squared_products(matrices: Sequence[Tensor]) -> Tensor:
-    """All <G_k^2, G_l^2> of K matrices of one shape, squared entry by entry, as a K x K float64 matrix."""
-    return _gram(in_float64(torch.stack(list(matrices))).flatten(1).square())
-
-
-def inner_products(matrices: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
+def inner_products(matrices: Sequence[Tensor]) -> Tensor:
     """All <G_k, G_l> of K matrices of one shape, as a K x K float64 matrix.
 
     Memory: a slice of the matrices at a time is copied to float64, never all of them.
@@ -134,8 +129,7 @@ def inner_products(matrices: Sequence[Tensor], device: torch.device | None = Non
     vectors = [matrix.reshape(-1) for matrix in matrices]
     total = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     for start in range(0, vectors[0].numel(), _SLICE):
-        pieces = [vector[start : start + _SLICE].to(device) for vector in vectors]
-        block = in_float64(torch.stack(pieces))
+        block = in_float64(torch.stack([vector[start : start + _SLICE] for vector in vectors]))
         total += (block @ block.T).cpu()
     return total
 
@@ -181,11 +175,16 @@ def white_noise_ratio(count: int, dimension: float) -> float:
 def _white_noise(
     basis: str, coordinates: int, squares: Tensor, products: Tensor
 ) -> dict[str, float]:
-    """The white-noise ratio by the number of coordinates, and by d_eff = (tr C)^2 / ||diag C||^2."""
+    """The white-noise ratio by the number of coordinates, and by the effective dimension, where there are pairs.
+
+    d_eff = sum_{k != l} |G_k|^2 |G_l|^2 / sum_{k != l} <G_k^2, G_l^2>: the quotient of unbiased estimates of (sum v)^2
+    and of sum v^2. The plain (tr C)^2 / ||diag C||^2 is too low by a factor of K / (K + 2) on Gaussian gradients.
+    """
     values = {basis: white_noise_ratio(len(products), coordinates)}
-    diagonal = float(squares.sum())
-    if diagonal > 0:
-        effective = float(products.trace()) ** 2 / diagonal
+    between = float(_off_diagonal(squares).sum())
+    if between > 0:
+        lengths = products.diag()
+        effective = float(_off_diagonal(torch.outer(lengths, lengths)).sum()) / between
         values[f"{basis}_effective"] = white_noise_ratio(len(products), effective)
     return values
 

@@ -115,7 +115,13 @@ def _diagonality(profile: Profile) -> Iterator[_Row]:
             if value is not None:
                 yield layer.name, basis, None, *_ratio(value), *_white_noise(found, basis)
         for age, value in found.stale.items():
-            yield layer.name, "stale", int(age), *_ratio(value), *_white_noise(found, f"stale_{age}")
+            yield (
+                layer.name,
+                "stale",
+                int(age),
+                *_ratio(value),
+                *_white_noise(found, f"stale_{age}"),
+            )
 
 
 def _ratio(value: Ratio) -> _Row:

@@ -60,7 +60,7 @@ def _kept(gradients: Sequence[Tensor], rank: int, first_basis: Tensor | None) ->
     """Energy of the held-out mean in the basis of the mean of b batches, by b; none where that mean is zero."""
     sizes = [2**power for power in range((len(gradients) // 2).bit_length())]
     held_out = _mean(gradients[sizes[-1] :])
-    energy = float(torch.linalg.vector_norm(held_out)) ** 2
+    energy = _energy(held_out)
     if energy == 0:
         return {}
     kept = {}
@@ -68,9 +68,13 @@ def _kept(gradients: Sequence[Tensor], rank: int, first_basis: Tensor | None) ->
         known = first_basis if size == 1 else None
         basis = gram_eigenvectors([_mean(gradients[:size])]) if known is None else known
         P = basis[:, :rank].to(held_out.dtype)
-        inside = float(torch.linalg.vector_norm(P.mT @ held_out)) ** 2
-        kept[str(size)] = inside / energy
+        kept[str(size)] = _energy(P.mT @ held_out) / energy
     return kept
+
+
+def _energy(matrix: Tensor) -> float:
+    """Sum of squares, in float64: those of very small or large gradients leave float32's range."""
+    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
 
 
 def _mean(gradients: Sequence[Tensor]) -> Tensor:

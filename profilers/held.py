@@ -21,7 +21,7 @@ from .diagonality import DiagonalityMeter
 from .gradient_noise import measure_noise
 from .off_diagonal import OffDiagonalMeter
 from .schema import Agreement, Blocks, Diagonality, Noise, OffDiagonal
-from .spectrum import is_informative
+from .spectrum import is_informative, solving_device
 from .stopwatch import Stopwatch
 
 
@@ -56,9 +56,9 @@ class HeldGradients:
         inputs_first: Whether the weight is d_in x d_out; its blocks are those of the transpose.
         watch: Told what each quantity took.
 
-    Memory: K m n elements in the gradients' dtype, in CPU memory. While measuring also, on the gradients' device, their
-    copies in float32 where they are not that already, bases (m^2, n^2 and the float64 of the one being fitted), and
-    chunks of 2^18 numbers.
+    Memory: K m n elements in the gradients' dtype, in CPU memory. While measuring also, on the gradients' device (for
+    an Apple GPU, on the CPU), their copies in float32 where they are not that already, bases (m^2, n^2 and the float64
+    of the one being fitted), and chunks of 2^18 numbers; and what `blocks.measure_blocks` takes.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class HeldGradients:
     def add(self, G: Tensor) -> None:
         """Keep a copy of one batch's gradient, d_out x d_in as the weight, in CPU memory."""
         if is_informative(G):
-            self._device = G.device
+            self._device = solving_device(G.device)
             self._held.append(G.detach().to("cpu", copy=True).contiguous())
 
     def result(self) -> HeldMeasures | None:

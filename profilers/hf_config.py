@@ -21,11 +21,13 @@ _MOST_LAYERS = 2_000
 _COUNTED = re.compile(r"layer|block|stage|expert|head|label|repeat|codebook|bucket")
 _MOST_COUNTED = 10**6
 _MOST_POSITIONS = 2**24
-# Settings of how a model is run, not of what it is. Some name a kernel to be fetched and loaded as code.
+# Settings of how a model is run, not of what it is. Some name a kernel to be fetched and loaded as code, one a file of
+# weights that nobody has looked at.
 _LEFT_OUT = frozenset({
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
     *("use_kernels", "quantization_config", "dtype", "torch_dtype", "_commit_hash"),
+    "transformers_weights",
 })
 # What an override cannot change: which model it is, and what only the model's library may set.
 _FIXED = frozenset({
@@ -136,6 +138,7 @@ def override(
             )
         values[key] = convert_like(file.name, key, str(value), current)
         field = names.get(key, key)
+        _check({field: values[key]}, file)  # before lists are made as long as it says
         if field == names.get("num_hidden_layers", "num_hidden_layers"):
             changed = _with_layers(changed, current, values[key])
         if key == "num_labels":
@@ -175,13 +178,32 @@ def _check(data: Mapping[str, Any], file: Path) -> None:
                 f"{file} wants weights of another model (use_pretrained_backbone)",
                 "set it to false in a copy of the file",
             )
+        if _is_of_another_library(key, value):
+            raise TargetError(
+                f"{file} has {key}={str(value)[:60]!r}: that part another library would load, from names in the config",
+                "write a model.py that builds it, with batches(batch_size)",
+            )
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             most = _most(key)
             if most is not None and abs(value) > most:
                 raise TargetError(
-                    f"{file} has {key}={value:g}, which no model has: {most} at most",
+                    f"{file} has {key}={_in_brief(value)}, which no model has: {most} at most",
                     "correct the number",
                 )
+
+
+def _is_of_another_library(key: str, value: Any) -> bool:
+    """Whether a field hands over to timm, whose arguments may name a pickle to load, or names a model to be fetched."""
+    if key == "model_type":
+        return isinstance(value, str) and value.startswith("timm")
+    return (key == "backbone" and isinstance(value, str)) or (key == "model_args" and bool(value))
+
+
+def _in_brief(number: int | float) -> str:
+    try:
+        return f"{number:g}"
+    except OverflowError:  # an integer beyond what a float holds
+        return f"1e{len(str(abs(number))) - 1} or more"
 
 
 def _most(key: str) -> int | None:

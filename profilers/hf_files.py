@@ -20,12 +20,12 @@ _HUB_TIMEOUT_S = 10
 
 def locate(place: str, folder: Path) -> tuple[Path, bool]:
     """Return the config file, and whether it is a path of the user's rather than of the hub."""
-    path = folder / Path(place).expanduser()
-    if place and path.is_file():
+    path = _existing(place, folder)
+    if path is not None and path.is_file():
         if path.suffix != ".json":
             raise TargetError(f"{place} is not a config.json", "name it, or the folder it is in")
         return path.resolve(), True
-    if place and path.is_dir():
+    if path is not None and path.is_dir():
         if not (path / _CONFIG).is_file():
             raise TargetError(f"the folder {place} has no {_CONFIG}", "name the folder of a model")
         return path.resolve() / _CONFIG, True
@@ -37,6 +37,15 @@ def locate(place: str, folder: Path) -> tuple[Path, bool]:
     return _from_hub(place), False
 
 
+def _existing(place: str, folder: Path) -> Path | None:
+    """Return the file or folder of that name, if there is one."""
+    try:
+        path = folder / Path(place).expanduser()
+        return path if place and path.exists() else None
+    except (RuntimeError, OSError):  # the home of nobody; a name too long for a path
+        return None
+
+
 def _from_hub(name: str) -> Path:
     """Return the config of a model of the hub, from the local cache where it is there.
 
@@ -46,9 +55,9 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import get_session, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    with contextlib.suppress(LocalEntryNotFoundError):
-        return Path(hf_hub_download(name, _CONFIG, local_files_only=True))
     try:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            return Path(hf_hub_download(name, _CONFIG, local_files_only=True))
         # Asked once first: the download itself would try six times, half a minute long.
         get_session().head(hf_hub_url(name, _CONFIG), timeout=_HUB_TIMEOUT_S)
         return Path(hf_hub_download(name, _CONFIG))

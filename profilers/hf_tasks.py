@@ -60,7 +60,7 @@ class Draw:
 
 
 def _tokens(config: Any, batch_size: int, given: Mapping[str, Any]) -> Draw:
-    text = config.get_text_config()
+    text = _text_config(config, "the config")
     # A padding token stands for nothing: models mask it out, and count positions without it.
     return Draw((batch_size, given["sequence_length"]), text.vocab_size, _pad_token(text))
 
@@ -131,7 +131,9 @@ def pick_task(config: Any, file: object) -> tuple[Task, str]:
     for task in TASKS:
         found = getattr(modeling_auto, task.architectures).get(config.model_type, ())
         by_task[task.name] = (found,) if isinstance(found, str) else tuple(found)
-    named = [name for name in config.architectures or () if isinstance(name, str)]
+    listed = config.architectures
+    listed = listed if isinstance(listed, (list, tuple)) else [listed]
+    named = [name for name in listed if isinstance(name, str)]
     for task in TASKS:
         for name in named:
             if name in by_task[task.name]:
@@ -158,7 +160,7 @@ def task_arguments(
     """
     values: dict[str, Any] = {}
     if "sequence_length" in task.arguments:
-        most = _most_positions(config)
+        most = _most_positions(config, file)
         default = min(DEFAULT_SEQUENCE_LENGTH, most or DEFAULT_SEQUENCE_LENGTH)
         length = _size("sequence_length", given.get("sequence_length", default))
         if most is not None and length > most:
@@ -194,9 +196,23 @@ def random_batches(
         yield {name: draw.tensor() for name, draw in draws.items()}
 
 
-def _most_positions(config: Any) -> int | None:
+def _text_config(config: Any, file: object) -> Any:
+    """Return what the config says of the part that reads text."""
+    try:
+        found = config.get_text_config()
+    except ValueError:  # there are several
+        found = None
+    if found is None or isinstance(found, Mapping):
+        raise TargetError(
+            f"{file} describes no single part of the model that reads text",
+            "write a model.py that builds it, with batches(batch_size)",
+        )
+    return found
+
+
+def _most_positions(config: Any, file: object) -> int | None:
     """Return how long a sequence may be; None where nothing in the config limits it."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(_text_config(config, file), "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
         return None
     # RoBERTa's family counts from behind its padding token on, in a table that has all positions before it too.

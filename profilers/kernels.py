@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -65,8 +66,9 @@ class Use:
 def make_problem(m: int, n: int, rank: int | float, device: torch.device) -> Problem:
     """Draw a float32 Gaussian gradient and orthonormal bases, always the same for a shape."""
     generator = torch.Generator(device).manual_seed(0)
-    G = torch.randn(m, n, generator=generator, device=device)
-    P = torch.linalg.qr(torch.randn(m, m, generator=generator, device=device))[0]
+    draw = partial(torch.randn, generator=generator, device=device, dtype=torch.float32)
+    G = draw(m, n)
+    P = torch.linalg.qr(draw(m, m))[0]
     r = resolve_rank(rank, m) or m
     return Problem(G, P, P[:, :r].clone(memory_format=torch.contiguous_format))
 

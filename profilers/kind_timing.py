@@ -24,7 +24,7 @@ _FEWEST = 2
 
 @dataclass
 class Kind:
-    """Parameters of one group, shape and dtype.
+    """Parameters of one group, shape, dtype and device.
 
     Attributes:
         parameters: All of them; the first one stands for the others.
@@ -160,7 +160,8 @@ def kinds_of(optimizer: torch.optim.Optimizer) -> list[Kind]:
     for index, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
             if parameter.grad is not None:
-                key = (index, parameter.shape, parameter.stride(), parameter.dtype)
+                layout = parameter.shape, parameter.stride(), parameter.dtype, parameter.device
+                key = (index, *layout)
                 found[key].append(parameter)
     return [Kind(parameters) for parameters in found.values()]
 

@@ -5,9 +5,11 @@ Legend: the weight is a matrix m x n, m <= n; G its gradient; g = vec(G); C = me
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from .record import Record, Share
+from pydantic import Field, model_validator
+
+from .record import MOST, Count, Record, Shape, Share, ShareKey, WholeKey
 
 
 class Spread(Record):
@@ -27,9 +29,9 @@ class Spectrum(Record):
 
     stable_rank: Spread
     effective_rank: Spread
-    rank_at_energy: dict[str, Spread]
-    energy_at_rank: dict[str, Spread]
-    sketched_rank: int | None = None
+    rank_at_energy: dict[ShareKey, Spread]
+    energy_at_rank: dict[WholeKey, Spread]
+    sketched_rank: Count | None = None
 
 
 class SubspaceLife(Record):
@@ -43,16 +45,23 @@ class SubspaceLife(Record):
     basis holds no more one step later than chance would explain (3 standard deviations).
     """
 
-    rank: int
-    lag: list[int]
+    rank: Count
+    lag: list[Count]
     frozen: list[Share]
     tracked: list[Share] | None = None
-    at_rank: dict[str, list[Share]] = {}
+    at_rank: dict[WholeKey, list[Share]] = {}
     own: Share
     chance: Share
-    fits: int
-    period: int | None = None
+    fits: Count
+    period: Count | None = None
     is_noise: bool = False
+
+    @model_validator(mode="after")
+    def _curves_have_a_point_for_every_lag(self) -> SubspaceLife:
+        for curve in (self.frozen, self.tracked, *self.at_rank.values()):
+            if curve is not None and len(curve) != len(self.lag):
+                raise ValueError("a curve has not as many points as there are lags")
+        return self
 
 
 class Noise(Record):
@@ -66,7 +75,7 @@ class Noise(Record):
 
     signal_share: float
     batches_needed: float | None
-    kept: dict[str, Share] = {}
+    kept: dict[WholeKey, Share] = {}
 
 
 class Ratio(Record):
@@ -82,7 +91,7 @@ class Diagonality(Record):
 
     `covariance` is two-sided, in the eigenbases of the sums of G G^T and G^T G; `stale` is one-sided, in a basis fitted
     that many training steps earlier, by steps. `white_noise` has two numbers per basis, `<basis>` and
-    `<basis>_effective`, with `stale_<steps>` for the stale ones.
+    `<basis>_effective` (this one from two judged gradients on), with `stale_<steps>` for the stale ones.
     """
 
     raw: Ratio | None = None
@@ -90,7 +99,7 @@ class Diagonality(Record):
     two_sided: Ratio | None = None
     covariance: Ratio | None = None
     low_rank: Ratio | None = None
-    stale: dict[str, Ratio] = {}
+    stale: dict[WholeKey, Ratio] = {}
     white_noise: dict[str, float] = {}
 
 
@@ -102,10 +111,17 @@ class OffDiagonal(Record):
     basis was fitted on, the second half: so few correlate by chance, and what is scale-free is the less telling one.
     """
 
-    pairs: int
-    edges: list[float]
-    absolute: dict[str, list[int]]
-    scale_free: dict[str, list[int]]
+    pairs: Count
+    edges: list[Annotated[float, Field(ge=-300, le=300)]]
+    absolute: dict[str, list[Count]]
+    scale_free: dict[str, list[Count]]
+
+    @model_validator(mode="after")
+    def _counts_have_a_number_for_every_bin(self) -> OffDiagonal:
+        for counts in (*self.absolute.values(), *self.scale_free.values()):
+            if len(counts) != len(self.edges) - 1:
+                raise ValueError("a histogram has not as many counts as there are bins")
+        return self
 
 
 class Agreement(Record):
@@ -133,26 +149,26 @@ class Blocks(Record):
     by_input: Share
     by_output_noise: Share
     by_input_noise: Share
-    shared: dict[str, Share]
-    own: dict[str, Share]
+    shared: dict[WholeKey, Share]
+    own: dict[WholeKey, Share]
 
 
 class Activations(Record):
     """Spectrum of a layer's inputs, from the streamed Gram matrix of all its input vectors (`positions` of `width`)."""
 
-    width: int
-    positions: int
+    width: Annotated[int, Field(ge=1, le=MOST)]
+    positions: Count
     stable_rank: float
     effective_rank: float
-    rank_at_energy: dict[str, int]
-    energy_at_rank: dict[str, Share]
+    rank_at_energy: dict[ShareKey, Count]
+    energy_at_rank: dict[WholeKey, Share]
 
 
 class Layer(Record):
     """One parameter and what was measured of it."""
 
     name: str
-    shape: list[int]
+    shape: Shape
     kind: str
     layer_kind: Literal["linear", "conv"] | None = (
         None  # of the plain torch layer whose weight it is
@@ -167,3 +183,17 @@ class Layer(Record):
     agreement: Agreement | None = None
     blocks: Blocks | None = None
     activations: Activations | None = None
+
+    @model_validator(mode="after")
+    def _what_was_measured_has_sides(self) -> Layer:
+        measured = (
+            self.spectrum,
+            self.subspace,
+            self.diagonality,
+            self.blocks,
+            self.noise,
+            self.agreement,
+        )
+        if 0 in self.shape and any(found is not None for found in measured):
+            raise ValueError("a layer without any numbers cannot have been measured")
+        return self

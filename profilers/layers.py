@@ -98,7 +98,10 @@ def measure_layers(
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     measured = {name: parameters[name] for name in ranks}
-    sizes = {name: _held_bytes(p, len(batches), detail) for name, p in measured.items()}
+    sizes = {
+        name: _held_bytes(p, len(batches), detail, inputs_first=name in inputs_first)
+        for name, p in measured.items()
+    }
     stale_bytes = sum(P.nbytes for bases in stale.values() for P in bases.values())
     spare_bytes = max(group_bytes - stale_bytes, group_bytes // 2)
     groups = [list(ranks)] if detail == "quick" else layer_groups(sizes, spare_bytes)
@@ -231,10 +234,12 @@ class _Group:
             )
 
 
-def _held_bytes(parameter: Tensor, count: int, detail: Detail) -> int:
+def _held_bytes(
+    parameter: Tensor, count: int, detail: Detail, *, inputs_first: bool = False
+) -> int:
     """CPU memory that a layer's gradients and its inputs' float64 Gram matrix take together at most."""
     gradient = parameter.numel() * parameter.element_size()
-    inputs = parameter.shape[1:].numel()
+    inputs = parameter.shape[0] if inputs_first else parameter.shape[1:].numel()
     gram = 8 * inputs**2 if inputs <= WIDEST else 0
     # The Gram matrices of the first batch alone are gone before the later gradients come.
     return count * gradient + gram if detail == "full" else max(count * gradient, gradient + gram)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -155,14 +156,39 @@ class MethodTable:
             budget_s: Seconds for all methods together, more only where single parameters' steps are long. Each gets an
                 equal share of what the ones before it have left.
         """
-        begin_s = time.perf_counter()
         counted: dict[str, list[str]] = {}
+        try:
+            self._time_all(model, batch, counted, rounds=rounds, budget_s=budget_s)
+        finally:  # after an interrupt the rows that are there need their notes too
+            self.missing += [
+                f"{what} of all layers at once, with {', '.join(names)}: too long for the time allowed, "
+                "so one layer of each shape was timed and counted as often as the model has it"
+                for what, names in counted.items()
+            ]
+
+    def _time_all(
+        self,
+        model: nn.Module,
+        batch: Any,
+        counted: dict[str, list[str]],
+        *,
+        rounds: int,
+        budget_s: float,
+    ) -> None:
+        """Fill in the times; `counted` gets the methods that were timed on single layers, by what was."""
+        begin_s = time.perf_counter()
         for done, (name, row) in enumerate(self._rows.items()):
             self._report(Progress("optimizer steps", done, len(self._rows)))
             left_s = budget_s - (time.perf_counter() - begin_s)
             share_s = max(0.0, left_s) / (len(self._rows) - done)
             time_method = self._time_whole_step if needs_closure(name) else self._time_step
-            taken = time_method(model, batch, row, rounds=rounds, budget_s=share_s)
+            taken: StepTime | None = None
+            with contextlib.suppress(torch.OutOfMemoryError):  # other methods may well fit
+                taken = time_method(model, batch, row, rounds=rounds, budget_s=share_s)
+            if taken is None:
+                self.missing.append(f"step time of {name}: it ran out of GPU memory")
+                self._session.forward_backward(model, batch)  # a pass cut short left no gradients
+                continue
             self._rows[name] = row.model_copy(
                 update={
                     "step_ms": taken.step_ms,
@@ -175,11 +201,6 @@ class MethodTable:
             )
             if taken.counted is not None:
                 counted.setdefault(taken.counted, []).append(name)
-        self.missing += [
-            f"{what} of all layers at once, with {', '.join(names)}: too long for the time allowed, so one layer of "
-            "each shape was timed and counted as often as the model has it"
-            for what, names in counted.items()
-        ]
 
     def _time_step(self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any) -> StepTime:
         del batch

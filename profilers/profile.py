@@ -35,7 +35,7 @@ from .stopwatch import Stopwatch
 from .subspaces import SubspaceRun
 from .target import LoadedTarget
 from .timing import time_forward_backward
-from .trained import trained_treatments
+from .trained import refuse_sparse_gradients, trained_treatments
 
 __all__ = ["BASELINE", "OnProgress", "Progress", "run_profile"]
 
@@ -105,6 +105,7 @@ class _Run:
             self._model = session.build_on_device()
             on_preflight(preflight(session.target, self._model, session.place(self._first_batch)))
         self._treatments = trained_treatments(self._model, session.target)
+        refuse_sparse_gradients(self._model, self._treatments)
         weights = weights_of(self._treatments)
         reasons = {name: unusable(get_method(name), weights) for name in self._methods}
         self._methods = [name for name, reason in reasons.items() if reason is None]
@@ -162,10 +163,12 @@ class _Run:
             inputs_first={item.name for item in self._treatments if item.inputs_first},
             on_batch=lambda done, total: self._report(Progress("gradients", done, total)),
         )
-        for layer in measuring:
-            self._gradients[layer.name] = layer
-        self._note_one_sided()
-        self._note_without_gradient()
+        try:
+            for layer in measuring:
+                self._gradients[layer.name] = layer
+        finally:  # after an interrupt the layers that are done need their notes too
+            self._note_one_sided()
+            self._note_without_gradient()
 
     def _note_one_sided(self) -> None:
         found = [layer.measures.diagonality for layer in self._gradients.values() if layer.measures]
@@ -232,7 +235,7 @@ class _Run:
         peak_bytes = self._table.passes_peak_bytes
         if peak_bytes is None:
             return LEAST_GROUP_BYTES
-        largest = max(item.parameter.nbytes for item in self._matrices())
+        largest = max((item.parameter.nbytes for item in self._matrices()), default=0)
         return default_group_bytes(peak_bytes, largest)
 
     def profile(self) -> Profile:

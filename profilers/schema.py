@@ -6,9 +6,9 @@ Everything in it is plain data with units in the names: bytes are integers, time
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from subopt.errors import FileFormatError
 
@@ -35,7 +35,7 @@ from .layer_record import (
     Spread,
     SubspaceLife,
 )
-from .record import Bytes, Category, Milliseconds, Phase, Record, Source
+from .record import Bytes, Category, Count, Milliseconds, Phase, Record, Source
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -71,6 +71,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Literal[1] = 1
+_MAKE_ONE = "make one with: subopt profile model.py"
 
 
 class Target(Record):
@@ -98,7 +99,7 @@ class Gpu(Record):
     free_bytes: Bytes
     used_bytes: Bytes
     driver: str
-    other_processes: int = 0
+    other_processes: Count = 0
 
 
 class Environment(Record):
@@ -109,26 +110,26 @@ class Environment(Record):
     python: str
     platform: str
     device: str
-    threads: int
+    threads: Count
     gpu: Gpu | None = None
 
 
 class Settings(Record):
     """What was asked for."""
 
-    batch_size: int
-    batches: int
-    steps: int = 0
-    warmup_steps: int = 0
-    rank: int | float = 0.25
+    batch_size: Count
+    batches: Count
+    steps: Count = 0
+    warmup_steps: Count = 0
+    rank: Annotated[int, Field(ge=1, le=2**48)] | Annotated[float, Field(gt=0, le=1)] = 0.25
     dtype: Literal["fp32", "bf16", "bf16-mixed"] = "fp32"
     device: str = "cpu"
     detail: Literal["quick", "standard", "full"] = "standard"
     simulate: bool = False
-    seed: int = 0
+    seed: Count = 0
     gpu_mem_bytes: Bytes | None = None
     max_memory_bytes: Bytes | None = None  # of gradients held at once
-    tokens_per_batch: int | None = None
+    tokens_per_batch: Count | None = None
 
 
 class Profile(Record):
@@ -144,7 +145,7 @@ class Profile(Record):
     decompositions: list[Decomposition] = []
     forward_backward_ms: Milliseconds | None = None
     spent: list[Spent] = []  # where the profile's own time went, the longest first
-    passes: int = 0  # forward and backward passes among it
+    passes: Count = 0  # forward and backward passes among it
     missing: list[str] = []
     interrupted: bool = False
 
@@ -165,11 +166,11 @@ class Profile(Record):
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise FileFormatError(
-                f"there is no profile at {path}", "make one with: subopt profile model.py"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"{path} cannot be read: {error}") from None
+            raise FileFormatError(f"there is no profile at {path}", _MAKE_ONE) from None
+        except OSError as error:
+            raise FileFormatError(f"{path} cannot be read: {error.strerror}", _MAKE_ONE) from None
+        except UnicodeDecodeError:
+            raise FileFormatError(f"{path} is not a profile: it is no text", _MAKE_ONE) from None
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

@@ -26,9 +26,14 @@ SKETCH_FROM = 1536
 _SLICE = 2**18
 
 
+def solving_device(device: torch.device) -> torch.device:
+    """Return where a device's tensors can be decomposed, in float64 too: there, or on the CPU for an Apple GPU."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def solvable(G: Tensor) -> Tensor:
-    """Return G where it can be decomposed, in float64 too: on its own device, or the CPU instead of an Apple GPU."""
-    return G.cpu() if G.device.type == "mps" else G
+    """Return G on the device where it can be decomposed."""
+    return G.to(solving_device(G.device))
 
 
 def in_float64(G: Tensor) -> Tensor:
@@ -106,7 +111,7 @@ def sketched_energies(G: Tensor, directions: int) -> Tensor:
     wide = solvable(G if G.shape[0] <= G.shape[1] else G.T).to(torch.float32) / total.sqrt()
     m = wide.shape[0]
     generator = torch.Generator(wide.device).manual_seed(0)
-    start = torch.randn(m, directions, generator=generator, device=wide.device)
+    start = torch.randn(m, directions, generator=generator, device=wide.device, dtype=wide.dtype)
     rows = torch.linalg.qr(wide.T @ start).Q
     captured = torch.linalg.qr(wide @ rows).Q.T @ wide
     theta = torch.linalg.eigvalsh(in_float64(captured @ captured.T)).flip(0).clamp_(min=0)
@@ -168,6 +173,7 @@ class SpectrumAccumulator:
             energy = sketched_energies(G, self._sketched_rank)
         else:
             energy = energies(G)
+        energy = energy.cpu()  # a GPU would be waited for at each of the numbers below
         row = {"stable": stable_rank(energy), "effective": effective_rank(energy)}
         row |= {share: float(rank_at_energy(energy, float(share))) for share in ENERGY_SHARES}
         row |= {str(r): energy_at_rank(energy, r) for r in reported_ranks(m)}

@@ -26,7 +26,8 @@ def energy_kept(P: Tensor, G: Tensor, ranks: Sequence[int]) -> list[float]:
         G: A gradient of norm 1, m x n.
         ranks: Numbers of leading columns.
     """
-    held = (P.mT @ G).square().sum(1, dtype=torch.float64).cumsum(0).clamp(max=1).tolist()
+    rows = (P.mT @ G).square().sum(1, dtype=torch.float64).cpu()
+    held = rows.cumsum(0).clamp(max=1).tolist()
     return [held[rank - 1] for rank in ranks]
 
 

@@ -20,6 +20,7 @@ from subopt.optimizers.online_pca import OnlinePCA, orthonormalised
 from subopt.optimizers.slots import Dtypes, allocate
 
 from .layer_record import SubspaceLife
+from .spectrum import solvable
 from .subspace_curves import Curves, energy_kept
 from .subspace_plan import Schedule, Size
 
@@ -73,8 +74,7 @@ class FollowedLayer:
             momentum: The optimizer's average of the gradients up to this one, m x n; None where it keeps none.
             group: The optimizer's options for this layer: `lr`, and `betas` and `initial_lr` where it has them.
         """
-        # Apple's GPUs have no float64, which fits are solved in.
-        raw = gradient.cpu() if gradient.device.type == "mps" else gradient
+        raw = solvable(gradient)
         norm = float(torch.linalg.vector_norm(raw, dtype=torch.float64))
         if not (math.isfinite(norm) and norm > 0):
             return
@@ -103,8 +103,7 @@ class FollowedLayer:
                 kept = energy_kept(P.to(G.device), G, self._curves.ranks)
                 self._curves.add_frozen(source, lag, kept)
         if lag == 1:
-            energy = torch.linalg.eigvalsh(G @ G.mT).to(torch.float64)
-            self._curves.add_judged(energy.flip(0).clamp(min=0))
+            self._curves.add_judged(_energies(G))
         if fitted.tracker:
             self._follow(fitted.tracker, lag, G, group)
 
@@ -164,6 +163,16 @@ class FollowedLayer:
         state["basis_left"].copy_(canonical_signs(P[:, : self._size.rank]))
         state["fitted_at"].fill_(1)
         return state
+
+
+def _energies(G: Tensor) -> Tensor:
+    """Return the squared singular values, largest first, in float64; solved in it only where float32 does not do."""
+    gram = G @ G.mT
+    try:
+        energy: Tensor = torch.linalg.eigvalsh(gram)
+    except LinAlgError:
+        energy = torch.linalg.eigvalsh(gram.to(torch.float64))
+    return energy.flip(0).clamp(min=0).to(torch.float64)
 
 
 def _solved(fit: Callable[[], Tensor]) -> Tensor | None:

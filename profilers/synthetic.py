@@ -18,7 +18,7 @@ _DTYPES = {
     )
 }
 _FORM = re.compile(
-    r"\s*(?:(?P<name>[A-Za-z_]\w*)\s*=)?\s*(?P<dtype>\w+)\s*\[(?P<shape>[\d\s,]*)\]\s*(?:<\s*(?P<bound>\d+))?\s*"
+    r"\s*(?:(?P<name>[A-Za-z_]\w*)\s*=)?\s*(?P<dtype>\w+)\s*\[(?P<shape>[\d\s,]*)\]\s*(?:<\s*(?P<bound>\d{1,20}))?\s*"
 )
 _EXAMPLE = 'write it like "ids=int64[8,256]<32000" or "float32[8,3,32,32]"'
 
@@ -95,7 +95,7 @@ def _parse_input(text: str) -> SyntheticInput:
         )
     dtype = _DTYPES[match["dtype"]]
     sizes = [size.strip() for size in match["shape"].split(",")]
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+    if not all(size.isdecimal() and len(size) < 19 and int(size) > 0 for size in sizes):
         raise UsageError(f"'{text}': the shape needs positive sizes, the batch first", _EXAMPLE)
     is_integer = not dtype.is_floating_point and dtype is not torch.bool
     bound = None if match["bound"] is None else int(match["bound"])

@@ -255,6 +255,10 @@ def _split(spec: str) -> tuple[str, str | None]:
 def _locate(place: str, folder: Path) -> tuple[Path, UserModules, str]:
     """Return the target's file, what runs its project's code, and the module's name there; nothing is imported."""
     path = folder / place
+    try:
+        path.exists()
+    except OSError as error:  # a name too long, or a folder that may not be looked into
+        raise TargetError(f"'{place[:80]}' cannot be read: {error.strerror}") from None
     if place.endswith(".py"):
         if not path.is_file():
             near = suggestion(path.name, (p.name for p in path.parent.glob("*.py")))

@@ -77,8 +77,8 @@ def smallest_budget(
     if constants == CPU:
         return peak_bytes
     total = constants.context_bytes + int(peak_bytes / (1 - constants.reserve_share))
-    while read_budget(total, device, gpu_name).usable_bytes < peak_bytes:
-        total += 1
+    while (lacking := peak_bytes - read_budget(total, device, gpu_name).usable_bytes) > 0:
+        total += lacking
     return total
 
 

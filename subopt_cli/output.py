@@ -10,13 +10,32 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+# Rich leaves the escape character in a text, by which a name out of somebody's file could command the terminal.
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+
+
+class PlainConsole(Console):
+    """A console that prints of every text what can be seen; colours and the cursor are rich's alone."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yield the segments of something to print, without control characters in their texts."""
+        for segment in super().render(renderable, options):
+            yield (
+                segment
+                if segment.control
+                else segment._replace(text=segment.text.translate(_CONTROLS))
+            )
 
 
 class Output:
@@ -28,8 +47,8 @@ class Output:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.data = Console(markup=False, highlight=False, emoji=False)
-        self.notes = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self.data = PlainConsole(markup=False, highlight=False, emoji=False)
+        self.notes = PlainConsole(stderr=True, markup=False, highlight=False, emoji=False)
 
     def show(self, *renderables: RenderableType) -> None:
         """Print results for a person on stdout, one blank line between them."""

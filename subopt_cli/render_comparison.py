@@ -109,7 +109,8 @@ def _size(layer: LayerChange) -> tuple[bool, float]:
     change = layer.effective_rank
     if change is None:
         return False, 0.0
-    return bool(change.beyond_spread), abs(log(change.ratio)) if change.ratio else inf
+    ratio = change.ratio or 0.0
+    return bool(change.beyond_spread), abs(log(ratio)) if ratio > 0 else inf
 
 
 def _layer_row(layer: LayerChange) -> list[str]:
@@ -120,7 +121,11 @@ def _layer_row(layer: LayerChange) -> list[str]:
     return [
         name,
         _shares(spread),
-        DASH if spread is None else "yes" if spread.beyond_spread else "no",
+        DASH
+        if spread is None or spread.beyond_spread is None
+        else "yes"
+        if spread.beyond_spread
+        else "no",
         _shares(layer.rank_95),
         _shares(layer.diagonality.get("raw")),
         _shares(layer.diagonality.get("one_sided")),

@@ -55,7 +55,10 @@ def _direction(trend: Trend) -> str:
     """Return what happened to the effective rank beyond the spread over the batches, and in how many layers."""
     whole = plural(trend.layers, "layer")
     if not trend.up and not trend.down:
-        return f"no change beyond what the batches vary by, in all of {whole}"
+        beyond = " beyond what the batches vary by" if trend.has_spread else ""
+        return f"no change{beyond}, in all of {whole}"
+    if not trend.has_spread:
+        return f"lower in {trend.down} and higher in {trend.up} of {whole}, by chance or not: it is of one batch"
     parts = []
     if trend.down:
         parts.append(f"more low-rank in {trend.down}")

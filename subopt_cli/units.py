@@ -13,6 +13,7 @@ for _power, _letter in enumerate("KMGT", start=1):
         f"{_letter}IB": 2 ** (10 * _power),
         f"{_letter}B": 10 ** (3 * _power),
     }
+_MOST_BYTES = 2.0**63  # more than anything has
 
 
 def parse_size(text: str) -> int:
@@ -22,12 +23,13 @@ def parse_size(text: str) -> int:
         UsageError: The text is not a positive size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].upper() not in _FACTORS or float(match[1]) == 0:
+    size = float(match[1]) * _FACTORS.get(match[2].upper(), 0) if match else 0.0
+    if not 1 <= size < _MOST_BYTES:
         raise UsageError(
             f"'{text}' is not a memory size",
             "write it like 24G or 24GiB (2^30 bytes each), or 24GB (10^9)",
         )
-    return int(float(match[1]) * _FACTORS[match[2].upper()])
+    return int(size)
 
 
 def format_bytes(count: int | None) -> str:

@@ -35,7 +35,25 @@ def test_a_size_is_its_number_times_its_unit(unit: str, factor: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "G", "0", "0G", "0.0GiB", "-1G", "24X", "24 GiBs", "1e3", "1,5G", "nan", "24B", "auto"],
+    [
+        "",
+        "G",
+        "0",
+        "0G",
+        "0.0GiB",
+        "-1G",
+        "24X",
+        "24 GiBs",
+        "1e3",
+        "1,5G",
+        "nan",
+        "24B",
+        "auto",
+        "9" * 400,
+        "9e9T",
+        "0.0001K",
+        "99999999T",
+    ],
 )
 def test_what_is_not_a_size_is_a_usage_error_that_says_how_to_write_one(text: str) -> None:
     with pytest.raises(

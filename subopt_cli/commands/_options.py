@@ -27,15 +27,20 @@ GPU_MEMORY_HELP = (
 
 DEFAULT_PROFILE = Path(".subopt/profile.json")
 
+_HEAD_BYTES = 4096  # of a file, in which it says what it is
+
 
 def check_can_write(path: Path) -> None:
     """Make sure that a file can be written, before the work that is to go into it; nothing is created.
 
     Raises:
-        UsageError: The path is a folder, or its folder cannot be written to.
+        UsageError: The path is a folder or a device, or its folder cannot be written to.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", f"name a file in it: -o {path / 'NAME'}")
+    if _exists(path):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder", f"name a file in it: -o {path / 'NAME'}")
+        if not path.is_file():  # such as /dev/null, which a file would take the place of
+            raise UsageError(f"{path} is no ordinary file", "name another file with -o")
     folder = path.absolute().parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent  # the folders below are made when the file is
@@ -46,6 +51,35 @@ def check_can_write(path: Path) -> None:
         raise UsageError(
             f"{path} cannot be written: {folder}: {error.strerror}", "name another file with -o"
         ) from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return Path(f"{path}.partial").exists() or path.exists()
+    except OSError as error:  # a name too long, or a folder that may not be looked into
+        raise UsageError(
+            f"{str(path)[:80]} cannot be written: {error.strerror}", "name another file with -o"
+        ) from None
+
+
+def check_may_replace(path: Path, mark: str, what: str, hint: str) -> None:
+    """Make sure that a file of the user's is not lost.
+
+    Args:
+        path: The file to write.
+        mark: What a file of ours has near its beginning.
+        what: What that would be, in words.
+        hint: What to do.
+
+    Raises:
+        UsageError: There is a file with something else in it.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        beginning = file.read(_HEAD_BYTES)
+    if beginning and mark.encode() not in beginning:
+        raise UsageError(f"{path} exists and is not {what}", hint)
 
 
 def parse_rank(text: str) -> int | float:

@@ -47,6 +47,8 @@ def export(
     output = Output()
     check_can_write(to / "layers.csv")
     frames = to_frames(Profile.load(profile), table)
+    for name in frames:
+        check_can_write(to / f"{name}.{file_format.value}")
     files = save_frames(frames, to, file_format.value)
     output.show(written_tables(files, [len(frame) for frame in frames.values()], TABLES))
     output.note(f"wrote {len(files)} tables to {to}")

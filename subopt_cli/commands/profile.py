@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from ._options import (
     Device,
     Json,
     check_can_write,
+    check_may_replace,
     parse_rank,
     read_gpu_memory,
 )
@@ -24,7 +25,7 @@ from ._options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.schema import Profile, Settings
 
 EXIT_INTERRUPTED = 130
 
@@ -80,7 +81,9 @@ def profile(
     ] = "0.25",
     dtype: Annotated[Dtype, typer.Option(help="Precision of training.")] = Dtype.fp32,
     device: Device = None,
-    detail: Annotated[Detail, typer.Option(help="How much to measure.")] = Detail.standard,
+    detail: Annotated[
+        Detail, typer.Option(help="How much to measure; quick: spectra and memory alone.")
+    ] = Detail.standard,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="From shapes alone: allocate and run nothing.")
     ] = False,
@@ -90,7 +93,8 @@ def profile(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="CPU memory for gradients held at once, such as 4G; less means more passes.  [default: 1G]",
+            help="Memory for gradients held at once, such as 4G; less means more passes.  "
+            "[default: by the model's peak]",
         ),
     ] = None,
     inputs: Annotated[
@@ -111,7 +115,6 @@ def profile(
     from subopt.profilers.device import resolve_device
     from subopt.profilers.effort import EFFORTS
     from subopt.profilers.profile import run_profile
-    from subopt.profilers.schema import Settings
     from subopt.profilers.target import load_target
 
     from ..output import Output
@@ -120,7 +123,8 @@ def profile(
 
     output = Output(as_json=as_json)
     check_can_write(to)
-    settings = Settings(
+    check_may_replace(to, '"schema_version"', "a profile", "name another file with -o")
+    settings = _settings(
         batch_size=batch_size,
         batches=batches,
         steps=EFFORTS[detail.value].steps if steps is None else steps,
@@ -150,6 +154,24 @@ def profile(
     if found.interrupted:
         output.warning("interrupted: the profile holds what was complete")
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _settings(**values: Any) -> Settings:
+    """Return what was asked for.
+
+    Raises:
+        UsageError: A number is beyond all bounds.
+    """
+    from pydantic import ValidationError
+
+    from subopt.profilers.schema import Settings
+
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).removesuffix("_bytes").replace("_", "-")
+        raise UsageError(f"--{option}: {first['msg']}", "give a smaller number") from None
 
 
 def split_pairs(words: list[str]) -> dict[str, str]:

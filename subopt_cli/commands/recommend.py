@@ -98,8 +98,11 @@ def _parse_batch_size(text: str | None) -> int | Literal["auto"] | None:
         return None
     if text == "auto":
         return "auto"
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"'{text}' is not a batch size", "give a whole number from 1, or auto")
+    # At ten digits a peak leaves the range in which budgets are computed.
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise UsageError(
+            f"'{text[:60]}' is not a batch size", "give a whole number from 1 to 999999999, or auto"
+        )
     return int(text)
 
 

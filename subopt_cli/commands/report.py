@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
 from ..units import format_bytes
-from ._options import DEFAULT_PROFILE, Debug, check_can_write
-
-_HEAD_BYTES = 4096  # of a file, in which a report says that it is one
+from ._options import DEFAULT_PROFILE, Debug, check_can_write, check_may_replace
 
 
 def report(
@@ -35,10 +32,12 @@ def report(
     from subopt.recipes.budget import read_budget
 
     from ..output import Output
-    from ..report import render
+    from ..report import MARK, render
 
     check_can_write(to)
-    _check_may_replace(to, force=force)
+    if not force:
+        hint = "name another file with -o, or use --force"
+        check_may_replace(to, MARK, "a report of subopt", hint)
     found = Profile.load(profile)
     gpu = found.environment.gpu
     budget_bytes = found.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
@@ -49,18 +48,3 @@ def report(
     partial.write_bytes(page)
     partial.replace(to)
     Output().note(f"wrote {to} ({format_bytes(len(page))})")
-
-
-def _check_may_replace(path: Path, *, force: bool) -> None:
-    """Make sure that no file of the user's is lost."""
-    from ..report import MARK
-
-    if force or not path.exists():
-        return
-    with path.open("rb") as file:
-        is_report = MARK.encode() in file.read(_HEAD_BYTES)
-    if not is_report:
-        raise UsageError(
-            f"{path} exists and is not a report of subopt",
-            "name another file with -o, or use --force",
-        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..units import format_bytes
 from .charts_by_layer import rule
-from .parts import Chart, Picker, Trace
+from .parts import Chart, Picker, Trace, plotly_text
 
 if TYPE_CHECKING:
     from subopt.profilers.schema import MethodCost, Peak, Phase, Profile
@@ -51,7 +51,7 @@ def _peak_chart(
             "type": "bar",
             "orientation": "h",
             "name": label,
-            "y": [cost.method for cost in rows],
+            "y": [plotly_text(cost.method) for cost in rows],
             "x": _lengths(highest, category, divisor),
             "hovertemplate": f"%{{y}}: %{{x:.3~g}} {unit} of %{{fullData.name}}<extra></extra>",
             "marker": {"color": colour},
@@ -108,7 +108,7 @@ def _interval(rows: Sequence[MethodCost], peaks: Sequence[Peak], divisor: int) -
         "type": "scatter",
         "mode": "markers",
         "name": "interval",
-        "y": [cost.method for cost in rows],
+        "y": [plotly_text(cost.method) for cost in rows],
         "x": [peak.bytes / divisor for peak in peaks],
         "text": [
             f"{format_bytes(peak.low_bytes)} to {format_bytes(peak.high_bytes)}" for peak in peaks
@@ -169,7 +169,7 @@ def _state_chart(profile: Profile) -> list[Chart]:
     trace: Trace = {
         "type": "bar",
         "orientation": "h",
-        "y": [cost.method for cost in rows],
+        "y": [plotly_text(cost.method) for cost in rows],
         "x": [cost.state_bytes / divisor for cost in rows],
         "text": [format_bytes(cost.state_bytes) for cost in rows],
         "textposition": "auto",

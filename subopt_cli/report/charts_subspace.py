@@ -48,7 +48,7 @@ def life_charts(profile: Profile) -> list[Chart]:
         for life in [(layer.subspace or {}).get(sources[0])]
         if life is not None
     ])
-    faint["name"] = f"all layers, {sources[0]}, frozen"
+    faint["name"] = plotly_text(f"all layers, {sources[0]}, frozen")
     traces = [faint]
     for source, colour in zip(sources, _COLOURS, strict=False):
         lives = [life for layer in layers if (life := (layer.subspace or {}).get(source))]

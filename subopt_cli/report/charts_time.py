@@ -126,7 +126,7 @@ def step_charts(profile: Profile) -> list[Chart]:
             "type": "scatter",
             "mode": "markers",
             "name": label,
-            "y": [cost.method for cost in rows],
+            "y": [plotly_text(cost.method) for cost in rows],
             "x": [value if value and value > 0 else None for value in values],
             "hovertemplate": "%{y}, %{fullData.name}: %{x:.3~g} ms<extra></extra>",
             "marker": {"color": colour, "symbol": symbol, "size": 9},

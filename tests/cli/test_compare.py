@@ -73,6 +73,22 @@ def test_a_difference_within_the_spread_is_no_change(a, half_width, is_clear):
     assert comparison_sentences(there)[0].startswith(f"Spectrum: {said}")
 
 
+def test_one_batch_has_no_spread_to_be_beyond(a):
+    left = changed(a, lambda layer, _: with_effective_rank(layer, 30.0, 0.0))
+    right = changed(
+        a, lambda layer, index: with_effective_rank(layer, 20.0 + 20.0 * (index % 2), 0.0)
+    )
+    for found in (compare(left, right), compare(a, right)):
+        assert {layer.effective_rank.beyond_spread for layer in found.layers} == {None}
+        assert {layer.rank_95.beyond_spread for layer in found.layers} == {None}
+    said = comparison_sentences(compare(left, right))[0]
+    assert said.startswith(
+        f"Spectrum: lower in {LAYERS // 2} and higher in {LAYERS // 2} of {LAYERS} layers, by chance or not"
+    )
+    assert comparison_sentences(compare(left, left))[0].startswith("Spectrum: no change, in all of")
+    assert "yes" not in text_of(compare(left, right))
+
+
 def test_layers_that_moved_both_ways_are_counted_apart(a):
     means = [30.0, 60.0, 15.0, 31.0, 60.0, 30.0, 30.0, 60.0]
     left = changed(a, lambda layer, _: with_effective_rank(layer, 30.0, 2.0))
@@ -135,7 +151,9 @@ def test_what_differs_is_listed_by_name(a):
     target = a.target.model_copy(update={"kwargs": {"size": "130m"}, "sha256": None})
     environment = a.environment.model_copy(update={"device": "cpu", "gpu": None})
     b = a.model_copy(update={"target": target, "environment": environment})
-    listed = {item.what: (item.a, item.b) for item in compare(a, b).differences}
+    found = compare(a, b).differences
+    assert len(found) == len(set(found))
+    listed = {item.what: (item.a, item.b) for item in found}
     assert listed["kwargs.size"] == ("60m", "130m")
     assert listed["kwargs.layers"] == (str(LAYERS), "")
     assert listed["device"] == ("cuda", "cpu")

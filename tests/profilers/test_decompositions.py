@@ -24,6 +24,7 @@ from subopt.profilers.kernels import (
     qr_power_step,
     use_of,
 )
+from subopt.profilers.session import default_dtype
 
 CPU = torch.device("cpu")
 
@@ -39,6 +40,12 @@ def test_the_problem_is_orthonormal_reproducible_and_of_the_rank_asked_for():
     torch.testing.assert_close(problem.P.T @ problem.P, torch.eye(8))
     torch.testing.assert_close(problem.B, problem.P[:, :2])
     assert problem.B.is_contiguous()
+
+
+def test_the_problem_is_float32_whatever_the_default_dtype():
+    with default_dtype(torch.float64):
+        problem = make_problem(4, 6, 2, CPU)
+    assert {problem.G.dtype, problem.P.dtype, problem.B.dtype} == {torch.float32}
 
 
 def test_autograd_of_the_loss_equals_finite_differences_and_the_closed_form():

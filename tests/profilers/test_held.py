@@ -95,7 +95,7 @@ def test_any_shape_count_and_precision_is_measured(shape, count, dtype):
         assert all(-1 - 1e-6 <= x <= 1 + 1e-6 for x in found.agreement.cosine.values())
 
 
-@pytest.mark.parametrize("scale", [1e-18, 1e-30, 1e15])
+@pytest.mark.parametrize("scale", [1e-18, 1e-30, 1e15, 1e30])
 def test_gradients_far_from_one_are_measured(scale):
     given = gradients(6, 5, 12)
     found, expected = measure([G * scale for G in given]), measure(given)
@@ -104,6 +104,7 @@ def test_gradients_far_from_one_are_measured(scale):
     )
     assert found.blocks.shared == pytest.approx(expected.blocks.shared, rel=1e-4)
     assert found.agreement.cosine == pytest.approx(expected.agreement.cosine, abs=1e-4)
+    assert found.noise.kept == pytest.approx(expected.noise.kept, rel=1e-4)
 
 
 def test_half_precision_is_measured_in_single_precision():

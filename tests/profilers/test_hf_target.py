@@ -264,6 +264,9 @@ def test_a_bare_model_gets_the_head_of_its_task(load):
     assert "RobertaForMaskedLM (masked language model" in load(bare).record.picked
     unnamed = {key: value for key, value in LLAMA.items() if key != "architectures"}
     assert "LlamaForCausalLM (causal language model" in load(unnamed).record.picked
+    for value in ("LlamaForCausalLM", 5):
+        odd = load({**LLAMA, "architectures": value})
+        assert "LlamaForCausalLM (causal language model" in odd.record.picked
 
 
 def test_adapters_by_peft_are_what_is_trained():
@@ -329,6 +332,7 @@ def test_other_names_of_a_field_reach_it(load):
         ({"sequence_length": "21"}, "sequence_length=21 is more than the 20 positions"),
         ({"architectures": "GPT2LMHeadModel"}, "no field 'architectures'"),
         ({"attn_implementation": "someone/kernel"}, "no field 'attn_implementation'"),
+        ({"hidden_size": "1" + 400 * "0"}, "takes int or float for 'hidden_size'"),
         ({"rope_parameters": "1"}, "'rope_parameters' of config.json is no single value"),
     ],
 )
@@ -378,11 +382,20 @@ def test_a_model_of_the_hub_is_taken_from_the_cache_and_keeps_its_name(tmp_path,
     assert relative_target(profile, tmp_path / "recipe.yaml") == "hf:someone/tiny"
 
 
-@pytest.mark.parametrize("place", ["", "../etc/passwd", "a/b/c", "nowhere/config.json", "x/../y"])
+@pytest.mark.parametrize(
+    "place",
+    ["", "../etc/passwd", "a/b/c", "nowhere/config.json", "x/../y", "~nobody-here/x", "a/" * 3000],
+)
 def test_what_is_neither_a_path_nor_a_name_asks_nobody(place, tmp_path, monkeypatch):
     monkeypatch.setattr(hf_files, "_from_hub", None)  # would fail if it were called
     with pytest.raises(TargetError, match="there is no"):
         load_target(f"hf:{place}", base=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a--b", "someone/tiny-", "a" * 200])
+def test_what_no_model_of_the_hub_can_be_called_is_one_clear_line(name, tmp_path, cache):
+    with pytest.raises(TargetError, match="cannot be downloaded: "):
+        load_target(f"hf:{name}", base=tmp_path)
 
 
 def test_a_folder_without_a_config_is_named(tmp_path):
@@ -412,6 +425,25 @@ def test_a_folder_without_a_config_is_named(tmp_path):
         ({**LLAMA, "hidden_size": "wide"}, "not a config that transformers accepts"),
         ({**LLAMA, "hidden_size": [16]}, "not a config that transformers accepts"),
         ({**LLAMA, "num_hidden_layers": 10**12}, "num_hidden_layers=1e.12, which no model has"),
+        (
+            {**LLAMA, "num_hidden_layers": 10**400},
+            "num_hidden_layers=1e400 or more, which no model has",
+        ),
+        ({"model_type": "timm_wrapper", "label_names": ["a"]}, "another library would load"),
+        (
+            {**LLAMA, "backbone_config": {"model_type": "timm_backbone"}},
+            "another library would load",
+        ),
+        ({**LLAMA, "backbone": "someone/model"}, "another library would load"),
+        (
+            {**LLAMA, "vision": {"model_args": {"checkpoint_path": "x.pt"}}},
+            "another library would load",
+        ),
+        ({"model_type": "musicgen"}, "no single part of the model that reads text"),
+        (
+            {**LLAMA, "text_config": {"vocab_size": 3}},
+            "no single part of the model that reads text",
+        ),
         ({**LLAMA, "num_labels": 10**12}, "num_labels=1e.12, which no model has"),
         ({**LLAMA, "max_position_embeddings": 10**12}, "which no model has"),
         ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "is none of those"),
@@ -442,6 +474,13 @@ def test_sizes_that_make_no_model_allocate_nothing_and_are_one_line(load, sizes,
     with pytest.raises((TargetError, UserCodeError)) as caught:
         run_profile(load({**LLAMA, **sizes}), settings(simulate=is_simulated), methods=["adamw"])
     assert len(caught.value.message.splitlines()) == 1
+
+
+def test_lists_are_not_made_as_long_as_an_absurd_number_of_layers(load):
+    listed = {**LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    listed |= {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    with pytest.raises(TargetError, match=r"num_hidden_layers=1e.18, which no model has"):
+        load(listed, num_hidden_layers=str(10**18))
 
 
 def test_more_parameters_than_any_model_has_are_not_built(load, monkeypatch):
@@ -531,6 +570,16 @@ def test_weights_of_another_kind_are_refused(load, tmp_path, file, content, mess
     (tmp_path / "tiny" / file).write_text(content)
     with pytest.raises(TargetError, match=message):
         load(weights="true")
+
+
+def test_a_config_cannot_name_other_weights_than_those_looked_at(load, tmp_path):
+    load().build_model().save_pretrained(tmp_path / "tiny")
+    other = tmp_path / "tiny/other.safetensors.index.json"
+    other.write_text(
+        '{"metadata": {}, "weight_map": {"lm_head.weight": "../../elsewhere.safetensors"}}'
+    )
+    target = load({**LLAMA, "transformers_weights": other.name}, weights="true")
+    assert not hasattr(target.build_model().config, "transformers_weights")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64])

@@ -290,8 +290,12 @@ def test_the_white_noise_values(layer):
         ("stale_10", K, 16),
     ):
         assert noise[basis] == close((count + 2) / (count + size + 1))
-    variances = CORES[K // 2 :].square().mean(0)
-    effective = float(variances.sum() ** 2 / variances.square().sum())
+    squares = CORES[K // 2 :].square().flatten(1)
+    lengths = squares.sum(1)
+    pairs = ~torch.eye(K // 2, dtype=torch.bool)
+    effective = float(
+        torch.outer(lengths, lengths)[pairs].sum() / (squares @ squares.T)[pairs].sum()
+    )
     assert noise["covariance_effective"] == close((K // 2 + 2) / (K // 2 + effective + 1))
 
 

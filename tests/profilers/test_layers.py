@@ -172,6 +172,12 @@ def test_a_layer_is_counted_with_its_gradients_and_the_gram_matrix_of_its_inputs
     assert layers._held_bytes(torch.zeros(shape), 8, detail) == expected
 
 
+def test_the_inputs_of_a_layer_that_holds_them_first_are_counted_by_its_first_dimension():
+    weight = torch.zeros(50, 2)
+    assert layers._held_bytes(weight, 8, "standard", inputs_first=True) == 400 + 8 * 50**2
+    assert layers._held_bytes(weight, 8, "standard") == 8 * 400
+
+
 def test_what_is_held_may_add_three_tenths_to_the_tensors_of_the_passes():
     mebibyte = 2**20
     assert default_group_bytes(1200 * mebibyte, 3 * mebibyte) == (360 - 18) * mebibyte

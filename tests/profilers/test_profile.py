@@ -319,6 +319,15 @@ def test_a_model_without_trained_matrices_can_be_simulated(load):
     assert found.memory.source == "simulated"
 
 
+@pytest.mark.parametrize("detail", ["quick", "standard"])
+def test_a_model_without_trained_matrices_is_profiled(load, detail):
+    source = MODEL + "\ndef param_groups(model):\n    return [{'params': [model.first.bias]}]\n"
+    found = run_profile(load(source), settings(detail=detail, steps=2), methods=["adamw"])
+    assert all(layer.spectrum is None for layer in found.layers)
+    assert found.memory.source == "simulated"
+    assert found.missing == []
+
+
 def test_flops_are_related_to_the_tokens_that_meet_the_weights(standard):
     found, _, _ = standard
     numbers = 16 * 16 + 16 * 32 + 32 * 20
@@ -358,6 +367,24 @@ def test_a_model_that_cannot_be_measured_is_refused(load):
         run_profile(load(MODEL.replace(".flatten())", ".flatten(), reduction='none')")), settings())
     with pytest.raises(UserCodeError):
         run_profile(load(MODEL.replace("self.second(x)", "self.second(x, x)")), settings())
+
+
+@pytest.mark.parametrize("simulate", [False, True])
+def test_sparse_gradients_are_refused_unless_they_are_not_trained(load, simulate):
+    sparse = MODEL.replace("nn.Embedding(20, width)", "nn.Embedding(20, width, sparse=True)")
+    chosen = settings(detail="quick", simulate=simulate)
+    with pytest.raises(PreflightError, match="embed has sparse gradients"):
+        run_profile(load(sparse), chosen, methods=["adamw"])
+    groups = GROUPS.removeprefix(MODEL)
+    found = run_profile(load(sparse + groups), chosen, methods=["adamw"])
+    assert found.memory.source == "simulated"
+    tied = "self.head = nn.Linear(2 * width, 20)"
+    tied += "; self.to_tokens = nn.Linear(width, 20); self.to_tokens.weight = self.embed.weight"
+    source = sparse.replace("self.head = nn.Linear(2 * width, 20)", tied)
+    source = source.replace(
+        "return self.head(torch.tanh(self.second(x)))", "return self.to_tokens(x)"
+    )
+    assert run_profile(load(source), chosen, methods=["adamw"]).memory.source == "simulated"
 
 
 def test_progress_events_are_plain_data():
@@ -401,6 +428,21 @@ def test_layers_without_a_two_sided_number_are_counted_among_what_is_missing(loa
     assert "2 of 3 layers" in line
     assert "10 s" in line
     assert Profile.model_validate_json(found.model_dump_json()) == found
+
+
+def test_layers_measured_before_an_interrupt_have_their_notes(load, monkeypatch):
+    monkeypatch.setattr(basis_time, "are_quick", lambda shape: False)
+    monkeypatch.setattr(basis_time, "bases_flops_per_s", lambda device: 1.0)
+
+    def interrupt(progress):
+        if progress.stage == "gradients" and progress.done > 3:  # of the second layer
+            raise KeyboardInterrupt
+
+    chosen = settings(max_memory_bytes=1)
+    found = run_profile(load(), chosen, methods=["adamw"], progress=interrupt)
+    assert sum(layer.diagonality is not None for layer in found.layers) == 1
+    assert "1 of 1 layers" in found.missing[0]
+    assert found.missing[1] == "gradients: interrupted"
 
 
 SUBCLASSED = MODEL.replace("nn.Linear(", "Mine(").replace(

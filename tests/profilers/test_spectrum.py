@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from subopt.profilers import spectrum
+from subopt.profilers.session import default_dtype
 from subopt.profilers.spectrum import (
     SpectrumAccumulator,
     effective_rank,
@@ -15,6 +16,7 @@ from subopt.profilers.spectrum import (
     reported_ranks,
     sketch_rank,
     sketched_energies,
+    solving_device,
     stable_rank,
 )
 
@@ -177,6 +179,18 @@ def test_the_error_of_a_sketch_is_the_stated_one(energy, error):
     for rank, share in ((64, 1), (32, 1 / 2), (16, 1 / 4)):
         missed = energy_at_rank(energy, rank) - energy_at_rank(sketch, rank)
         assert 0 < missed < share * error
+
+
+def test_a_sketch_does_not_depend_on_the_default_dtype():
+    G = torch.randn(32, 48, generator=torch.Generator().manual_seed(1))
+    expected = sketched_energies(G, 10)
+    with default_dtype(torch.float64):
+        assert torch.equal(sketched_energies(G, 10), expected)
+
+
+def test_an_apple_gpus_tensors_are_decomposed_on_the_cpu_and_others_where_they_are():
+    assert solving_device(torch.device("mps")) == torch.device("cpu")
+    assert solving_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
 
 
 def test_a_sketch_of_every_direction_is_exact():

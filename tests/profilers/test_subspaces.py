@@ -464,6 +464,21 @@ def test_a_decomposition_that_fails_costs_only_what_needed_it(monkeypatch):
     assert run.stale == {}
 
 
+def test_a_spectrum_that_float32_does_not_find_is_solved_for_in_float64(monkeypatch):
+    gradients = drifting((6, 9))
+    expected = Scripted({"W": gradients}).follow({"W": 2}).lives["W"]["gradient"].own
+    solve = torch.linalg.eigvalsh
+
+    def eigvalsh(matrix):
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("no convergence")
+        return solve(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", eigvalsh)
+    life = Scripted({"W": gradients}).follow({"W": 2}).lives["W"]["gradient"]
+    assert life.own == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_same_numbers_and_holds_its_bases_on_the_cpu():

@@ -363,6 +363,46 @@ def test_the_method_table_takes_the_times_and_says_which_were_counted(monkeypatc
     ]
 
 
+def test_a_method_that_does_not_fit_has_no_time_and_the_next_one_has(monkeypatch):
+    session = Session(
+        load_target("known_answers.py", base=ASSETS), Settings(batch_size=1, batches=1)
+    )
+    model, batch = session.build_on_device(), session.place(next(session.batches()))
+    table = MethodTable(
+        session, weights_of(treatments(model)), ["galore", "lion"], lambda _: None, tokens=1
+    )
+
+    def time_step(model, method, *_, **__):
+        if method == "galore":
+            raise torch.OutOfMemoryError("no room")
+        return StepTime(2.0, None, None, 2.0)
+
+    monkeypatch.setattr(method_table, "time_step", time_step)
+    table.time_steps(model, batch, rounds=1, budget_s=1.0)
+    assert [row.step_ms for row in table.rows(["galore", "lion"])] == [None, 2.0]
+    assert table.missing == ["step time of galore: it ran out of GPU memory"]
+
+
+def test_times_taken_before_an_interrupt_have_their_notes(monkeypatch):
+    session = Session(
+        load_target("known_answers.py", base=ASSETS), Settings(batch_size=1, batches=1)
+    )
+    model, batch = session.build_on_device(), session.place(next(session.batches()))
+    table = MethodTable(session, weights_of(treatments(model)), ["lion"], lambda _: None, tokens=1)
+
+    def time_step(model, method, *_, **__):
+        if method == "lion":
+            raise KeyboardInterrupt
+        return StepTime(2.0, None, None, 2.0, counted="steps")
+
+    monkeypatch.setattr(method_table, "time_step", time_step)
+    with pytest.raises(KeyboardInterrupt):
+        table.time_steps(model, batch, rounds=1, budget_s=1.0)
+    assert table.rows(["adamw"])[0].step_ms == 2.0
+    (line,) = table.missing
+    assert line.startswith("steps of all layers at once, with adamw:")
+
+
 def test_out_of_time_the_first_step_stands_for_a_refresh(layers, clocked, monkeypatch):
     monkeypatch.setattr(timing, "_LONG_S", 0.0)
     monkeypatch.setattr(timing, "_SHORT_S", 0.0)
