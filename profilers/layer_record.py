@@ -24,7 +24,8 @@ class Spectrum(Record):
     """Gradient spectrum of one layer, energies of singular values, averaged over batches.
 
     `sketched_rank`: None where all of the spectrum was computed; else the directions that a randomized sketch resolved,
-    the energy beyond them known as a sum alone. Energies at a rank are then lower bounds, ranks upper ones.
+    the energy beyond them known as a sum alone. Energies at a rank are then lower bounds, ranks upper ones. `batches`:
+    how many batches' gradients it is of.
     """
 
     stable_rank: Spread
@@ -32,6 +33,7 @@ class Spectrum(Record):
     rank_at_energy: dict[ShareKey, Spread]
     energy_at_rank: dict[WholeKey, Spread]
     sketched_rank: Count | None = None
+    batches: Count | None = None
 
 
 class SubspaceLife(Record):

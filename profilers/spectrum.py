@@ -190,6 +190,7 @@ class SpectrumAccumulator:
             rank_at_energy={share: spreads.pop(share) for share in ENERGY_SHARES},
             energy_at_rank=spreads,
             sketched_rank=self._sketched_rank,
+            batches=len(self._rows),
         )
 
 

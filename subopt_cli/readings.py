@@ -94,6 +94,12 @@ def median_of(values: Sequence[float | None]) -> float | None:
     return median(known) if known else None
 
 
+def batches_seen(profile: Profile) -> int:
+    """Return how many batches the typical layer's spectrum is of: `quick` looks at each layer on some of them."""
+    spectra = [layer.spectrum for layer in measured_layers(profile) if layer.spectrum]
+    return round(median_of([spectrum.batches for spectrum in spectra]) or profile.settings.batches)
+
+
 def cost_of(profile: Profile, method: str) -> MethodCost | None:
     """Return a method's row."""
     return next((cost for cost in profile.methods if cost.method == method), None)

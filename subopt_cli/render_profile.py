@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rich.console import RenderableType
 from rich.text import Text
 
-from .readings import measured_layers, training_steps
+from .readings import batches_seen, measured_layers, training_steps
 from .render_blocks import BLOCK_LEGEND, block_table
 from .render_decompositions import (
     DECOMPOSITION_LEGEND,
@@ -121,6 +121,8 @@ def _data_line(profile: Profile) -> str:
     text = f"{plural(settings.batches, 'batch', 'batches')} of {settings.batch_size}"
     if settings.tokens_per_batch:
         text += f" ({settings.tokens_per_batch:,} tokens each)"
+    if batches_seen(profile) < settings.batches:
+        text += f", each layer looked at on {batches_seen(profile)}"
     steps = training_steps(profile)
     if steps:
         text += f", after {plural(steps, 'training step')}"

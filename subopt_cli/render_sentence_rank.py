@@ -7,6 +7,7 @@ from statistics import mode
 from typing import TYPE_CHECKING
 
 from .readings import (
+    batches_seen,
     kept_share,
     measured_layers,
     median_of,
@@ -114,7 +115,7 @@ def _noise(profile: Profile) -> str | None:
 
 def caveat(profile: Profile) -> str:
     """Return what the numbers rest on, as the end of a sentence."""
-    steps, batches = training_steps(profile), profile.settings.batches
+    steps, batches = training_steps(profile), batches_seen(profile)
     when = f"at step {steps}" if steps else "before any training"
     data = "made-up " if profile.target.synthetic_data else ""
     return f" (as far as {plural(batches, f'{data}batch', f'{data}batches')} {when} can tell)"

@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ..readings import (
+    batches_seen,
     cost_of,
     decomposed_and_followed,
     decompositions_by_shape,
@@ -55,8 +56,8 @@ def what_was_measured(profile: Profile) -> str:
     steps = settings.warmup_steps + settings.steps
     moment = f"after {plural(steps, 'training step')}" if steps else "before any training"
     text += (
-        f"Gradients of {plural(settings.batches, 'batch', 'batches')} of {settings.batch_size} in {settings.dtype} on "
-        f"{device}, {moment}."
+        f"Gradients of {plural(batches_seen(profile), 'batch', 'batches')} of {settings.batch_size} "
+        f"in {settings.dtype} on {device}, {moment}."
     )
     if target.synthetic_data:
         text += " The data was SYNTHETIC: made-up inputs say little about gradients of real data."

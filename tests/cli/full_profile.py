@@ -136,6 +136,7 @@ def _spectrum(energy: list[float], held: list[float], index: int, random: Random
             for divisor in (16, 8, 4, 2)
         },
         sketched_rank=m // 2 if index % 7 == 6 else None,
+        batches=8,
     )  # fmt: skip
 
 

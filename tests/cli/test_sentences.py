@@ -316,3 +316,14 @@ def test_memory_without_contents_names_the_largest_category(full):
     text = sentences(full.model_copy(update={"memory": unknown}))[2]
     assert "AdamW keeps" in text
     assert "osd-8bit the least" in text or "galore-8bit the least" in text
+
+
+def test_quick_says_on_how_many_batches_it_looked_at_a_layer(full):
+    layers = [
+        layer.model_copy(update={"spectrum": layer.spectrum.model_copy(update={"batches": 2})})
+        if layer.spectrum
+        else layer
+        for layer in full.layers
+    ]
+    quick = full.model_copy(update={"layers": layers})
+    assert "(as far as 2 made-up batches at step 70 can tell)" in sentences(quick)[0]

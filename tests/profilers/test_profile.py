@@ -181,6 +181,7 @@ def test_quick_measures_some_of_the_gradients_that_standard_does(load, standard)
     for some, every in zip(quick.layers, standard[0].layers, strict=True):
         assert (some.spectrum is None) == (every.spectrum is None)
         if every.spectrum:
+            assert (some.spectrum.batches, every.spectrum.batches) == (1, 3)
             mean, spread = some.spectrum.stable_rank.mean, every.spectrum.stable_rank
             assert spread.min <= mean <= spread.max
 
