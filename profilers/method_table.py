@@ -160,11 +160,7 @@ class MethodTable:
         try:
             self._time_all(model, batch, counted, rounds=rounds, budget_s=budget_s)
         finally:  # after an interrupt the rows that are there need their notes too
-            self.missing += [
-                f"{what} of all layers at once, with {', '.join(names)}: too long for the time allowed, "
-                "so one layer of each shape was timed and counted as often as the model has it"
-                for what, names in counted.items()
-            ]
+            self.missing += [_counted_note(what, names) for what, names in counted.items()]
 
     def _time_all(
         self,
@@ -220,3 +216,11 @@ class MethodTable:
             groups_of=session.target.param_groups,
             **effort,
         )
+
+
+def _counted_note(what: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - 2} more methods" if len(names) > 2 else ""
+    return (
+        f"{what} of all layers at once, with {', '.join(names[:2])}{more}: too long for the time allowed, "
+        "so one layer of each shape was timed and counted as often as the model has it"
+    )
