@@ -219,7 +219,7 @@ class MethodTable:
 
 
 def _counted_note(what: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - 2} more methods" if len(names) > 2 else ""
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return (
         f"{what} of all layers at once, with {', '.join(names[:2])}{more}: too long for the time allowed, "
         "so one layer of each shape was timed and counted as often as the model has it"
