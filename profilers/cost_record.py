@@ -24,10 +24,26 @@ class Saving(Record):
     bytes: Bytes
 
 
+class BatchPoint(Record):
+    """What one pass takes at another batch size, simulated.
+
+    `forward_bytes` and `backward_bytes` are the highest of each phase beyond weights and optimizer state, gradients
+    included. `recomputed`: the blocks' activations are computed again in the backward pass (activation checkpointing). `fused`:
+    each weight is updated as soon as its gradient is complete, and the gradient let go.
+    """
+
+    batch_size: Count
+    recomputed: bool = False
+    fused: bool = False
+    forward_bytes: Bytes
+    backward_bytes: Bytes
+
+
 class Memory(Record):
     """What plain AdamW training of this model takes, by category, and where the numbers come from.
 
     `contents` lists the largest things alive at the peak, `savings` what would free more, both the largest first.
+    `by_batch` has other batch sizes, smallest first.
     """
 
     parameter_bytes: Bytes
@@ -39,6 +55,7 @@ class Memory(Record):
     source: Source
     contents: list[Content] = []
     savings: list[Saving] = []
+    by_batch: list[BatchPoint] = []
 
 
 class PhasePeaks(Record):
@@ -120,3 +137,19 @@ class Spent(Record):
 
     on: str
     seconds: Annotated[float, Field(ge=0, le=1e15)]
+
+
+class Ratios(Record):
+    """Actual over predicted in earlier runs: median, least and largest."""
+
+    runs: Count
+    median: Annotated[float, Field(gt=0, le=1e6)]
+    least: Annotated[float, Field(gt=0, le=1e6)]
+    largest: Annotated[float, Field(gt=0, le=1e6)]
+
+
+class Calibration(Record):
+    """How earlier runs on this machine compared with their predictions; None where no run had the number."""
+
+    peak: Ratios | None = None
+    step_ms: Ratios | None = None

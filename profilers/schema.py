@@ -13,6 +13,8 @@ from pydantic import Field, ValidationError
 from subopt.errors import FileFormatError
 
 from .cost_record import (
+    BatchPoint,
+    Calibration,
     Content,
     Decomposition,
     Memory,
@@ -35,16 +37,21 @@ from .layer_record import (
     Spread,
     SubspaceLife,
 )
+from .race_record import Contestant, CurvePoint, Race, Trial
 from .record import Bytes, Category, Count, Milliseconds, Phase, Record, Source
 
 __all__ = [
     "SCHEMA_VERSION",
     "Activations",
     "Agreement",
+    "BatchPoint",
     "Blocks",
     "Bytes",
+    "Calibration",
     "Category",
     "Content",
+    "Contestant",
+    "CurvePoint",
     "Decomposition",
     "Diagonality",
     "Environment",
@@ -59,6 +66,7 @@ __all__ = [
     "Phase",
     "PhasePeaks",
     "Profile",
+    "Race",
     "Ratio",
     "Saving",
     "Settings",
@@ -68,6 +76,7 @@ __all__ = [
     "Spread",
     "SubspaceLife",
     "Target",
+    "Trial",
 ]
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -148,6 +157,8 @@ class Profile(Record):
     passes: Count = 0  # forward and backward passes among it
     missing: list[str] = []
     interrupted: bool = False
+    calibration: Calibration | None = None  # None where no run on this machine has ended yet
+    race: Race | None = None
 
     def save(self, path: Path) -> None:
         """Write the profile as indented JSON, creating the folder and replacing the file in one step."""

@@ -8,28 +8,24 @@ from typing import Literal
 from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method
 from subopt.profilers.schema import MethodCost, Profile
-from subopt.units import format_bytes, format_ms
 
-from .advice import Advice, Change, Evidence, Objective, Row, TimeOverhead
+from .advice import Advice, Change, Objective, Row
 from .budget import DeviceKind, Fit, read_budget
 from .changes import changed_options, changes_that_fit
-from .evidence import Published, load_evidence, published
-from .peaks import PeakAt, largest_batch, peak_at
+from .evidence import load_evidence
+from .peaks import largest_batch, peak_at
 from .proposal import to_recipe
-from .ranking import ranked, score, time_overhead
+from .ranking import ranked
+from .rows import make_row
 from .sentences import (
     budget_sentence,
     certainty_sentence,
     choice_sentences,
     data_sentence,
-    gain_text,
-    low_rank_text,
     memory_sentence,
-    overhead_text,
     refusal_sentences,
     unavailable_sentence,
 )
-from .traits import model_kind, tokens_per_step, trainable_parameters
 
 __all__ = ["Advice", "Change", "Row", "recommend", "to_recipe"]
 
@@ -147,89 +143,5 @@ def _rows(
     """Return the ranked rows at one batch size."""
     baseline = load_evidence().baseline
     base = next((cost for cost in profile.methods if cost.method == baseline), None)
-    rows = [_row(profile, cost, base, batch_size, usable_bytes) for cost in costs]
+    rows = [make_row(profile, cost, base, batch_size, usable_bytes) for cost in costs]
     return ranked(rows, objective, usable_bytes)
-
-
-def _row(
-    profile: Profile,
-    cost: MethodCost,
-    baseline: MethodCost | None,
-    batch_size: int,
-    usable_bytes: int,
-) -> Row:
-    peak = peak_at(profile, cost, batch_size)
-    overhead = time_overhead(profile, cost, baseline, batch_size)
-    near = published(
-        cost.method,
-        trainable_parameters(profile),
-        model_kind(profile),
-        tokens_per_step(profile, batch_size),
-    )
-    growth = batch_size / profile.settings.batch_size
-    timed = profile.forward_backward_ms is not None and cost.step_ms is not None
-    step_ms = (
-        (profile.forward_backward_ms or 0.0) * growth + (cost.step_ms or 0.0) if timed else None
-    )
-    fits = peak.fits(usable_bytes)
-    return Row(
-        method=cost.method,
-        cost=cost,
-        fit=fits,
-        peak=peak,
-        headroom_bytes=usable_bytes - peak.bytes,
-        step_ms=step_ms,
-        overhead=overhead,
-        published=near,
-        score=score(cost.method, near, overhead),
-        evidence=_evidence(peak, overhead, near, cost),
-        reasons=_reasons(cost, peak, fits, usable_bytes, overhead, near),
-    )
-
-
-def _evidence(
-    peak: PeakAt, overhead: TimeOverhead | None, near: Published | None, cost: MethodCost
-) -> tuple[Evidence, ...]:
-    memory = f"peak {format_bytes(peak.bytes)} in the {peak.phase} phase"
-    items = [Evidence("measured here" if peak.source == "measured" else peak.source, memory)]
-    if overhead is not None:
-        beyond = cost.step_ms if cost.step_ms is not None and cost.step_ms >= 0 else None
-        step = "" if beyond is None else f", optimizer step {format_ms(beyond)}"
-        items.append(Evidence(overhead.source, f"time {overhead.share:+.1%}{step}"))
-    if near is not None and cost.method != load_evidence().baseline:
-        items.append(Evidence("published", near.result.source))
-    return tuple(items)
-
-
-def _reasons(
-    cost: MethodCost,
-    peak: PeakAt,
-    fits: Fit,
-    usable_bytes: int,
-    overhead: TimeOverhead | None,
-    near: Published | None,
-) -> tuple[str, ...]:
-    reasons = []
-    if cost.method == load_evidence().baseline:
-        reasons.append("the baseline every gain and overhead is measured against")
-    elif near is None:
-        reasons.append(
-            "no published comparison with AdamW, so it ranks below the methods that have one"
-        )
-    else:
-        reasons.append(f"{gain_text(near)}: {near.result.model}{_discount(near)}")
-        reasons.append(overhead_text(overhead))
-    if cost.weight_bytes_saved:
-        reasons.append(low_rank_text(cost.weight_bytes_saved))
-    if fits is Fit.NO:
-        reasons.append(f"does not fit: {format_bytes(peak.bytes - usable_bytes)} too much")
-    elif fits is Fit.MAYBE and peak.high_bytes is None:
-        reasons.append("activations are unknown, so its peak is a lower bound")
-    elif fits is Fit.MAYBE:
-        reasons.append(f"may need up to {format_bytes(peak.high_bytes)}")
-    return tuple(reasons)
-
-
-def _discount(near: Published) -> str:
-    share = near.certainty.value
-    return "" if share == 1 else f", counted at {share:.0%} because kind, size or batch differ"

@@ -36,11 +36,30 @@ class Model(_Section):
     sha256: str | None = None
 
 
+class Files(_Section):
+    """Text, JSON Lines or Parquet files, or a Hugging Face data set, cut into windows of `sequence_length` tokens.
+
+    Paths are relative to the recipe, and may be patterns such as `texts/*.txt`. Batches are dicts of `input_ids` and
+    `labels`, which is what Hugging Face language models take.
+    """
+
+    train: list[str]
+    eval: list[str] = []
+    format: Literal["text", "jsonl", "parquet", "dataset"] | None = (
+        None  # None: by the files' names
+    )
+    field: str = "text"
+    tokenizer: str = "bytes"  # or a tokenizer.json, or the folder of a Hugging Face tokenizer
+    sequence_length: Count = 256
+    shuffle: bool = True
+
+
 class Data(_Section):
-    """How much data a step sees: `batch_size` examples, `accumulate` times."""
+    """How much data a step sees: `batch_size` examples, `accumulate` times; of `files`, or of the model file."""
 
     batch_size: Count = 8
     accumulate: Count = 1
+    files: Files | None = None
 
 
 class Fallback(_Section):
@@ -108,10 +127,14 @@ class Evaluation(_Section):
 
 
 class Checkpoint(_Section):
-    """A checkpoint every `every` steps (0: only at the end), the newest `keep` of them kept."""
+    """A checkpoint every `every` steps (0: only at the end), the newest `keep` of them kept.
+
+    `best` keeps the weights of the lowest held-out loss as well.
+    """
 
     every: Annotated[int, Field(ge=0)] = 0
     keep: Count = 2
+    best: bool = False
 
 
 class Why(_Section):
@@ -136,6 +159,9 @@ class Recipe(_Section):
     schedule: Schedule
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     precision: Literal["fp32", "bf16", "bf16-mixed"] = "fp32"
+    recompute: bool = False  # activation checkpointing of the repeated blocks
+    fused_backward: bool = False  # update each weight as soon as its gradient is complete
+    compile: bool = False  # torch.compile
     eval: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -1,0 +1,1 @@
+"""Training data from files: text, JSON Lines, Parquet, and Hugging Face data sets."""
