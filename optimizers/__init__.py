@@ -8,6 +8,7 @@ if __name__ != "subopt.optimizers":
 from .bases import is_refresh_due
 from .composed import Composed
 from .create import create
+from .fused_backward import FusedBackward
 from .low_bit import stored_bytes
 from .low_rank_model import to_dense, to_two_layers
 from .matrices import matrix_shape
@@ -18,6 +19,7 @@ from .treatment import Treatment, shown_name, treatments
 __all__ = [
     "METHODS",
     "Composed",
+    "FusedBackward",
     "Method",
     "Treatment",
     "create",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast, overload
+from typing import Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ class Composed(torch.optim.Optimizer):
         OptionError: An unknown option or a value out of range.
         RuntimeError: A sparse gradient, or a complex parameter.
     """
+
+    # Whether a step is an update of every parameter by its own gradient and nothing else.
+    updates_each_alone: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -86,10 +89,17 @@ class Composed(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.numel() > 0:
-                    self._update(parameter, group)
+                    self.update(parameter, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        """Move one parameter that has a gradient: what `step` does with each, reading and changing no other.
+
+        Call it under `torch.no_grad()`.
+
+        Raises:
+            RuntimeError: A sparse gradient.
+        """
         gradient = cast(Tensor, parameter.grad)
         if gradient.is_sparse:
             raise RuntimeError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,10 @@ from . import low_bit
 from .composed import Composed
 from .methods import get_method
 from .options import OPTIONS, validated
+from .rules import FALLBACK, check_use, checked_rules, is_frozen, rule_for
 from .table import FALLBACK_OPTIONS, FALLBACKS, Method
 from .treatment import Treatment, treatments
 
-_RULE_KEYS = ("pattern", "method", "lr", "options")
 _FALLBACK_KEYS = ("method", "lr", "weight_decay")
 
 
@@ -48,9 +47,10 @@ def create(
         weight_decay: Decoupled decay, for the method and, unless it says otherwise, for the fallback.
         fallback: "same" to give the method every parameter, or {"method", "lr", "weight_decay"} of the
             fallback; by default the method table's choice at the same lr.
-        rules: {"pattern", "method", "lr", "options"} for parameters whose name the regular expression is found in;
-            the first match wins. A rule that names a method applies it whatever the treatment; one that does not
-            changes the method's options for matrices, the fallback's for the rest.
+        rules: {"pattern", "method", "lr", "weight_decay", "options"} for parameters whose name the regular expression
+            is found in; the first match wins. A rule that names a method applies it whatever the treatment; one that
+            does not changes the method's options for matrices, the fallback's for the rest. "fallback" as a method
+            leaves them to the fallback; "frozen" clears their `requires_grad`, in the model itself.
         exclude: Regular expressions of names to leave to the fallback.
         groups: The user's own parameter groups: only their parameters are trained, and a group's `lr`,
             `weight_decay` or other keys override ours.
@@ -60,19 +60,19 @@ def create(
         OptionError: An unknown method, option, rule or fallback, or a value out of range.
     """
     plan = _Plan(
-        get_method(method), lr, weight_decay, _fallback(fallback), options, _checked(rules)
+        get_method(method), lr, weight_decay, _fallback(fallback), options, checked_rules(rules)
     )
     described = treatments(model, exclude)
     if groups is None:
-        assigned = [(plan.group(item), item) for item in described if item.treatment != "frozen"]
+        offered = [({}, item) for item in described if item.treatment != "frozen"]
     else:
-        assigned = _within(groups, {id(item.parameter): item for item in described}, plan)
+        offered = _within(groups, {id(item.parameter): item for item in described})
+    check_use(plan.rules, [item for _, item in offered], plan.is_treated)
+    assigned = _assigned(offered, plan)
     if not assigned:
         raise OptionError("the model has no parameter that requires a gradient")
     if any(settings["state_dtype"] == low_bit.STATE_DTYPE for settings, _ in assigned):
         low_bit.require()
-    for rule in plan.rules:
-        _check_use(rule, [item for _, item in assigned], plan)
     successors = _replace(model, assigned, plan)
     return plan.method.optimizer(_collect(assigned, successors), model)
 
@@ -111,9 +111,10 @@ class _Plan:
         return rest | self.method.fallback_options(self.options, name)
 
     def group(self, item: Treatment) -> dict[str, Any]:
-        for rule in self.rules:
-            if re.search(rule["pattern"], item.shown_name):
-                return self._ruled(rule, item)
+        """Return them for one that is trained."""
+        index = rule_for(self.rules, item)
+        if index is not None:
+            return self._ruled(self.rules[index], item)
         return self.matrix if self.is_treated(item) else self.rest
 
     def is_treated(self, item: Treatment) -> bool:
@@ -126,13 +127,18 @@ class _Plan:
 
     def _ruled(self, rule: Mapping[str, Any], item: Treatment) -> dict[str, Any]:
         name, own = rule.get("method"), rule.get("options") or {}
-        lr = {"lr": rule["lr"]} if rule.get("lr") is not None else {}
-        if name is not None:
-            return self.matrix | {"method": name} | get_method(name).resolve(own) | lr
-        if self.is_treated(item):
-            return self.matrix | self.method.resolve({**self.options, **own}) | lr
+        rates = {key: rule[key] for key in ("lr", "weight_decay") if rule.get(key) is not None}
+        if name not in {None, FALLBACK}:
+            return self.matrix | {"method": name} | get_method(name).resolve(own) | rates
+        if name is None and self.is_treated(item):
+            return self.matrix | self.method.resolve({**self.options, **own}) | rates
+        if name == FALLBACK and self.fallback.get("method") == "same":
+            raise OptionError(
+                f"the rule '{rule['pattern']}' leaves parameters to a fallback that is the method itself",
+                f"name a fallback: {', '.join(FALLBACKS)}",
+            )
         shared = {key: value for key, value in own.items() if key in FALLBACK_OPTIONS}
-        return self.rest | validated({key: self.rest[key] for key in OPTIONS} | shared) | lr
+        return self.rest | validated({key: self.rest[key] for key in OPTIONS} | shared) | rates
 
 
 def _fallback(fallback: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -148,44 +154,11 @@ def _fallback(fallback: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
     return chosen
 
 
-def _checked(rules: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    for rule in rules:
-        for key in rule:
-            if key not in _RULE_KEYS:
-                raise OptionError(f"unknown rule key '{key}'{suggestion(key, _RULE_KEYS)}")
-        try:
-            re.compile(rule["pattern"])
-        except (KeyError, re.error) as error:
-            raise OptionError(
-                f"a rule needs a regular expression as its pattern: {error}"
-            ) from None
-        named = rule.get("method")
-        if named is not None and get_method(named).layers:
-            raise OptionError(
-                f"a rule cannot name '{named}', which replaces layers",
-                f"make {named} the method of the whole model, and name other methods in rules",
-            )
-    return rules
-
-
-def _check_use(rule: Mapping[str, Any], items: Sequence[Treatment], plan: _Plan) -> None:
-    """Refuse a rule that would change nothing, or whose options nothing would read."""
-    matched = [item for item in items if re.search(rule["pattern"], item.shown_name)]
-    if not matched:
-        raise OptionError(f"the rule '{rule['pattern']}' matches no trained parameter's name")
-    unread = [key for key in rule.get("options") or {} if key not in FALLBACK_OPTIONS]
-    takes_method = rule.get("method") or any(plan.is_treated(item) for item in matched)
-    if unread and not takes_method:
-        raise OptionError(
-            f"the rule '{rule['pattern']}' matches no matrix, so its option '{unread[0]}' means nothing",
-            "name a method in the rule, or change the pattern",
-        )
-
-
 def _within(
-    groups: Iterable[Mapping[str, Any]], described: Mapping[int, Treatment], plan: _Plan
+    groups: Iterable[Mapping[str, Any]], described: Mapping[int, Treatment]
 ) -> list[tuple[dict[str, Any], Treatment]]:
-    assigned = []
+    """Return the trained parameters of the user's own groups, with what the groups set."""
+    offered = []
     for group in groups:
         own = {key: value for key, value in group.items() if key not in {"params", "name"}}
         params = group["params"]
@@ -197,7 +170,20 @@ def _within(
                 )
             item = described[id(parameter)]
             if item.treatment != "frozen":
-                assigned.append((plan.group(item) | own, item))
+                offered.append((own, item))
+    return offered
+
+
+def _assigned(
+    offered: Sequence[tuple[Mapping[str, Any], Treatment]], plan: _Plan
+) -> list[tuple[dict[str, Any], Treatment]]:
+    """Return every parameter's settings; what a rule freezes gets none and no gradient any more."""
+    assigned = []
+    for own, item in offered:
+        if is_frozen(plan.rules, item):
+            item.parameter.requires_grad_(False)
+        else:
+            assigned.append((plan.group(item) | dict(own), item))
     return assigned
 
 

@@ -66,6 +66,8 @@ class DLRT(Composed):
         RuntimeError: A sparse gradient, or a complex parameter.
     """
 
+    updates_each_alone = False
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -110,7 +112,7 @@ class DLRT(Composed):
             for parameter in group["params"]:
                 is_other = id(parameter) not in factors and parameter.numel() > 0
                 if is_other and parameter.grad is not None:
-                    self._update(parameter, group)
+                    self.update(parameter, group)
         for step in steps:
             step.layer.zero_factor_gradients()
         return loss

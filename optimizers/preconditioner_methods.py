@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from .method_record import ADAM, BAD_BETAS, BAD_PERIOD, record
 
+# What a race tries: its runs are too short to spend 100 steps on the graft's own.
+_FIRST_STEPS = {"start_step": (101, 11)}
+
 PRECONDITIONER_METHODS = (
     record(
         "shampoo", "row and column preconditioners of blocks, grafted to RMSProp's step length",
@@ -14,7 +17,8 @@ PRECONDITIONER_METHODS = (
         ),
         preset={"block_size": 512, "period": 10, "start_step": 101},
         state_formula="2(m^2 + n^2) per block + 2mn",
-        capabilities=("refreshes",),
+        capabilities=("refreshes", "whitens"),
+        searched=_FIRST_STEPS,
         test_inputs=(
             {"start_step": 2, "period": 1},
             {"start_step": 1, "period": 2, "block_size": 4},
@@ -39,7 +43,8 @@ PRECONDITIONER_METHODS = (
         ),
         preset={"rank": 256, "block_size": 1024, "period": 10, "start_step": 101},
         state_formula="(m + n + 2)l + 2 + 2mn, the sketches for every block",
-        capabilities=("refreshes", "rank"),
+        capabilities=("refreshes", "rank", "whitens"),
+        searched=_FIRST_STEPS,
         test_inputs=(
             {"start_step": 2, "period": 1},
             {"rank": 2, "start_step": 1, "period": 2, "block_size": 4},
@@ -64,7 +69,7 @@ PRECONDITIONER_METHODS = (
         tunable=(*ADAM, "rank", "graft"),
         preset={"rank": 32},
         state_formula="kn + mk^2 + m + 2mn, n the inputs",
-        capabilities=("rank", "waits_for_device"),
+        capabilities=("rank", "shares_basis", "waits_for_device"),
         test_inputs=(
             {"rank": 2},
             {"rank": 0.5, "graft": "none", "betas": (0.0, 0.999)},

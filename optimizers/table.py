@@ -45,9 +45,12 @@ class Method:
         capabilities: What it can do or needs, as data. "refreshes": some steps decompose a matrix; "rank": it has one;
             "projects": that rank is of the gradient's subspace in which its moments live; "bf16_parameters",
             "closure": it takes them; "needs_closure": its step evaluates the loss more than once; "waits_for_device":
-            its every step reads numbers off the device.
+            its every step reads numbers off the device; "whitens": its step evens out rows and columns, as one in both
+            eigenbases does; "shares_basis": its rank is of one basis for the second moments of all output neurons.
         layers: The kinds of layers it puts its own in the place of; the weights of others go to its fallback. Empty
             for a method that leaves the model's layers alone.
+        searched: For the one or two options whose best value depends on the model, the values a race tries beside
+            learning rates, the default first. None of them takes more memory than the default.
         test_inputs: Valid options that tests try.
         error_inputs: Invalid options and a pattern of the message they give.
     """
@@ -63,6 +66,7 @@ class Method:
     state_formula: str = ""
     capabilities: frozenset[str] = frozenset()
     layers: frozenset[LayerKind] = frozenset()
+    searched: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     test_inputs: tuple[Mapping[str, Any], ...] = ()
     error_inputs: tuple[tuple[Mapping[str, Any], str], ...] = ()
 

@@ -25,25 +25,28 @@ class Saving(Record):
 
 
 class BatchPoint(Record):
-    """What one pass takes at another batch size, simulated.
+    """What the two passes take at another batch size, simulated: highest bytes beyond weights and optimizer state.
 
-    `forward_bytes` and `backward_bytes` are the highest of each phase beyond weights and optimizer state, gradients
-    included. `recomputed`: the blocks' activations are computed again in the backward pass (activation checkpointing). `fused`:
-    each weight is updated as soon as its gradient is complete, and the gradient let go.
+    `recomputed`: the repeated blocks' activations are computed again in the backward pass (activation checkpointing).
+    `forward_bytes` is without gradients, `backward_bytes` with each gradient from when it is complete.
+    `without_gradients_bytes` is the backward pass less the complete gradients: with all of them it is that of a pass
+    that accumulates. `update_bytes` is the highest moment at which a gradient is complete, that gradient included and
+    the other complete ones not: with one weight's update it is that of a pass that updates each weight at once.
     """
 
     batch_size: Count
     recomputed: bool = False
-    fused: bool = False
     forward_bytes: Bytes
     backward_bytes: Bytes
+    without_gradients_bytes: Bytes
+    update_bytes: Bytes
 
 
 class Memory(Record):
     """What plain AdamW training of this model takes, by category, and where the numbers come from.
 
     `contents` lists the largest things alive at the peak, `savings` what would free more, both the largest first.
-    `by_batch` has other batch sizes, smallest first.
+    `by_batch` has several batch sizes, plain and recomputed, each smallest first; empty where they were not followed.
     """
 
     parameter_bytes: Bytes

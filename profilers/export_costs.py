@@ -22,7 +22,7 @@ def _run(profile: Profile) -> Iterator[_Row]:
         environment.threads, gpu.name if gpu else None, gpu.total_bytes if gpu else None,
         settings.batch_size, settings.batches, settings.tokens_per_batch, settings.steps, settings.warmup_steps,
         float(settings.rank), isinstance(settings.rank, float), settings.dtype, settings.detail, settings.simulate,
-        settings.seed, profile.forward_backward_ms, profile.passes, profile.interrupted,
+        settings.seed, profile.forward_backward_ms, profile.batch_ms, profile.clip_ms, profile.passes, profile.interrupted,
     )  # fmt: skip
 
 
@@ -159,8 +159,8 @@ COST_TABLES = (
             "subopt": TEXT, "torch": TEXT, "python": TEXT, "platform": TEXT, "device": TEXT, "threads": INTEGER,
             "gpu": TEXT, "gpu_bytes": INTEGER, "batch_size": INTEGER, "batches": INTEGER, "tokens_per_batch": INTEGER,
             "steps": INTEGER, "warmup_steps": INTEGER, "rank": REAL, "rank_is_share": FLAG, "dtype": TEXT,
-            "detail": TEXT, "simulate": FLAG, "seed": INTEGER, "forward_backward_ms": REAL, "passes": INTEGER,
-            "interrupted": FLAG,
+            "detail": TEXT, "simulate": FLAG, "seed": INTEGER, "forward_backward_ms": REAL, "batch_ms": REAL,
+            "clip_ms": REAL, "passes": INTEGER, "interrupted": FLAG,
         },
         _run,
     ),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .architectures import WeightShape
+from .batch_curve import batch_curve
 from .costs import forward_backward_flops, method_costs, relative_to
 from .memory import (
     Footprint,
@@ -121,6 +122,10 @@ class MethodTable:
         if step is None:  # the baseline was measured
             step = simulated.step_peaks(BASELINE, baseline.options, groups_of)
         self.memory = explained(self.memory, simulated, step)
+        points = batch_curve(
+            simulated, session.settings.batch_size, session.batch_of_size, self.missing
+        )
+        self.memory = self.memory.model_copy(update={"by_batch": points})
 
     def _measure_memory(self, model: nn.Module) -> None:
         model.to("cpu")  # the child process needs the room

@@ -10,6 +10,8 @@ import torch
 from subopt.optimizers import METHODS, Treatment, get_method, matrix_shape
 from subopt.optimizers.bases import resolve_rank
 
+from .beside_time import BesideTime, time_beside
+from .calibration import calibration, widened
 from .costs import unusable, weights_of
 from .data import tokens_in
 from .decompositions import time_shape
@@ -27,7 +29,7 @@ from .method_table import BASELINE, MethodTable
 from .preflight import Preflight, preflight
 from .progress import OnProgress, Progress
 from .randomness import RandomStream
-from .schema import Decomposition, Layer, Profile, Settings, Spent
+from .schema import Calibration, Decomposition, Layer, MethodCost, Profile, Settings, Spent
 from .session import Session
 from .short_run import ShortRun
 from .simulated import fake_model
@@ -91,6 +93,7 @@ class _Run:
         self._gradients: dict[str, LayerMeasures] = {}
         self._decompositions: list[Decomposition] = []
         self._forward_backward_ms: float | None = None
+        self._beside: BesideTime | None = None
         self._missing: list[str] = []
         self._interrupted = False
 
@@ -199,6 +202,7 @@ class _Run:
                 self._session.forward_backward, self._model, timed
             )
         self._watch.passes += len(timed)
+        self._beside = time_beside(self._model, self._batches, self._session.place)
         budget_s = self._effort.timing_budget_s(self._watch.seconds[PASSES])
         self._table.time_steps(
             self._model, timed[-1], rounds=self._effort.refreshes, budget_s=budget_s
@@ -241,19 +245,24 @@ class _Run:
     def profile(self) -> Profile:
         """Return everything found so far."""
         spent = sorted(self._watch.seconds.items(), key=lambda item: -item[1])
+        device = torch.device(self._settings.device)
+        earlier = calibration(device, self._settings.dtype)
         return Profile(
             target=self._session.target.record,
-            environment=environment(torch.device(self._settings.device)),
+            environment=environment(device),
             settings=self._settings,
             layers=[self._layer(item) for item in self._treatments],
             memory=self._table.memory,
-            methods=self._table.rows(self._methods),
+            methods=[_widened(row, earlier) for row in self._table.rows(self._methods)],
             decompositions=self._decompositions,
             forward_backward_ms=self._forward_backward_ms,
+            batch_ms=self._beside.batch_ms if self._beside else None,
+            clip_ms=self._beside.clip_ms if self._beside else None,
             spent=[Spent(on=name, seconds=seconds) for name, seconds in spent],
             passes=self._watch.passes,
             missing=[*self._table.missing, *self._missing],
             interrupted=self._interrupted,
+            calibration=earlier,
         )
 
     def _layer(self, item: Treatment) -> Layer:
@@ -275,3 +284,10 @@ class _Run:
             blocks=held.blocks if held else None,
             activations=found.activations if found else None,
         )
+
+
+def _widened(row: MethodCost, earlier: Calibration | None) -> MethodCost:
+    """Return a row whose peak may lie as far from its estimate as those of earlier runs did."""
+    if row.peak is None or earlier is None:
+        return row
+    return row.model_copy(update={"peak": widened(row.peak, earlier.peak)})

@@ -44,10 +44,11 @@ class Trial(Record):
 class Contestant(Record):
     """What a race found out about one method, at the best rate and options of its search.
 
-    `losses` is by seed, in the order of `Race.seeds`; shorter where the method was no finalist. `difference` is the
-    mean over common seeds of its loss minus the baseline's at equal time, `difference_spread` the largest minus the
-    smallest of those; both None for the baseline and where there is nothing to compare. `verdict` calls nothing better
-    or worse that lies within the spread of the seeds.
+    `losses` is by seed, in the order of `Race.seeds`; shorter where the method was no finalist, and up to the first run
+    that diverged. `steps` and `tokens` are those of a whole run at that setting (0: none ended), `step_ms` its pace.
+    `difference` is the mean over common seeds of its loss minus the baseline's at equal time, `difference_spread` the
+    largest minus the smallest of those; both None for the baseline and where there is nothing to compare. `verdict`
+    calls nothing better or worse that lies within the spread of the seeds.
     """
 
     method: str
@@ -56,6 +57,8 @@ class Contestant(Record):
     step_ms: Milliseconds
     state_bytes: Bytes
     trials: Count
+    steps: Count = 0
+    tokens: Count = 0
     losses: list[float] = []
     difference: float | None = None
     difference_spread: float | None = None
@@ -64,10 +67,18 @@ class Contestant(Record):
     ]
 
 
+class LeftOut(Record):
+    """A method that could not take part, and why."""
+
+    method: str
+    reason: str
+
+
 class Race(Record):
     """A race: every contestant had `horizon_seconds` of training at its own pace, and the same search.
 
     `fallback_lr` trained what a method leaves alone, under every method the same. `spent_seconds` is wall time in all.
+    The contestants come best first. `interrupted`: by Ctrl-C, or out of time before its plan was done.
     """
 
     baseline: str
@@ -83,5 +94,6 @@ class Race(Record):
     seeds: list[Count]
     fallback_lr: float
     contestants: list[Contestant]
+    left_out: list[LeftOut] = []
     trials: list[Trial]
     interrupted: bool = False

@@ -21,9 +21,11 @@ from .cost_record import (
     MethodCost,
     Peak,
     PhasePeaks,
+    Ratios,
     Saving,
     Spent,
 )
+from .data_record import Files
 from .layer_record import (
     Activations,
     Agreement,
@@ -55,6 +57,7 @@ __all__ = [
     "Decomposition",
     "Diagonality",
     "Environment",
+    "Files",
     "Gpu",
     "Layer",
     "Memory",
@@ -68,6 +71,7 @@ __all__ = [
     "Profile",
     "Race",
     "Ratio",
+    "Ratios",
     "Saving",
     "Settings",
     "Source",
@@ -93,6 +97,7 @@ class Target(Record):
     picked: str
     sha256: str | None = None
     synthetic_data: bool = False
+    files: Files | None = None  # of which the data was; their paths are absolute
 
     @property
     def is_hf(self) -> bool:
@@ -153,6 +158,8 @@ class Profile(Record):
     methods: list[MethodCost]
     decompositions: list[Decomposition] = []
     forward_backward_ms: Milliseconds | None = None
+    batch_ms: Milliseconds | None = None  # fetching a batch and placing it on the device
+    clip_ms: Milliseconds | None = None  # the norm of all gradients, and clipping them to it
     spent: list[Spent] = []  # where the profile's own time went, the longest first
     passes: Count = 0  # forward and backward passes among it
     missing: list[str] = []
@@ -175,6 +182,9 @@ class Profile(Record):
             FileFormatError: The file is missing, is not JSON, or is not a profile of this version.
         """
         try:
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                # a pipe or a device may give bytes for ever
+                raise FileFormatError(f"{path} cannot be read: it is not a file", _MAKE_ONE)
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise FileFormatError(f"there is no profile at {path}", _MAKE_ONE) from None

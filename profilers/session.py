@@ -55,6 +55,10 @@ class Session:
         """Return the training batches from the first one on, as the user's code makes them."""
         return BatchStream(self.target, self.settings.batch_size, seed=self.settings.seed)
 
+    def batch_of_size(self, batch_size: int) -> Any:
+        """Return the first training batch of another size, placed."""
+        return self.place(next(BatchStream(self.target, batch_size, seed=self.settings.seed)))
+
     def place(self, batch: Any) -> Any:
         """Return a batch on the device, its floating point tensors in the parameters' dtype."""
         moved = move_to(batch, self.device)

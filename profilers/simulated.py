@@ -52,6 +52,8 @@ class SimulatedModel:
         model: The model; its tensors have no data.
         peaks: What it takes without an optimizer.
         positions: How many vectors each weight multiplies in a forward pass, by parameter name.
+        batch: The batch, its tensors fake.
+        mode: What its fake tensors belong to.
         timeline: Every storage of the two passes as it came and went, and who made it.
     """
 
@@ -66,30 +68,39 @@ class SimulatedModel:
         Raises:
             SimulationError: The code cannot be followed without values.
         """
-        self._mode = FollowMode()
+        self.mode = FollowMode()
         self._tracker = StorageTracker()
         self._build_model, self._loss_of = build_model, loss_of
-        with _followed():
-            self.model = fake_model(build_model, self._mode)
-            self._batch = tree_map_only(Tensor, self._fake, batch)
+        with followed():
+            self.model = fake_model(build_model, self.mode)
+            self.batch = self.without_data(batch)
             self.peaks = self._forward_backward(loss_of)
 
-    def _fake(self, tensor: Tensor) -> FakeTensor:
-        return self._mode.from_tensor(tensor.detach().cpu(), static_shapes=True)
+    def without_data(self, batch: Any) -> Any:
+        """Return a batch with fake tensors in the place of real ones."""
+
+        def fake(tensor: Tensor) -> FakeTensor:
+            return self.mode.from_tensor(tensor.detach().cpu(), static_shapes=True)
+
+        return tree_map_only(Tensor, fake, batch)
+
+    def followed_loss(self, batch: Any) -> Tensor:
+        """Return the loss of a fake batch, to be called under `mode`."""
+        return self._loss_of(self.model, batch)
 
     def _forward_backward(self, loss_of: LossOf) -> ModelPeaks:
         tracker, model = self._tracker, self.model
         events = tracker.events = []
         tracker.file([*model.parameters(), *model.buffers()], "parameter")
         tracker.owner = BATCH
-        tracker.file(tree_leaves(self._batch), "activation")
-        hooks = _filed_gradients(model, tracker)
+        tracker.file(tree_leaves(self.batch), "activation")
+        hooks = filed_gradients(model, tracker)
         owners = named_owners(model, partial(setattr, tracker, "owner"))
-        with self._mode, tracker, owners as passes:
+        with self.mode, tracker, owners as passes:
             tracker.category = "activation"
             tracker.reset_peak()
             with counted_positions(model) as self.positions:
-                loss = loss_of(model, self._batch)
+                loss = loss_of(model, self.batch)
             forward = tracker.peak_bytes.copy()
             kept = tracker.live_bytes["activation"]
             tracker.category = "temporary"
@@ -97,7 +108,7 @@ class SimulatedModel:
             tracker.reset_peak()
             loss.backward()
             backward = tracker.peak_bytes.copy()
-        self.timeline = Timeline(model, events, turn, passes, self._batch)
+        self.timeline = Timeline(model, events, turn, passes, self.batch)
         tracker.events = None
         del loss
         for hook in hooks:
@@ -129,15 +140,15 @@ class SimulatedModel:
         """
         settings = at_its_largest(method, options)
         if needs_closure(method):
-            with _followed():
+            with followed():
                 return self._whole_step_peaks(method, settings, groups_of)
-        with self._mode:
+        with self.mode:
             groups = groups_of(self.model) if groups_of else None
             optimizer = create(method, self.model, groups=groups, **settings)
             state_bytes = 0
             most = [0] * WATCHED_STEPS
             kinds = _kinds(optimizer)
-            with _without_gradients(self.model):
+            with without_gradients(self.model):
                 for parameter, gradient, count in kinds:
                     parameter.grad = gradient
                     kept, temporary = self._follow_updates(optimizer)
@@ -153,20 +164,20 @@ class SimulatedModel:
         self, method: str, settings: Mapping[str, Any], groups_of: GroupsOf | None
     ) -> StepPeaks:
         """Follow a whole training step of a model of its own, which the method may change, at its largest."""
-        model = fake_model(self._build_model, self._mode)
+        model = fake_model(self._build_model, self.mode)
         trained = {name for name, p in self.model.named_parameters() if p.grad is not None}
         tracker = StorageTracker()
-        with self._mode:
+        with self.mode:
             groups = groups_of(model) if groups_of else None
             optimizer = create(method, model, groups=groups, **settings)
             others = [p for name, p in model.named_parameters() if name in trained]
             optimizer.take_largest_form(others)  # type: ignore[attr-defined]
-            hooks = _filed_gradients(model, tracker)
+            hooks = filed_gradients(model, tracker)
             meter = _Meter(tracker, model)
             for kept in optimizer.state.values():
                 tracker.file(kept.values(), "state")
-            tracker.file(tree_leaves(self._batch), "activation")
-            loss_of = partial(self._loss_of, model, self._batch)
+            tracker.file(tree_leaves(self.batch), "activation")
+            loss_of = partial(self._loss_of, model, self.batch)
             with tracker:
                 row = watched_step(model, optimizer, loss_of, meter, needs_closure=True)
             tracker.file(model.parameters(), "parameter")
@@ -198,7 +209,7 @@ class SimulatedModel:
 
 
 @contextmanager
-def _without_gradients(model: nn.Module) -> Iterator[None]:
+def without_gradients(model: nn.Module) -> Iterator[None]:
     """Take all gradients from a model, and put them back."""
     taken = [(p, p.grad) for p in model.parameters() if p.grad is not None]
     for parameter, _ in taken:
@@ -260,7 +271,7 @@ def fake_model(build_model: BuildModel, mode: FollowMode | None = None) -> nn.Mo
 
 
 @contextmanager
-def _followed() -> Iterator[None]:
+def followed() -> Iterator[None]:
     """Turn what user code raises under fake tensors into an error of the simulation."""
     try:
         with without_address_warnings():
@@ -272,7 +283,7 @@ def _followed() -> Iterator[None]:
         raise SimulationError(_first_line(error)) from error
 
 
-def _filed_gradients(model: nn.Module, tracker: StorageTracker) -> list[RemovableHandle]:
+def filed_gradients(model: nn.Module, tracker: StorageTracker) -> list[RemovableHandle]:
     """File each gradient as one as soon as it is whole; return the hooks."""
     return [
         parameter.register_post_accumulate_grad_hook(lambda p: tracker.file([p.grad], "gradient"))

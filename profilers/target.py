@@ -8,7 +8,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,9 @@ from subopt.errors import PreflightError, TargetError, UsageError, suggestion
 
 from . import schema
 from .arguments import Scalar, bind_arguments
+from .data_record import Files
 from .discovery import Picked, a_type, line_of, optional_functions, pick_builder
+from .next_token import needs_next_token_loss, next_token_loss
 from .synthetic import SyntheticBatches, parse_inputs
 from .usercode import (
     MODULE_HINT,
@@ -32,6 +34,8 @@ from .usercode import (
     module_name,
     package_root,
 )
+
+Loss = Callable[[nn.Module, Any], Any]
 
 # Of a dict that a model gave for its loss, in a message.
 _SHOWN_ENTRIES = 6
@@ -74,6 +78,36 @@ class LoadedTarget:
     def load_arguments(self) -> dict[str, Any]:
         """Return plain values for which `load_target(**values)` loads this target again in another process."""
         return dict(self._load_arguments)
+
+    def with_data(
+        self,
+        files: Files,
+        batches: Callable[[int], Iterable[Any]],
+        eval_batches: Callable[[int], Iterable[Any]] | None,
+        around_loss: Callable[[Loss], Loss],
+        inputs: Sequence[str],
+    ) -> LoadedTarget:
+        """Return the same model with other data: of files instead of the user's or synthetic batches.
+
+        Args:
+            files: Where the data comes from, for the record; by absolute paths.
+            batches: Takes the place of the user's.
+            eval_batches: Takes the place of the user's; None leaves nothing held out.
+            around_loss: Gets the loss there is and returns the one to take.
+            inputs: Synthetic inputs of the same shapes: what loads this target again knows nothing of the files.
+        """
+        functions = {**self._functions, "batches": batches}
+        functions["loss"] = around_loss(self._functions.get("loss", _default_loss))
+        functions.pop("eval_batches", None)
+        if eval_batches is not None:
+            functions["eval_batches"] = eval_batches
+        return replace(
+            self,
+            record=self.record.model_copy(update={"synthetic_data": False, "files": files}),
+            _load_arguments={**self._load_arguments, "inputs": tuple(inputs)},
+            _functions=functions,
+            _synthetic=None,
+        )
 
     def user_code(self, doing: str) -> AbstractContextManager[None]:
         """Return a context in which the user's code may run; `doing` starts the message of its errors."""
@@ -119,6 +153,8 @@ class LoadedTarget:
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         """Return the loss of one batch, by the user's `loss` or by calling the model on the batch.
+
+        A model that gives scores for `input_ids`, and takes no labels, is scored on the next token.
 
         Raises:
             PreflightError: The result is no tensor, or the batch cannot be handed to the model.
@@ -306,6 +342,8 @@ def _arguments(picked: Picked, given: Mapping[str, Scalar]) -> dict[str, Scalar]
 
 def _default_loss(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
+        if needs_next_token_loss(model, batch):
+            return next_token_loss(model, batch)
         output = model(**batch)
     elif isinstance(batch, (tuple, list)):
         output = model(*batch)

@@ -12,9 +12,12 @@ from subopt.units import format_bytes
 
 from .budget import Budget, Fit
 from .evidence import Published, load_evidence
+from .measured_evidence import MeasuredGain
 from .peaks import PeakAt
+from .raced_evidence import RacedGain
 
 Objective = Literal["quality", "speed", "memory"]
+KnownFrom = Literal["raced here", "measured here", "published"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +25,50 @@ class Evidence:
     """One thing a row rests on, and what kind of knowledge it is.
 
     Attributes:
-        kind: `measured here`, `simulated`, `formula` (computed from shapes) or `published`.
+        kind: `raced here`, `measured here`, `simulated`, `formula` (computed from shapes) or `published`.
         text: What it says and, for a published number, its paper and table.
     """
 
-    kind: Literal["measured here", "simulated", "formula", "published"]
+    kind: Literal["raced here", "measured here", "simulated", "formula", "published"]
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one kind of evidence says about a method's gain over the baseline; see `ranking.expected_gain`.
+
+    Attributes:
+        kind: How it is known.
+        gain: As it was found, a share of the loss measure.
+        expected: What is left of it by its certainty, the time of a step paid.
+        weight: How much it counts beside the others.
+        error: Its typical error, in the unit of the gain.
+        decides_alone: Whether the others do not count beside it.
+    """
+
+    kind: KnownFrom
+    gain: float
+    expected: float
+    weight: float
+    error: float
+    decides_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The gain over the baseline at equal wall time, from all that is known.
+
+    Attributes:
+        gain: A share of the loss measure.
+        error: Its typical error.
+        decided_by: The kind of evidence that weighs most.
+        estimates: What each kind says, the most telling first.
+    """
+
+    gain: float
+    error: float
+    decided_by: KnownFrom
+    estimates: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +96,11 @@ class Row:
         headroom_bytes: Usable bytes minus the peak; negative where it does not fit.
         step_ms: Forward, backward and optimizer step together; None where it was not measured.
         overhead: Time relative to the baseline; None where it is unknown.
+        raced: Its result of the profile's race; None where it did not take part.
+        measured: What the profile's gradients say about its quality; None where nothing measured does.
         published: The nearest published comparison with the baseline; None where there is none.
-        score: Expected gain at equal wall time (see `ranking.score`); None without published evidence.
+        expected: The gain to expect from these together; None where there are none, and for the baseline.
+        score: What it ranks by for quality (see `ranking.score`); None where nothing is known.
         evidence: What the row rests on.
         reasons: Why it stands where it stands, in words.
     """
@@ -68,7 +112,10 @@ class Row:
     headroom_bytes: int
     step_ms: float | None
     overhead: TimeOverhead | None
+    raced: RacedGain | None
+    measured: MeasuredGain | None
     published: Published | None
+    expected: Expected | None
     score: float | None
     evidence: tuple[Evidence, ...]
     reasons: tuple[str, ...]
@@ -77,6 +124,18 @@ class Row:
     def is_baseline(self) -> bool:
         """Whether it is the method that gains and overheads are measured against."""
         return self.method == load_evidence().baseline
+
+    @property
+    def is_raced(self) -> bool:
+        """Whether it was raced at the settings of the question."""
+        return self.raced is not None and self.raced.gain is not None and not self.raced.differs
+
+    @property
+    def is_promising(self) -> bool:
+        """Whether it is expected to be better than the baseline by more than the error of that expectation."""
+        if self.score is None or self.expected is None or self.is_baseline:
+            return False
+        return self.score > 0 and (self.is_raced or self.score > self.expected.error)
 
     @property
     def is_recommendable(self) -> bool:

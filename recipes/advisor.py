@@ -11,6 +11,7 @@ from subopt.profilers.schema import MethodCost, Profile
 
 from .advice import Advice, Change, Objective, Row
 from .budget import DeviceKind, Fit, read_budget
+from .calibrated import calibration_sentences
 from .changes import changed_options, changes_that_fit
 from .evidence import load_evidence
 from .peaks import largest_batch, peak_at
@@ -19,13 +20,12 @@ from .ranking import ranked
 from .rows import make_row
 from .sentences import (
     budget_sentence,
-    certainty_sentence,
-    choice_sentences,
     data_sentence,
     memory_sentence,
     refusal_sentences,
     unavailable_sentence,
 )
+from .verdict import certainty_sentence, choice_sentences
 
 __all__ = ["Advice", "Change", "Row", "recommend", "to_recipe"]
 
@@ -74,12 +74,13 @@ def recommend(
         changes = changes_that_fit(profile, rows, others, budget, batch_size, device)
         said = refusal_sentences(rows, changes)
     else:
-        said = choice_sentences(chosen, rows, objective)
+        said = choice_sentences(chosen, rows, objective, profile)
     filled = memory_sentence(profile)
     sure = None if chosen is None else certainty_sentence(profile, chosen)
     needs = None if chosen is None else data_sentence(profile)
     absent = unavailable_sentence(unavailable)
-    extras = (text for text in (filled, sure, needs, absent) if text)
+    earlier = calibration_sentences(profile.calibration)
+    extras = (text for text in (filled, sure, needs, absent, *earlier) if text)
     sentences = (*said, *extras, budget_sentence(budget))
     return Advice(objective, budget, batch_size, rows, chosen, sentences, changes, unavailable)
 

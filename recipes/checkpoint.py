@@ -25,7 +25,8 @@ from torch import nn
 
 from subopt.errors import FileFormatError
 
-from .disk import sync
+from .disk import free_disk_bytes, no_space_for, sync, told_when_full
+from .planning import actual_state_bytes, model_bytes
 from .rng import rng_state
 from .weights import load_weights, save_weights
 
@@ -33,6 +34,8 @@ MANIFEST = "checkpoint.json"
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d+)")
 _CHUNK_BYTES = 1 << 20
+# File headers, names, generators and the manifest: about 20 KiB for a small model, 100 KiB for 400 tensors.
+_OVERHEAD_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +88,48 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        DiskFullError: It does not fit on the disk; nothing is left of it, and the newest older one stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
     final = folder / f"step-{progress.step}"
     partial = folder / f".{final.name}.partial"
-    partial.mkdir()
-    save_weights(model.state_dict(), partial / "model.safetensors")
-    _save(optimizer.state_dict(), partial / "optimizer.pt")
-    trainer = {"progress": asdict(progress), "data": data, "rng": rng_state()}
-    _save(trainer, partial / "trainer.pt")
-    _write_manifest(partial, progress.step)
-    partial.rename(final)
-    sync(folder)
+    what, needed = f"the checkpoint of step {progress.step}", _bytes_of(model, optimizer)
+    with told_when_full(what, folder, needed_bytes=needed):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        _make_room(folder, needed, keep, what)
+        try:
+            partial.mkdir()
+            save_weights(model.state_dict(), partial / "model.safetensors")
+            _save(optimizer.state_dict(), partial / "optimizer.pt")
+            trainer = {"progress": asdict(progress), "data": data, "rng": rng_state()}
+            _save(trainer, partial / "trainer.pt")
+            _write_manifest(partial, progress.step)
+            partial.rename(final)
+        except Exception:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync(folder)
     for old in checkpoints_in(folder)[:-keep]:
         _discard(old)
     return final
+
+
+def _bytes_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    return model_bytes(model) + actual_state_bytes(optimizer) + _OVERHEAD_BYTES
+
+
+def _make_room(folder: Path, needed: int, keep: int, what: str) -> None:
+    """Delete now what would be deleted after the checkpoint, where it does not fit beside that; never the newest."""
+    free = free_disk_bytes(folder)
+    old = checkpoints_in(folder)
+    doomed = old[: max(0, min(len(old) - 1, len(old) + 1 - keep))]
+    while free is not None and free < needed and doomed:
+        _discard(doomed.pop(0))
+        free = free_disk_bytes(folder)
+    if free is not None and free < needed:
+        raise no_space_for(what, folder, needed)
 
 
 def load_checkpoint(
@@ -150,7 +179,8 @@ def _discard(path: Path) -> None:
 
 
 def _save(content: Any, path: Path) -> None:
-    torch.save(content, path)
+    with path.open("wb") as file:  # by a path, torch would not say that the disk is full
+        torch.save(content, file)
     sync(path)
 
 

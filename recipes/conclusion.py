@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .best import Best
 from .checkpoint import Progress
 from .metrics import median_step_ms
 from .planning import actual_state_bytes
@@ -20,15 +21,19 @@ class Run:
         progress: How far the run has come.
         resumed_from: The step this session started from.
         interrupted: Whether it ended before the last step.
+        exit_status: Of the process: 0, or by the signal that ended the run.
         wall_s: Seconds of this session.
         checkpoint: The newest checkpoint, or None.
+        best: Where the held-out loss was lowest, where the recipe asks for it.
     """
 
     progress: Progress
     resumed_from: int
     interrupted: bool
+    exit_status: int
     wall_s: float
     checkpoint: Path | None
+    best: Best | None
 
 
 def conclude(session: Session, run: Run) -> Result:
@@ -43,6 +48,7 @@ def conclude(session: Session, run: Run) -> Result:
         step=progress.step,
         resumed_from=run.resumed_from,
         interrupted=run.interrupted,
+        exit_status=run.exit_status,
         tokens=progress.tokens,
         loss=progress.loss,
         eval_loss=progress.eval_loss,
@@ -59,5 +65,8 @@ def conclude(session: Session, run: Run) -> Result:
         output=str(folder.path),
         checkpoint=None if run.checkpoint is None else str(run.checkpoint),
         weights=None if run.interrupted else str(folder.weights),
+        best=None if run.best is None else str(folder.best),
+        best_step=None if run.best is None else run.best.step,
+        best_eval_loss=None if run.best is None else run.best.eval_loss,
         diagnostics=session.optimizer.diagnostics(),
     )

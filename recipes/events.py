@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from subopt.optimizers.rules import RuleUse
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -31,6 +33,7 @@ class Plan:
         checks: The pre-flight checks passed, as (name, detail).
         has_eval: Whether the model file offers held-out batches.
         wall_time_s: Predicted time of the remaining steps, or None.
+        rules: What each of the recipe's rules gets, and last what none of them does; empty where there are none.
     """
 
     target: str
@@ -51,6 +54,7 @@ class Plan:
     checks: tuple[tuple[str, str], ...]
     has_eval: bool
     wall_time_s: float | None
+    rules: tuple[RuleUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,13 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Interrupting:
-    """Ctrl-C was pressed: the current step is finished and saved. A second one stops at once."""
+    """A signal asked for the end: the current step is finished and saved. A second one stops at once.
+
+    Attributes:
+        signal: Its name; SIGINT is Ctrl-C.
+    """
+
+    signal: str = "SIGINT"
 
 
 @dataclass(frozen=True, slots=True)

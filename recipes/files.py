@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from subopt.errors import FileFormatError, OptionError, UsageError, suggestion
 
+from .contradictions import contradictions
 from .schema import Recipe
 from .writer import dump_recipe
 from .yaml_source import KeyPath, Source, parse_scalar, parse_source, read_source
@@ -19,6 +20,7 @@ __all__ = ["apply_overrides", "dump_recipe", "load_recipe", "parse_recipe"]
 
 # Overriding one of these makes the peak and the time that the recipe predicts those of another run.
 _PREDICTION_RESTS_ON = {"model", "data", "optimizer", "precision"}
+_PREDICTION_RESTS_ON |= {"recompute", "fused_backward", "compile"}
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -59,7 +61,12 @@ def apply_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
         _replace(data, path, value, override)
         touched.add(path[0])
     if touched & _PREDICTION_RESTS_ON:
-        stale = ("predicted_state_bytes", "predicted_peak_bytes", "predicted_step_ms")
+        stale = (
+            "predicted_state_bytes",
+            "predicted_peak_bytes",
+            "predicted_step_ms",
+            "step_factor",
+        )
         data["why"] |= dict.fromkeys(stale)
     try:
         return _validate(Source("command line", data, {}))
@@ -82,16 +89,22 @@ def _validate(source: Source) -> Recipe:
         except OptionError as error:
             at = _guilty_key(path, method, options)
             raise FileFormatError(f"{source.where(at)}: {error.message}", error.hint) from None
+    for found in contradictions(recipe):
+        raise FileFormatError(f"{source.where(found.key)}: {found.message}", found.hint)
     return recipe
 
 
 def _method_uses(recipe: Recipe) -> list[tuple[KeyPath, str, dict[str, Any]]]:
     """Return every (key path, method, options); a rule without a method adds its options to the main ones."""
+    from subopt.optimizers.rules import SPECIAL
+
     main = recipe.optimizer
     uses: list[tuple[KeyPath, str, dict[str, Any]]] = [
         (("optimizer",), main.method, dict(main.options))
     ]
     for index, rule in enumerate(main.rules):
+        if rule.method in SPECIAL:
+            continue
         options = dict(rule.options) if rule.method else {**main.options, **rule.options}
         uses.append((("optimizer", "rules", index), rule.method or main.method, options))
     return uses

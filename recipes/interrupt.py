@@ -1,41 +1,93 @@
-"""Ctrl-C during training: the first one asks for an orderly end, the second one ends at once."""
+"""Ctrl-C and signals that end a process: the first one asks for an orderly end, the second one ends at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Ctrl-C; what `kill`, batch systems and shutdowns send; a terminal that was closed (not on Windows).
+_ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+_HANG_UP = getattr(signal, "SIGHUP", None)
+_SIGNALLED = 128  # the exit status of a process that a signal ended is this plus its number
+
+
+class Ended(KeyboardInterrupt):
+    """A second signal came: end at once.
+
+    Attributes:
+        exit_status: What a process that this signal ended exits with.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_status = _SIGNALLED + number
+
 
 class Interrupt:
-    """Whether an orderly end was asked for."""
+    """Whether an orderly end was asked for.
 
-    def __init__(self, on_request: Callable[[], None]) -> None:
+    Attributes:
+        requested: Whether one of the signals came.
+        exit_status: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP; None where none came.
+    """
+
+    def __init__(self, on_request: Callable[[int], None]) -> None:
         self.requested = False
+        self.exit_status: int | None = None
         self._on_request = on_request
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle the signal: note the first, raise on the second."""
+        """Handle a signal: note the first, end on the second."""
+        if number == _HANG_UP:
+            _leave_terminal()
         if self.requested:
-            raise KeyboardInterrupt
+            raise Ended(number)
         self.requested = True
-        self._on_request()
+        self.exit_status = _SIGNALLED + number
+        self._on_request(number)
 
 
 @contextmanager
-def interruptible(on_request: Callable[[], None]) -> Iterator[Interrupt]:
-    """Turn the first Ctrl-C inside the block into a flag; `on_request` is called as it comes.
+def interruptible(on_request: Callable[[int], None]) -> Iterator[Interrupt]:
+    """Turn the first signal inside the block into a flag; `on_request` is called with its number as it comes.
 
-    Python delivers signals to the main thread only: elsewhere the flag is never set.
+    A signal that the process was told to ignore stays ignored, as `nohup` does with SIGHUP. Python delivers signals to
+    the main thread only: elsewhere the flag is never set.
     """
     interrupt = Interrupt(on_request)
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in _ENDING
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_terminal() -> None:
+    """Let go of a terminal that was closed: every further word to it would be an error."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        if os.isatty(descriptor) or _is_dead(descriptor):
+            os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _is_dead(descriptor: int) -> bool:
+    try:
+        os.write(descriptor, b"")
+    except OSError:
+        return True
+    return False

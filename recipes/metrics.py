@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .disk import write_text
+from .disk import told_when_full, write_text
 from .events import Evaluated, Stepped
 
 _STEP_KEYS = ("step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms")
@@ -20,13 +20,18 @@ class MetricsLog:
     """Appends to a metrics file.
 
     A resumed run first drops what was written after its checkpoint, so no step is listed twice.
+
+    Raises:
+        DiskFullError: Of every method: the disk or the quota is full.
     """
 
     def __init__(self, path: Path, *, from_step: int = 0) -> None:
         kept = [entry for entry in read_metrics(path) if entry["step"] <= from_step]
         lines = [json.dumps(entry) + "\n" for entry in kept] if from_step else []
         write_text(path, "".join(lines))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        # Without a buffer: what a full disk refused must not be written again, and fail again, in closing.
+        self._file = path.open("ab", buffering=0)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -50,11 +55,14 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Force what was appended onto the disk: a checkpoint must never be ahead of its metrics."""
-        os.fsync(self._file.fileno())
+        with told_when_full("the metrics", self._path):
+            os.fsync(self._file.fileno())
 
     def _append(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        line = (json.dumps(entry) + "\n").encode()
+        with told_when_full("the metrics", self._path):
+            while line:
+                line = line[self._file.write(line) :]
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

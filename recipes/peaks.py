@@ -1,25 +1,28 @@
 """The peak memory of a training step for one method, at any batch size, from what a profile holds.
 
 Phases hold different things: parameters and optimizer state always, activations in the forward and backward pass,
-gradients in the backward pass and the step, the method's own temporaries in the step. Only activations and what lives
-beside them depend on the batch.
+gradients in the backward pass and the step, the method's own temporaries in the step. Only the two passes depend on the
+batch, on recomputing and on when the weights are updated: by as much as the profile's followed passes differ there
+(`passes`), or, of a profile without those, as much as its activations say (`scaled_passes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from subopt.errors import UsageError
+from subopt.profilers.device_constants import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 from subopt.profilers.schema import MethodCost, Peak, Profile
 
 from .budget import Fit, fit
+from .passes import PLAIN, Way, changed_passes, is_followed
+from .scaled_passes import gradient_bytes, scaled_passes, weight_bytes
 
 Phase = Literal["forward", "backward", "step", "refresh"]
 
-# No batch size is searched beyond this.
-LARGEST_BATCH = 2**16
+# An earlier run's excess over its predicted peak is taken for granted after so many runs.
+_LEAST_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class PeakAt:
         phase: The phase that sets it.
         by_phase: Bytes of every phase that is known.
         source: How the profile got it; a rescaled measurement is still called `measured`.
+        beside_bytes: What has to be free beside the estimate: for libraries and the allocator, and as much as earlier
+            runs on this machine went over theirs.
     """
 
     batch_size: int
@@ -43,10 +48,12 @@ class PeakAt:
     phase: Phase
     by_phase: tuple[tuple[Phase, int], ...]
     source: Literal["measured", "simulated", "formula"]
+    beside_bytes: int = 0
 
     def fits(self, usable_bytes: int) -> Fit:
         """Return whether it fits what tensors can use."""
-        return fit(self.low_bytes, self.high_bytes, usable_bytes)
+        needed = None if self.high_bytes is None else self.bytes + self.beside_bytes
+        return fit(self.low_bytes, needed, usable_bytes)
 
     def shifted(self, delta_bytes: int) -> PeakAt:
         """Return the peak with something held throughout the step made larger or smaller."""
@@ -61,68 +68,75 @@ class PeakAt:
 
 
 def peak_at(
-    profile: Profile, cost: MethodCost, batch_size: int, *, accumulating: bool = False
+    profile: Profile, cost: MethodCost, batch_size: int, way: Way = PLAIN
 ) -> PeakAt:
     """Return the peak of a step with one method.
 
-    At the profile's own batch size this is the profile's number. For a smaller batch only the activations shrink; for
-    a larger one everything grows that is neither parameter, gradient nor optimizer state: both err on the safe side.
+    At the profile's own batch size and in the plain way this is the profile's number.
 
     Args:
         profile: The profile.
         cost: The method's row in it.
         batch_size: Examples of one micro-batch.
-        accumulating: Whether gradients of earlier micro-batches are held during the forward pass.
+        way: How the passes are run.
 
     Raises:
-        UsageError: Another batch size than the profile's, and the profile has no activations to scale.
+        UsageError: The profile does not know the passes of such a batch, or run that way.
     """
-    measured = batch_size == profile.settings.batch_size
-    if not measured and profile.memory.activation_bytes is None:
-        raise UsageError(
-            f"the profile was taken at batch size {profile.settings.batch_size} and does not hold activation memory",
-            f"profile again with --batch-size {batch_size}",
-        )
-    followed = _followed_peak(cost)
     phases = _phases(profile, cost)
-    factor = batch_size / profile.settings.batch_size
-    scaled = {
-        phase: size + _growth(profile, cost, phase, size, factor) for phase, size in phases.items()
-    }
-    if accumulating and "forward" in scaled:
-        scaled["forward"] += _gradient_bytes(profile, cost)
-    highest = max(scaled, key=lambda phase: scaled[phase])
-    below, above = _margins(profile, cost, phases)
-    widening = max(factor, 1.0)
-    estimate = scaled[highest]
+    if batch_size == profile.settings.batch_size and way == PLAIN:
+        return _interval(profile, cost, batch_size, phases, phases)
+    if is_followed(profile, cost):
+        changed = changed_passes(profile, cost, phases, batch_size, way)
+    else:
+        changed = scaled_passes(profile, cost, phases, batch_size, way)
+    return _interval(profile, cost, batch_size, phases, changed)
+
+
+def _interval(
+    profile: Profile,
+    cost: MethodCost,
+    batch_size: int,
+    own: dict[Phase, int],
+    phases: dict[Phase, int],
+) -> PeakAt:
+    """Return the peak of these phases; what is not sure of the profile's own ones is so in proportion."""
+    highest = max(phases, key=lambda phase: phases[phase])
+    estimate = phases[highest]
+    below, above = _margins(profile, cost, own)
+    device = _device(profile, cost)
+    fixed = min(device.beside_tensors_bytes, above or 0)
+    widening = max(estimate / max(*own.values(), 1), 1.0)
+    followed = _followed_peak(cost)
+    high = None if above is None else estimate + fixed + round((above - fixed) * widening)
     return PeakAt(
         batch_size=batch_size,
         bytes=estimate,
         low_bytes=max(estimate - round(below * widening), 0),
-        high_bytes=None if above is None else estimate + round(above * widening),
+        high_bytes=high,
         phase=highest,
-        by_phase=tuple(scaled.items()),
+        by_phase=tuple(phases.items()),
         source="formula" if followed is None else followed.source,
+        beside_bytes=fixed + round(_excess(profile, followed) * estimate),
     )
 
 
-def largest_batch(
-    fits: Callable[[int], bool], *, candidates: tuple[int, ...] | None = None
-) -> int | None:
-    """Return the largest batch size that fits, or None where none does.
+def _excess(profile: Profile, followed: Peak | None) -> float:
+    """Return the share by which earlier runs on this machine went over their predicted peaks."""
+    found = None if profile.calibration is None else profile.calibration.peak
+    if found is None or followed is None or found.runs < _LEAST_RUNS:
+        return 0.0
+    return max(found.largest - 1.0, 0.0)
 
-    Args:
-        fits: Whether a batch size fits; a smaller one than one that fits must fit too.
-        candidates: Batch sizes to choose from; powers of two by default.
-    """
-    if candidates is None:
-        candidates = tuple(2**power for power in range(LARGEST_BATCH.bit_length()))
-    best = None
-    for size in sorted(candidates):
-        if not fits(size):
-            break
-        best = size
-    return best
+
+def _device(profile: Profile, cost: MethodCost) -> DeviceConstants:
+    """Return what the device takes beside the tensors that were followed; a measurement has it all."""
+    if cost.peak is None or cost.peak.source != "simulated":
+        return CPU
+    if profile.settings.simulate:
+        return UNKNOWN_GPU
+    gpu = profile.environment.gpu
+    return CPU if profile.settings.device == "cpu" or gpu is None else gpu_constants(gpu.name)
 
 
 def _followed_peak(cost: MethodCost) -> Peak | None:
@@ -144,37 +158,14 @@ def _phases(profile: Profile, cost: MethodCost) -> dict[Phase, int]:
         phases = {phase: size for phase, size in named if size is not None}
         phases[peak.phase] = peak.bytes
         return phases
-    memory = profile.memory
-    held = _weight_bytes(profile, cost) + cost.state_bytes
-    gradients = _gradient_bytes(profile, cost)
-    activations = memory.activation_bytes or 0
+    held = weight_bytes(profile, cost) + cost.state_bytes
+    gradients = gradient_bytes(profile, cost)
+    activations = profile.memory.activation_bytes or 0
     return {
         "forward": held + activations,
         "backward": held + gradients + activations,
         "step": held + gradients + cost.transient_bytes,
     }
-
-
-def _weight_bytes(profile: Profile, cost: MethodCost) -> int:
-    return max(profile.memory.parameter_bytes - cost.weight_bytes_saved, 0)
-
-
-def _gradient_bytes(profile: Profile, cost: MethodCost) -> int:
-    """Gradients have the form of the weights they are of."""
-    return max(profile.memory.gradient_bytes - cost.weight_bytes_saved, 0)
-
-
-def _growth(profile: Profile, cost: MethodCost, phase: Phase, size: int, factor: float) -> int:
-    """What another batch size adds to a phase; negative for a smaller batch."""
-    if phase not in {"forward", "backward"} or factor == 1:
-        return 0
-    activations = profile.memory.activation_bytes or 0
-    weights = _weight_bytes(profile, cost)
-    fixed = weights + cost.state_bytes
-    if phase == "backward":
-        fixed += _gradient_bytes(profile, cost)
-    variable = activations if factor < 1 else max(activations, size - fixed)
-    return round((factor - 1) * min(variable, max(size - weights, 0)))
 
 
 def _margins(

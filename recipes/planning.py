@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from subopt.optimizers import Composed, Treatment, get_method, stored_bytes
-from subopt.profilers.target import LoadedTarget
+from subopt.optimizers import Treatment, get_method, stored_bytes
+from subopt.optimizers.rules import is_frozen, rule_for, rule_uses
 
 from .events import Plan
 from .schema import Recipe
+
+if TYPE_CHECKING:
+    from .trainable import Trainable
 
 
 def model_bytes(model: nn.Module) -> int:
@@ -34,41 +37,45 @@ def actual_state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def make_plan(
-    recipe: Recipe,
-    target: LoadedTarget,
-    described: Sequence[Treatment],
-    optimizer: Composed,
+    trainable: Trainable,
     device: torch.device,
     output: Path,
     start_step: int,
     free: int | None,
-    checks: tuple[tuple[str, str], ...],
 ) -> Plan:
-    """Return the plan of a run whose parts are all built; `described`: the parameters of the model as it was given."""
-    method = get_method(recipe.optimizer.method)
+    """Return the plan of a run whose parts are all built."""
+    recipe, target, described = trainable.recipe, trainable.target, trainable.described
+    rules = [rule.model_dump() for rule in recipe.optimizer.rules]
     record, steps, step_ms = target.record, recipe.schedule.steps, recipe.why.predicted_step_ms
     where = f" ({record.file}:{record.line})" if record.line else ""
     return Plan(
         target=record.picked + where,
-        method=method.name,
+        method=recipe.optimizer.method,
         device=str(device),
         precision=recipe.precision,
-        parameters=sum(math.prod(item.shape) for item in described if item.treatment != "frozen"),
+        parameters=sum(math.prod(item.shape) for item in described if not is_frozen(rules, item)),
         matrix_parameters=sum(
-            math.prod(item.shape)
-            for item in described
-            if item.treatment == "matrix" and method.accepts(item.layer_kind)
+            math.prod(item.shape) for item in described if _gets_method(recipe, item)
         ),
         steps=steps,
         batch_size=recipe.data.batch_size,
         accumulate=recipe.data.accumulate,
         output=output,
         start_step=start_step,
-        predicted_state_bytes=optimizer.planned_state_bytes(),
+        predicted_state_bytes=trainable.optimizer.planned_state_bytes(),
         predicted_peak_bytes=recipe.why.predicted_peak_bytes,
         predicted_step_ms=step_ms,
         free_bytes=free,
-        checks=checks,
+        checks=trainable.checks,
         has_eval=target.has_eval,
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
+        rules=rule_uses(rules, described) if rules else (),
     )
+
+
+def _gets_method(recipe: Recipe, item: Treatment) -> bool:
+    """Whether a parameter is a matrix that the recipe's main method trains, with a rule's settings or without."""
+    method, rules = get_method(recipe.optimizer.method), recipe.optimizer.rules
+    index = rule_for([rule.model_dump() for rule in rules], item)
+    is_main = index is None or rules[index].method in {None, method.name}
+    return is_main and item.treatment == "matrix" and method.accepts(item.layer_kind)

@@ -9,6 +9,7 @@ from pathlib import Path
 from subopt.profilers.schema import Profile
 
 from .advice import Advice, Row
+from .calibrated import step_correction_text, step_factor
 from .changes import changed_options
 from .evidence import LearningRate, load_evidence, published_lr
 from .schema import (
@@ -126,15 +127,19 @@ def _why(
 ) -> Why:
     gpu = profile.environment.gpu
     evidence = [f"{item.kind}: {item.text}" for item in row.evidence]
+    factor = step_factor(profile)
+    corrected = None if row.step_ms is None else step_correction_text(profile)
     return Why(
         profile_sha256=profile_sha256(profile),
         device=profile.environment.device if gpu is None else gpu.name,
         budget_bytes=advice.budget.total_bytes,
         predicted_state_bytes=row.cost.state_bytes,
         predicted_peak_bytes=row.peak.bytes,
-        predicted_step_ms=row.step_ms,
+        predicted_step_ms=None if row.step_ms is None else row.step_ms * (factor or 1.0),
+        step_factor=None if row.step_ms is None else factor,
         evidence=[
             *evidence,
+            *filter(None, [corrected]),
             f"learning rate {rate.reason}",
             *_batch_warning(advice, profile, rate),
             *([f"fallback learning rate {fallback_rate.reason}"] if fallback_rate else []),

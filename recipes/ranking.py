@@ -1,4 +1,7 @@
-"""The rule that ranks methods: published gain over plain AdamW, minus what the measured time is worth."""
+"""The rule that ranks methods: what is known of their quality, raced > measured > published, minus what time is worth.
+
+Everything that weighs one kind of evidence against another is in this file; `docs/advice.md` explains it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from typing import TypeAlias
 
 from subopt.profilers.schema import MethodCost, Profile
 
-from .advice import Objective, Row, TimeOverhead
+from .advice import Estimate, Expected, Objective, Row, TimeOverhead
 from .budget import Fit
-from .evidence import Published, load_evidence
+from .evidence import Published
+from .measured_evidence import MeasuredGain
+from .raced_evidence import RacedGain
 
 # What twice the steps are worth, as a share of perplexity. Nguyen et al. 2025, section 5.2 and table 2: AdaDiag reaches
 # Adam's final perplexity in 1/1.8 to 1/2 of the steps, and after all of them is 7.7 to 11.4 % below it.
@@ -19,44 +24,132 @@ GAIN_PER_DOUBLING = 0.10
 # A method must promise more than this to be worth leaving plain AdamW for.
 WORTH_A_CHANGE = 0.01
 
+# How much one kind of evidence counts beside another. A race at other settings is still of this model and data; what
+# was measured is of them too, but one step away from a loss; a published loss is of another model and other data.
+RACED_WEIGHT, MEASURED_WEIGHT, PUBLISHED_WEIGHT = 4.0, 2.0, 1.0
+# Share of a race's gain to expect at other settings than the race's, and after one that was cut short.
+OTHER_SETTINGS = 0.5
+CUT_SHORT = 0.75
+
+# Typical errors of the expected gain. Measured: left-out examples in docs/advice.md. Published: AdaDiag's gain over
+# four model sizes and three vision models runs from 1 to 11 %.
+MEASURED_ERROR = 0.05
+PUBLISHED_ERROR = 0.04
+
 _FIT_ORDER = {Fit.YES: 0, Fit.MAYBE: 1, Fit.NO: 2}
 _PEAK_STEP = 0.01  # peaks closer than this share of the budget count as equal
 
 SortKey: TypeAlias = tuple[float, ...]
 
 
-def score(method: str, published: Published | None, overhead: TimeOverhead | None) -> float | None:
-    """Return the expected gain over plain AdamW at equal wall time: a share of the loss measure, AdamW being 0.
+def expected_gain(
+    raced: RacedGain | None,
+    measured: MeasuredGain | None,
+    published: Published | None,
+    overhead: TimeOverhead | None,
+    *,
+    cut_short: bool = False,
+) -> Expected | None:
+    """Return the gain over plain AdamW at equal wall time to expect from all that is known of a method.
 
-        score = certainty * gain - 0.10 * log2(1 + overhead) - 0.01
+    A race at the settings of the question decides alone: time is in its result. Otherwise every gain g shrinks towards
+    no difference by its own certainty c, pays for the time of a step, and what is left is averaged:
 
-    gain is the published one of the nearest setting, certainty 1, 0.75 or 0.5 by how near that is. A step that takes
-    `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are worth 0.10. The last
-    0.01 is what a change from the default must promise, and AdamW itself does not pay it. An unknown overhead costs
-    nothing here and is named among the reasons.
+        expected = sum w c (c g - time) / sum w c,     time = 0.10 log2(1 + overhead), 0 for a race
+        w = 4 for a race at other settings, 2 for what was measured here, 1 for what is published
+
+    A step that takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are
+    worth 0.10. An unknown overhead costs nothing here and is named among the reasons. The error is the same mean of
+    the kinds' own errors: the spread of the race's seeds, 0.05, 0.04.
 
     Args:
-        method: Method id.
+        raced: The method's result of a race.
+        measured: What the gradients say.
         published: The nearest published comparison.
         overhead: Step time relative to the baseline.
+        cut_short: Whether the race ended before its plan did.
 
     Returns:
-        The score, or None without published evidence: such a method ranks below all that have some.
+        The expected gain, a share of the loss measure; None where nothing is known.
     """
-    if published is None:
+    time = 0.0 if overhead is None else GAIN_PER_DOUBLING * math.log2(1 + overhead.share)
+    estimates = _estimates(raced, measured, published, time, cut_short=cut_short)
+    if not estimates:
         return None
-    if method == load_evidence().baseline:
+    first = estimates[0]
+    counted = (first,) if first.decides_alone else estimates
+    total = sum(estimate.weight for estimate in counted)
+    return Expected(
+        gain=sum(e.weight * e.expected for e in counted) / total,
+        error=sum(e.weight * e.error for e in counted) / total,
+        decided_by=max(counted, key=lambda estimate: estimate.weight).kind,
+        estimates=estimates,
+    )
+
+
+def _estimates(
+    raced: RacedGain | None,
+    measured: MeasuredGain | None,
+    published: Published | None,
+    time: float,
+    *,
+    cut_short: bool,
+) -> tuple[Estimate, ...]:
+    """What each kind of evidence says, the most telling kind first."""
+    found = []
+    if raced is not None and raced.gain is not None:
+        sure = (OTHER_SETTINGS if raced.differs else 1.0) * (CUT_SHORT if cut_short else 1.0)
+        found.append(
+            Estimate(
+                kind="raced here",
+                gain=raced.gain,
+                expected=sure * raced.expected_gain,
+                weight=RACED_WEIGHT * sure,
+                error=raced.spread,
+                decides_alone=not raced.differs,
+            )
+        )
+    if measured is not None:
+        found.append(
+            Estimate(
+                kind="measured here",
+                gain=measured.gain,
+                expected=measured.expected_gain - time,
+                weight=MEASURED_WEIGHT * measured.certainty,
+                error=MEASURED_ERROR,
+            )
+        )
+    if published is not None:
+        found.append(
+            Estimate(
+                kind="published",
+                gain=published.gain,
+                expected=published.expected_gain - time,
+                weight=PUBLISHED_WEIGHT * published.certainty.value,
+                error=PUBLISHED_ERROR,
+            )
+        )
+    return tuple(found)
+
+
+def score(expected: Expected | None, *, is_baseline: bool) -> float | None:
+    """Return the expected gain minus what a change from the default must promise, which AdamW itself does not pay.
+
+    Returns:
+        The score, AdamW's being 0; None where nothing is known: such a method ranks below all of which something is.
+    """
+    if is_baseline:
         return 0.0
-    share = 0.0 if overhead is None else overhead.share
-    return published.expected_gain - GAIN_PER_DOUBLING * math.log2(1 + share) - WORTH_A_CHANGE
+    return None if expected is None else expected.gain - WORTH_A_CHANGE
 
 
 def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
     """Return what rows are sorted by, smallest first.
 
-    What fits comes before what might, and that before what does not; then methods with published evidence before
-    those without. After that `quality` goes by score; `speed` by step time, methods expected to be worse than AdamW
-    last; `memory` by peak. Ties go by score.
+    What fits comes before what might, and that before what does not; then methods of which something is known before
+    the others. After that `quality` takes what was raced at these settings first, and goes by score, where a promise
+    no larger than its error comes after plain AdamW; `speed` goes by step time, methods expected to be worse than AdamW
+    last; `memory` by peak. Ties go by score, then by peak.
 
     Args:
         row: The row.
@@ -66,14 +159,22 @@ def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
     unproven = row.score is None
     tiebreak = 0.0 if row.score is None else -row.score
     first: SortKey = (_FIT_ORDER[row.fit], float(unproven))
+    last: SortKey = (tiebreak, float(row.peak.bytes))
     if objective == "speed":
-        worse = row.published is not None and row.published.expected_gain < -WORTH_A_CHANGE
         share = math.inf if row.overhead is None else round(row.overhead.share, 2)
-        return (*first, float(worse), share, tiebreak)
+        return (*first, float(_is_worse(row)), share, *last)
     if objective == "memory":
         bucket = row.peak.bytes // max(int(usable_bytes * _PEAK_STEP), 1)
-        return (*first, float(bucket), tiebreak)
-    return (*first, tiebreak, float(row.peak.bytes))
+        return (*first, float(bucket), *last)
+    doubtful = 0.0 if row.is_promising else 1.0 if row.is_baseline else 2.0
+    return (*first, float(not row.is_raced), doubtful, *last)
+
+
+def _is_worse(row: Row) -> bool:
+    """Whether a method is expected to be worse than AdamW after equally many steps, or after the race's time."""
+    if row.expected is None or row.is_baseline:
+        return False
+    return row.expected.gain < -WORTH_A_CHANGE
 
 
 def time_overhead(

@@ -33,7 +33,7 @@ class Result:
         steps: Optimizer steps the recipe asked for.
         step: Optimizer steps done, earlier sessions included.
         resumed_from: The step this session started from; 0 for a fresh run.
-        interrupted: Whether Ctrl-C ended it before the last step.
+        interrupted: Whether a signal, such as Ctrl-C, ended it before the last step.
         tokens: Tokens seen, earlier sessions included.
         loss: Training loss of the last step, or None if no step was done.
         eval_loss: Held-out loss after the last step, or None without held-out data.
@@ -45,6 +45,11 @@ class Result:
         output: The run folder.
         checkpoint: The newest checkpoint.
         weights: The final weights, or None for an interrupted run.
+        best: Folder of the weights of the lowest held-out loss, or None where nobody asked for them.
+        best_step: The step they are from.
+        best_eval_loss: That loss.
+        exit_status: Of the process: 0, or 128 and the number of the signal that ended the run.
+        history: The file of earlier runs that this one was added to, or None.
     """
 
     target: str
@@ -66,6 +71,11 @@ class Result:
     checkpoint: str | None
     weights: str | None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    history: str | None = None
+    best: str | None = None
+    best_step: int | None = None
+    best_eval_loss: float | None = None
+    exit_status: int = 0
 
     def save(self, path: Path) -> None:
         """Write it as indented JSON, in one step."""

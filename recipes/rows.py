@@ -8,9 +8,11 @@ from subopt.units import format_bytes, format_ms
 from .advice import Evidence, Row, TimeOverhead
 from .budget import Fit
 from .evidence import Published, load_evidence, published
+from .measured_evidence import MeasuredGain, measured_gain
 from .peaks import PeakAt, peak_at
-from .ranking import score, time_overhead
-from .sentences import gain_text, low_rank_text, overhead_text
+from .raced_evidence import RacedGain, raced_gain
+from .ranking import expected_gain, score, time_overhead
+from .sentences import gain_text, low_rank_text, overhead_text, share_text
 from .traits import model_kind, tokens_per_step, trainable_parameters
 
 
@@ -30,18 +32,20 @@ def make_row(
         batch_size: Examples of one micro-batch.
         usable_bytes: Usable part of the budget.
     """
+    is_baseline = cost.method == load_evidence().baseline
     peak = peak_at(profile, cost, batch_size)
     overhead = time_overhead(profile, cost, baseline, batch_size)
+    raced = raced_gain(profile, cost.method, batch_size)
+    measured = measured_gain(profile, cost)
     near = published(
         cost.method,
         trainable_parameters(profile),
         model_kind(profile),
         tokens_per_step(profile, batch_size),
     )
-    growth = batch_size / profile.settings.batch_size
-    timed = profile.forward_backward_ms is not None and cost.step_ms is not None
-    step_ms = (
-        (profile.forward_backward_ms or 0.0) * growth + (cost.step_ms or 0.0) if timed else None
+    cut_short = profile.race is not None and profile.race.interrupted
+    expected = (
+        None if is_baseline else expected_gain(raced, measured, near, overhead, cut_short=cut_short)
     )
     fits = peak.fits(usable_bytes)
     return Row(
@@ -50,17 +54,35 @@ def make_row(
         fit=fits,
         peak=peak,
         headroom_bytes=usable_bytes - peak.bytes,
-        step_ms=step_ms,
+        step_ms=_step_ms(profile, cost, batch_size),
         overhead=overhead,
+        raced=raced,
+        measured=measured,
         published=near,
-        score=score(cost.method, near, overhead),
-        evidence=_evidence(peak, overhead, near, cost),
-        reasons=_reasons(cost, peak, fits, usable_bytes, overhead, near),
+        expected=expected,
+        score=score(expected, is_baseline=is_baseline),
+        evidence=_evidence(peak, overhead, raced, measured, near, cost),
+        reasons=(
+            *_quality_reasons(cost, overhead, raced, measured, near),
+            *_memory_reasons(cost, peak, fits, usable_bytes),
+        ),
     )
 
 
+def _step_ms(profile: Profile, cost: MethodCost, batch_size: int) -> float | None:
+    """Forward, backward and optimizer step together; None where they were not timed."""
+    if profile.forward_backward_ms is None or cost.step_ms is None:
+        return None
+    return profile.forward_backward_ms * batch_size / profile.settings.batch_size + cost.step_ms
+
+
 def _evidence(
-    peak: PeakAt, overhead: TimeOverhead | None, near: Published | None, cost: MethodCost
+    peak: PeakAt,
+    overhead: TimeOverhead | None,
+    raced: RacedGain | None,
+    measured: MeasuredGain | None,
+    near: Published | None,
+    cost: MethodCost,
 ) -> tuple[Evidence, ...]:
     memory = f"peak {format_bytes(peak.bytes)} in the {peak.phase} phase"
     items = [Evidence("measured here" if peak.source == "measured" else peak.source, memory)]
@@ -68,29 +90,59 @@ def _evidence(
         beyond = cost.step_ms if cost.step_ms is not None and cost.step_ms >= 0 else None
         step = "" if beyond is None else f", optimizer step {format_ms(beyond)}"
         items.append(Evidence(overhead.source, f"time {overhead.share:+.1%}{step}"))
+    if raced is not None:
+        items.append(Evidence("raced here", raced.text))
+    if measured is not None:
+        items.append(Evidence("measured here", measured.text))
     if near is not None and cost.method != load_evidence().baseline:
         items.append(Evidence("published", near.result.source))
     return tuple(items)
 
 
-def _reasons(
+def _quality_reasons(
     cost: MethodCost,
-    peak: PeakAt,
-    fits: Fit,
-    usable_bytes: int,
     overhead: TimeOverhead | None,
+    raced: RacedGain | None,
+    measured: MeasuredGain | None,
     near: Published | None,
 ) -> tuple[str, ...]:
-    reasons = []
+    """Say what each kind of evidence promises, or that there is none of it."""
     if cost.method == load_evidence().baseline:
-        reasons.append("the baseline every gain and overhead is measured against")
-    elif near is None:
-        reasons.append(
-            "no published comparison with AdamW, so it ranks below the methods that have one"
-        )
+        return ("the baseline every gain and overhead is measured against",)
+    reasons = [] if raced is None else [_raced_reason(raced)]
+    if measured is None:
+        reasons.append("nothing the profile measures of gradients speaks about it")
     else:
-        reasons.append(f"{gain_text(near)}: {near.result.model}{_discount(near)}")
-        reasons.append(overhead_text(overhead))
+        doubts = _because(measured.certainty, measured.doubts)
+        reasons.append(f"{share_text(measured.gain)} by the gradients measured here{doubts}")
+    if near is None:
+        reasons.append("no published comparison with AdamW")
+    else:
+        share = near.certainty.value
+        far = "" if share == 1 else f", counted at {share:.0%} because kind, size or batch differ"
+        reasons.append(f"{gain_text(near)}: {near.result.model}{far}")
+    if raced is None and measured is None and near is None:
+        reasons.append("so it ranks below the methods of which something is known")
+    reasons.append(overhead_text(overhead))
+    return tuple(reasons)
+
+
+def _raced_reason(raced: RacedGain) -> str:
+    if raced.gain is None or not raced.contestant.losses:
+        return raced.text
+    verdict = "" if raced.counts else ", inside the spread: no difference"
+    differs = f"; the race was {', '.join(raced.differs)}" if raced.differs else ""
+    return f"{share_text(raced.gain)} in the race{verdict}{differs}"
+
+
+def _because(certainty: float, doubts: tuple[str, ...]) -> str:
+    return "" if certainty == 1 else f", counted at {certainty:.0%}: {', '.join(doubts)}"
+
+
+def _memory_reasons(
+    cost: MethodCost, peak: PeakAt, fits: Fit, usable_bytes: int
+) -> tuple[str, ...]:
+    reasons = []
     if cost.weight_bytes_saved:
         reasons.append(low_rank_text(cost.weight_bytes_saved))
     if fits is Fit.NO:
@@ -100,8 +152,3 @@ def _reasons(
     elif fits is Fit.MAYBE:
         reasons.append(f"may need up to {format_bytes(peak.high_bytes)}")
     return tuple(reasons)
-
-
-def _discount(near: Published) -> str:
-    share = near.certainty.value
-    return "" if share == 1 else f", counted at {share:.0%} because kind, size or batch differ"

@@ -9,14 +9,17 @@ from typing import Any
 
 from subopt.errors import UsageError
 
+from .best import discard_best
 from .checkpoint import checkpoints_in, discard_all, sweep
+from .data.paths import absolute, moved
 from .disk import write_text
 from .files import load_recipe
 from .schema import Recipe
 from .writer import dump_recipe
 
-# A resumed run may see and save differently; anything else would make it another run.
-_MAY_CHANGE = {"eval", "checkpoint", "why"}
+# A resumed run may see and save differently, and compute the same numbers in less memory; anything else would make it
+# another run.
+_MAY_CHANGE = {"eval", "checkpoint", "why", "recompute", "fused_backward"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def best(self) -> Path:
+        """Folder of the weights of the lowest held-out loss, where the recipe keeps them."""
+        return self.path / "best"
+
+    @property
     def result(self) -> Path:
         """What came out, predicted against actual; only a finished run has it."""
         return self.path / "result.json"
@@ -60,6 +68,15 @@ class RunFolder:
         found = checkpoints_in(self.checkpoints)
         return found[-1] if found else None
 
+    def check_is_folder(self) -> None:
+        """Make sure that it is a folder or nothing yet.
+
+        Raises:
+            UsageError: It is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file, not a folder", "choose another --output")
+
     def check(self, recipe: Recipe, recipe_path: Path, *, resume: bool, force: bool) -> None:
         """Make sure the folder may be written, changing nothing.
 
@@ -67,8 +84,7 @@ class RunFolder:
             UsageError: It exists and neither `resume` nor `force` was given, it is no run folder, or the run in it
                 was started with another recipe.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file, not a folder", "choose another --output")
+        self.check_is_folder()
         content = [p for p in self.path.iterdir() if p.name[0] != "."] if self.path.exists() else []
         if not content:
             return
@@ -97,10 +113,16 @@ class RunFolder:
             board = self.tensorboard.glob("events.out.tfevents.*")
             for stale in (self.result, self.weights, self.metrics, *board):
                 stale.unlink(missing_ok=True)
+            discard_best(self.best)
             discard_all(self.checkpoints)
         target = _relative_target(recipe, recipe_path.parent, self.path)
         model = recipe.model.model_copy(update={"target": target})
-        write_text(self.recipe, dump_recipe(recipe.model_copy(update={"model": model})))
+        files = recipe.data.files
+        if files is not None:
+            files = moved(files, recipe_path.parent, self.path)
+        data = recipe.data.model_copy(update={"files": files})
+        written = recipe.model_copy(update={"model": model, "data": data})
+        write_text(self.recipe, dump_recipe(written))
 
     def _check_same_run(self, recipe: Recipe, recipe_path: Path, *, force: bool) -> None:
         if not self.recipe.exists():
@@ -131,6 +153,8 @@ def _comparable(recipe: Recipe, base: Path) -> dict[str, Any]:
     """Return the recipe's leaves by dotted key, without what a resumed run may change."""
     data = recipe.model_dump(mode="json")
     data["model"]["target"] = str(_absolute_target(recipe.model.target, base))
+    if recipe.data.files is not None:
+        data["data"]["files"] = absolute(recipe.data.files, base).model_dump(mode="json")
     leaves: dict[str, Any] = {}
     for key, value in data.items():
         if key not in _MAY_CHANGE:

@@ -10,10 +10,12 @@ What `hf:` names is a config, and that is data: no code of anybody's runs but th
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from subopt.errors import OptionError
+from subopt.profilers.data_record import Files
 
 Scalar = str | int | float | bool | None
 OptionValue = Scalar | list[float]
@@ -36,24 +38,6 @@ class Model(_Section):
     sha256: str | None = None
 
 
-class Files(_Section):
-    """Text, JSON Lines or Parquet files, or a Hugging Face data set, cut into windows of `sequence_length` tokens.
-
-    Paths are relative to the recipe, and may be patterns such as `texts/*.txt`. Batches are dicts of `input_ids` and
-    `labels`, which is what Hugging Face language models take.
-    """
-
-    train: list[str]
-    eval: list[str] = []
-    format: Literal["text", "jsonl", "parquet", "dataset"] | None = (
-        None  # None: by the files' names
-    )
-    field: str = "text"
-    tokenizer: str = "bytes"  # or a tokenizer.json, or the folder of a Hugging Face tokenizer
-    sequence_length: Count = 256
-    shuffle: bool = True
-
-
 class Data(_Section):
     """How much data a step sees: `batch_size` examples, `accumulate` times; of `files`, or of the model file."""
 
@@ -73,22 +57,35 @@ class Fallback(_Section):
 class Rule(_Section):
     """Other settings for the parameters whose name `pattern`, a regular expression, is found in; first match wins.
 
-    `options` without a `method` add to the main ones; with a `method` they stand alone.
+    `options` without a `method` add to the main ones; with a `method` they stand alone. Beside the methods there are
+    `fallback`, which leaves the parameters to the recipe's fallback, and `frozen`, which does not train them.
     """
 
     pattern: str
     method: str | None = None
     lr: LearningRate | None = None
+    weight_decay: Decay | None = None
     options: Options = {}
 
     @field_validator("pattern")
     @classmethod
     def _is_a_pattern(cls, pattern: str) -> str:
+        from subopt.optimizers.patterns import compile_pattern
+
         try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+            compile_pattern(pattern)
+        except OptionError as error:
+            hint = f"; {error.hint}" if error.hint else ""
+            raise ValueError(f"{error.message}{hint}") from None
         return pattern
+
+    @model_validator(mode="after")
+    def _special_methods_take_less(self) -> Rule:
+        from subopt.optimizers.rules import SPECIAL, check_special
+
+        if self.method in SPECIAL:
+            check_special(self.method, self.model_dump(exclude_none=True))
+        return self
 
 
 class Optimizer(_Section):
@@ -146,6 +143,7 @@ class Why(_Section):
     predicted_state_bytes: int | None = None
     predicted_peak_bytes: int | None = None
     predicted_step_ms: float | None = None
+    step_factor: Annotated[float, Field(gt=0, le=1e6)] | None = None  # in predicted_step_ms already
     evidence: list[str] = []
 
 

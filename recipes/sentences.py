@@ -1,4 +1,4 @@
-"""The advice in words: what was chosen and why, what plain AdamW would do, what fills the memory, how sure this is."""
+"""The advice in words: budget, what fills the memory, what is missing, and phrases that rows and verdict share."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from pathlib import Path
 from subopt.profilers.schema import Profile
 from subopt.units import format_bytes
 
-from .advice import Change, Objective, Row, TimeOverhead
-from .budget import Budget, Fit
-from .evidence import Certainty, Published, load_evidence
+from .advice import Change, Row, TimeOverhead
+from .budget import Budget
+from .evidence import Published
+from .traits import model_kind
 
 # Below this share of the peak, the optimizer's state is not what fills the memory.
 _SMALL_STATE_SHARE = 0.25
-
-_HOW_NEAR = {
-    Certainty.NEAR: "the same kind of model at about this size and batch",
-    Certainty.MODERATE: "the same kind of model, its size and batch within ten times these",
-    Certainty.FAR: "another kind of model, or a size or batch far from these",
-}
 
 
 def budget_sentence(budget: Budget) -> str:
@@ -31,36 +26,6 @@ def budget_sentence(budget: Budget) -> str:
         f"The budget is {total}, of which {usable} are usable: {format_bytes(budget.context_bytes)} go to the CUDA "
         f"context and {format_bytes(budget.reserve_bytes)} to the allocator's reserve."
     )
-
-
-def choice_sentences(chosen: Row, rows: Sequence[Row], objective: Objective) -> list[str]:
-    """Say what was chosen and what that means for plain AdamW."""
-    baseline = load_evidence().baseline
-    memory = (
-        f"its peak is {format_bytes(chosen.peak.bytes)} ({chosen.peak.phase} phase), "
-        f"{format_bytes(chosen.headroom_bytes)} below what is usable"
-    )
-    adamw = next((row for row in rows if row.method == baseline), None)
-    if chosen.method == baseline:
-        said = [f"Plain AdamW fits: {memory}."]
-        better = [row for row in rows if (row.score or 0.0) > 0]
-        if better:
-            return [*said, _would_be_better(better[0], objective)]
-        return [*said, _nothing_worth_it(rows, baseline)]
-    said = [f"{chosen.method} is the choice: {_worth(chosen)}; {memory}."]
-    if chosen.cost.weight_bytes_saved:
-        text = low_rank_text(chosen.cost.weight_bytes_saved)
-        said.append(
-            f"{text[0].upper()}{text[1:]}; the weights a run leaves behind are dense again."
-        )
-    if adamw is not None and adamw.is_recommendable:
-        said.append(f"Plain AdamW would fit too, with a peak of {format_bytes(adamw.peak.bytes)}.")
-    elif adamw is not None:
-        said.append(
-            f"Plain AdamW does not fit: its peak is {format_bytes(adamw.peak.bytes)}, "
-            f"{format_bytes(-adamw.headroom_bytes)} too much."
-        )
-    return said
 
 
 def refusal_sentences(rows: Sequence[Row], changes: Sequence[Change]) -> list[str]:
@@ -91,29 +56,6 @@ def memory_sentence(profile: Profile) -> str | None:
         f"({activations / peak:.0%}) at batch size {profile.settings.batch_size}; a smaller batch saves more than "
         "a leaner optimizer."
     )
-
-
-def certainty_sentence(profile: Profile, row: Row) -> str:
-    """Say what the choice rests on and what weakens it."""
-    time = {
-        "measured here": f"times were measured on {profile.environment.device}",
-        "formula": "times are FLOP counts, not measurements",
-    }
-    known = [
-        "memory was measured" if row.peak.source == "measured" else f"memory is {row.peak.source}",
-        time[row.overhead.source] if row.overhead is not None else "times are unknown",
-    ]
-    if row.published is not None and row.method != load_evidence().baseline:
-        known.append(f"the gain is published for {_HOW_NEAR[row.published.certainty]}")
-    else:
-        known.append("quality was not measured on your model")
-    if row.fit is Fit.MAYBE:
-        known.append("the peak's interval reaches beyond the budget")
-    if profile.target.synthetic_data:
-        known.append("the data was synthetic")
-    if profile.missing:
-        known.append("parts of the profile are missing")
-    return f"How sure: {', '.join(known)}."
 
 
 def low_rank_text(saved_bytes: int) -> str:
@@ -166,6 +108,19 @@ def gain_text(published: Published) -> str:
     return f"{abs(published.gain):.1%} {direction} {what} than AdamW"
 
 
+def share_text(gain: float, measure: str = "loss") -> str:
+    """Return an expected gain in words, such as `5% lower loss`."""
+    if abs(gain) < 0.0005:
+        return f"the same {measure}"
+    digits = 0 if abs(gain) >= 0.1 else 1
+    return f"{abs(gain):.{digits}%} {'lower' if gain > 0 else 'higher'} {measure}"
+
+
+def measure_of(profile: Profile) -> str:
+    """Return what a gain is a share of: the perplexity of a language model, the loss of another."""
+    return "perplexity" if model_kind(profile) == "language" else "loss"
+
+
 def overhead_text(overhead: TimeOverhead | None) -> str:
     """Return a time overhead in words."""
     if overhead is None:
@@ -175,25 +130,3 @@ def overhead_text(overhead: TimeOverhead | None) -> str:
         return f"the same time per step ({how})"
     more = "more" if overhead.share > 0 else "less"
     return f"{abs(overhead.share):.0%} {more} time per step ({how})"
-
-
-def _worth(row: Row) -> str:
-    if row.published is None:
-        return f"no published comparison with AdamW, {overhead_text(row.overhead)}"
-    return f"{gain_text(row.published)} in the nearest published setting for {overhead_text(row.overhead)}"
-
-
-def _would_be_better(row: Row, objective: Objective) -> str:
-    if row.fit is Fit.YES:
-        return (
-            f"{row.method} promises better quality ({_worth(row)}), but {objective} was asked for."
-        )
-    return f"{row.method} promises more ({_worth(row)}), but may not fit: its peak is {format_bytes(row.peak.bytes)}."
-
-
-def _nothing_worth_it(rows: Sequence[Row], baseline: str) -> str:
-    scored = [row for row in rows if row.score is not None and row.method != baseline]
-    if not scored:
-        return "Nothing else here has a published comparison with it."
-    best = max(scored, key=lambda row: row.score or 0.0)
-    return f"Nothing else is worth its cost here: {best.method} comes closest, with {_worth(best)}."

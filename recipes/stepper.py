@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from subopt.errors import PreflightError
-from subopt.optimizers import get_method
+from subopt.optimizers import FusedBackward, get_method
 from subopt.profilers.data import BatchStream, tokens_in
 
 from .device_memory import told_out_of_memory
 from .schedule import LearningRate
-from .session import Session
+from .trainable import Trainable
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,24 @@ class _Evaluation:
 
 
 class Stepper:
-    """Takes the steps of a session.
+    """Takes the steps of a trainable model.
 
     Args:
-        session: Model, optimizer and settings.
+        trainable: Model, optimizer and settings.
         stream: The training batches.
     """
 
-    def __init__(self, session: Session, stream: BatchStream) -> None:
-        self._session = session
+    def __init__(self, trainable: Trainable, stream: BatchStream) -> None:
+        self._trainable = trainable
         self._stream = stream
-        self._optimizer = session.accelerator.prepare_optimizer(session.optimizer)
-        self._learning_rate = LearningRate(session.recipe.schedule, session.optimizer)
-        method = get_method(session.recipe.optimizer.method)
+        self._optimizer = trainable.accelerator.prepare_optimizer(trainable.optimizer)
+        self._learning_rate = LearningRate(trainable.recipe.schedule, trainable.optimizer)
+        method = get_method(trainable.recipe.optimizer.method)
         self._needs_closure = "needs_closure" in method.capabilities
+        self._fused: FusedBackward | None = None
+        if trainable.recipe.fused_backward:
+            self._fused = FusedBackward(trainable.optimizer)
+            self._fused.attach()
 
     def take(self, step: int) -> Step:
         """Take a step, counted from 1, and wait for it once, for its loss and its gradient norm.
@@ -69,7 +73,7 @@ class Stepper:
                 self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         loss, grad_norm = torch.stack([done.loss, done.norm.to(done.loss)]).tolist()
-        return Step(loss, grad_norm, self._session.recipe.optimizer.lr * factor, done.tokens)
+        return Step(loss, grad_norm, self._trainable.recipe.optimizer.lr * factor, done.tokens)
 
     def _step_with_closure(self) -> _Evaluation:
         """Let the optimizer evaluate the same batches as often as it likes; return the first evaluation.
@@ -80,7 +84,7 @@ class Stepper:
         evaluations: list[_Evaluation] = []
 
         def closure() -> torch.Tensor:
-            self._session.optimizer.zero_grad(set_to_none=True)
+            self._trainable.optimizer.zero_grad(set_to_none=True)
             evaluations.append(self._evaluate(batches))
             return evaluations[-1].loss
 
@@ -88,19 +92,19 @@ class Stepper:
         return evaluations[0]
 
     def _micro_batches(self) -> Iterator[Any]:
-        for _ in range(self._session.recipe.data.accumulate):
-            yield self._session.batch(next(self._stream))
+        for _ in range(self._trainable.recipe.data.accumulate):
+            yield self._trainable.batch(next(self._stream))
 
     def _evaluate(self, batches: Iterable[Any]) -> _Evaluation:
         """Leave the clipped gradients of the micro-batches in the model."""
-        accelerator, target = self._session.accelerator, self._session.target
-        model = self._session.model
+        accelerator, target = self._trainable.accelerator, self._trainable.target
+        model = self._trainable.model
         losses, tokens = [], 0
         for batch in batches:
             tokens += tokens_in(batch)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
-                    loss = target.loss(model, batch)
+                    loss = target.loss(self._trainable.called, batch)
                 with target.user_code("backward()"):
                     accelerator.backward(loss)
             losses.append(loss.detach().float())
@@ -112,8 +116,10 @@ class Stepper:
         A norm that is not finite clips nothing: it would turn every parameter's gradient into NaN, where the
         optimizer leaves out the ones that are broken.
         """
+        if self._fused is not None:  # and clip_norm is null: the gradients are gone
+            return self._fused.gradient_norm()
         # Asked for anew each time: an optimizer that replaces layers may have other parameters after a step.
-        groups = self._session.optimizer.param_groups
+        groups = self._trainable.optimizer.param_groups
         parameters = [parameter for group in groups for parameter in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         if any(gradient.is_sparse for gradient in gradients):
@@ -122,7 +128,7 @@ class Stepper:
                 "build its embeddings with sparse=False",
             )
         norm = torch.nn.utils.get_total_norm(gradients)
-        clip_norm = self._session.recipe.clip_norm
+        clip_norm = self._trainable.recipe.clip_norm
         if clip_norm is not None:
             usable = torch.where(torch.isfinite(norm), norm, 0.0)
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, usable)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from subopt.errors import NonFiniteLossError
-from subopt.optimizers import get_method
 from subopt.profilers.data import BatchStream
 
-from .checkpoint import Progress, Restored, load_checkpoint, save_checkpoint
+from .checkpoint import Progress, Restored, load_checkpoint
 from .conclusion import Run, conclude
 from .evaluation import held_out_loss
 from .events import (
@@ -20,20 +19,22 @@ from .events import (
     OnEvent,
     Plan,
     Resumed,
-    Saved,
     Started,
     Stepped,
     Warned,
     ignore,
 )
-from .interrupt import interruptible
+from .interrupt import Interrupt, interruptible
+from .keeper import Keeper
+from .lock import check_unlocked, locked
 from .metrics import MetricsLog
+from .remembered import remember
 from .result import Result
 from .rng import seed_everything, set_rng_state
+from .run_folder import RunFolder
 from .schema import Recipe
 from .session import Session, open_session
 from .stepper import Stepper
-from .weights import all_finite, save_weights
 
 _NOT_SETTINGS = {"params", "param_names"}
 
@@ -52,6 +53,9 @@ def plan(
     Raises:
         SuboptError: What `train` raises before its first step.
     """
+    folder = RunFolder(output)
+    folder.check_is_folder()
+    check_unlocked(output)
     return open_session(
         recipe, recipe_path=recipe_path, output=output, resume=resume, force=force, device=device
     ).plan
@@ -79,25 +83,39 @@ def train(
         on_event: Called with every event as it happens, in this thread.
 
     Returns:
-        What came out. `interrupted` is set where Ctrl-C ended it, after the step it was in and a checkpoint.
+        What came out. `interrupted` is set where Ctrl-C, SIGTERM or SIGHUP ended it, after the step it was in and a
+        checkpoint.
 
     Raises:
-        UsageError, TargetError, PreflightError, FileFormatError: What `open_session` and `load_checkpoint` raise.
+        UsageError, TargetError, PreflightError, FileFormatError: What `open_session` and `load_checkpoint` raise, or
+            another process trains in the folder.
         DoesNotFitError: Predicted not to fit, or out of memory.
+        DiskFullError: Something could not be written; the last complete checkpoint is still there.
         NonFiniteLossError: The loss became NaN or infinite; the last checkpoint is from before that.
-        KeyboardInterrupt: Ctrl-C before the first step, or a second one.
+        KeyboardInterrupt: Ctrl-C before the first step, or a second signal.
     """
-    session = open_session(
-        recipe, recipe_path=recipe_path, output=output, resume=resume, force=force, device=device
-    )
-    for warning in session.warnings:
-        on_event(warning)
-    if resume and session.folder.result.exists():
-        result = Result.load(session.folder.result)
-        if result.step >= recipe.schedule.steps:
-            on_event(Warned(f"the run in {output} is already complete: {result.step} steps"))
-            return result
-    return _Training(session, on_event).run(resume=resume)
+    RunFolder(output).check_is_folder()
+    with locked(output, lambda why: on_event(_unlocked(why))):
+        session = open_session(
+            recipe,
+            recipe_path=recipe_path,
+            output=output,
+            resume=resume,
+            force=force,
+            device=device,
+        )
+        for warning in session.warnings:
+            on_event(warning)
+        if resume and session.folder.result.exists():
+            result = Result.load(session.folder.result)
+            if result.step >= recipe.schedule.steps:
+                on_event(Warned(f"the run in {output} is already complete: {result.step} steps"))
+                return result
+        return _Training(session, on_event).run(resume=resume, force=force)
+
+
+def _unlocked(why: str) -> Warned:
+    return Warned(f"{why}, so nothing keeps a second training out of this folder")
 
 
 class _Training:
@@ -113,20 +131,21 @@ class _Training:
             session.target, self._recipe.data.batch_size, seed=self._recipe.seed
         )
         self._stepper = Stepper(session, self._stream)
+        self._keeper = Keeper(session, on_event)
         self._progress = Progress()
-        self._newest: Path | None = session.checkpoint
         self._resumed_from = 0
         self._started_s = 0.0
 
-    def run(self, *, resume: bool) -> Result:
+    def run(self, *, resume: bool, force: bool) -> Result:
         self._restore(resume=resume)
         self._folder.prepare(self._recipe, self._session.recipe_path, resume=resume)
+        self._keeper.go_on(self._progress.step, is_same_run=not force)
         self._on_event(Started(self._session.plan))
         steps = self._recipe.schedule.steps
         self._started_s = time.perf_counter()
         with (
             MetricsLog(self._folder.metrics, from_step=self._progress.step) as self._metrics,
-            interruptible(lambda: self._on_event(Interrupting())) as interrupt,
+            interruptible(self._on_signal) as interrupt,
         ):
             while self._progress.step < steps and not interrupt.requested:
                 self._step()
@@ -138,9 +157,12 @@ class _Training:
             self._save()
             if not interrupted:
                 # What the evaluation runs is the user's code: the trained weights are safe before it may fail.
-                self._save_weights()
+                self._keeper.save_weights()
                 self._evaluate()
-        return self._finish(interrupted=interrupted)
+        return self._finish(interrupt if interrupted else None)
+
+    def _on_signal(self, number: int) -> None:
+        self._on_event(Interrupting(signal.Signals(number).name))
 
     def _restore(self, *, resume: bool) -> None:
         seed_everything(self._recipe.seed)
@@ -172,7 +194,7 @@ class _Training:
         step = self._progress.step + 1
         done = self._stepper.take(step)
         if not math.isfinite(done.loss):
-            raise self._non_finite(f"the loss became {done.loss} at step {step}")
+            raise self._keeper.non_finite(f"the loss became {done.loss} at step {step}")
         step_s = time.perf_counter() - began_s
         tokens = self._progress.tokens + done.tokens
         self._progress = replace(self._progress, step=step, tokens=tokens, loss=done.loss)
@@ -209,46 +231,31 @@ class _Training:
             batches=self._recipe.eval.batches,
         )
         if not math.isfinite(loss):
-            raise self._non_finite(f"the held-out loss became {loss} at step {step}")
+            raise self._keeper.non_finite(f"the held-out loss became {loss} at step {step}")
         self._progress = replace(self._progress, eval_loss=loss, eval_step=step)
         event = Evaluated(step, loss, batches)
         self._metrics.evaluated(event)
         self._on_event(event)
+        self._keeper.keep_if_best(step, loss)
 
     def _save(self) -> None:
-        """Write a checkpoint, unless this step has one or there is no step yet."""
-        step = self._progress.step
-        if step == 0 or (self._newest is not None and self._newest.name == f"step-{step}"):
-            return
-        if not all_finite(self._model):
-            raise self._non_finite(f"the weights became NaN or infinite by step {step}")
+        """Write a checkpoint; its metrics are on the disk before it."""
         self._metrics.sync()
-        self._newest = save_checkpoint(
-            self._folder.checkpoints,
-            self._model,
-            self._session.optimizer,
-            self._stream.state_dict(),
-            self._progress,
-            keep=self._recipe.checkpoint.keep,
-        )
-        self._on_event(Saved(step, self._newest))
+        self._keeper.save(self._progress, self._stream.state_dict())
 
-    def _save_weights(self) -> None:
-        """Write the trained weights for the user's own model: layers that the method replaced in their first form."""
-        method = get_method(self._recipe.optimizer.method)
-        save_weights(method.dense_state_dict(self._model), self._folder.weights)
-
-    def _finish(self, *, interrupted: bool) -> Result:
+    def _finish(self, interrupt: Interrupt | None) -> Result:
         self._warn_of(self._session.optimizer.diagnostics())
         run = Run(
             progress=self._progress,
             resumed_from=self._resumed_from,
-            interrupted=interrupted,
+            interrupted=interrupt is not None,
+            exit_status=(interrupt and interrupt.exit_status) or 0,
             wall_s=time.perf_counter() - self._started_s,
-            checkpoint=self._newest,
+            checkpoint=self._keeper.newest,
+            best=self._keeper.best,
         )
-        result = conclude(self._session, run)
-        if not interrupted:
+        result = remember(self._session, conclude(self._session, run), self._on_event)
+        if interrupt is None:
             result.save(self._folder.result)
         return result
 
@@ -265,13 +272,6 @@ class _Training:
             self._on_event(
                 Warned(f"{kept:.0f} times a new basis could not be computed; the old one was kept")
             )
-
-    def _non_finite(self, what: str) -> NonFiniteLossError:
-        lower = f"try optimizer.lr={self._recipe.optimizer.lr / 3:.2g} or a longer warm-up"
-        kept = (
-            f"the last good checkpoint is {self._newest}" if self._newest else "none was saved yet"
-        )
-        return NonFiniteLossError(what, f"{kept}; {lower}")
 
     def _time_left_s(self) -> float:
         done = self._progress.step - self._resumed_from

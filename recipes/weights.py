@@ -18,14 +18,24 @@ from .disk import replaced
 _ALIAS = "alias:"
 
 
-def save_weights(state: Mapping[str, Any], path: Path) -> None:
+def save_weights(
+    state: Mapping[str, Any], path: Path, notes: Mapping[str, str] | None = None
+) -> None:
     """Write a model's state dict; a name that shares another's memory is noted, not stored again.
 
     The file appears complete or not at all.
+
+    Args:
+        state: The state dict.
+        path: The file.
+        notes: What else to note in the file's metadata.
+
+    Raises:
+        FileFormatError: Something in the state is not a tensor.
     """
     kept: dict[tuple[object, ...], str] = {}
     tensors: dict[str, Tensor] = {}
-    metadata = {"format": "pt"}
+    metadata = {"format": "pt", **(notes or {})}
     for name, tensor in _tensors(state).items():
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel() and identity in kept:

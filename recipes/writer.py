@@ -10,13 +10,14 @@ from .schema import Recipe
 from .yaml_source import Dumper
 
 # What each key is for, in the reader's words. A key without an entry speaks for itself.
-_COMMENTS = {
+COMMENTS = {
     "schema_version": "version of this file's format",
     "model.target": "model file, relative to this recipe: path/model.py, or path/model.py:attribute",
     "model.kwargs": "arguments of build_model",
     "model.sha256": "the model file this was made for; a changed file is refused without --force",
     "data.batch_size": "examples per micro-batch: sets the activation memory",
     "data.accumulate": "micro-batches per optimizer step: more data per step for no memory",
+    "data.files": "text, JSON Lines, Parquet or a data set, relative to this recipe; null: the model's own batches",
     "optimizer.method": "what trains the matrices; `subopt methods` lists them",
     "optimizer.lr": "peak learning rate of the matrices",
     "optimizer.weight_decay": "decoupled: weights shrink by lr x this each step",
@@ -106,7 +107,7 @@ def _texts(value: Any) -> str:
 
 
 def _with_comment(line: str, dotted: str) -> str:
-    comment = _COMMENTS.get(dotted)
+    comment = COMMENTS.get(dotted)
     if comment is None:
         return line
     if len(line) < _COMMENT_COLUMN:

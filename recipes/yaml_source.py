@@ -19,6 +19,8 @@ KeyPath = tuple[str | int, ...]
 
 _LARGEST_BYTES = 1_000_000
 _DEEPEST = 20
+# Of a whole number: written as 59:59:59 and so on, one of megabits is read before its digits are counted.
+_MOST_BITS = 128
 # YAML 1.1 wants a dot in a number with an exponent, so PyYAML reads 1e-3 as text; YAML 1.2 and people do not
 _EXPONENT_FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
@@ -66,15 +68,18 @@ def read_source(path: Path) -> Source:
         FileFormatError: It cannot be read, is not YAML, or uses what a recipe has no use for.
     """
     try:
-        raw = path.read_bytes()
+        size = path.stat().st_size
+        if not (path.is_file() or path.is_dir()):  # a pipe or a device may give bytes for ever
+            raise FileFormatError(f"{path} cannot be read: it is not a file")
+        raw = b"" if size > _LARGEST_BYTES else path.read_bytes()
     except FileNotFoundError:
         raise FileFormatError(
             f"there is no recipe at {path}", "make one with: subopt recommend --gpu-mem auto"
         ) from None
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error.strerror}") from None
-    if len(raw) > _LARGEST_BYTES:
-        raise FileFormatError(f"{path} is too large for a recipe: {len(raw)} bytes")
+    if size > _LARGEST_BYTES:
+        raise FileFormatError(f"{path} is too large for a recipe: {size} bytes")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -146,8 +151,11 @@ def _build(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str)
         return [_build(item, (*path, i), lines, name) for i, item in enumerate(node.value)]
     constructor = yaml.constructor.SafeConstructor()
     try:
-        return constructor.construct_object(node)
-    except (ValueError, yaml.YAMLError):
+        value = constructor.construct_object(node)
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise ValueError("a number that nothing in a recipe can be")
+        return value
+    except (ValueError, OverflowError, yaml.YAMLError):
         dotted = ".".join(str(part) for part in path)
         line = node.start_mark.line + 1
         raise FileFormatError(

@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from ._version import __version__
-from .commands import compare, doctor, export, methods, profile, recommend, report, schema, train
+from .commands import (
+    compare,
+    doctor,
+    export,
+    methods,
+    profile,
+    race,
+    recommend,
+    report,
+    schema,
+    train,
+)
 from .errors import SuboptError
 
 EXIT_FAILURE = 1
@@ -32,6 +43,7 @@ app = typer.Typer(
 )
 app.command("profile")(profile.profile)
 app.command("recommend")(recommend.recommend)
+app.command("race")(race.race)
 app.command("train")(train.train)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
@@ -64,8 +76,8 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0 done; 1 the user's code or ours failed; 2 usage or bad input; 3 does not fit; 4 the loss became
-    non-finite; 130 interrupted. A traceback is shown only where `--debug` asks for it.
+    0 done; 1 the user's code or ours failed, or the disk is full; 2 usage or bad input; 3 does not fit; 4 the loss became
+    non-finite; 130 interrupted, 143 by SIGTERM, 129 by SIGHUP. A traceback is shown only where `--debug` asks for it.
 
     Args:
         arguments: The words after the command's name; the process's own by default.
@@ -83,7 +95,8 @@ def _report(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, typer.Abort):  # Typer's wrapping of an interrupt, or of an EOFError
         error = error.__cause__ or KeyboardInterrupt()
     if isinstance(error, KeyboardInterrupt):
-        return EXIT_INTERRUPTED
+        status: int = getattr(error, "exit_status", EXIT_INTERRUPTED)  # of another signal's name
+        return status
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has gone; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

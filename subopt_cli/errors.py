@@ -39,7 +39,13 @@ class PreflightError(SuboptError):
 
 
 class FileFormatError(SuboptError):
-    """A profile, recipe or checkpoint that cannot be read. Exit status 2."""
+    """A profile, recipe or checkpoint that cannot be read. Exit status 2.
+
+    The message is one line, whatever of the file it quotes.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(" ".join(message.splitlines()), hint)
 
 
 class OptionError(SuboptError, ValueError):
@@ -51,6 +57,12 @@ class OptionError(SuboptError, ValueError):
 
 class UserCodeError(SuboptError):
     """The user's own code raised while running. Exit status 1."""
+
+    exit_status = 1
+
+
+class DiskFullError(SuboptError):
+    """A file could not be written because the disk, or the user's share of it, is full. Exit status 1."""
 
     exit_status = 1
 

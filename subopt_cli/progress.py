@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 QUIET_S = 10.0  # least time between two lines about steps where there is no terminal
 
 
-class _Bar:
+class Bar:
     """A rich progress bar that exists on a terminal only, and goes away at the end."""
 
     def __init__(self, output: Output) -> None:
@@ -57,7 +57,7 @@ class _Bar:
         self._bar.stop()
 
 
-class StageProgress(_Bar):
+class StageProgress(Bar):
     """Shows the stages of a profile: call it with every event."""
 
     def __init__(self, output: Output) -> None:
@@ -78,7 +78,7 @@ class StageProgress(_Bar):
             self._bar.update(self._task, completed=event.done, total=event.total or None)
 
 
-class TrainingProgress(_Bar):
+class TrainingProgress(Bar):
     """Shows a training run: call it with every event of `subopt.recipes.events`."""
 
     def __init__(self, output: Output) -> None:
@@ -104,9 +104,10 @@ class TrainingProgress(_Bar):
                 self.output.note(f"going on after step {step}, from {path}")
             case events.Resumed():
                 self.output.note("no checkpoint yet: starting from the beginning")
-            case events.Interrupting():
+            case events.Interrupting(signal):
+                by = "" if signal == "SIGINT" else f" by {signal}"
                 self.output.note(
-                    "interrupted: finishing this step and saving (once more to stop at once)"
+                    f"interrupted{by}: finishing this step and saving (once more to stop at once)"
                 )
             case events.Warned(message, hint):
                 self.output.warning(message + (f" ({hint})" if hint else ""))

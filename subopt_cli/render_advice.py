@@ -13,28 +13,37 @@ from .render_text import DASH, facts, numbered, percent, plural, section
 from .units import format_bytes
 
 if TYPE_CHECKING:
-    from subopt.recipes.advice import Advice, Row
+    from subopt.recipes.advice import Advice, Estimate, Row
 
 _COLUMNS = (
     Column("method", is_text=True),
     Column("fits", priority=1, is_text=True),
     Column("peak"),
-    Column("set by", priority=5, is_text=True),
-    Column("headroom", priority=2),
-    Column("time", priority=3),
-    Column("published\ngain", priority=3),
-    Column("expected\nhere", priority=6),
-    Column("rests on", priority=4, is_text=True),
+    Column("set by", priority=8, is_text=True),
+    Column("headroom", priority=7),
+    Column("time", priority=2),
+    Column("gain\nexpected", priority=1),
+    Column("decided\nby", priority=3, is_text=True),
+    Column("peak is", priority=6, is_text=True),
+    Column("raced", priority=4),
+    Column("measured", priority=4),
+    Column("published", priority=5),
 )
+_KINDS = len(_COLUMNS) - 3  # where the columns of single kinds of evidence begin
 _LEGEND = (
     ("peak", "highest memory of a training step, with the phase that reaches it"),
     ("time", "of a training step, against one with AdamW"),
     (
-        "gain",
-        "share of AdamW's loss measure (perplexity, or wrong answers) that the method took away in the nearest "
-        "published comparison; its own model and data, so a hint and no promise",
+        "gain expected",
+        "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that the method "
+        "should take away in equal time, and the kind of evidence that weighs most in it",
     ),
-    ("rests on", "where peak and time come from: measured here, simulated, or a formula"),
+    (
+        "raced, measured, published",
+        "what each kind says by itself: a race on this model after equal time; this model's gradients, and the papers' "
+        "nearest comparison, after equally many steps. -: it says nothing",
+    ),
+    ("peak is", "measured here, simulated, or from a formula"),
 )
 
 
@@ -86,7 +95,10 @@ def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
     """Return rows of the ranked table, the chosen one marked, and how many are not among them."""
     rows = [_cells(row, is_chosen=row is advice.chosen) for row in shown]
     styles = ["bold green" if row is advice.chosen else "" for row in shown]
-    table = FittingTable(_COLUMNS, rows, styles)
+    # A kind of evidence that says nothing about any of them takes no room.
+    kept = [i for i in range(len(_COLUMNS)) if i < _KINDS or any(row[i] != DASH for row in rows)]
+    columns = [_COLUMNS[i] for i in kept]
+    table = FittingTable(columns, [[row[i] for i in kept] for row in rows], styles)
     hidden = len(advice.rows) - len(shown)
     if not hidden:
         return table
@@ -94,7 +106,7 @@ def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
 
 
 def _cells(row: Row, *, is_chosen: bool) -> list[str]:
-    published = row.published
+    expected, raced, measured, published = row.expected, row.raced, row.measured, row.published
     return [
         f"{'>' if is_chosen else ' '} {row.method}",
         row.fit.name.lower(),
@@ -102,17 +114,13 @@ def _cells(row: Row, *, is_chosen: bool) -> list[str]:
         row.peak.phase,
         _signed_bytes(row.headroom_bytes),
         _signed_share(row.overhead.share if row.overhead else None),
+        "0%" if row.is_baseline else _signed_share(expected.gain if expected else None),
+        expected.decided_by.split()[0] if expected else DASH,
+        row.peak.source,
+        _signed_share(raced.gain if raced else None),
+        _signed_share(measured.gain if measured else None),
         _signed_share(published.gain if published else None),
-        _signed_share(published.expected_gain if published else None),
-        _rests_on(row),
     ]
-
-
-def _rests_on(row: Row) -> str:
-    sources: list[str] = [row.peak.source]
-    if row.overhead and row.overhead.source.split()[0] not in sources:
-        sources.append(row.overhead.source.split()[0])
-    return ", ".join(sources)
 
 
 def _signed_bytes(count: int) -> str:
@@ -128,7 +136,19 @@ def _signed_share(share: float | None) -> str:
 
 
 def explanation(row: Row) -> RenderableType:
-    """Return why a method stands where it stands, and the evidence for it."""
+    """Return why a method stands where it stands: what was found, what of it counts, and the evidence itself."""
     pairs = [("why", reason) for reason in row.reasons]
+    if row.expected is not None:
+        pairs += [("counted", _counted(estimate)) for estimate in row.expected.estimates]
     pairs += [(item.kind, item.text) for item in row.evidence]
     return Group(Text(row.method, style="bold"), facts(pairs))
+
+
+def _counted(estimate: Estimate) -> str:
+    """What one kind of evidence found and what the rule makes of it."""
+    found, left = _signed_share(estimate.gain), _signed_share(estimate.expected)
+    error = percent(estimate.error)
+    return (
+        f"{estimate.kind}: {found} found, {left} left after doubts and time; "
+        f"weight {estimate.weight:g}, error {error}"
+    )

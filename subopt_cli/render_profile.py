@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from rich.console import RenderableType
 from rich.text import Text
 
+from subopt.recipes.calibrated import calibration_sentences
+
 from .readings import batches_seen, measured_layers, training_steps
 from .render_blocks import BLOCK_LEGEND, block_table
 from .render_decompositions import (
@@ -88,6 +90,9 @@ def measured(profile: Profile) -> RenderableType:
         ("device", _device_line(profile)),
         ("memory", _memory_line(profile)),
     ]
+    earlier = calibration_sentences(profile.calibration)
+    if earlier:
+        pairs.append(("earlier runs", " ".join(earlier)))
     if profile.missing:
         rest = len(profile.missing) - MISSING_SHOWN
         more = f"; and {rest} more, in the profile file" if rest > 0 else ""

@@ -28,6 +28,7 @@ def plan_facts(plan: Plan) -> RenderableType:
             "method",
             f"{plan.method} for {count(plan.matrix_parameters)} of {count(plan.parameters)} parameters",
         ),
+        *_rules(plan),
         ("run", f"{plural(plan.steps, 'step')} of {batch}, {plan.precision} on {plan.device}"),
         ("folder", str(plan.output)),
         ("memory", _predicted_memory(plan)),
@@ -37,6 +38,18 @@ def plan_facts(plan: Plan) -> RenderableType:
     if not plan.has_eval:
         pairs.append(("held-out", "no eval_batches in the model file: no held-out loss"))
     return Group(facts(pairs), check_list((name, detail, True) for name, detail in plan.checks))
+
+
+def _rules(plan: Plan) -> list[tuple[str, str]]:
+    """Return what each rule gets, and last what is left for the method and its fallback."""
+    return [
+        (
+            "rest" if use.pattern is None else "rule",
+            f"{plural(use.tensors, 'tensor')}, {count(use.parameters)} parameters"
+            + (f": {use.method or 'other settings'}, by {use.pattern}" if use.pattern else ""),
+        )
+        for use in plan.rules
+    ]
 
 
 def _predicted_memory(plan: Plan) -> str:
@@ -95,10 +108,20 @@ def _result_facts(result: Result) -> RenderableType:
         pairs.append(("loss", f"{result.loss:.4f} at the last step"))
     if result.eval_loss is not None:
         pairs.append(("held-out", f"{result.eval_loss:.4f}"))
+    if result.best_eval_loss is not None:
+        pairs.append((
+            "best",
+            f"{result.best_eval_loss:.4f} after step {result.best_step}: {result.best}",
+        ))
     if result.weights is not None:
-        pairs.append(("weights", result.weights))
+        pairs += [
+            ("weights", result.weights),
+            ("load", f'safetensors.torch.load_model(model, "{result.weights}")'),
+        ]
     if result.checkpoint is not None:
         pairs.append(("checkpoint", result.checkpoint))
+    if result.history is not None:
+        pairs.append(("stored", f"predicted and actual, for later profiles: {result.history}"))
     if result.interrupted:
         pairs.append(("go on", "the same command with --resume"))
     return facts(pairs)

@@ -1,8 +1,9 @@
-"""What every test relies on: one torch thread, no hypothesis deadline, GPU and browser tests skipped with a reason."""
+"""What every test relies on: one torch thread, no hypothesis deadline, a history of its own, GPU and browser marks."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import shutil
 import warnings
@@ -19,6 +20,15 @@ hypothesis.settings.register_profile(
     "subopt", deadline=None, derandomize=bool(os.environ.get("CI"))
 )
 hypothesis.settings.load_profile("subopt")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _own_history(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the runs of a test out of the user's history, and those of one test out of another's."""
+    folder = tmp_path_factory.getbasetemp() / "histories" / str(next(_numbers))
+    monkeypatch.setenv("SUBOPT_STATE", str(folder))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

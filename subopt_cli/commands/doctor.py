@@ -6,15 +6,17 @@ from ._options import Debug, Device, Json
 
 
 def doctor(device: Device = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Print and check the environment, for a bug report."""
+    """Print and check the environment, for a bug report; and how accurate earlier runs' predictions were."""
     from subopt.profilers.device import environment, gpu_status, resolve_device
+    from subopt.profilers.kept_history import kept_history
 
     from ..output import Output
     from ..render_environment import concerns, environment_facts
+    from ..render_history import history_table
 
     output = Output(as_json=as_json)
-    found, gpu = environment(resolve_device(device)), gpu_status()
-    output.document(found.model_dump(mode="json"))
-    output.show(environment_facts(found, gpu))
+    found, gpu, kept = environment(resolve_device(device)), gpu_status(), kept_history()
+    output.document(found.model_dump(mode="json") | {"history": kept.model_dump(mode="json")})
+    output.show(environment_facts(found, gpu), history_table(kept))
     for concern in concerns(found, gpu):
         output.warning(concern)

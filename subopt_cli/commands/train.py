@@ -13,7 +13,6 @@ from ._options import Debug, Device
 if TYPE_CHECKING:
     from subopt.recipes.events import OnEvent
 
-EXIT_INTERRUPTED = 130
 RUNS = Path("runs")
 
 
@@ -97,7 +96,7 @@ def train(
         )
     output.show(*result_report(result))
     if result.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise typer.Exit(result.exit_status)
 
 
 def default_folder(recipe: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .charts_diagonality import agreement_charts, diagonality_charts, off_diagonal_charts
 from .charts_memory import memory_charts
+from .charts_race import race_parts
 from .charts_spectra import heat_map, spectra_charts
 from .charts_structure import activation_charts, block_charts
 from .charts_subspace import life_charts, life_tables, noise_charts
@@ -55,6 +56,13 @@ def sections_of(
     timed = _why(profile, "no time was measured")
     return [
         Section("summary", "Summary", "", summary_parts(profile, **limits)),
+        _section(
+            "race",
+            "Race",
+            "The methods against each other on this model, for equal time.",
+            race_parts(profile),
+            "there was none: subopt race",
+        ),
         _section(
             "spectra",
             "Gradient spectra",

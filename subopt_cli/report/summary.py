@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
+from subopt.recipes.calibrated import calibration_sentences
+
 from ..readings import (
     batches_seen,
     cost_of,
@@ -190,5 +192,6 @@ def environment_parts(profile: Profile) -> list[Part]:
         "settings",
         ", ".join(f"{name.removesuffix('_bytes')} {value}" for name, value in settled.items()),
     ))
+    pairs += [("earlier runs", line) for line in calibration_sentences(profile.calibration)]
     pairs += [("missing", line) for line in profile.missing] or [("missing", "nothing")]
     return [Facts(pairs)]

@@ -251,7 +251,8 @@ def test_user_groups_limit_what_is_trained_and_override_settings():
         ({"basis_dtype": "int8"}, "Invalid basis_dtype"),
         ({"fallback": "sgd"}, "unknown fallback 'sgd'"),
         ({"fallback": {"learning_rate": 1}}, "unknown fallback key"),
-        ({"rules": [{"pattern": "("}]}, "needs a regular expression"),
+        ({"rules": [{"pattern": "("}]}, "'(' is not a regular expression"),
+        ({"rules": [{"lr": 1.0}]}, "needs a regular expression"),
         ({"rules": [{"pattern": "nowhere", "lr": 1.0}]}, "'nowhere' matches no trained parameter"),
         (
             {"rules": [{"pattern": "norm", "options": {"period": 2}}]},

@@ -10,7 +10,7 @@ from subopt.errors import OptionError, PreflightError
 from subopt.optimizers import METHODS
 from subopt.optimizers.low_rank_model import to_dense
 from subopt.profilers.data import BatchStream
-from subopt.recipes import events, session
+from subopt.recipes import events, trainable
 from subopt.recipes.files import apply_overrides, load_recipe
 from subopt.recipes.session import open_session
 from subopt.recipes.stepper import Stepper
@@ -158,14 +158,14 @@ def test_the_prediction_is_of_the_largest_ranks_and_exact_where_they_are_fixed(r
 
 
 def test_loss_scaling_is_refused_before_training(recipe_path, monkeypatch):
-    real = session.make_accelerator
+    real = trainable.make_accelerator
 
     def scaling(recipe, device):
         accelerator = real(recipe, device)
         accelerator.scaler = torch.amp.GradScaler("cpu")
         return accelerator
 
-    monkeypatch.setattr(session, "make_accelerator", scaling)
+    monkeypatch.setattr(trainable, "make_accelerator", scaling)
     recipe = apply_overrides(load_recipe(recipe_path), ["optimizer.method=dlrt"])
     with pytest.raises(
         PreflightError, match="dlrt evaluates the loss more than once a step"

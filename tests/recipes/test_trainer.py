@@ -18,7 +18,7 @@ from subopt.errors import (
     UserCodeError,
 )
 from subopt.optimizers import METHODS
-from subopt.recipes import events, session
+from subopt.recipes import events, session, trainable
 from subopt.recipes.budget import read_budget
 from subopt.recipes.files import apply_overrides, load_recipe
 from subopt.recipes.metrics import read_metrics
@@ -439,7 +439,7 @@ def test_a_gpu_keeps_some_of_its_free_memory_for_itself(run, monkeypatch):
     usable = read_budget(10 * 2**30).usable_bytes
     with pytest.raises(DoesNotFitError, match=r"cuda:0 has 10 GiB free, 8\.\d+ GiB of it usable"):
         run("run", f"why.predicted_peak_bytes={usable + 1}")
-    monkeypatch.setattr(session, "make_accelerator", pass_the_check)
+    monkeypatch.setattr(trainable, "make_accelerator", pass_the_check)
     with pytest.raises(CheckPassed):
         run("run", f"why.predicted_peak_bytes={usable}")
 

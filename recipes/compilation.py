@@ -1,0 +1,72 @@
+"""`torch.compile` for a run, tried on a batch before the first step, where what it lacks can still be told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from subopt.errors import PreflightError, SuboptError
+from subopt.profilers.gradients import left_as_found
+from subopt.profilers.target import LoadedTarget
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+BACKEND = "inductor"
+_COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
+
+
+def compiled(
+    target: LoadedTarget, model: nn.Module, batch: Any, accelerator: Accelerator
+) -> nn.Module:
+    """Return what stands for the model in the user's loss: the same parameters, called through compiled code.
+
+    The model itself stays as it is, so its state dict keeps its names. Compiled arithmetic rounds differently, and
+    draws dropout's masks from a generator of its own: a compiled run is not the uncompiled one bit for bit.
+
+    Args:
+        target: The user's model file.
+        model: The model, on its device.
+        batch: A training batch on the same device, on which it is compiled, forward and backward.
+        accelerator: Device and autocast.
+
+    Raises:
+        PreflightError: There is no C++ compiler, or torch cannot compile the model.
+        UserCodeError: The user's code raised.
+    """
+    stand_in = cast(nn.Module, torch.compile(model, backend=BACKEND))
+    try:
+        with left_as_found(model):
+            with accelerator.autocast():
+                loss = target.loss(stand_in, batch)
+            with target.user_code("backward()"):
+                loss.backward()
+    except SuboptError as error:  # the user's code called the compiler
+        told = next((e for e in _chain(error) if type(e).__module__.startswith(_COMPILERS)), None)
+        if told is None:
+            raise
+        raise _cannot_compile(told) from error
+    return stand_in
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what led to it, the innermost first."""
+    if error is not None:
+        yield from _chain(error.__cause__ or error.__context__)
+        yield error
+
+
+def _cannot_compile(error: BaseException) -> PreflightError:
+    if type(error).__name__ == "InvalidCxxCompiler":
+        return PreflightError(
+            "compile: true needs a C++ compiler for the CPU, and there is none on this machine",
+            "install one, such as g++, or name it in CXX; or train with compile: false",
+        )
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return PreflightError(
+        f"torch.compile cannot compile this model: {lines[0]}",
+        "train with compile: false; --debug shows the whole traceback",
+    )

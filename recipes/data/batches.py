@@ -1,0 +1,179 @@
+"""Batches of windows: endless and resumable ones to train on, and a fixed sequence that is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from subopt.errors import FileFormatError, PreflightError
+from subopt.profilers.data_record import Files
+
+from .corpus import Part, open_corpus
+from .tokenizer import Tokenizer, load_tokenizer
+from .windows import ShuffledWindows, TokenReader
+
+Batch = dict[str, Tensor]
+
+# Changes when the same state would no longer give the same windows.
+_LAYOUT = "1"
+
+
+class OpenFiles:
+    """A recipe's files with their tokenizer: everything is found and opened, and no text is read yet.
+
+    Args:
+        files: Which files.
+        base: The folder that relative paths start from.
+
+    Raises:
+        UsageError: Nothing matches a pattern, there is no such tokenizer, or a package is missing.
+        FileFormatError: A file is not of its format.
+        PreflightError: There is nothing to train on.
+    """
+
+    def __init__(self, files: Files, base: Path) -> None:
+        self.files = files
+        self.tokenizer: Tokenizer = load_tokenizer(files.tokenizer, files.separator, base)
+        self.training, self.held_out = open_corpus(files, base)
+
+    def batches(self, batch_size: int) -> TrainingBatches:
+        """Return endless training batches; torch's seed at the time of the call decides their order."""
+        return TrainingBatches(self, batch_size, seed=int(torch.randint(2**62, ()).item()))
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the held-out batches in the files' order; the last one may be smaller.
+
+        Raises:
+            PreflightError: There are no held-out files, or not one window in them.
+        """
+        corpus = self.held_out
+        if corpus is None:
+            raise PreflightError("there is no held-out data", "set data.files.eval")
+        length = self.files.sequence_length
+        reader = TokenReader(corpus, self.tokenizer, np.arange(len(corpus)))
+        is_first = True
+        while True:
+            tokens = reader.take(batch_size * length)
+            windows = len(tokens) // length
+            if windows == 0:
+                break
+            is_first = False
+            yield _batch(tokens[: windows * length].reshape(windows, length))
+        if is_first:
+            raise PreflightError(
+                f"the held-out files hold {len(tokens)} tokens, fewer than one window of {length}",
+                "name more files in data.files.eval, or set a smaller data.files.sequence_length",
+            )
+
+    @cached_property
+    def digests(self) -> Tensor:
+        """One number for every training file, which changes when the file does."""
+        return torch.tensor(self.training.digests(), dtype=torch.int64)
+
+    @cached_property
+    def reading(self) -> dict[str, str]:
+        """What else the windows depend on."""
+        used = ("field", "held_out", "separator", "sequence_length", "shuffle")
+        known = {name: str(getattr(self.files, name)) for name in used}
+        return {"layout": _LAYOUT, "tokenizer": self.tokenizer.digest, **known}
+
+
+class TrainingBatches:
+    """Endless batches of `input_ids` and `labels`: the same int64 tokens, of shape (batch size, sequence length).
+
+    Labels are not shifted: Hugging Face models do that. Batch k depends on the seed and k alone. An epoch's last batch
+    is filled from the next.
+
+    Args:
+        opened: The files.
+        batch_size: Windows of a batch.
+        seed: Decides their order.
+    """
+
+    def __init__(self, opened: OpenFiles, batch_size: int, *, seed: int) -> None:
+        self._opened, self._batch_size = opened, batch_size
+        self._windows = ShuffledWindows(
+            opened.training,
+            opened.tokenizer,
+            opened.files.sequence_length,
+            seed,
+            shuffle=opened.files.shuffle,
+        )
+
+    def __iter__(self) -> TrainingBatches:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            PreflightError: All files together are shorter than one window.
+            FileFormatError: A file is not what it should be.
+        """
+        return _batch(self._windows.take(self._batch_size))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, a number for every file, and what else the batches depend on."""
+        opened = self._opened
+        return {**self._windows.state_dict(), "files": opened.digests, "reading": opened.reading}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where a state was taken.
+
+        Raises:
+            FileFormatError: The files, the tokenizer or how they are read have changed since.
+        """
+        self._check_same(state)
+        self._windows.load_state_dict(state)
+
+    def _check_same(self, state: Mapping[str, Any]) -> None:
+        hint = "put back what was there, or start the run over with --force"
+        if not self.state_dict().keys() <= state.keys():
+            raise FileFormatError("the checkpoint was written with other training data", hint)
+        before, now = state["files"], self._opened.digests
+        if len(before) != len(now):
+            raise FileFormatError(
+                f"there are {len(now)} training files, and there were {len(before)} at the checkpoint",
+                hint,
+            )
+        changed = (before != now).nonzero().flatten().tolist()
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            name = self._opened.training.names[changed[0]]
+            raise FileFormatError(f"{name}{more} changed since the checkpoint was written", hint)
+        for name, value in self._opened.reading.items():
+            if state["reading"].get(name) != value:
+                raise FileFormatError(
+                    f"the training files are read with {name} {value}, and were with "
+                    f"{state['reading'].get(name)} when the checkpoint was written",
+                    hint,
+                )
+
+
+def open_files(files: Files, base: Path, batch_size: int, *, split: Part) -> Iterable[Batch]:
+    """Return the batches of a recipe's files.
+
+    Args:
+        files: Which files.
+        base: The folder that relative paths start from.
+        batch_size: Windows of a batch.
+        split: `train`: endless, with `state_dict` and `load_state_dict`; the order follows torch's seed now. `eval`:
+            the held-out windows once, in order.
+
+    Raises:
+        UsageError, FileFormatError, PreflightError: See `OpenFiles`.
+    """
+    opened = OpenFiles(files, base)
+    return opened.batches(batch_size) if split == "train" else opened.eval_batches(batch_size)
+
+
+def _batch(windows: NDArray[np.int32]) -> Batch:
+    tokens = torch.from_numpy(windows.astype(np.int64))
+    return {"input_ids": tokens, "labels": tokens.clone()}

@@ -1,0 +1,127 @@
+"""The documents of many files, numbered by shards: parts that can be read on their own, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from subopt.errors import PreflightError, UsageError
+from subopt.profilers.data_record import Files
+
+from .lines import JsonLinesFile, TextFile
+from .paths import Place, expand
+from .tables import DataSet, ParquetFile
+
+Part = Literal["train", "eval"]
+
+
+class Sharded(Protocol):
+    """A file in shards."""
+
+    def __len__(self) -> int: ...
+    def digest(self) -> int:
+        """Return a number that changes when the file does."""
+
+    def documents(self, shard: int) -> Iterator[str]:
+        """Yield the texts of a shard, none of them empty."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Some shards of some files.
+
+    Attributes:
+        files: The files.
+        names: What to call them.
+        shards: The number of each shard, counted over all files.
+    """
+
+    files: Sequence[Sharded]
+    names: Sequence[str]
+    shards: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def documents(self, shard: int) -> Iterator[str]:
+        """Yield the texts of a shard, none of them empty.
+
+        Raises:
+            FileFormatError: A file is not what it should be.
+        """
+        number = int(self.shards[shard])
+        file = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        return self.files[file].documents(number - int(self._firsts[file]))
+
+    def digests(self) -> list[int]:
+        """Return one number for every file, which changes when the file does."""
+        return [file.digest() for file in self.files]
+
+    @cached_property
+    def _firsts(self) -> NDArray[np.int64]:
+        """The number of every file's first shard."""
+        counts = np.array([len(file) for file in self.files], np.int64)
+        firsts: NDArray[np.int64] = np.cumsum(counts) - counts
+        return firsts
+
+
+def open_corpus(files: Files, base: Path) -> tuple[Corpus, Corpus | None]:
+    """Return what is trained on and what is held out, None where nothing is; no document is read yet.
+
+    Raises:
+        UsageError: Nothing matches a pattern, or a package is missing.
+        FileFormatError: A file is not of its format.
+        PreflightError: There is nothing to train on.
+    """
+    held_out = expand(files.eval, base, files.format)
+    training = [place for place in expand(files.train, base, files.format) if place not in held_out]
+    if not training:
+        raise UsageError(
+            "every file of data.files.train is in data.files.eval too",
+            "name files to train on that are not held out",
+        )
+    corpus = _corpus(training, files, "train")
+    if held_out:
+        return corpus, _corpus(held_out, files, "eval")
+    return (corpus, None) if files.held_out == 0 else _divided(corpus, files.held_out)
+
+
+def _corpus(places: Sequence[Place], files: Files, part: Part) -> Corpus:
+    opened = [_open(place, files.field, part) for place in places]
+    names = [str(place.path or place.name) for place in places]
+    total = sum(len(file) for file in opened)
+    if total == 0:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise PreflightError(f"there is no text in {names[0]}{more}", f"see data.files.{part}")
+    return Corpus(opened, names, np.arange(total))
+
+
+def _open(place: Place, field: str, part: Part) -> Sharded:
+    if place.format == "dataset" or place.path is None:
+        return DataSet(place, field, part)
+    if place.format == "parquet":
+        return ParquetFile(place.path, field)
+    return JsonLinesFile(place.path, field) if place.format == "jsonl" else TextFile(place.path)
+
+
+def _divided(corpus: Corpus, share: float) -> tuple[Corpus, Corpus]:
+    """Hold out a share of the shards, at least one, evenly spread: the same ones whatever the seed."""
+    count = len(corpus)
+    held = max(1, int(count * share))
+    if held >= count:
+        raise PreflightError(
+            f"data.files.held_out {share:g} leaves nothing to train on: the files are read in {count} parts",
+            "name files of their own in data.files.eval",
+        )
+    is_held = np.zeros(count, bool)
+    is_held[(np.arange(held) + 1) * count // held - 1] = True
+    train, apart = (
+        Corpus(corpus.files, corpus.names, corpus.shards[which]) for which in (~is_held, is_held)
+    )
+    return train, apart

@@ -1,0 +1,134 @@
+"""Which files a recipe means: paths and patterns relative to its folder, and names of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from subopt.errors import UsageError
+from subopt.profilers.data_record import FileFormat, Files
+
+HUB = "hf:"
+BYTES = "bytes"
+COMPRESSED = {".gz", ".zst"}
+_JSON_LINES = {".jsonl", ".ndjson", ".json"}
+_PARQUET = {".parquet", ".pq"}
+_OF_DATA_SET = ("dataset_dict.json", "state.json")
+_EXAMPLE = "write data.files.train like texts/*.txt, relative to the recipe"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One file, or one data set.
+
+    Attributes:
+        path: The file or folder, or None for a data set of the hub.
+        format: What it is.
+        name: A data set's `[CONFIG:]SPLIT` on disk, or its whole name on the hub; else nothing.
+    """
+
+    path: Path | None
+    format: FileFormat
+    name: str = ""
+
+
+def expand(entries: Sequence[str], base: Path, form: FileFormat | None) -> list[Place]:
+    """Return what the entries name, each once, the files of a pattern sorted by name.
+
+    Raises:
+        UsageError: An entry that names nothing, or something that is no file.
+    """
+    found: dict[Place, None] = {}
+    for entry in entries:
+        found |= dict.fromkeys(_named(entry, base, form))
+    return list(found)
+
+
+def existing(place: str, base: Path) -> Path | None:
+    """Return the file or folder of that name, if there is one."""
+    try:
+        path = base / Path(place).expanduser()
+        return path.resolve() if place and path.exists() else None
+    except (RuntimeError, OSError, ValueError):  # nobody's home, too long a name, a null character
+        return None
+
+
+def moved(files: Files, base: Path, to: Path) -> Files:
+    """Return the same files as they are named from the folder `to`; absolute paths stay as they are."""
+
+    def move(entry: str) -> str:
+        path = Path(entry).expanduser()
+        if path.is_absolute():
+            return entry
+        return Path(os.path.relpath(base.resolve() / path, to.resolve())).as_posix()
+
+    return _with_places(files, move)
+
+
+def absolute(files: Files, base: Path) -> Files:
+    """Return the same files by absolute paths."""
+
+    def place(entry: str) -> str:
+        path = Path(entry).expanduser()
+        is_pattern = glob.has_magic(entry) and existing(entry, base) is None
+        root = glob.escape(str(base.resolve())) if is_pattern else str(base.resolve())
+        return os.path.normpath(Path(root) / path)
+
+    return _with_places(files, place)
+
+
+def _with_places(files: Files, change: Callable[[str], str]) -> Files:
+    def place(entry: str) -> str:
+        return entry if entry.startswith(HUB) else change(entry)
+
+    tokenizer = files.tokenizer if files.tokenizer == BYTES else place(files.tokenizer)
+    train, held_out = ([place(entry) for entry in part] for part in (files.train, files.eval))
+    return files.model_copy(update={"train": train, "eval": held_out, "tokenizer": tokenizer})
+
+
+def _named(entry: str, base: Path, form: FileFormat | None) -> list[Place]:
+    if entry.startswith(HUB):
+        return [Place(None, "dataset", entry.removeprefix(HUB))]
+    path = existing(entry, base)
+    if path is not None:
+        return [_place(path, entry, form)]
+    folder, colon, split = entry.rpartition(":")
+    path = existing(folder, base) if colon else None
+    if path is not None and path.is_dir():
+        return [Place(path, "dataset", split)]
+    pattern = str(
+        Path(entry).expanduser()
+    )  # which may be absolute, and Path.glob takes none of those
+    matches = [base / match for match in glob.glob(pattern, root_dir=base, recursive=True)]  # noqa: PTH207
+    files = [match.resolve() for match in sorted(matches) if match.is_file()]
+    if not files:
+        what = "no file matches" if glob.has_magic(entry) else "there is no file"
+        raise UsageError(f"{what} {entry} in {base.resolve()}", _EXAMPLE)
+    return [_place(file, entry, form) for file in files]
+
+
+def _place(path: Path, entry: str, form: FileFormat | None) -> Place:
+    if path.is_dir():
+        if not any((path / name).is_file() for name in _OF_DATA_SET):
+            raise UsageError(
+                f"{entry} is a folder, and no data set that save_to_disk wrote",
+                f"name the files in it: {entry.rstrip('/')}/*.txt",
+            )
+        return Place(path, "dataset")
+    if not path.is_file():
+        raise UsageError(f"{entry} is not a regular file", _EXAMPLE)
+    return Place(path, form or _format_of(path))
+
+
+def _format_of(path: Path) -> FileFormat:
+    """Return the format by a name's end; what has no other is text."""
+    suffixes = [suffix.lower() for suffix in path.suffixes] or [""]
+    last = suffixes[-1]
+    if last in COMPRESSED:
+        last = (suffixes[:-1] or [""])[-1]
+    if last in _PARQUET:
+        return "parquet"
+    return "jsonl" if last in _JSON_LINES else "text"

@@ -1,0 +1,185 @@
+"""Parquet files and Hugging Face data sets, read in shards: row groups of the one, 64 rows of the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from subopt.errors import FileFormatError, UsageError
+from subopt.profilers.hf_config import in_short
+
+from .digest import combined, file_digest
+from .hub import cache_alone_unless_it_answers
+from .lines import no_field
+from .paths import Place
+
+if TYPE_CHECKING:
+    import datasets
+
+_ROWS = 64
+_READ_BYTES = 2**20
+# Of a data set without a named split, in this order.
+_SPLITS = {"train": ("train",), "eval": ("validation", "test", "valid", "dev")}
+
+
+class ParquetFile:
+    """A Parquet file with a column of text: a document in every row. Empty texts and nulls are passed over.
+
+    Args:
+        path: The file.
+        field: The column's name.
+
+    Raises:
+        UsageError: pyarrow is missing.
+        FileFormatError: It is no Parquet file, or has no such column of text.
+    """
+
+    def __init__(self, path: Path, field: str) -> None:
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError:
+            raise UsageError(f"{path} needs pyarrow", "pip install 'subopt[export]'") from None
+        self.path, self._field = path, field
+        self._parquet, self._errors = parquet, (pyarrow.ArrowException, OSError, UnicodeDecodeError)
+        with self._open() as file:
+            self._groups = file.num_row_groups
+            schema = file.schema_arrow
+        if field not in schema.names:
+            what, hint = no_field(field, schema.names)
+            raise FileFormatError(f"{path}: {what}", hint)
+        kind = schema.field(field).type
+        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            raise _not_text(str(path), field, str(kind))
+
+    def __len__(self) -> int:
+        return self._groups
+
+    def digest(self) -> int:
+        """Return a number that changes when the file does."""
+        return file_digest(self.path)
+
+    def documents(self, shard: int) -> Iterator[str]:
+        """Yield the texts of a row group.
+
+        Raises:
+            FileFormatError: The file is damaged.
+        """
+        with self._open() as file:
+            batches = file.iter_batches(_ROWS, row_groups=[shard], columns=[self._field])
+            while (batch := self._next(batches)) is not None:
+                yield from filter(None, batch)
+
+    def _open(self) -> Any:
+        try:
+            # Pages as they are needed: a row group may be larger than memory.
+            return self._parquet.ParquetFile(
+                self.path, buffer_size=_READ_BYTES, pre_buffer=False, memory_map=False
+            )
+        except self._errors as error:
+            raise self._unreadable(error) from None
+
+    def _next(self, batches: Iterator[Any]) -> list[str | None] | None:
+        try:
+            batch = next(batches, None)
+            texts: list[str | None] | None = None if batch is None else batch.column(0).to_pylist()
+        except self._errors as error:
+            raise self._unreadable(error) from None
+        return texts
+
+    def _unreadable(self, error: BaseException) -> FileFormatError:
+        return FileFormatError(f"{self.path} cannot be read as Parquet: {in_short(error)}")
+
+
+class DataSet:
+    """A Hugging Face data set with a column of text: a document in every row. Empty texts and nulls are passed over.
+
+    Args:
+        place: A folder that `save_to_disk` wrote, or a name of the hub, with a split or without.
+        field: The column's name.
+        part: What it is for, which decides the split where none is named.
+
+    Raises:
+        UsageError: The datasets package is missing, or there is no such data set or split.
+        FileFormatError: The data set has no such column of text.
+    """
+
+    def __init__(self, place: Place, field: str, part: str) -> None:
+        self.path = place.path
+        self._name = place.name if place.path is None else str(place.path)
+        found = _split(_load(place, part), place, part, self._name)
+        if field not in found.column_names:
+            what, hint = no_field(field, found.column_names)
+            raise FileFormatError(f"{self._name}: {what}", hint)
+        kind = getattr(found.features[field], "dtype", "nested")
+        if kind not in {"string", "large_string"}:
+            raise _not_text(self._name, field, kind)
+        self._rows = found.select_columns([field]).with_format(None)
+        self._field = field
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._rows) / _ROWS)
+
+    def digest(self) -> int:
+        """Return a number that changes when the data set's files do."""
+        files = [Path(file["filename"]) for file in self._rows.cache_files]
+        return combined([len(self._rows), *map(file_digest, files)])
+
+    def documents(self, shard: int) -> Iterator[str]:
+        """Yield the texts of 64 rows."""
+        rows = self._rows[shard * _ROWS : (shard + 1) * _ROWS]
+        yield from filter(None, rows[self._field])
+
+
+def _load(place: Place, part: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError(
+            f"{place.path or place.name} needs the datasets package", "pip install 'subopt[hf]'"
+        ) from None
+    if place.path is not None:
+        try:
+            return datasets.load_from_disk(str(place.path))
+        except Exception as error:  # whatever a damaged folder makes the library raise
+            raise FileFormatError(
+                f"{place.path} cannot be read as a data set: {in_short(error)}",
+                "name a folder that save_to_disk wrote",
+            ) from None
+    name, *rest = place.name.split(":")
+    config = rest[0] if len(rest) > 1 else None
+    split = rest[-1] if rest else None
+    try:
+        with cache_alone_unless_it_answers():
+            return datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # a wrong name or split, the network
+        raise UsageError(
+            f"the data set {place.name} cannot be loaded: {in_short(error)}",
+            "write it like hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT; or name a folder of save_to_disk",
+        ) from None
+
+
+def _split(loaded: Any, place: Place, part: str, name: str) -> datasets.Dataset:
+    """Return the one split that was named, or else the usual one for this part."""
+    if not isinstance(loaded, dict):
+        if place.path is not None and place.name:
+            raise UsageError(f"{name} has no splits", "leave out what follows the colon")
+        return loaded  # type: ignore[no-any-return]
+    wanted = (place.name,) if place.path is not None and place.name else _SPLITS[part]
+    for split in wanted:
+        if split in loaded:
+            return loaded[split]  # type: ignore[no-any-return]
+    raise UsageError(
+        f"{name} has no split {' or '.join(wanted)}; it has: {', '.join(map(str, loaded))}",
+        "name one after a colon: NAME:SPLIT",
+    )
+
+
+def _not_text(where: str, field: str, kind: str) -> FileFormatError:
+    return FileFormatError(
+        f"{where}: '{field}' is a column of {kind} and not of text",
+        "set data.files.field to the column that holds the text",
+    )

@@ -1,0 +1,107 @@
+"""What a run keeps on disk of its model: checkpoints, the best weights, and the final ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from subopt.errors import NonFiniteLossError
+from subopt.optimizers import get_method
+
+from .best import Best, discard_best, load_best, save_best
+from .checkpoint import Progress, save_checkpoint
+from .disk import told_when_full
+from .events import OnEvent, Saved, Warned
+from .session import Session
+from .weights import all_finite, save_weights
+
+
+class Keeper:
+    """Saves the model of a session.
+
+    Args:
+        session: The run.
+        on_event: Told of every checkpoint.
+
+    Attributes:
+        newest: The newest checkpoint, or None.
+        best: Where the run was best so far, or None where nobody asked or nothing was evaluated.
+    """
+
+    def __init__(self, session: Session, on_event: OnEvent) -> None:
+        self._session = session
+        self._on_event = on_event
+        self._folder = session.folder
+        self.newest: Path | None = session.checkpoint
+        self.best: Best | None = None
+
+    def go_on(self, step: int, *, is_same_run: bool) -> None:
+        """Take up what an earlier session kept.
+
+        Weights that were best after the checkpoint stay: the same steps come again. In another run, as --force may make
+        it, they do not.
+        """
+        if not self._session.recipe.checkpoint.best:
+            return
+        self.best = load_best(self._folder.best)
+        if self.best is not None and self.best.step > step and not is_same_run:
+            self._on_event(
+                Warned(
+                    f"the best weights were of step {self.best.step}, after the checkpoint of step {step}: dropped"
+                )
+            )
+            discard_best(self._folder.best)
+            self.best = None
+
+    def save(self, progress: Progress, data: dict[str, Any]) -> None:
+        """Write a checkpoint, unless this step has one or there is no step yet.
+
+        Args:
+            progress: How far the run is.
+            data: The position in the training data.
+
+        Raises:
+            NonFiniteLossError: A weight is NaN or infinite.
+            DiskFullError: It does not fit on the disk.
+        """
+        step = progress.step
+        if step == 0 or (self.newest is not None and self.newest.name == f"step-{step}"):
+            return
+        session = self._session
+        if not all_finite(session.model):
+            raise self.non_finite(f"the weights became NaN or infinite by step {step}")
+        self.newest = save_checkpoint(
+            self._folder.checkpoints,
+            session.model,
+            session.optimizer,
+            data,
+            progress,
+            keep=session.recipe.checkpoint.keep,
+        )
+        self._on_event(Saved(step, self.newest))
+
+    def keep_if_best(self, step: int, eval_loss: float) -> None:
+        """Keep the weights if the recipe asks for the best ones and the held-out loss was never lower."""
+        if not self._session.recipe.checkpoint.best:
+            return
+        if self.best is None or eval_loss < self.best.eval_loss:
+            best = Best(step, eval_loss)
+            save_best(self._folder.best, self._dense_state(), best)
+            self.best = best
+
+    def save_weights(self) -> None:
+        """Write the trained weights for the user's own model: layers that the method replaced in their first form."""
+        with told_when_full("the trained weights", self._folder.path):
+            save_weights(self._dense_state(), self._folder.weights)
+
+    def non_finite(self, what: str) -> NonFiniteLossError:
+        """Return the error of a run that left the finite numbers, with what there is to go back to."""
+        lower = f"try optimizer.lr={self._session.recipe.optimizer.lr / 3:.2g} or a longer warm-up"
+        kept = f"the last good checkpoint is {self.newest}" if self.newest else "none was saved yet"
+        return NonFiniteLossError(what, f"{kept}; {lower}")
+
+    def _dense_state(self) -> dict[str, Tensor]:
+        method = get_method(self._session.recipe.optimizer.method)
+        return method.dense_state_dict(self._session.model)

@@ -1,0 +1,250 @@
+"""A recipe of several methods: each layer the one that promises most, together within the memory budget.
+
+Like layers (the same role and shape) share a method; what is left of the budget may then split one such group. The
+promise of a mix is the sum of what its layers promise (`mixed_choices`): that gains of layers add up is assumed, not
+measured. A race of the recipe shows whether it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from subopt.optimizers import shown_name
+from subopt.profilers.schema import Layer, Profile
+
+from .advice import Row
+from .evidence import published_lr
+from .knapsack import Items, Packing, leanest, pack, upper_bound
+from .layer_patterns import patterns_for, role_of
+from .mixed_choices import Measured, matrices, measured_candidates
+from .mixed_fallback import FallbackKind, fallback_kinds, kind_of
+from .mixed_record import Mixed, MixedUse
+from .mixed_sentences import mixed_sentences
+from .peaks import PeakAt
+from .schema import Rule
+from .traits import model_kind, trainable_parameters
+
+
+def choose_mixed(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> Mixed | None:
+    """Choose a method, and a rank where it has one, for every matrix, so that the promises add up to the most.
+
+    A multiple-choice knapsack, solved exactly for groups of like layers unless there are very many of them, and bounded
+    from above for single layers. Time has its price in the values: a method's share of the step's time costs what the
+    ranking says, in proportion to the FLOPs of its layers.
+
+    Args:
+        profile: The profile.
+        rows: The methods to choose from, at the batch size in question; those that do not fit alone may still fit in
+            part. Methods of which nothing is known are left out.
+        usable_bytes: What tensors can use of the budget.
+
+    Returns:
+        The mix; None where none fits. `leanest_bytes` says what would be needed.
+    """
+    problem = _problem(profile, rows, usable_bytes)
+    if problem is None:
+        return None
+    packing = pack(problem.items(problem.groups))
+    if packing is None:
+        return None
+    assigned, kind = _improved(problem, packing), problem.kinds[packing.picks[-1]]
+    mixed = _described(problem, assigned, kind, is_exact=packing.is_exact)
+    return replace(mixed, sentences=mixed_sentences(mixed))
+
+
+def leanest_bytes(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> int | None:
+    """Return the smallest peak of all mixes, by their upper bounds; None without matrices or known methods."""
+    problem = _problem(profile, rows, usable_bytes)
+    if problem is None:
+        return None
+    items = problem.items(problem.groups)
+    needs = []
+    for limit in {choice.limit_bytes for choices in items for choice in choices}:
+        allowed = [[c for c in choices if c.limit_bytes >= limit] for choices in items]
+        if all(allowed):
+            held = sum(
+                choices[i].bytes for choices, i in zip(allowed, leanest(allowed), strict=True)
+            )
+            needs.append(usable_bytes - limit + held)
+    return min(needs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What there is to choose from: methods on layers, layers in groups, and fallbacks."""
+
+    profile: Profile
+    layers: list[Layer]
+    methods: list[Measured]
+    groups: list[tuple[int, ...]]
+    kinds: list[FallbackKind]
+
+    def items(self, groups: Sequence[Sequence[int]]) -> Items:
+        """The knapsack's items: the groups of layers, and last the fallback."""
+        choices = [[method.choice(group) for method in self.methods] for group in groups]
+        return [*choices, [kind.choice for kind in self.kinds]]
+
+
+def _problem(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> _Problem | None:
+    layers = matrices(profile)
+    methods = measured_candidates(profile, rows, usable_bytes) if layers else []
+    if not methods:
+        return None
+    groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for index, layer in enumerate(layers):
+        like = (role_of(shown_name(layer.name)), tuple(layer.shape))
+        groups.setdefault(like, []).append(index)
+    found = [tuple(group) for group in groups.values()]
+    return _Problem(profile, layers, methods, found, fallback_kinds(profile, methods))
+
+
+def _improved(problem: _Problem, packing: Packing) -> list[int]:
+    """Return each layer's method, with what room is left used to move a part of one group to a better one."""
+    assigned = [0] * len(problem.layers)
+    for group, pick in zip(problem.groups, packing.picks[:-1], strict=True):
+        for layer in group:
+            assigned[layer] = pick
+    limits = [problem.methods[pick].candidate.limit_bytes for pick in packing.picks[:-1]]
+    limit = min(*limits, problem.kinds[packing.picks[-1]].choice.limit_bytes)
+    best, moved = 0.0, (0, ())
+    for group, now in zip(problem.groups, packing.picks[:-1], strict=True):
+        for other in range(len(problem.methods)):
+            gain, part = _part(problem, group, now, other, limit, packing.bytes)
+            if gain > best + 1e-9:
+                best, moved = gain, (other, part)
+    for layer in moved[1]:
+        assigned[layer] = moved[0]
+    return assigned
+
+
+def _part(
+    problem: _Problem, group: Sequence[int], now: int, other: int, limit: int, used: int
+) -> tuple[float, tuple[int, ...]]:
+    """Return what moving some layers of a group to another method adds, and the layers, those that gain most first."""
+    old, new = problem.methods[now], problem.methods[other]
+    limit = min(limit, new.candidate.limit_bytes)
+    best: tuple[float, tuple[int, ...]] = (0.0, ())
+    gain, moved = 0.0, []
+    for layer in sorted(group, key=lambda i: old.values[i] - new.values[i])[:-1]:
+        gain += new.values[layer] - old.values[layer]
+        used += new.bytes[layer] - old.bytes[layer]
+        moved.append(layer)
+        if used <= limit and gain > best[0]:
+            best = (gain, tuple(moved))
+    return best
+
+
+def _described(
+    problem: _Problem, assigned: Sequence[int], kind: FallbackKind, *, is_exact: bool
+) -> Mixed:
+    """Return the mix that these methods of the layers make."""
+    by_method: dict[int, list[int]] = {}
+    for layer, pick in enumerate(assigned):
+        by_method.setdefault(pick, []).append(layer)
+    main = _main(problem, by_method, kind)
+    uses = [_use(problem, pick, layers, main) for pick, layers in by_method.items()]
+    if main not in by_method:
+        uses.append(_use(problem, main, [], main))
+    uses.sort(key=lambda use: (bool(use.patterns), -use.parameters))
+    method, total = problem.methods[main], sum(use.state_bytes for use in uses) + kind.choice.bytes
+    singles = [_single(problem, pick) for pick in range(len(problem.methods))]
+    gain = sum(use.gain for use in uses) + kind.choice.value
+    bound = upper_bound(problem.items([(layer,) for layer in range(len(problem.layers))]))
+    return Mixed(
+        rules=tuple(rule for use in uses for rule in _rules(problem.profile, use)),
+        method=method.candidate.row.method,
+        options=method.candidate.options,
+        fallback=None if kind_of(method)[0] == kind.name else kind.name,
+        uses=tuple(uses),
+        state_bytes=total,
+        fallback_bytes=kind.choice.bytes,
+        peak=_peak([problem.methods[pick] for pick in by_method], total),
+        step_ms=_step_ms(problem, by_method),
+        gain=gain,
+        bound_gain=gain if bound is None else max(gain, bound),
+        best_single=max((single for single in singles if single is not None), default=None),
+        is_exact=is_exact,
+    )
+
+
+def _main(problem: _Problem, by_method: Mapping[int, Sequence[int]], kind: FallbackKind) -> int:
+    """Return the method with the most parameters of those whose state has the fallback's dtype, which it shares.
+
+    Where none that is used has it, another of the methods is named: all matrices then have rules.
+    """
+    suited = [i for i, m in enumerate(problem.methods) if kind_of(m)[1] == kind.state_dtype]
+    sizes = {
+        pick: sum(math.prod(problem.layers[layer].shape) for layer in layers)
+        for pick, layers in by_method.items()
+    }
+    return max(
+        suited, key=lambda i: (sizes.get(i, 0), problem.methods[i].candidate.row.is_baseline)
+    )
+
+
+def _use(problem: _Problem, pick: int, layers: Sequence[int], main: int) -> MixedUse:
+    found = problem.methods[pick]
+    names = [shown_name(problem.layers[layer].name) for layer in layers]
+    others = {shown_name(layer.name) for layer in problem.profile.layers} - set(names)
+    return MixedUse(
+        patterns=() if pick == main else tuple(patterns_for(names, others)),
+        method=found.candidate.row.method,
+        options=found.candidate.options,
+        layers=tuple(names),
+        parameters=sum(math.prod(problem.layers[layer].shape) for layer in layers),
+        state_bytes=sum(found.bytes[layer] for layer in layers),
+        gain=sum(found.values[layer] for layer in layers),
+    )
+
+
+def _rules(profile: Profile, use: MixedUse) -> list[Rule]:
+    """The rules of a method that is not the main one, at its published rate."""
+    rate = published_lr(use.method, trainable_parameters(profile), model_kind(profile))
+    return [
+        Rule(
+            pattern=pattern,
+            method=use.method,
+            lr=rate.lr,
+            weight_decay=rate.weight_decay or 0.0,
+            options=use.options,
+        )
+        for pattern in use.patterns
+    ]
+
+
+def _single(problem: _Problem, pick: int) -> tuple[float, str] | None:
+    """The promise of one method for all layers, with the fallback that suits it best."""
+    method = problem.methods[pick]
+    everything = [method.choice(range(len(problem.layers)))]
+    packing = pack([everything, [kind.choice for kind in problem.kinds]])
+    return None if packing is None else (packing.value, method.candidate.row.method)
+
+
+def _peak(used: Sequence[Measured], state_bytes: int) -> PeakAt:
+    """The highest of the peaks that the methods have alone, each with the state of the mix in the place of its own.
+
+    Temporaries come and go parameter by parameter, so no step of the mix takes more than the worst of its methods.
+    """
+    peaks = [
+        found.candidate.row.peak.shifted(
+            state_bytes - found.candidate.row.cost.state_bytes + found.candidate.extra_bytes
+        )
+        for found in used
+    ]
+    return max(peaks, key=lambda peak: peak.bytes if peak.high_bytes is None else peak.high_bytes)
+
+
+def _step_ms(problem: _Problem, by_method: Mapping[int, Sequence[int]]) -> float | None:
+    """Forward and backward pass, and every method's optimizer step by its layers' share of the FLOPs."""
+    row = problem.methods[0].candidate.row
+    if row.step_ms is None or row.cost.step_ms is None:
+        return None
+    total = row.step_ms - row.cost.step_ms
+    for pick, layers in by_method.items():
+        step_ms = problem.methods[pick].step_ms
+        if step_ms is None:
+            return None
+        total += sum(step_ms[layer] for layer in layers)
+    return total

@@ -1,0 +1,121 @@
+"""Who takes part in a race, with which options, and at which learning rate its search begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+from torch import nn
+
+from subopt.errors import UsageError
+from subopt.optimizers import METHODS, get_method, treatments
+from subopt.profilers.race_record import LeftOut, OptionValue
+from subopt.profilers.record import Record
+
+from ..advisor import recommend
+from ..changes import changed_options
+from ..evidence import load_evidence, published, published_lr
+from .source import RaceSource
+
+# A budget that everything fits: the ranking is asked for without one.
+_ANY_BYTES = 2**50
+
+_CONV_DIMENSIONS = 4  # out, in, height, width
+
+
+class Entrant(Record):
+    """A method at the start.
+
+    Attributes:
+        method: Its id.
+        options: Its options, where they differ from the method's defaults.
+        start_lr: The learning rate its search begins at.
+    """
+
+    method: str
+    options: dict[str, OptionValue] = Field(default_factory=dict)
+    start_lr: float
+
+
+def entrants_of(
+    source: RaceSource, model: nn.Module, methods: Sequence[str] | None
+) -> tuple[list[Entrant], list[LeftOut]]:
+    """Return the methods of a race, the baseline first and then the most promising, and those that cannot take part.
+
+    Those asked for, in that order; else the profile's, as `subopt recommend` ranks them, and with a budget those that
+    fit it; else the recipe's own and all others, by their published gains.
+
+    Raises:
+        OptionError: An unknown method.
+        UsageError: A method that was asked for needs a package that is not installed, or there is nothing to race.
+    """
+    baseline = load_evidence().baseline
+    known = _profiled(source)
+    if methods is not None:
+        names = [get_method(name).name for name in methods]
+    elif known:
+        names = list(known)
+    else:
+        names = _by_published_gain(model, source)
+    names = list(dict.fromkeys([baseline, *names]))
+    left_out = []
+    for name in names:
+        extra = get_method(name).missing_extra(known.get(name))
+        if extra is not None:
+            reason = f"needs a package that is not installed: pip install 'subopt[{extra}]'"
+            if methods is not None:
+                raise UsageError(f"{name} {reason}")
+            left_out.append(LeftOut(method=name, reason=reason))
+    absent = {item.method for item in left_out}
+    entrants = [_entrant(name, source, known, model) for name in names if name not in absent]
+    if len(entrants) < 2:
+        raise UsageError(
+            f"there is nothing to race {baseline} against",
+            "name other methods with --methods, or a larger --gpu-mem",
+        )
+    return entrants, left_out
+
+
+def _profiled(source: RaceSource) -> dict[str, dict[str, Any]]:
+    """Return the options of the profile's methods, best ranked first; with a budget, of those that fit it."""
+    if source.profile is None or not source.profile.methods:
+        return {}
+    advice = recommend(source.profile, budget_bytes=source.budget_bytes or _ANY_BYTES)
+    return {
+        row.method: changed_options(row.cost)
+        for row in advice.rows
+        if source.budget_bytes is None or row.is_recommendable
+    }
+
+
+def _by_published_gain(model: nn.Module, source: RaceSource) -> list[str]:
+    parameters, kind = size_and_kind(model)
+
+    def loss_left(name: str) -> float:
+        near = published(name, parameters, kind)
+        return math.inf if near is None else -near.expected_gain
+
+    others = sorted(METHODS, key=loss_left)
+    return [source.recipe.optimizer.method, *others] if source.is_tuned else others
+
+
+def _entrant(
+    name: str, source: RaceSource, known: Mapping[str, Mapping[str, Any]], model: nn.Module
+) -> Entrant:
+    own = source.recipe.optimizer
+    if source.is_tuned and own.method == name:
+        return Entrant(method=name, options=dict(own.options), start_lr=own.lr)
+    rate = published_lr(name, *size_and_kind(model))
+    return Entrant(method=name, options=dict(known.get(name, {})), start_lr=rate.lr)
+
+
+def size_and_kind(model: nn.Module) -> tuple[int, str | None]:
+    """Return the number of trained parameters, and `language`, `vision` or None, as `traits` tells from a profile."""
+    trained = [item for item in treatments(model) if item.treatment != "frozen"]
+    parameters = sum(math.prod(item.shape) for item in trained)
+    if any(isinstance(module, nn.Embedding) for module in model.modules()):
+        return parameters, "language"
+    has_convolutions = any(len(item.shape) == _CONV_DIMENSIONS for item in trained)
+    return parameters, "vision" if has_convolutions else None

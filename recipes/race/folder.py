@@ -1,0 +1,179 @@
+"""The folder of a race: its plan, one line for every finished trial, and in the end the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from subopt.errors import FileFormatError, UsageError
+from subopt.profilers.race_record import LeftOut, Race, Seconds, Trial
+from subopt.profilers.record import Count, Record
+
+from ..disk import sync, write_text
+from .entrants import Entrant
+from .pace import Pace
+
+_Kind = TypeVar("_Kind", bound=Record)
+
+
+class Plan(Record):
+    """What a race does, settled before its first trial; a resumed race goes by the same.
+
+    `settings`: what was asked for, by which a race is known again. `trials`: of each contestant's search.
+    `spent_seconds`: real time until the first trial.
+    """
+
+    schema_version: Literal[1] = 1
+    settings: dict[str, str]
+    minutes: Seconds
+    horizon_seconds: Seconds
+    finals_seconds: Seconds
+    trials: Count
+    finalists: Count
+    seeds: list[Count]
+    contestants: list[Entrant]
+    paces: dict[str, Pace]
+    left_out: list[LeftOut] = Field(default_factory=list)
+    spent_seconds: Seconds
+
+    @property
+    def total(self) -> int:
+        """Trials in all, those of the finals included."""
+        finals = min(self.finalists, len(self.contestants) - 1) + 1
+        return len(self.contestants) * self.trials + finals * (len(self.seeds) - 1)
+
+
+class Entry(Record):
+    """A line of `trials.jsonl`: a finished trial, or a method that had to be left out, and the real time it took."""
+
+    trial: Trial | None = None
+    left_out: LeftOut | None = None
+    wall_seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class RaceFolder:
+    """Paths of a race's folder, and how they are read and written."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """Settings, contestants and paces."""
+        return self.path / "plan.json"
+
+    @property
+    def trials(self) -> Path:
+        """The finished trials, in order."""
+        return self.path / "trials.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """The race's record."""
+        return self.path / "race.json"
+
+    def check(self, *, resume: bool, force: bool) -> None:
+        """Make sure that the folder may be written, changing nothing.
+
+        Raises:
+            UsageError: It holds something, and neither `resume` nor `force` was given; or nothing to resume.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file, not a folder", "choose another --output")
+        content = [p for p in self.path.iterdir() if p.name[0] != "."] if self.path.exists() else []
+        if resume and not self.plan.exists():
+            hint = "choose the --output of the race to go on with, or start one without --resume"
+            raise UsageError(f"{self.path} holds no race to resume", hint)
+        if content and not resume and not force:
+            raise UsageError(
+                f"{self.path} already exists",
+                "go on with --resume, start over with --force, or choose another --output",
+            )
+
+    def start(self, plan: Plan) -> None:
+        """Write a plan, and clear an earlier race out of the folder; nothing else in it is touched."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for stale in (self.result, self.plan, self.trials):
+            stale.unlink(missing_ok=True)
+        write_text(self.plan, plan.model_dump_json(indent=1) + "\n")
+
+    def load_plan(self, settings: Mapping[str, str]) -> Plan:
+        """Return the plan of the race to go on with.
+
+        Raises:
+            FileFormatError: It cannot be read.
+            UsageError: It is another race's.
+        """
+        plan = _parsed(Plan, _text(self.plan), str(self.plan))
+        known = {entrant.method for entrant in plan.contestants}
+        if len(known) < len(plan.contestants) or known - plan.paces.keys() or not plan.seeds:
+            raise FileFormatError(f"{self.plan}: contestants, paces and seeds do not agree")
+        changed = [key for key, value in settings.items() if plan.settings.get(key) != value]
+        if changed:
+            key = changed[0]
+            raise UsageError(
+                f"the race in {self.path} was started with {key} {plan.settings.get(key)}, not {settings[key]}",
+                "resume with what it was started with, or start over with --force and without --resume",
+            )
+        return plan
+
+    def load_entries(self, plan: Plan) -> list[Entry]:
+        """Return the finished trials; a last line that a kill cut short is dropped from the file.
+
+        Raises:
+            FileFormatError: A line cannot be read, or does not belong to the plan.
+        """
+        if not self.trials.exists():
+            return []
+        text = _text(self.trials)
+        whole, _, cut = text.rpartition("\n")
+        if cut:
+            write_text(self.trials, whole + "\n" if whole else "")
+        known = {entrant.method for entrant in plan.contestants}
+        entries = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            entry = _parsed(Entry, line, f"{self.trials}:{number}")
+            of = entry.trial or entry.left_out
+            if of is None or of.method not in known:
+                raise FileFormatError(f"{self.trials}:{number}: no trial of this race's methods")
+            entries.append(entry)
+        return entries
+
+    def append(self, entry: Entry) -> None:
+        """Add a line and force it onto the disk."""
+        is_new = not self.trials.exists()
+        with self.trials.open("a", encoding="utf-8") as file:
+            file.write(entry.model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync(self.path)
+
+    def save(self, race: Race) -> None:
+        """Write the race's record in one step."""
+        write_text(self.result, race.model_dump_json(indent=1) + "\n")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise FileFormatError(f"{path} cannot be read: {why}") from None
+
+
+def _parsed(kind: type[_Kind], text: str, where: str) -> _Kind:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise FileFormatError(
+            f"{where} cannot be read: {key + ': ' if key else ''}{first['msg']}",
+            "start over with --force and without --resume",
+        ) from None

@@ -1,0 +1,209 @@
+"""How long, how often and with whom: what fits into the minutes of a race."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from subopt.errors import UsageError
+from subopt.profilers.race_record import LeftOut
+from subopt.units import format_ms
+
+from .entrants import Entrant
+from .field import PARTS
+from .pace import Pace, steps_within
+
+# Of the minutes; the rest is for what a plan cannot know.
+USABLE_SHARE = 0.95
+
+# What a trial of the search costs on average, the first one apart: halving stops most of them at a fifth.
+LATER_TRIALS_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What a plan should offer: steps of the baseline, trials for each, repetitions; wishes first, needs last."""
+
+    steps: int
+    trials: tuple[int, ...]
+    repeats: bool = True
+
+
+_LEVELS = (
+    _Level(300, (9, 6, 4)),
+    _Level(100, (6, 4, 3)),
+    _Level(30, (3, 2, 1)),
+    _Level(30, (1,), repeats=False),
+)
+
+# Rather fewer contestants than trials too short to tell them apart, but not fewer than this while there are trials to
+# give up.
+_FEW_CONTESTANTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A race that fits its minutes.
+
+    Attributes:
+        contestants: Who takes part.
+        left_out: Who does not, and why.
+        trials: Trials of each one's search.
+        seeds: Runs of a finalist, the search's among them.
+        horizon_s: Training time of a run.
+        finals_s: Real time kept for the repetitions.
+    """
+
+    contestants: tuple[Entrant, ...]
+    left_out: tuple[LeftOut, ...]
+    trials: int
+    seeds: int
+    horizon_s: float
+    finals_s: float
+
+
+def lay_out(
+    entrants: Sequence[Entrant],
+    paces: Mapping[str, Pace],
+    *,
+    minutes: float,
+    spent_s: float,
+    finalists: int,
+    seeds: int,
+    is_fixed: bool,
+    most_steps: int | None,
+) -> Layout:
+    """Return the best race that fits: long enough runs first, then contestants, then trials.
+
+    Every trial of the search is counted as one whole run for the first of a method and half a run for each later one,
+    every repetition of a finalist as a whole one; to each run come its building and its evaluations.
+
+    Args:
+        entrants: Who could take part, the baseline first, then the most promising.
+        paces: Their paces.
+        minutes: Real time in all.
+        spent_s: Real time that is gone.
+        finalists: Methods beside the baseline that repeat their best setting.
+        seeds: Runs of a finalist.
+        is_fixed: Whether all of them have to take part.
+        most_steps: The longest run that makes sense, in steps of the baseline; None: any.
+
+    Raises:
+        UsageError: The minutes are too few.
+    """
+    left_s = 60 * minutes * USABLE_SHARE - spent_s
+    for level in _LEVELS:
+        few = len(entrants) if is_fixed else min(len(entrants), _least(level))
+        for count in range(len(entrants), few - 1, -1):
+            for trials in level.trials:
+                chosen = entrants[:count]
+                repeats = seeds if level.repeats else 1
+                horizon_s = _horizon_s(chosen, paces, left_s, trials, finalists, repeats)
+                if _steps(chosen[0], paces, horizon_s) >= _capped(level.steps, most_steps):
+                    longest_s = _time_of(chosen[0], paces, most_steps)
+                    fitting_s = min(horizon_s, longest_s)
+                    return _layout(entrants, count, paces, trials, repeats, finalists, fitting_s)
+    raise _too_short(entrants, paces, minutes, spent_s, is_fixed=is_fixed, most_steps=most_steps)
+
+
+def _least(level: _Level) -> int:
+    return _FEW_CONTESTANTS if level.trials[-1] > 1 else 2
+
+
+def _capped(steps: int, most_steps: int | None) -> int:
+    return steps if most_steps is None else max(min(steps, most_steps), PARTS)
+
+
+def _steps(entrant: Entrant, paces: Mapping[str, Pace], horizon_s: float) -> int:
+    if horizon_s <= 0:
+        return 0
+    return steps_within(horizon_s, paces[entrant.method], entrant.method, entrant.options)[0]
+
+
+def _time_of(entrant: Entrant, paces: Mapping[str, Pace], steps: int | None) -> float:
+    """Return the time of so many of the baseline's steps, and a little more than that against rounding."""
+    if steps is None:
+        return math.inf
+    return (max(steps, PARTS) + 0.01) * paces[entrant.method].ordinary_ms / 1000
+
+
+def _horizon_s(
+    chosen: Sequence[Entrant],
+    paces: Mapping[str, Pace],
+    left_s: float,
+    trials: int,
+    finalists: int,
+    seeds: int,
+) -> float:
+    """Return the length of a run for which everything takes the time left."""
+    searching = 1 + (trials - 1) * LATER_TRIALS_SHARE
+    own_s = [_overhead_s(paces[entrant.method]) for entrant in chosen]
+    repeats = (min(finalists, len(chosen) - 1) + 1) * (seeds - 1)
+    runs = len(chosen) * searching + repeats
+    overhead_s = searching * sum(own_s) + repeats * max(own_s)
+    return (left_s - overhead_s) / runs
+
+
+def _overhead_s(pace: Pace) -> float:
+    return (pace.build_ms + PARTS * pace.eval_ms) / 1000
+
+
+def _layout(
+    entrants: Sequence[Entrant],
+    count: int,
+    paces: Mapping[str, Pace],
+    trials: int,
+    seeds: int,
+    finalists: int,
+    horizon_s: float,
+) -> Layout:
+    chosen, left_out = [], []
+    for entrant in entrants[:count]:
+        steps = _steps(entrant, paces, horizon_s)
+        if steps >= PARTS:
+            chosen.append(entrant)
+            continue
+        step_ms = paces[entrant.method].ordinary_ms
+        reason = f"too slow: {steps} steps of {format_ms(step_ms)} in a run of {format_ms(1000 * horizon_s)}"
+        left_out.append(LeftOut(method=entrant.method, reason=reason))
+    left_out += [
+        LeftOut(method=entrant.method, reason="too few minutes for all: ranked below the others")
+        for entrant in entrants[count:]
+    ]
+    slowest_s = max(_overhead_s(paces[entrant.method]) for entrant in chosen)
+    repeats = (min(finalists, len(chosen) - 1) + 1) * (seeds - 1)
+    return Layout(
+        contestants=tuple(chosen),
+        left_out=tuple(left_out),
+        trials=trials,
+        seeds=seeds,
+        horizon_s=horizon_s,
+        finals_s=repeats * (horizon_s + slowest_s),
+    )
+
+
+def _too_short(
+    entrants: Sequence[Entrant],
+    paces: Mapping[str, Pace],
+    minutes: float,
+    spent_s: float,
+    *,
+    is_fixed: bool,
+    most_steps: int | None,
+) -> UsageError:
+    """Say how many minutes the shortest race would take: one trial each of the baseline and of the others."""
+    level = _LEVELS[-1]
+    if is_fixed:
+        chosen = list(entrants)
+    else:
+        quickest = min(entrants[1:], key=lambda entrant: _overhead_s(paces[entrant.method]))
+        chosen = [entrants[0], quickest]
+    run_s = _time_of(entrants[0], paces, _capped(level.steps, most_steps))
+    needed_s = sum(run_s + _overhead_s(paces[entrant.method]) for entrant in chosen)
+    needed = math.ceil(10 * (needed_s + spent_s) / (60 * USABLE_SHARE)) / 10
+    names = " and ".join([", ".join(e.method for e in chosen[:-1]), chosen[-1].method])
+    return UsageError(
+        f"{minutes:g} minutes are too few for this model",
+        f"one trial each of {names} takes at least --minutes {needed:g}; a useful race takes many times that",
+    )

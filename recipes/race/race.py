@@ -1,0 +1,224 @@
+"""A race: the methods against each other on the user's own model, data and device, for equal wall time."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from subopt.errors import UsageError
+from subopt.profilers.device import resolve_device
+from subopt.profilers.race_record import LeftOut, Race
+
+from ..events import Interrupting, Warned
+from ..evidence import load_evidence
+from ..interrupt import Interrupt, interruptible
+from ..session import check_unchanged
+from ..trainable import make_trainable, training_target
+from .entrants import Entrant, entrants_of
+from .events import OnEvent, Pacing, Planned, ignore
+from .field import Field, release
+from .folder import Plan, RaceFolder
+from .pace import measure_paces
+from .plan import lay_out
+from .running import Running
+from .search import require_optuna
+from .source import RaceSource
+
+# Of the minutes, for finding the paces.
+_PACES_SHARE = 0.1
+
+
+def race(
+    source: RaceSource,
+    *,
+    minutes: float,
+    methods: Sequence[str] | None = None,
+    finalists: int = 3,
+    seeds: int = 3,
+    output: Path,
+    resume: bool = False,
+    force: bool = False,
+    device: str | None = None,
+    on_event: OnEvent = ignore,
+) -> Race:
+    """Race methods for equal wall time, and leave every finished trial in a folder.
+
+    Every trial has the same weights at its seed, the same batches in the same order, the same schedule stretched over
+    its own steps, and as many steps as its method takes in `horizon_seconds` at the pace measured before. The baseline
+    searches its rate first; it then trains, under every other method, what that method leaves alone.
+
+    Args:
+        source: The treatment, and what is known of the methods.
+        minutes: Real time in all; of a resumed race, for what is left of it.
+        methods: Method ids beside the baseline; by default as many of the most promising as there is time for.
+        finalists: Methods beside the baseline that repeat their best setting with other seeds.
+        seeds: Runs of a finalist, the search's among them.
+        output: The race's folder.
+        resume: Go on with the race in it, for further `minutes`.
+        force: Start over in an existing folder, or with a changed model file or synthetic data.
+        device: Device, or None for the best there is.
+        on_event: Called with every event as it happens, in this thread.
+
+    Returns:
+        What came out; `interrupted` where Ctrl-C or the clock ended it before its plan was done.
+
+    Raises:
+        UsageError: Optuna is missing, the folder is taken, the minutes are too few, or there is nothing to race.
+        SuboptError: What loading the model and training it with the baseline raise.
+        KeyboardInterrupt: Ctrl-C before the first trial.
+    """
+    require_optuna()
+    _check_numbers(minutes, finalists, seeds)
+    began_s = time.monotonic()
+    folder = RaceFolder(output)
+    folder.check(resume=resume, force=force)
+    field = _open_field(source, device, force=force, on_event=on_event)
+    settings = _settings(source, field, methods, finalists, seeds)
+    with interruptible(
+        lambda number: on_event(Interrupting(signal.Signals(number).name))
+    ) as interrupt:
+        if resume:
+            plan = folder.load_plan(settings)
+        else:
+            asked = _Asked(source, minutes, methods, finalists, seeds)
+            plan = _planned(asked, field, settings, interrupt, on_event)
+            folder.start(plan)
+        running = Running(
+            field,
+            plan,
+            folder,
+            interrupt=interrupt,
+            end_s=began_s + 60 * minutes,
+            on_event=on_event,
+        )
+        on_event(Planned(plan, running.done))
+        result = running.run(minutes)
+    folder.save(result)
+    return result
+
+
+def _check_numbers(minutes: float, finalists: int, seeds: int) -> None:
+    if not (math.isfinite(minutes) and 0 < minutes <= 1e6):
+        raise UsageError(f"{minutes:g} minutes make no race", "give a number above 0: --minutes 20")
+    if finalists < 1 or seeds < 1:
+        raise UsageError("a race has at least one finalist and one seed", "give 1 or more")
+
+
+def _open_field(source: RaceSource, device: str | None, *, force: bool, on_event: OnEvent) -> Field:
+    place = resolve_device(device)
+    target = training_target(source.recipe, source.recipe_path.parent)
+    for warning in check_unchanged(source.recipe, target, force=force):
+        on_event(warning)
+    profile = source.profile
+    if profile is not None and profile.target.sha256 != target.record.sha256 and not force:
+        raise UsageError(
+            f"the profile is of another model file than {target.record.spec}",
+            "profile this one, or race without a profile",
+        )
+    if target.record.synthetic_data and not force:
+        raise UsageError(
+            "the data is SYNTHETIC, and on random numbers no method learns better than another",
+            "give the model file batches(batch_size), or race all the same with --force",
+        )
+    if not target.has_eval:
+        on_event(
+            Warned(
+                "there is no held-out data (eval_batches): methods are compared by their training loss"
+            )
+        )
+    return Field(source.recipe, target, place)
+
+
+def _settings(
+    source: RaceSource, field: Field, methods: Sequence[str] | None, finalists: int, seeds: int
+) -> dict[str, str]:
+    """Return what a race is known again by."""
+    recipe = source.recipe.model_dump(mode="json", exclude={"why", "checkpoint", "model"})
+    found = {key: json.dumps(value) for key, value in recipe.items()}
+    return found | {
+        "model": f"{field.target.record.sha256} {json.dumps(source.recipe.model.kwargs)}",
+        "methods": "chosen by the race" if methods is None else ",".join(methods),
+        "finalists": str(finalists),
+        "seeds": str(seeds),
+        "device": str(field.device),
+        "budget": str(source.budget_bytes),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the user asked for."""
+
+    source: RaceSource
+    minutes: float
+    methods: Sequence[str] | None
+    finalists: int
+    seeds: int
+
+
+def _planned(
+    asked: _Asked,
+    field: Field,
+    settings: dict[str, str],
+    interrupt: Interrupt,
+    on_event: OnEvent,
+) -> Plan:
+    """Find out who can take part and how fast everyone is, and settle the race."""
+    began_s = time.monotonic()
+    entrants, absent = _entrants(asked.source, field, asked.methods)
+    paces, unable = measure_paces(
+        field,
+        entrants,
+        budget_s=60 * asked.minutes * _PACES_SHARE,
+        is_over=lambda: interrupt.requested,
+        on_progress=lambda *what: on_event(Pacing(*what)),
+    )
+    able = [entrant for entrant in entrants if entrant.method in paces]
+    if len(able) < 2:
+        raise UsageError(
+            f"no other method than {able[0].method} can train this model: {unable[0].reason}"
+        )
+    spent_s = time.monotonic() - began_s
+    layout = lay_out(
+        able,
+        paces,
+        minutes=asked.minutes,
+        spent_s=spent_s,
+        finalists=asked.finalists,
+        seeds=asked.seeds,
+        is_fixed=asked.methods is not None,
+        most_steps=asked.source.recipe.schedule.steps if asked.source.is_tuned else None,
+    )
+    return Plan(
+        settings=settings,
+        minutes=asked.minutes,
+        horizon_seconds=layout.horizon_s,
+        finals_seconds=layout.finals_s,
+        trials=layout.trials,
+        finalists=asked.finalists,
+        seeds=[asked.source.recipe.seed + k for k in range(layout.seeds)],
+        contestants=list(layout.contestants),
+        paces=paces,
+        left_out=[*absent, *unable, *layout.left_out],
+        spent_seconds=spent_s,
+    )
+
+
+def _entrants(
+    source: RaceSource, field: Field, methods: Sequence[str] | None
+) -> tuple[list[Entrant], list[LeftOut]]:
+    """Check the model on a batch, with the baseline, and return who may take part in the race."""
+    baseline, own = load_evidence().baseline, source.recipe.optimizer
+    recipe = field.recipe_of(
+        baseline, {}, own.lr, steps=1, seed=source.recipe.seed, fallback_lr=None
+    )
+    try:
+        trainable = make_trainable(recipe, field.target, field.device)
+        return entrants_of(source, trainable.model, methods)
+    finally:
+        release(field.device)

@@ -1,0 +1,217 @@
+"""The running of a planned race: its searches in turn, then its finals, every finished trial on disk at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from subopt.errors import DoesNotFitError, OptionError, PreflightError
+from subopt.profilers.race_record import LeftOut, OptionValue, Race, Trial
+
+from ..interrupt import Interrupt
+from .entrants import Entrant
+from .events import Dropped, OnEvent, PointReached, TimeUp, TrialEnded, TrialStarted
+from .field import Field, Order, release, run_trial
+from .folder import Entry, Plan, RaceFolder
+from .pace import steps_within
+from .search import Search, best_of
+from .verdicts import Standing, contestants_of, finalists_of, standings
+
+
+class Running:
+    """A planned race, from its beginning or from the trials that an earlier session finished.
+
+    Args:
+        field: What all trials share.
+        plan: The plan.
+        folder: Where finished trials go, and those of an earlier session are.
+        interrupt: Whether the user wants to stop.
+        end_s: When the minutes are over, by `time.monotonic`.
+        on_event: Called with every event as it happens.
+
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        plan: Plan,
+        folder: RaceFolder,
+        *,
+        interrupt: Interrupt,
+        end_s: float,
+        on_event: OnEvent,
+    ) -> None:
+        self._field, self._plan, self._folder = field, plan, folder
+        self._interrupt, self._on_event = interrupt, on_event
+        self._end_s = end_s
+        self._entries = folder.load_entries(plan)
+        self._baseline = plan.contestants[0].method
+        self._searches = {
+            entrant.method: Search(entrant, seed=plan.seeds[0]) for entrant in plan.contestants
+        }
+        self._is_cut = False
+        for trial in self._trials():
+            if trial.role == "search":
+                self._searches[trial.method].replay(trial)
+
+    @property
+    def done(self) -> int:
+        """Trials that are over."""
+        return len(self._trials())
+
+    def run(self, minutes: float) -> Race:
+        """Do what is left of the plan, as far as the time goes.
+
+        Args:
+            minutes: Real time that was asked for.
+        """
+        search_end_s = self._end_s - self._plan.finals_seconds
+        first, *others = self._plan.contestants
+        self._search([first], search_end_s)
+        self._search(others, search_end_s)
+        if not self._interrupt.requested:
+            self._finals()
+        if self._is_cut and not self._interrupt.requested:
+            self._on_event(TimeUp())
+        return self._result(minutes)
+
+    def _trials(self) -> list[Trial]:
+        return [entry.trial for entry in self._entries if entry.trial is not None]
+
+    def _dropped(self) -> list[LeftOut]:
+        return [entry.left_out for entry in self._entries if entry.left_out is not None]
+
+    def _in_the_race(self) -> list[Entrant]:
+        gone = {item.method for item in self._dropped()}
+        return [entrant for entrant in self._plan.contestants if entrant.method not in gone]
+
+    def _search(self, entrants: Sequence[Entrant], end_s: float) -> None:
+        """Run the trials of these methods' searches in turn, one of each in every round."""
+        for number in range(self._plan.trials):
+            for entrant in entrants:
+                search = self._searches[entrant.method]
+                if len(search.trials) > number or entrant not in self._in_the_race():
+                    continue
+                if not self._is_time(end_s):
+                    return
+                lr, options = search.propose()
+                trial = self._run(self._order(entrant, lr, options), search.is_hopeless, end_s)
+                if trial is not None:
+                    search.tell(trial)
+                elif entrant in self._in_the_race():
+                    return
+
+    def _finals(self) -> None:
+        """Repeat the best settings with the other seeds, seed by seed."""
+        chosen = finalists_of(self._standings(), self._baseline, self._plan.finalists)
+        for seed in self._plan.seeds[1:]:
+            for standing in chosen:
+                best = standing.best
+                if best is None or self._is_repeated(best, seed):
+                    continue
+                if not self._is_time(self._end_s):
+                    return
+                order = self._order(standing.entrant, best.lr, best.options, seed)
+                self._run(order, lambda part, loss: False, self._end_s)
+
+    def _is_time(self, end_s: float) -> bool:
+        is_time = not self._interrupt.requested and time.monotonic() < end_s
+        self._is_cut |= not is_time
+        return is_time
+
+    def _is_repeated(self, best: Trial, seed: int) -> bool:
+        setting = (best.method, best.lr, best.options, seed)
+        return any(
+            (trial.method, trial.lr, trial.options, trial.seed) == setting
+            for trial in self._trials()
+            if trial.role == "final"
+        )
+
+    def _standings(self) -> list[Standing]:
+        return standings(self._in_the_race(), self._trials())
+
+    def _order(
+        self, entrant: Entrant, lr: float, options: dict[str, OptionValue], seed: int | None = None
+    ) -> Order:
+        plan = self._plan
+        pace = plan.paces[entrant.method]
+        steps, pace_ms = steps_within(plan.horizon_seconds, pace, entrant.method, options)
+        return Order(
+            method=entrant.method,
+            options=options,
+            lr=lr,
+            seed=plan.seeds[0] if seed is None else seed,
+            role="search" if seed is None else "final",
+            steps=steps,
+            pace_ms=pace_ms,
+            fallback_lr=None if entrant.method == self._baseline else self._fallback_lr(),
+        )
+
+    def _fallback_lr(self) -> float:
+        """The baseline's best rate: of what the other methods leave alone."""
+        best = best_of(self._searches[self._baseline].trials)
+        return self._plan.contestants[0].start_lr if best is None else best.lr
+
+    def _run(
+        self, order: Order, is_hopeless: Callable[[int, float], bool], end_s: float
+    ) -> Trial | None:
+        """Run a trial and put it on disk; None where it was cut short or could not be run."""
+        began_s = time.monotonic()
+        done = len(self._trials())
+        self._on_event(TrialStarted(order, done + 1, max(self._plan.total, done + 1)))
+        trial, left_out = None, None
+        try:
+            trial = run_trial(
+                self._field,
+                order,
+                is_hopeless=is_hopeless,
+                is_over=lambda: not self._is_time(end_s),
+                on_point=lambda point: self._on_event(PointReached(order, point)),
+            )
+        except (DoesNotFitError, OptionError, PreflightError) as error:
+            if order.method == self._baseline:
+                raise
+            left_out = LeftOut(method=order.method, reason=error.message)
+        release(self._field.device)
+        if trial is None and left_out is None:
+            return None
+        wall_s = time.monotonic() - began_s
+        self._entries.append(Entry(trial=trial, left_out=left_out, wall_seconds=wall_s))
+        self._folder.append(self._entries[-1])
+        self._on_event(Dropped(left_out) if left_out else TrialEnded(self._trials()[-1]))
+        return trial
+
+    def _result(self, minutes: float) -> Race:
+        field, plan = self._field, self._plan
+        found = self._standings()
+        standing = {item.entrant.method for item in found}
+        late = [
+            LeftOut(method=entrant.method, reason="the time was over before its first trial")
+            for entrant in self._in_the_race()
+            if entrant.method not in standing
+        ]
+        return Race(
+            baseline=self._baseline,
+            metric="held-out loss" if field.target.has_eval else "training loss",
+            minutes=minutes,
+            spent_seconds=plan.spent_seconds + sum(entry.wall_seconds for entry in self._entries),
+            horizon_seconds=plan.horizon_seconds,
+            device=str(field.device),
+            precision=field.recipe.precision,
+            batch_size=field.recipe.data.batch_size,
+            accumulate=field.recipe.data.accumulate,
+            target_sha256=field.target.record.sha256,
+            seeds=plan.seeds,
+            fallback_lr=self._fallback_lr(),
+            contestants=contestants_of(
+                found,
+                self._trials(),
+                baseline=self._baseline,
+                seeds=plan.seeds,
+                paces=plan.paces,
+                horizon_s=plan.horizon_seconds,
+            ),
+            left_out=[*plan.left_out, *self._dropped(), *late],
+            trials=self._trials(),
+            interrupted=self._is_cut,
+        )

@@ -1,0 +1,145 @@
+"""What a race says about a method: its loss against plain AdamW's after equal time on the user's own model and data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from subopt.profilers.schema import Contestant, Profile, Race
+
+from .traits import model_kind
+
+# Runs of one method differ by about this share of the loss measure where a race repeated none with other seeds.
+UNKNOWN_SPREAD = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RacedGain:
+    """A method's result of a race.
+
+    Attributes:
+        contestant: Its entry: the rate and options it raced with, its losses.
+        gain: Its gain over the baseline after equal time, a share of the loss measure; None where it did not get so
+            far. Time is in it.
+        spread: What runs with other seeds differ by, in the same unit; a smaller gain is no difference.
+        counts: Whether the gain is larger than that.
+        differs: What was different in the race from what is asked about now, in words.
+        text: The losses and their spread.
+    """
+
+    contestant: Contestant
+    gain: float | None
+    spread: float
+    counts: bool
+    differs: tuple[str, ...]
+    text: str
+
+    @property
+    def expected_gain(self) -> float:
+        """The gain, or 0 where it lies within the spread of the seeds."""
+        return self.gain if self.counts and self.gain is not None else 0.0
+
+
+def gain_from_losses(loss: float, baseline_loss: float, kind: str | None) -> float | None:
+    """Return the share of the baseline's loss measure that a method removes.
+
+    1 - exp(loss - baseline) for language models, whose measure is the perplexity; 1 - loss / baseline for others, and
+    None there where the baseline's loss is not positive.
+
+    Args:
+        loss: The method's loss; for a language model in nats per token.
+        baseline_loss: The baseline's.
+        kind: The model's kind as `model_kind` says it.
+    """
+    if not (math.isfinite(loss) and math.isfinite(baseline_loss)):
+        return None
+    if kind == "language":
+        return 1 - math.exp(min(loss - baseline_loss, 700.0))
+    share = loss / baseline_loss if baseline_loss > 0 else math.inf
+    return 1 - share if math.isfinite(share) else None
+
+
+def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | None:
+    """Return what the profile's race says about a method; None where it did not take part.
+
+    A difference inside the spread of the seeds counts as none. One seed has no spread: the widest of the race's other
+    methods stands in, or 5 % where every method ran once.
+
+    Args:
+        profile: The profile.
+        method: Method id.
+        batch_size: Examples of a micro-batch in the question.
+    """
+    race = profile.race
+    if race is None:
+        return None
+    found = next((entry for entry in race.contestants if entry.method == method), None)
+    if found is None:
+        return None
+    kind, base = model_kind(profile), _baseline_loss(race)
+    differs = _differs(profile, race, batch_size)
+    if found.verdict == "baseline":
+        return RacedGain(found, 0.0, 0.0, False, differs, _losses_text(found, race))
+    if found.verdict == "diverged" or base is None:
+        gone = found.verdict == "diverged"
+        text = "it diverged at every rate tried" if gone else "the baseline has no loss to compare"
+        return RacedGain(found, -1.0 if gone else None, 0.0, gone, differs, text)
+    difference = _difference(found, race)
+    if difference is None:
+        text = "dropped from the race before it could be compared"
+        return RacedGain(found, None, 0.0, False, differs, text)
+    gain = gain_from_losses(base + difference, base, kind)
+    spread = _spread(found, race, base, kind)
+    counts = found.verdict in ("better", "worse") or (
+        found.verdict == "one seed only" and gain is not None and abs(gain) > spread
+    )
+    return RacedGain(found, gain, spread, counts, differs, _losses_text(found, race))
+
+
+def _baseline_loss(race: Race) -> float | None:
+    entry = next((c for c in race.contestants if c.method == race.baseline), None)
+    return sum(entry.losses) / len(entry.losses) if entry is not None and entry.losses else None
+
+
+def _difference(found: Contestant, race: Race) -> float | None:
+    """The mean over common seeds of the method's loss minus the baseline's."""
+    if found.difference is not None:
+        return found.difference
+    base = next((c for c in race.contestants if c.method == race.baseline), None)
+    pairs = list(zip(found.losses, base.losses if base else [], strict=False))
+    return sum(own - other for own, other in pairs) / len(pairs) if pairs else None
+
+
+def _spread(found: Contestant, race: Race, base: float, kind: str | None) -> float:
+    """The spread of the difference over seeds as a share of the loss measure."""
+    own = found.difference_spread if len(found.losses) > 1 else None
+    if own is None:
+        own = max(
+            (c.difference_spread or 0.0 for c in race.contestants if len(c.losses) > 1), default=0.0
+        )
+    share = gain_from_losses(base - own, base, kind)
+    return share if own > 0 and share is not None else UNKNOWN_SPREAD
+
+
+def _differs(profile: Profile, race: Race, batch_size: int) -> tuple[str, ...]:
+    """Name what was different in the race, in words that follow `the race was`."""
+    found = []
+    if race.target_sha256 != profile.target.sha256:
+        found.append("of an earlier version of the model file")
+    if race.precision != profile.settings.dtype:
+        found.append(f"in {race.precision}")
+    if race.batch_size * race.accumulate != batch_size:
+        found.append(f"at batch size {race.batch_size * race.accumulate}")
+    if race.device.partition(":")[0] != profile.environment.device.partition(":")[0]:
+        found.append(f"on {race.device}")
+    return tuple(found)
+
+
+def _losses_text(found: Contestant, race: Race) -> str:
+    losses = " / ".join(f"{loss:.4g}" for loss in found.losses) or "no loss"
+    text = f"{race.metric} {losses} after {race.horizon_seconds:.3g} s of steps at lr {found.lr:g}"
+    if found.difference is None:
+        return text
+    spread = found.difference_spread
+    beside = "" if spread is None or len(found.losses) < 2 else f", its spread {spread:.2g}"
+    return f"{text}; {found.difference:+.2g} against {race.baseline}{beside}"

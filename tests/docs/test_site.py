@@ -1,0 +1,109 @@
+"""The documentation builds without a warning, says what the code says, and needs nobody else's server."""
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from subopt.app import app
+from subopt.errors import SuboptError
+from subopt.optimizers import METHODS
+from subopt.optimizers.options import OPTIONS
+from subopt.recipes.schema import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site; strict: a warning, such as of a link or an anchor that leads nowhere, is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def text_of(page):
+    """What a reader sees of a page, without marks."""
+    body = re.search(r"<article.*?</article>", page.read_text(encoding="utf-8"), re.DOTALL)[0]
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    loaded = r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//|<link\b[^>]*\bhref="(?:https?:)?//'
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > len(METHODS)
+    for page in pages:
+        assert not re.search(loaded, page.read_text(encoding="utf-8")), page.name
+    for sheet in site.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        assert not re.search(r"url\([\"']?(?:https?:)?//|@import", text), sheet.name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_page_says_what_the_registry_says(site, name):
+    method, page = METHODS[name], text_of(site / "methods" / f"{name}.html")
+    assert method.paper in page
+    assert method.section in page
+    assert method.state_formula in page
+    for option in method.tunable:
+        assert " ".join(OPTIONS[option].meaning.split()) in page, option
+
+
+def test_a_commands_page_has_its_options(site):
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        page = text_of(site / "commands" / f"{name}.html")
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and not parameter.hidden:
+                assert parameter.opts[-1] in page, (name, parameter.opts)
+    assert len(group.commands) > 8
+
+
+def test_every_command_has_an_example(site):
+    for name in typer.main.get_command(app).commands:
+        assert f"$ subopt {name}" in text_of(site / "commands" / f"{name}.html")
+
+
+def test_the_exit_statuses_are_those_of_the_errors(site):
+    def statuses(error):
+        return {error.exit_status}.union(*map(statuses, error.__subclasses__()))
+
+    page = text_of(site / "commands" / "index.html")
+    listed = set(map(int, re.findall(r"(?<= )\d+(?= [a-z])", page.partition("Exit statuses")[2])))
+    assert statuses(SuboptError) | {0, 1, 130} <= listed
+
+
+def test_the_recipe_page_has_every_key(site):
+    page = text_of(site / "recipe-file.html")
+
+    def check(section, dotted):
+        for key, field in section.model_fields.items():
+            assert f" {key} " in page, f"{dotted}{key}"
+            inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
+            for kind in inner:
+                if isinstance(kind, type) and hasattr(kind, "model_fields"):
+                    check(kind, f"{dotted}{key}.")
+
+    check(Recipe, "")
+
+
+def test_an_included_section_is_there(site):
+    page = text_of(site / "adding-a-method.html")
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    sentence = "Write what is new once: what it stores, its update, its FLOPs"
+    assert sentence in contributing
+    assert sentence in page
+    assert "How to add a measurement" in page

@@ -1,0 +1,141 @@
+"""From text files to trained weights: runs that are interrupted, killed and resumed end with the same ones."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from subopt.errors import FileFormatError, UsageError
+from subopt.recipes import events
+from subopt.recipes.data import windows
+from subopt.recipes.files import load_recipe
+from subopt.recipes.trainer import train
+
+from .test_source import LLAMA
+
+RECIPE = """
+model: {target: hf:config.json}
+data:
+  batch_size: 4
+  accumulate: 2
+  files: {train: ["texts/*.py"], eval: ["texts/json.py"], sequence_length: 32}
+optimizer: {method: galore, lr: 1e-2, options: {rank: 4, period: 3}}
+schedule: {steps: 12, warmup_steps: 2}
+eval: {every: 5, batches: 2}
+checkpoint: {every: 1}
+"""
+SCRIPT = """
+import sys
+from pathlib import Path
+from subopt.recipes import events
+from subopt.recipes.files import load_recipe
+from subopt.recipes.trainer import train
+
+def tell(event):
+    if isinstance(event, events.Saved):
+        print(event.step, flush=True)
+
+path = Path(sys.argv[1])
+train(load_recipe(path), recipe_path=path, output=Path(sys.argv[2]), resume=True, device="cpu", on_event=tell)
+"""
+
+
+@pytest.fixture
+def recipe_path(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    library = Path(sysconfig.get_path("stdlib"))
+    for name in ("abc", "bisect", "copy", "glob", "heapq"):
+        (folder / f"{name}.py").write_bytes((library / f"{name}.py").read_bytes())
+    (folder / "json.py").write_bytes((library / "json" / "decoder.py").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path / "recipe.yaml"
+
+
+def run(recipe_path, name, *, interrupt_at=None, resume=False):
+    def on_event(event):
+        if isinstance(event, events.Stepped) and event.step == interrupt_at:
+            signal.raise_signal(signal.SIGINT)
+
+    output = recipe_path.parent / name
+    recipe = load_recipe(recipe_path)
+    return train(
+        recipe,
+        recipe_path=recipe_path,
+        output=output,
+        resume=resume,
+        device="cpu",
+        on_event=on_event,
+    )
+
+
+def weights(output):
+    return load_file(output / "model.safetensors")
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_interrupted_at_any_step_the_run_ends_the_same(recipe_path, monkeypatch):
+    monkeypatch.setattr(windows, "BLOCK_TOKENS", 2048)  # many blocks, so that some end mid-run
+    whole = run(recipe_path, "whole")
+    assert whole.eval_loss < 5.5  # ln 256 at the beginning
+    for step in (1, 5, 9):
+        run(recipe_path, f"part-{step}", interrupt_at=step)
+        resumed = run(recipe_path, f"part-{step}", resume=True)
+        assert resumed.resumed_from == step
+        assert resumed.eval_loss == whole.eval_loss
+        assert_same(
+            weights(recipe_path.parent / f"part-{step}"), weights(recipe_path.parent / "whole")
+        )
+
+
+@pytest.mark.slow
+def test_killed_runs_end_the_same(recipe_path, tmp_path):
+    run(recipe_path, "whole")
+    command = [sys.executable, "-c", SCRIPT, str(recipe_path), str(tmp_path / "killed")]
+    for kill_after in (2, 7, None):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        ) as child:
+            for line in child.stdout:
+                if kill_after is not None and int(line) >= kill_after:
+                    time.sleep(0.01)
+                    child.kill()
+        assert (child.returncode == 0) == (kill_after is None)
+    assert_same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+def test_the_recipe_in_the_run_folder_names_the_same_files(recipe_path, tmp_path):
+    run(recipe_path, "runs/one")
+    kept = load_recipe(tmp_path / "runs/one/recipe.yaml")
+    assert kept.data.files.train == ["../../texts/*.py"]
+    assert kept.data.files.eval == ["../../texts/json.py"]
+    assert kept.data.files.tokenizer == "bytes"
+    again = train(
+        kept, recipe_path=tmp_path / "runs/one/recipe.yaml", output=tmp_path / "two", device="cpu"
+    )
+    assert again.eval_loss is not None
+    assert_same(weights(tmp_path / "two"), weights(tmp_path / "runs/one"))
+
+
+def test_other_files_are_not_resumed_with(recipe_path, tmp_path):
+    run(recipe_path, "run", interrupt_at=3)
+    recipe_path.write_text(RECIPE.replace("texts/*.py", "texts/a*.py"))
+    with pytest.raises(UsageError, match=r"was started with data\.files\.train"):
+        run(recipe_path, "run", resume=True)
+    recipe_path.write_text(RECIPE)
+    (tmp_path / "texts" / "copy.py").write_text("nothing like it was\n" * 40)
+    with pytest.raises(FileFormatError, match=r"copy\.py changed since the checkpoint"):
+        run(recipe_path, "run", resume=True)

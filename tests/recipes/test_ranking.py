@@ -1,0 +1,331 @@
+"""Raced beats measured beats published: how the kinds of evidence are weighed, and what is said of them."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subopt.optimizers import METHODS
+from subopt.recipes.advice import TimeOverhead
+from subopt.recipes.advisor import recommend
+from subopt.recipes.evidence import published
+from subopt.recipes.measured_evidence import MeasuredGain, measured_gain
+from subopt.recipes.raced_evidence import UNKNOWN_SPREAD, gain_from_losses, raced_gain
+from subopt.recipes.ranking import (
+    CUT_SHORT,
+    GAIN_PER_DOUBLING,
+    MEASURED_ERROR,
+    MEASURED_WEIGHT,
+    OTHER_SETTINGS,
+    PUBLISHED_ERROR,
+    PUBLISHED_WEIGHT,
+    RACED_WEIGHT,
+    WORTH_A_CHANGE,
+    expected_gain,
+)
+
+from .advice_profile import (
+    GIB,
+    agreement,
+    contestant,
+    cost,
+    diagonality,
+    layer,
+    life,
+    profile,
+    race,
+)
+
+BUDGET = 80 * GIB
+# Gradients that speak strongly for SOAP, a little less for Muon, and against low-rank subspaces.
+MATRIX = layer(
+    diagonality=diagonality(),
+    agreement=agreement(),
+    subspace={"gradient": life([0.3, 0.3], [0.3, 0.3], own=0.3)},
+)
+ALL = ("adamw", "adadiag", "soap", "muon", "galore", "lion")
+
+
+def advise(*, raced=None, costs=ALL, objective="quality", layers=(MATRIX,), **changes):
+    return recommend(
+        profile(layers, costs, race=raced, **changes), budget_bytes=BUDGET, objective=objective
+    )
+
+
+def order(advice):
+    return [row.method for row in advice.rows]
+
+
+def row_of(advice, method):
+    (row,) = [row for row in advice.rows if row.method == method]
+    return row
+
+
+def text_of(advice):
+    return " ".join(advice.sentences)
+
+
+def measured(gain, certainty=1.0):
+    return MeasuredGain(gain, 1, 1.0, certainty, "", ())
+
+
+# ---- the mean, by hand
+
+
+def test_measured_and_published_are_averaged_by_weight_and_certainty():
+    near = published("adadiag", 3_000_000, "language")  # far: half of it
+    found = expected_gain(None, measured(0.2, 0.75), near, TimeOverhead(1.0, "formula"))
+    weights = (MEASURED_WEIGHT * 0.75, PUBLISHED_WEIGHT * 0.5)
+    gains = (0.75 * 0.2 - GAIN_PER_DOUBLING, 0.5 * near.gain - GAIN_PER_DOUBLING)
+    mean = sum(w * g for w, g in zip(weights, gains, strict=True)) / sum(weights)
+    error = (weights[0] * MEASURED_ERROR + weights[1] * PUBLISHED_ERROR) / sum(weights)
+    assert found.gain == pytest.approx(mean)
+    assert found.error == pytest.approx(error)
+    assert found.decided_by == "measured here"
+    assert [e.kind for e in found.estimates] == ["measured here", "published"]
+
+
+def test_nothing_known_is_none():
+    assert expected_gain(None, None, None, TimeOverhead(0.0, "formula")) is None
+
+
+def test_each_kind_alone_is_shrunk_by_its_own_certainty():
+    near = published("adadiag", 60_000_000, "language")
+    assert expected_gain(None, None, near, None).gain == pytest.approx(near.gain)
+    assert expected_gain(None, measured(0.1, 0.5), None, None).gain == pytest.approx(0.05)
+
+
+def test_weights_are_ordered():
+    assert RACED_WEIGHT * OTHER_SETTINGS * CUT_SHORT > PUBLISHED_WEIGHT
+    assert RACED_WEIGHT > MEASURED_WEIGHT > PUBLISHED_WEIGHT
+
+
+@given(gain=st.floats(-0.5, 0.5), other=st.floats(-0.5, 0.5), share=st.floats(-0.5, 30))
+def test_more_of_any_gain_is_never_worse(gain, other, share):
+    low, high = sorted((gain, other))
+    near = published("adadiag", 60_000_000, "language")
+    time = TimeOverhead(share, "formula")
+    worse, better = (expected_gain(None, measured(g), near, time) for g in (low, high))
+    assert worse.gain <= better.gain
+
+
+# ---- races
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("language", 1 - math.exp(-0.1)), ("vision", 0.05), (None, 0.05)]
+)
+def test_gain_of_losses_is_of_perplexity_or_loss(kind, expected):
+    assert gain_from_losses(1.9, 2.0, kind) == pytest.approx(expected)
+
+
+def test_losses_without_a_share_give_none():
+    assert gain_from_losses(math.nan, 2.0, "language") is None
+    assert gain_from_losses(math.inf, 2.0, None) is None
+    assert gain_from_losses(-1.0, 0.0, None) is None
+    assert gain_from_losses(1e300, 1e-300, None) is None
+
+
+def test_raced_beats_measured_beats_published():
+    plain = advise()
+    assert plain.chosen.method == "soap"  # measured
+    assert row_of(plain, "soap").expected.decided_by == "measured here"
+    against = advise(raced=race(contestant("galore", (1.8, 1.8)), contestant("soap", (2.2, 2.2))))
+    assert against.chosen.method == "galore"  # raced, however little energy it keeps
+    assert against.chosen.expected.decided_by == "raced here"
+    assert order(against)[:3] == ["galore", "adamw", "soap"]
+    # Measured against published: AdaDiag's papers promise much, and these gradients little.
+    poor = layer(diagonality=diagonality(raw=0.5, one_sided=0.01), agreement=agreement(raw=0.9))
+    both = row_of(advise(layers=(poor,)), "adadiag").expected
+    assert both.decided_by == "measured here"
+    assert both.gain < 0 < max(estimate.gain for estimate in both.estimates)
+
+
+def test_time_is_in_a_race_already():
+    slow = [cost("adamw"), cost("soap", overhead_ms=500.0)]
+    advice = advise(raced=race(contestant("soap", (1.8, 1.8))), costs=slow)
+    assert row_of(advice, "soap").expected.gain == pytest.approx(0.1)
+    assert advice.chosen.method == "soap"
+    assert row_of(advise(costs=slow), "soap").score < 0
+
+
+def test_inside_the_spread_is_no_win():
+    advice = advise(raced=race(contestant("soap", (1.98, 2.0), spread=0.05)))
+    soap = row_of(advice, "soap")
+    assert soap.raced.gain == pytest.approx(0.005)
+    assert soap.raced.expected_gain == 0.0
+    assert soap.score == -WORTH_A_CHANGE
+    assert advice.chosen.method == "adamw"
+    assert "Nothing that was raced is better by more than the seeds differ" in text_of(advice)
+    assert "inside the spread" in text_of(advice)
+
+
+def test_one_seed_is_judged_by_the_widest_spread_of_the_others():
+    def outcome(loss):
+        single = contestant("muon", (loss,), verdict="one seed only")
+        repeated = contestant("soap", (2.2, 2.2), spread=0.1)
+        return raced_gain(profile([MATRIX], ALL, race=race(repeated, single)), "muon", 8)
+
+    assert outcome(1.85).counts
+    assert not outcome(1.95).counts
+    alone = race(contestant("muon", (1.95,), verdict="one seed only"))
+    found = raced_gain(profile([MATRIX], ALL, race=alone), "muon", 8)
+    assert (found.spread, found.counts) == (UNKNOWN_SPREAD, False)
+
+
+def test_what_diverged_is_last_and_says_so():
+    gone = contestant("soap", (), verdict="diverged")
+    advice = advise(raced=race(gone, contestant("muon", (2.5, 2.5))))
+    assert order(advice)[:3] == ["adamw", "muon", "soap"]
+    assert "it diverged at every rate tried" in row_of(advice, "soap").reasons
+
+
+def test_what_was_dropped_early_counts_as_not_raced():
+    dropped = contestant("soap", (), verdict="worse")
+    advice = advise(raced=race(dropped, contestant("muon", (1.8, 1.8))))
+    assert advice.chosen.method == "muon"
+    assert not row_of(advice, "soap").is_raced
+    assert "dropped from the race" in row_of(advice, "soap").reasons[0]
+
+
+def test_a_race_without_the_baselines_loss_says_nothing():
+    lost = race(contestant("soap", (1.8, 1.8))).model_copy(
+        update={"contestants": [contestant("soap", (1.8, 1.8))]}
+    )
+    assert raced_gain(profile([MATRIX], ALL, race=lost), "soap", 8).gain is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"precision": "bf16"}, "in bf16"),
+        ({"batch_size": 64}, "at batch size 64"),
+        ({"accumulate": 4}, "at batch size 32"),
+        ({"target_sha256": "cd" * 32}, "of an earlier version of the model file"),
+        ({"device": "cuda:0"}, "on cuda:0"),
+    ],
+)
+def test_a_race_at_other_settings_counts_less_and_says_so(changes, said):
+    same, other = (
+        advise(raced=race(contestant("soap", (1.8, 1.8)), **c)) for c in ({}, changes)
+    )  # fmt: skip
+    assert len(row_of(same, "soap").expected.estimates) >= 2
+    assert row_of(same, "soap").expected.gain == pytest.approx(0.1)
+    found = row_of(other, "soap")
+    assert not found.is_raced
+    raced = found.expected.estimates[0]
+    assert (raced.expected, raced.weight) == (pytest.approx(0.05), RACED_WEIGHT * OTHER_SETTINGS)
+    assert any(f"the race was {said}" in reason for reason in found.reasons)
+    if other.chosen.method == "soap":
+        assert f"the race was {said}" in text_of(other)
+
+
+def test_a_race_cut_short_counts_less():
+    short = race(contestant("soap", (1.8, 1.8)), interrupted=True)
+    found = row_of(advise(raced=short), "soap").expected
+    assert found.gain == pytest.approx(CUT_SHORT * 0.1)
+    assert "the race was cut short" in text_of(advise(raced=short))
+
+
+def test_nothing_raced_that_fits_leaves_the_unraced():
+    heavy = [cost("adamw"), cost("soap"), cost("muon")]
+    heavy[:2] = [row.model_copy(update={"state_bytes": 100 * GIB}) for row in heavy[:2]]
+    advice = advise(raced=race(contestant("soap", (1.8, 1.8))), costs=heavy)
+    assert advice.chosen.method == "muon"
+
+
+# ---- when plain AdamW is the answer
+
+
+def test_a_promise_smaller_than_its_error_is_adamws_and_a_race_would_settle_it():
+    little = layer(diagonality=diagonality(raw=0.1, one_sided=0.1, two_sided=0.3))
+    advice = advise(layers=(little,), costs=("adamw", "muon"))
+    muon = row_of(advice, "muon")
+    assert 0 < muon.score < muon.expected.error
+    assert advice.chosen.method == "adamw"
+    assert "subopt race would settle it" in text_of(advice)
+
+
+def test_nothing_worth_its_time_is_adamws():
+    advice = advise(costs=[cost("adamw"), cost("muon", overhead_ms=2000.0)])
+    assert advice.chosen.method == "adamw"
+    assert "Nothing else is worth its cost here: muon comes closest" in text_of(advice)
+
+
+def test_nothing_known_is_adamws():
+    advice = advise(costs=("adamw", "lion"))
+    assert order(advice) == ["adamw", "lion"]
+    assert "Of nothing else here is anything known" in text_of(advice)
+
+
+def test_speed_never_takes_what_gradients_speak_against():
+    fast = [cost("adamw"), cost("galore", overhead_ms=-9.0), cost("muon", overhead_ms=-5.0)]
+    advice = advise(costs=fast, objective="speed")
+    assert order(advice) == ["muon", "adamw", "galore"]
+
+
+def test_memory_goes_by_peak_and_then_by_gain():
+    advice = advise(costs=("adamw", "muon", "galore"), objective="memory")
+    assert order(advice) == ["muon", "adamw", "galore"]  # all of one size
+
+
+# ---- what is said
+
+
+def test_the_choice_says_what_decided_and_who_comes_next():
+    said = text_of(advise(costs=("adamw", "soap", "muon")))
+    assert "soap is the choice" in said
+    assert "Decided by what was measured of this model's gradients" in said
+    assert "Next comes muon" in said
+    assert "either may be better: subopt race would settle it" in said
+    assert "quality is likely: measured on 1 layer" in said
+
+
+def test_a_clear_second_is_not_called_a_tie():
+    advice = advise(raced=race(contestant("soap", (1.5, 1.5)), contestant("muon", (1.9, 1.9))))
+    assert "Next comes muon, 20.0% behind." in text_of(advice)
+    assert "in the race" in text_of(advice)
+    assert "quality is known: raced here with 2 seeds" in text_of(advice)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_has_evidence_or_says_that_there_is_none(method):
+    row = row_of(advise(costs=dict.fromkeys(["adamw", method])), method)
+    kinds = {item.kind for item in row.evidence} - {"formula", "simulated"}
+    known = [item for item in row.evidence if not item.text.startswith(("peak", "time"))]
+    if row.is_baseline:
+        assert row.reasons[0].startswith("the baseline")
+        return
+    says = " ".join(row.reasons)
+    assert (row.measured is None) == ("nothing the profile measures" in says)
+    assert (row.published is None) == ("no published comparison" in says)
+    assert (row.score is None) == (not known)
+    if row.score is None:
+        assert "ranks below" in says
+    else:
+        assert kinds & {"measured here", "published"}
+
+
+def test_the_answer_does_not_depend_on_the_order_of_anything():
+    layers = [layer("a", diagonality=diagonality()), layer("b", diagonality=diagonality(raw=0.05))]
+    answers = {
+        tuple(order(advise(layers=some, costs=rows)))
+        for some in permutations(layers)
+        for rows in permutations(("adamw", "adadiag", "soap", "muon"))
+    }
+    assert len(answers) == 1
+
+
+def test_the_same_profile_gives_the_same_answer():
+    assert advise() == advise()
+
+
+def test_a_profile_without_measurements_falls_back_on_the_papers():
+    bare = advise(layers=(layer(),), costs=("adamw", "adadiag"))
+    expected = row_of(bare, "adadiag").expected
+    assert expected.decided_by == "published"
+    assert measured_gain(profile([layer()]), cost("adadiag")) is None
