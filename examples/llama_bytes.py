@@ -167,9 +167,13 @@ def build_model(size: str = "tiny", context: int = CONTEXT, vocabulary: int = BY
     return Llama(SIZES[size], context, vocabulary)
 
 
-def loss(model: Llama, batch: Tensor) -> Tensor:
-    """Mean cross-entropy of the next byte, in nats. A shorter context sees the batch's start."""
-    window = batch[:, : model.context + 1]
+def loss(model: Llama, batch: Tensor | dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy of the next byte, in nats. A shorter context sees the batch's start.
+
+    Batches of `data.files` are dicts, in which the labels are the same tokens.
+    """
+    tokens = batch["input_ids"] if isinstance(batch, dict) else batch
+    window = tokens[:, : model.context + 1]
     logits = model(window[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten())
 

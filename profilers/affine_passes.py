@@ -26,7 +26,9 @@ class AffinePasses:
         examples = self.large.batch_size - self.small.batch_size
         moments = [
             # Rounded up, where a size is not a whole number of bytes per example.
-            Moment(one.sign, one.category, one.bytes - reach * (one.bytes - other.bytes) // examples)
+            Moment(
+                one.sign, one.category, one.bytes - reach * (one.bytes - other.bytes) // examples
+            )
             for one, other in zip(self.small.moments, self.large.moments, strict=True)
         ]
         return Passes(size, moments, self.small.turn)

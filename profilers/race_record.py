@@ -10,6 +10,7 @@ from .record import Bytes, Count, Milliseconds, Record
 
 OptionValue = str | int | float | bool | list[float] | None
 Seconds = Annotated[float, Field(ge=0, le=1e15)]
+Rate = Annotated[float, Field(gt=0, le=100)]  # as in a recipe
 
 
 class CurvePoint(Record):
@@ -30,7 +31,7 @@ class Trial(Record):
 
     method: str
     options: dict[str, OptionValue] = {}
-    lr: float
+    lr: Rate
     seed: Count
     role: Literal["search", "final"]
     status: Literal["done", "stopped", "diverged"]
@@ -53,7 +54,7 @@ class Contestant(Record):
 
     method: str
     options: dict[str, OptionValue] = {}
-    lr: float
+    lr: Rate
     step_ms: Milliseconds
     state_bytes: Bytes
     trials: Count
@@ -92,7 +93,7 @@ class Race(Record):
     accumulate: Count = 1
     target_sha256: str | None = None
     seeds: list[Count]
-    fallback_lr: float
+    fallback_lr: Rate
     contestants: list[Contestant]
     left_out: list[LeftOut] = []
     trials: list[Trial]

@@ -101,9 +101,15 @@ class LoadedTarget:
         functions.pop("eval_batches", None)
         if eval_batches is not None:
             functions["eval_batches"] = eval_batches
+        kwargs = dict(self.record.kwargs)
+        if self.record.is_hf:
+            kwargs.pop("sequence_length", None)  # it was of the synthetic batches
+        record = self.record.model_copy(
+            update={"kwargs": kwargs, "synthetic_data": False, "files": files}
+        )
         return replace(
             self,
-            record=self.record.model_copy(update={"synthetic_data": False, "files": files}),
+            record=record,
             _load_arguments={**self._load_arguments, "inputs": tuple(inputs)},
             _functions=functions,
             _synthetic=None,

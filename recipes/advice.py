@@ -15,8 +15,10 @@ from .evidence import Published, load_evidence
 from .measured_evidence import MeasuredGain
 from .peaks import PeakAt
 from .raced_evidence import RacedGain
+from .solving import Solved
 
 Objective = Literal["quality", "speed", "memory"]
+ChangeKind = Literal["batch", "recompute", "fused backward", "method", "budget"]
 KnownFrom = Literal["raced here", "measured here", "published"]
 
 
@@ -158,7 +160,7 @@ class Change:
         text: What to do, in one line.
     """
 
-    kind: Literal["batch", "method", "state dtype", "rank", "budget"]
+    kind: ChangeKind
     method: str
     options: Mapping[str, Any]
     batch_size: int
@@ -175,12 +177,13 @@ class Advice:
     Attributes:
         objective: What was asked for.
         budget: The budget and its usable part.
-        batch_size: Examples of one micro-batch that all rows are worked out for.
+        batch_size: Examples of one micro-batch as asked for, or of the chosen one's.
         rows: Every method, best first.
         chosen: The first row that fits; None where none does.
         sentences: The answer for a person: what, why, how sure.
         changes: Where nothing fits, what would make it fit, the smallest change first.
         unavailable: Methods that cannot be used here, and what to install for them.
+        plan: What the chosen row is for; None where nothing fits.
     """
 
     objective: Objective
@@ -191,6 +194,7 @@ class Advice:
     sentences: tuple[str, ...]
     changes: tuple[Change, ...] = ()
     unavailable: tuple[tuple[str, str], ...] = ()
+    plan: Solved | None = None
 
     @property
     def exit_status(self) -> int:

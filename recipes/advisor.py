@@ -10,14 +10,15 @@ from subopt.optimizers import METHODS, get_method
 from subopt.profilers.schema import MethodCost, Profile
 
 from .advice import Advice, Change, Objective, Row
-from .budget import DeviceKind, Fit, read_budget
+from .budget import DeviceKind, read_budget
 from .calibrated import calibration_sentences
-from .changes import changed_options, changes_that_fit
-from .evidence import load_evidence
-from .peaks import largest_batch, peak_at
+from .changes import changes_that_fit
+from .method_options import changed_options
+from .plan_sentences import plan_sentences
+from .plans import Planned, asked_plans, least_changed, smallest_plans, solved_plans
 from .proposal import to_recipe
+from .raced_settings import as_raced
 from .ranking import ranked
-from .rows import make_row
 from .sentences import (
     budget_sentence,
     data_sentence,
@@ -25,6 +26,7 @@ from .sentences import (
     refusal_sentences,
     unavailable_sentence,
 )
+from .solving import Request
 from .verdict import certainty_sentence, choice_sentences
 
 __all__ = ["Advice", "Change", "Row", "recommend", "to_recipe"]
@@ -38,51 +40,99 @@ def recommend(
     batch_size: int | Literal["auto"] | None = None,
     methods: Sequence[str] | None = None,
     device: DeviceKind = "cuda",
+    request: Request | None = None,
+    headroom: float = 0.0,
 ) -> Advice:
-    """Rank the profile's methods under a memory budget and choose one.
+    """Rank the profile's methods under a memory budget, choose one, and solve for the rest of the plan.
 
-    The rule is `ranking.score` and `ranking.sort_key`. The result depends on nothing but the arguments.
+    The rule is `ranking.score` and `ranking.sort_key`. Where a method fits as it is asked for, nothing is changed;
+    where none does, each is made to fit by the smallest change (`solving`), and among those whose own options are the
+    least changed the best is chosen. The result depends on nothing but the arguments.
 
     Args:
         profile: What `subopt profile` measured.
         budget_bytes: Memory of the device to train on.
         objective: `quality`: best expected result at equal wall time; `speed`: cheapest step among the methods not
             expected to be worse than AdamW; `memory`: smallest peak.
-        batch_size: Examples of one micro-batch; the profile's own by default. `auto`: the largest power of two at
-            which the method that would be chosen at batch size 1 fits.
+        batch_size: Examples of one micro-batch; the profile's own by default. `auto`: for each method the most that
+            fits.
         methods: Method ids to choose from; all of the profile by default.
         device: Kind of the memory: `cuda` takes context and allocator reserve off the budget.
+        request: What else is asked of the plan; it has the batch size then.
+        headroom: Share of the usable budget to keep free.
 
     Raises:
         OptionError: An unknown method.
         UsageError: The profile lacks what the question needs: method costs, or activations for another batch size.
     """
-    budget = read_budget(budget_bytes, device)
+    budget = read_budget(budget_bytes, device, headroom=headroom)
+    request = Request(batch_size=batch_size) if request is None else request
     unavailable = _unavailable(profile, methods)
     costs, others = _split(profile, methods, without=dict(unavailable))
-    usable = budget.usable_bytes
-    if batch_size == "auto":
-        batch_size = _auto_batch(profile, costs, objective, usable)
-    elif batch_size is None:
-        batch_size = profile.settings.batch_size
-    if batch_size < 1:
-        raise UsageError(f"a batch size of {batch_size} trains nothing", "give 1 or more")
-    rows = _rows(profile, costs, objective, batch_size, usable)
-    chosen = next((row for row in rows if row.is_recommendable), None)
+    costs = [as_raced(profile, cost) for cost in costs]
+    planned, chosen = _planned(profile, costs, request, objective, budget.usable_bytes)
+    rows = tuple(item.row for item in planned)
     changes: tuple[Change, ...] = ()
     if chosen is None:
-        changes = changes_that_fit(profile, rows, others, budget, batch_size, device)
+        changes = changes_that_fit(profile, costs, others, budget, request, device)
         said = refusal_sentences(rows, changes)
     else:
-        said = choice_sentences(chosen, rows, objective, profile)
+        said = [
+            *choice_sentences(chosen.row, rows, objective, profile),
+            *plan_sentences(profile, request, chosen.plan, budget),
+        ]
     filled = memory_sentence(profile)
-    sure = None if chosen is None else certainty_sentence(profile, chosen)
+    sure = None if chosen is None else certainty_sentence(profile, chosen.row)
     needs = None if chosen is None else data_sentence(profile)
     absent = unavailable_sentence(unavailable)
     earlier = calibration_sentences(profile.calibration)
     extras = (text for text in (filled, sure, needs, absent, *earlier) if text)
-    sentences = (*said, *extras, budget_sentence(budget))
-    return Advice(objective, budget, batch_size, rows, chosen, sentences, changes, unavailable)
+    return Advice(
+        objective=objective,
+        budget=budget,
+        batch_size=planned[0].plan.batch_size if chosen is None else chosen.plan.batch_size,
+        rows=rows,
+        chosen=None if chosen is None else chosen.row,
+        sentences=(*said, *extras, budget_sentence(budget)),
+        changes=changes,
+        unavailable=unavailable,
+        plan=None if chosen is None else chosen.plan,
+    )
+
+
+def _planned(
+    profile: Profile,
+    costs: Sequence[MethodCost],
+    request: Request,
+    objective: Objective,
+    usable_bytes: int,
+) -> tuple[list[Planned], Planned | None]:
+    """Return the methods, best first, with the plan each row is for, and the chosen one of them."""
+    if request.batch_size == "auto":
+        asked = smallest_plans(profile, costs, usable_bytes)
+    else:
+        asked = asked_plans(profile, costs, request, usable_bytes)
+        if any(item.is_recommendable for item in asked):
+            return _ranked(asked, objective, usable_bytes)
+    solved = solved_plans(profile, costs, request, usable_bytes)
+    best = _ranked(least_changed(solved), objective, usable_bytes)[1]
+    by_method = {item.row.method: item for item in [*asked, *solved]}
+    if not by_method:
+        raise UsageError(
+            "no method of the profile can be run this way, or the profile does not know what that takes",
+            "leave out --recompute on and --fused-backward on",
+        )
+    return _ranked(list(by_method.values()), objective, usable_bytes)[0], best
+
+
+def _ranked(
+    planned: Sequence[Planned], objective: Objective, usable_bytes: int
+) -> tuple[list[Planned], Planned | None]:
+    """Return the methods best first, and the first that stays within the budget."""
+    by_row = {id(item.row): item for item in planned}
+    rows = ranked([item.row for item in planned], objective, usable_bytes)
+    found = [by_row[id(row)] for row in rows]
+    return found, next((item for item in found if item.is_recommendable), None)
 
 
 def _unavailable(profile: Profile, methods: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
@@ -120,29 +170,3 @@ def _split(
         [cost for cost in usable if cost.method in wanted],
         [cost for cost in usable if cost.method not in wanted],
     )
-
-
-def _auto_batch(
-    profile: Profile, costs: Sequence[MethodCost], objective: Objective, usable_bytes: int
-) -> int:
-    """Return the largest power of two at which the best method at batch size 1 still fits; 1 where none does."""
-    best = _rows(profile, costs, objective, 1, usable_bytes)[0].cost
-
-    def fits(size: int) -> bool:
-        return peak_at(profile, best, size).fits(usable_bytes) is Fit.YES
-
-    return largest_batch(fits) or 1
-
-
-def _rows(
-    profile: Profile,
-    costs: Sequence[MethodCost],
-    objective: Objective,
-    batch_size: int,
-    usable_bytes: int,
-) -> tuple[Row, ...]:
-    """Return the ranked rows at one batch size."""
-    baseline = load_evidence().baseline
-    base = next((cost for cost in profile.methods if cost.method == baseline), None)
-    rows = [make_row(profile, cost, base, batch_size, usable_bytes) for cost in costs]
-    return ranked(rows, objective, usable_bytes)

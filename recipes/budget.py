@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -37,20 +38,32 @@ class Budget:
         total_bytes: The budget as given.
         context_bytes: Taken by the device's context.
         reserve_bytes: Kept by the allocator.
+        headroom_bytes: Kept free because it was asked for.
     """
 
     total_bytes: int
     context_bytes: int
     reserve_bytes: int
+    headroom_bytes: int = 0
 
     @property
     def usable_bytes(self) -> int:
         """What tensors can use; 0 where the context alone is too large."""
-        return max(self.total_bytes - self.context_bytes - self.reserve_bytes, 0)
+        taken = self.context_bytes + self.reserve_bytes + self.headroom_bytes
+        return max(self.total_bytes - taken, 0)
+
+    @property
+    def headroom(self) -> float:
+        """The headroom as a share of what is left for tensors."""
+        return self.headroom_bytes / max(self.headroom_bytes + self.usable_bytes, 1)
 
 
 def read_budget(
-    total_bytes: int, device: DeviceKind = "cuda", gpu_name: str | None = None
+    total_bytes: int,
+    device: DeviceKind = "cuda",
+    gpu_name: str | None = None,
+    *,
+    headroom: float = 0.0,
 ) -> Budget:
     """Return what a budget leaves for tensors.
 
@@ -58,28 +71,44 @@ def read_budget(
         total_bytes: Memory of the device, or the part of it this training may have.
         device: `cuda` takes off context and allocator reserve; `cpu` has neither.
         gpu_name: What the driver calls the GPU, where that is known; what is taken off is the largest known otherwise.
+        headroom: Share of what is left for tensors to keep free.
 
     Raises:
-        UsageError: The budget is not positive.
+        UsageError: The budget is not positive, or the headroom not a share of it.
     """
     if total_bytes <= 0:
         raise UsageError(f"a memory budget of {total_bytes} bytes leaves nothing to train with")
+    if not 0 <= headroom < 1:
+        raise UsageError(
+            f"a headroom of {headroom:g} is no share of the budget", "give 0 or more, and below 1"
+        )
     constants = _constants(device, gpu_name)
     rest = max(total_bytes - constants.context_bytes, 0)
-    return Budget(total_bytes, constants.context_bytes, int(rest * constants.reserve_share))
+    reserve_bytes = int(rest * constants.reserve_share)
+    kept_bytes = math.ceil((rest - reserve_bytes) * headroom)
+    return Budget(total_bytes, constants.context_bytes, reserve_bytes, kept_bytes)
 
 
 def smallest_budget(
-    peak_bytes: int, device: DeviceKind = "cuda", gpu_name: str | None = None
+    peak_bytes: int,
+    device: DeviceKind = "cuda",
+    gpu_name: str | None = None,
+    *,
+    headroom: float = 0.0,
 ) -> int:
     """Return the fewest bytes of device memory whose usable part holds the peak: `read_budget` read backwards."""
     constants = _constants(device, gpu_name)
-    if constants == CPU:
-        return peak_bytes
-    total = constants.context_bytes + int(peak_bytes / (1 - constants.reserve_share))
-    while (lacking := peak_bytes - read_budget(total, device, gpu_name).usable_bytes) > 0:
+    share = (1 - constants.reserve_share) * (1 - headroom)
+    total = constants.context_bytes + int(peak_bytes / share)
+    while (lacking := _lacking(peak_bytes, total, device, gpu_name, headroom)) > 0:
         total += lacking
     return total
+
+
+def _lacking(
+    peak_bytes: int, total: int, device: DeviceKind, gpu_name: str | None, headroom: float
+) -> int:
+    return peak_bytes - read_budget(total, device, gpu_name, headroom=headroom).usable_bytes
 
 
 def _constants(device: DeviceKind, gpu_name: str | None) -> DeviceConstants:

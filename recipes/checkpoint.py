@@ -12,7 +12,6 @@ last complete one. Everything loads without running code (`weights_only=True`, s
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import shutil
 import zlib
@@ -27,13 +26,19 @@ from subopt.errors import FileFormatError
 
 from .disk import free_disk_bytes, no_space_for, sync, told_when_full
 from .planning import actual_state_bytes, model_bytes
-from .rng import rng_state
+from .rng import preserved_rng, rng_state, set_rng_state
+from .untrusted import MOST_VALUES, read_json, read_tensors
 from .weights import load_weights, save_weights
 
 MANIFEST = "checkpoint.json"
 _FORMAT = 1
-_NAME = re.compile(r"step-(\d+)")
+_NAME = re.compile(r"step-(\d{1,18})")
+_FILES = {"model.safetensors", "optimizer.pt", "trainer.pt"}
 _CHUNK_BYTES = 1 << 20
+# Nobody accumulates more; skipping that many takes minutes and not years.
+_MOST_BATCHES_PER_STEP = 100_000
+# Tensors and numbers of an optimizer's state and groups.
+_MOST_STATE_VALUES = 2**20
 # File headers, names, generators and the manifest: about 20 KiB for a small model, 100 KiB for 400 tensors.
 _OVERHEAD_BYTES = 1 << 17
 
@@ -140,26 +145,29 @@ def load_checkpoint(
     Raises:
         FileFormatError: A file is missing, damaged, or belongs to another model; the message names it.
     """
-    _verify(path)
+    step = _verify(path)
     load_weights(model, path / "model.safetensors")
     if optimizer is not None:
-        state = _load(path / "optimizer.pt")
+        state = _load(path / "optimizer.pt", most_values=_MOST_STATE_VALUES)
         try:
             optimizer.load_state_dict(state)
-        except (ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # torch checks nothing of what it is given
             raise FileFormatError(
                 f"{path / 'optimizer.pt'} does not fit this optimizer: {error}",
                 "resume with the method and options it was saved under, or start over with --force alone",
             ) from None
     trainer = _load(path / "trainer.pt")
-    return Restored(Progress(**trainer["progress"]), trainer["data"], trainer["rng"])
+    try:
+        return _restored(trainer, step)
+    except Exception as error:  # generators refuse a wrong state in many ways
+        raise _damaged(path / "trainer.pt", f"{type(error).__name__}: {error}") from None
 
 
 def sweep(folder: Path) -> None:
     """Remove what a killed run left half-written or half-deleted."""
     if folder.is_dir():
         for path in folder.glob(".step-*"):
-            shutil.rmtree(path)
+            _remove(path)
 
 
 def discard_all(folder: Path) -> None:
@@ -175,7 +183,15 @@ def _discard(path: Path) -> None:
     # renamed first: a kill in the middle of deleting must not leave something that looks like a checkpoint
     doomed = path.with_name(f".{path.name}.deleted")
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    _remove(doomed)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder with what is in it; of a link the link alone, wherever it leads."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _save(content: Any, path: Path) -> None:
@@ -184,11 +200,32 @@ def _save(content: Any, path: Path) -> None:
     sync(path)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, *, most_values: int = MOST_VALUES) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from None
+        return read_tensors(path, most_values=most_values)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _restored(trainer: Any, step: int) -> Restored:
+    """Return what `trainer.pt` holds.
+
+    Raises:
+        TypeError, KeyError, ValueError: It is not what `save_checkpoint` wrote.
+    """
+    progress, data, rng = Progress(**trainer["progress"]), trainer["data"], trainer["rng"]
+    position = data["position"]
+    counts = (progress.step, progress.tokens, position)
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("its counts are no counts")
+    if progress.step != step or position > _MOST_BATCHES_PER_STEP * step:
+        raise ValueError(f"step {progress.step}, batch {position} in the checkpoint of step {step}")
+    for loss in (progress.loss, progress.eval_loss):
+        if not isinstance(loss, float | None):
+            raise TypeError("its losses are no numbers")
+    with preserved_rng():
+        set_rng_state(rng)
+    return Restored(progress, data, rng)
 
 
 def _write_manifest(folder: Path, step: int) -> None:
@@ -203,12 +240,12 @@ def _write_manifest(folder: Path, step: int) -> None:
     sync(folder)
 
 
-def _verify(folder: Path) -> None:
-    """Compare every file with the manifest, so that damage is an error and not a strange training."""
+def _verify(folder: Path) -> int:
+    """Compare every file with the manifest, so that damage is an error and not a strange training; return the step."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["format"]
+        manifest = read_json(path)
+        version, step = manifest["format"], manifest["step"]
         files = {
             name: (entry["bytes"], entry["crc32"]) for name, entry in manifest["files"].items()
         }
@@ -219,6 +256,8 @@ def _verify(folder: Path) -> None:
             f"{path} has format {version}; this version of subopt reads {_FORMAT}",
             "resume with the version of subopt that wrote it",
         )
+    if set(files) != _FILES or folder.name != f"step-{step}":
+        raise _damaged(path, "it lists other files, or another step, than a checkpoint has")
     for name, (size, crc32) in files.items():
         file = folder / name
         if not file.is_file():
@@ -227,6 +266,7 @@ def _verify(folder: Path) -> None:
             raise _damaged(file, f"{file.stat().st_size} bytes instead of {size}")
         if _crc32(file) != crc32:
             raise _damaged(file, "its content has changed since it was written")
+    return int(step)
 
 
 def _damaged(file: Path, why: str) -> FileFormatError:

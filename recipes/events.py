@@ -33,6 +33,7 @@ class Plan:
         checks: The pre-flight checks passed, as (name, detail).
         has_eval: Whether the model file offers held-out batches.
         wall_time_s: Predicted time of the remaining steps, or None.
+        switches: Recipe keys that are on, such as `recompute`.
         rules: What each of the recipe's rules gets, and last what none of them does; empty where there are none.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     checks: tuple[tuple[str, str], ...]
     has_eval: bool
     wall_time_s: float | None
+    switches: tuple[str, ...] = ()
     rules: tuple[RuleUse, ...] = ()
 
 

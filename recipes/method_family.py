@@ -81,16 +81,16 @@ def _family(name: str, given: tuple[tuple[str, Any], ...]) -> Family:
         rank=options["rank"] if "rank" in able else None,
         shares_basis="shares_basis" in able,
         is_low_rank=bool(method.layers),
-        unmeasured=_unmeasured(options, able),
+        unmeasured=_unmeasured(options),
     )
 
 
-def _unmeasured(options: Mapping[str, Any], able: frozenset[str]) -> tuple[str, ...]:
-    """Name what differs from the baseline and leaves no trace in a profile: other moments, and their storage."""
+def _unmeasured(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name what differs from the baseline and leaves no trace in a profile: another step, and how it is stored."""
     usual = get_method(load_evidence().baseline).resolve()
     found = []
-    if options["moments"] != usual["moments"] and able.isdisjoint({"whitens", "shares_basis"}):
-        found.append(f"{options['moments']} moments")
+    if options["moments"] != usual["moments"]:
+        found.append(f"steps by {options['moments']}")
     if options["state_dtype"] != usual["state_dtype"]:
         found.append(f"state in {options['state_dtype']}")
     return tuple(found)

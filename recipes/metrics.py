@@ -69,11 +69,11 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the entries of a metrics file, leaving out a last line that a kill cut short."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for line in file:
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return
             if isinstance(entry, dict) and isinstance(entry.get("step"), int):
                 yield entry
@@ -84,5 +84,6 @@ def median_step_ms(path: Path) -> float | None:
 
     The first one is left out: it warms up caches and makes the first bases.
     """
-    times = [entry["step_ms"] for entry in read_metrics(path) if "step_ms" in entry][1:]
+    found = (entry.get("step_ms") for entry in read_metrics(path))
+    times = [step_ms for step_ms in found if isinstance(step_ms, float)][1:]
     return statistics.median(times) if times else None

@@ -1,8 +1,8 @@
 """A recipe of several methods: each layer the one that promises most, together within the memory budget.
 
-Like layers (the same role and shape) share a method; what is left of the budget may then split one such group. The
-promise of a mix is the sum of what its layers promise (`mixed_choices`): that gains of layers add up is assumed, not
-measured. A race of the recipe shows whether it holds.
+Like layers (the same role and shape) share one method or two (`mixed_groups`). The promise of a mix is the sum of what
+its layers promise (`mixed_choices`): that gains of layers add up is assumed, not measured. A race of the recipe shows
+whether it holds.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from subopt.profilers.schema import Layer, Profile
 
 from .advice import Row
 from .evidence import published_lr
-from .knapsack import Items, Packing, leanest, pack, upper_bound
-from .layer_patterns import patterns_for, role_of
+from .knapsack import Choice, Items, leanest, pack, upper_bound
+from .layer_patterns import patterns_for
 from .mixed_choices import Measured, matrices, measured_candidates
 from .mixed_fallback import FallbackKind, fallback_kinds, kind_of
+from .mixed_groups import GroupChoice, group_choices, like_layers
 from .mixed_record import Mixed, MixedUse
 from .mixed_sentences import mixed_sentences
 from .peaks import PeakAt
@@ -30,9 +31,9 @@ from .traits import model_kind, trainable_parameters
 def choose_mixed(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> Mixed | None:
     """Choose a method, and a rank where it has one, for every matrix, so that the promises add up to the most.
 
-    A multiple-choice knapsack, solved exactly for groups of like layers unless there are very many of them, and bounded
-    from above for single layers. Time has its price in the values: a method's share of the step's time costs what the
-    ranking says, in proportion to the FLOPs of its layers.
+    A multiple-choice knapsack, solved exactly for groups of like layers, each with one method or two, unless there are
+    very many of them; and bounded from above for single layers. Time has its price in the values: a method's share of
+    the step's time costs what the ranking says, in proportion to the FLOPs of its layers.
 
     Args:
         profile: The profile.
@@ -46,10 +47,14 @@ def choose_mixed(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> Mi
     problem = _problem(profile, rows, usable_bytes)
     if problem is None:
         return None
-    packing = pack(problem.items(problem.groups))
+    packing = pack(problem.items())
     if packing is None:
         return None
-    assigned, kind = _improved(problem, packing), problem.kinds[packing.picks[-1]]
+    assigned = [0] * len(problem.layers)
+    for group, ways, pick in zip(problem.groups, problem.ways, packing.picks[:-1], strict=True):
+        for layer, method in zip(group, ways[pick].methods, strict=True):
+            assigned[layer] = method
+    kind = problem.kinds[packing.picks[-1]]
     mixed = _described(problem, assigned, kind, is_exact=packing.is_exact)
     return replace(mixed, sentences=mixed_sentences(mixed))
 
@@ -59,7 +64,7 @@ def leanest_bytes(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> i
     problem = _problem(profile, rows, usable_bytes)
     if problem is None:
         return None
-    items = problem.items(problem.groups)
+    items = problem.items()
     needs = []
     for limit in {choice.limit_bytes for choices in items for choice in choices}:
         allowed = [[c for c in choices if c.limit_bytes >= limit] for choices in items]
@@ -73,18 +78,26 @@ def leanest_bytes(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> i
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """What there is to choose from: methods on layers, layers in groups, and fallbacks."""
+    """What there is to choose from: methods on layers, ways to train groups of them, and fallbacks."""
 
     profile: Profile
     layers: list[Layer]
     methods: list[Measured]
     groups: list[tuple[int, ...]]
+    ways: list[list[GroupChoice]]
     kinds: list[FallbackKind]
 
-    def items(self, groups: Sequence[Sequence[int]]) -> Items:
+    def items(self) -> Items:
         """The knapsack's items: the groups of layers, and last the fallback."""
-        choices = [[method.choice(group) for method in self.methods] for group in groups]
-        return [*choices, [kind.choice for kind in self.kinds]]
+        return [*([way.choice for way in ways] for ways in self.ways), self.fallbacks()]
+
+    def single_items(self) -> Items:
+        """The same where every layer may have a method of its own."""
+        layers = range(len(self.layers))
+        return [*([m.choice([layer]) for m in self.methods] for layer in layers), self.fallbacks()]
+
+    def fallbacks(self) -> list[Choice]:
+        return [kind.choice for kind in self.kinds]
 
 
 def _problem(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> _Problem | None:
@@ -92,48 +105,9 @@ def _problem(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> _Probl
     methods = measured_candidates(profile, rows, usable_bytes) if layers else []
     if not methods:
         return None
-    groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for index, layer in enumerate(layers):
-        like = (role_of(shown_name(layer.name)), tuple(layer.shape))
-        groups.setdefault(like, []).append(index)
-    found = [tuple(group) for group in groups.values()]
-    return _Problem(profile, layers, methods, found, fallback_kinds(profile, methods))
-
-
-def _improved(problem: _Problem, packing: Packing) -> list[int]:
-    """Return each layer's method, with what room is left used to move a part of one group to a better one."""
-    assigned = [0] * len(problem.layers)
-    for group, pick in zip(problem.groups, packing.picks[:-1], strict=True):
-        for layer in group:
-            assigned[layer] = pick
-    limits = [problem.methods[pick].candidate.limit_bytes for pick in packing.picks[:-1]]
-    limit = min(*limits, problem.kinds[packing.picks[-1]].choice.limit_bytes)
-    best, moved = 0.0, (0, ())
-    for group, now in zip(problem.groups, packing.picks[:-1], strict=True):
-        for other in range(len(problem.methods)):
-            gain, part = _part(problem, group, now, other, limit, packing.bytes)
-            if gain > best + 1e-9:
-                best, moved = gain, (other, part)
-    for layer in moved[1]:
-        assigned[layer] = moved[0]
-    return assigned
-
-
-def _part(
-    problem: _Problem, group: Sequence[int], now: int, other: int, limit: int, used: int
-) -> tuple[float, tuple[int, ...]]:
-    """Return what moving some layers of a group to another method adds, and the layers, those that gain most first."""
-    old, new = problem.methods[now], problem.methods[other]
-    limit = min(limit, new.candidate.limit_bytes)
-    best: tuple[float, tuple[int, ...]] = (0.0, ())
-    gain, moved = 0.0, []
-    for layer in sorted(group, key=lambda i: old.values[i] - new.values[i])[:-1]:
-        gain += new.values[layer] - old.values[layer]
-        used += new.bytes[layer] - old.bytes[layer]
-        moved.append(layer)
-        if used <= limit and gain > best[0]:
-            best = (gain, tuple(moved))
-    return best
+    groups = like_layers(layers)
+    ways = [group_choices(group, methods) for group in groups]
+    return _Problem(profile, layers, methods, groups, ways, fallback_kinds(profile, methods))
 
 
 def _described(
@@ -151,7 +125,7 @@ def _described(
     method, total = problem.methods[main], sum(use.state_bytes for use in uses) + kind.choice.bytes
     singles = [_single(problem, pick) for pick in range(len(problem.methods))]
     gain = sum(use.gain for use in uses) + kind.choice.value
-    bound = upper_bound(problem.items([(layer,) for layer in range(len(problem.layers))]))
+    bound = upper_bound(problem.single_items())
     return Mixed(
         rules=tuple(rule for use in uses for rule in _rules(problem.profile, use)),
         method=method.candidate.row.method,
@@ -218,7 +192,7 @@ def _single(problem: _Problem, pick: int) -> tuple[float, str] | None:
     """The promise of one method for all layers, with the fallback that suits it best."""
     method = problem.methods[pick]
     everything = [method.choice(range(len(problem.layers)))]
-    packing = pack([everything, [kind.choice for kind in problem.kinds]])
+    packing = pack([everything, problem.fallbacks()])
     return None if packing is None else (packing.value, method.candidate.row.method)
 
 

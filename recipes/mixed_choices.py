@@ -121,8 +121,8 @@ def measured_candidates(profile: Profile, rows: Sequence[Row], usable_bytes: int
         if row.score is None or get_method(row.method).layers:
             continue
         own = [layer_gain(layer, row.cost, profile) for layer in matrices(profile)]
-        for candidate in _ranks(profile, row, usable_bytes):
-            found.append(_measured(profile, candidate, own))
+        tried = _ranks(profile, row, usable_bytes)
+        found.extend(_measured(profile, candidate, own) for candidate in tried)
     return found
 
 

@@ -12,7 +12,7 @@ def mixed_sentences(mixed: Mixed) -> tuple[str, ...]:
 
 
 _ASSUMED = (
-    "This takes the gains of layers to add up, which nothing measured here shows: only training shows it, such as a race "
+    "This takes the gains of layers to add up, which nothing measured here shows: only training does, such as a race "
     "of this recipe against one method."
 )
 

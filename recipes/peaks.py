@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from subopt.errors import UsageError
 from subopt.profilers.device_constants import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 from subopt.profilers.schema import MethodCost, Peak, Profile
 
@@ -67,9 +66,7 @@ class PeakAt:
         )
 
 
-def peak_at(
-    profile: Profile, cost: MethodCost, batch_size: int, way: Way = PLAIN
-) -> PeakAt:
+def peak_at(profile: Profile, cost: MethodCost, batch_size: int, way: Way = PLAIN) -> PeakAt:
     """Return the peak of a step with one method.
 
     At the profile's own batch size and in the plain way this is the profile's number.

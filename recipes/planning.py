@@ -69,6 +69,7 @@ def make_plan(
         checks=trainable.checks,
         has_eval=target.has_eval,
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
+        switches=tuple(key for key, is_on in _switches(recipe).items() if is_on),
         rules=rule_uses(rules, described) if rules else (),
     )
 
@@ -79,3 +80,12 @@ def _gets_method(recipe: Recipe, item: Treatment) -> bool:
     index = rule_for([rule.model_dump() for rule in rules], item)
     is_main = index is None or rules[index].method in {None, method.name}
     return is_main and item.treatment == "matrix" and method.accepts(item.layer_kind)
+
+
+def _switches(recipe: Recipe) -> dict[str, bool]:
+    return {
+        "recompute": recipe.recompute,
+        "fused_backward": recipe.fused_backward,
+        "compile": recipe.compile,
+        "checkpoint.best": recipe.checkpoint.best,
+    }

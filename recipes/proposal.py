@@ -6,11 +6,12 @@ import hashlib
 import os
 from pathlib import Path
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.schema import Files, Profile
 
 from .advice import Advice, Row
 from .calibrated import step_correction_text, step_factor
 from .changes import changed_options
+from .data.paths import relative
 from .evidence import LearningRate, load_evidence, published_lr
 from .schema import (
     Checkpoint,
@@ -69,7 +70,7 @@ def to_recipe(
             kwargs=dict(profile.target.kwargs),
             sha256=profile.target.sha256,
         ),
-        data=Data(batch_size=advice.batch_size),
+        data=Data(batch_size=advice.batch_size, files=_files(profile, recipe_path)),
         optimizer=Optimizer(
             method=row.method,
             lr=rate.lr,
@@ -107,6 +108,12 @@ def relative_target(profile: Profile, recipe_path: Path) -> str:
     _, colon, attribute = target.spec.rpartition(":")
     suffix = f":{attribute}" if colon and attribute.isidentifier() else ""
     return _relative(target.file, recipe_path) + suffix
+
+
+def _files(profile: Profile, recipe_path: Path) -> Files | None:
+    """Return the files the profile's data was of, as they are named from the recipe's folder."""
+    files = profile.target.files
+    return None if files is None else relative(files, recipe_path.resolve().parent)
 
 
 def _relative(file: str, recipe_path: Path) -> str:

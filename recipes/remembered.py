@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -64,8 +65,9 @@ def past_run(session: Session, result: Result) -> PastRun:
 
 def _numbers(figures: Figures, *, step_factor: float = 1.0) -> Numbers:
     """Return the figures, the step's time without the correction that the recipe put into it."""
+    step_ms = figures.step_ms or 0.0
     return Numbers(
         state_bytes=figures.state_bytes,
         peak_bytes=figures.peak_bytes,
-        step_ms=figures.step_ms / step_factor if figures.step_ms else None,
+        step_ms=step_ms / step_factor if math.isfinite(step_ms) and step_ms > 0 else None,
     )

@@ -88,12 +88,11 @@ class Result:
         Raises:
             FileFormatError: It is damaged.
         """
+        from pydantic import TypeAdapter
+
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("predicted", "actual"):
-                data[key] = Figures(**data[key])
-            return cls(**data)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            return TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
+        except (OSError, ValueError) as error:
             raise FileFormatError(
                 f"{path} is damaged: {error}", "delete it, then --resume writes it again"
             ) from None

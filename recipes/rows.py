@@ -12,7 +12,7 @@ from .measured_evidence import MeasuredGain, measured_gain
 from .peaks import PeakAt, peak_at
 from .raced_evidence import RacedGain, raced_gain
 from .ranking import expected_gain, score, time_overhead
-from .sentences import gain_text, low_rank_text, overhead_text, share_text
+from .sentences import gain_text, low_rank_text, measure_of, overhead_text, share_text
 from .traits import model_kind, tokens_per_step, trainable_parameters
 
 
@@ -22,6 +22,8 @@ def make_row(
     baseline: MethodCost | None,
     batch_size: int,
     usable_bytes: int,
+    *,
+    peak: PeakAt | None = None,
 ) -> Row:
     """Return a method's row at one batch size.
 
@@ -29,11 +31,12 @@ def make_row(
         profile: The profile.
         cost: The method's costs in it.
         baseline: The baseline's costs; None where the profile has none.
-        batch_size: Examples of one micro-batch.
+        batch_size: Examples of one step.
         usable_bytes: Usable part of the budget.
+        peak: Its peak; by default that of all examples in one plain micro-batch.
     """
     is_baseline = cost.method == load_evidence().baseline
-    peak = peak_at(profile, cost, batch_size)
+    peak = peak_at(profile, cost, batch_size) if peak is None else peak
     overhead = time_overhead(profile, cost, baseline, batch_size)
     raced = raced_gain(profile, cost.method, batch_size)
     measured = measured_gain(profile, cost)
@@ -63,7 +66,7 @@ def make_row(
         score=score(expected, is_baseline=is_baseline),
         evidence=_evidence(peak, overhead, raced, measured, near, cost),
         reasons=(
-            *_quality_reasons(cost, overhead, raced, measured, near),
+            *_quality_reasons(cost, overhead, raced, measured, near, measure_of(profile)),
             *_memory_reasons(cost, peak, fits, usable_bytes),
         ),
     )
@@ -105,16 +108,19 @@ def _quality_reasons(
     raced: RacedGain | None,
     measured: MeasuredGain | None,
     near: Published | None,
+    measure: str,
 ) -> tuple[str, ...]:
     """Say what each kind of evidence promises, or that there is none of it."""
     if cost.method == load_evidence().baseline:
         return ("the baseline every gain and overhead is measured against",)
-    reasons = [] if raced is None else [_raced_reason(raced)]
+    reasons = [] if raced is None else [_raced_reason(raced, measure)]
     if measured is None:
         reasons.append("nothing the profile measures of gradients speaks about it")
     else:
         doubts = _because(measured.certainty, measured.doubts)
-        reasons.append(f"{share_text(measured.gain)} by the gradients measured here{doubts}")
+        reasons.append(
+            f"{share_text(measured.gain, measure)} by the gradients measured here{doubts}"
+        )
     if near is None:
         reasons.append("no published comparison with AdamW")
     else:
@@ -127,12 +133,12 @@ def _quality_reasons(
     return tuple(reasons)
 
 
-def _raced_reason(raced: RacedGain) -> str:
+def _raced_reason(raced: RacedGain, measure: str) -> str:
     if raced.gain is None or not raced.contestant.losses:
         return raced.text
     verdict = "" if raced.counts else ", inside the spread: no difference"
     differs = f"; the race was {', '.join(raced.differs)}" if raced.differs else ""
-    return f"{share_text(raced.gain)} in the race{verdict}{differs}"
+    return f"{share_text(raced.gain, measure)} in the race{verdict}{differs}"
 
 
 def _because(certainty: float, doubts: tuple[str, ...]) -> str:

@@ -170,25 +170,33 @@ def _flatten(key: str, value: Any, into: dict[str, Any]) -> None:
         into[key] = value
 
 
-def split_target(target: str) -> tuple[str, str]:
-    """Return a target's file or module and its ":attribute", which may be empty."""
-    head, colon, attribute = target.rpartition(":")
-    return (head, colon + attribute) if head and attribute.isidentifier() else (target, "")
-
-
 def _absolute_target(target: str, base: Path) -> str:
-    file, attribute = split_target(target)
-    path = base / file
-    return f"{path.resolve()}{attribute}" if path.is_file() else target
+    prefix, place, attribute = _split_target(target)
+    path = base / place
+    return f"{prefix}{path.resolve()}{attribute}" if _is_model(path, prefix) else target
 
 
 def _relative_target(recipe: Recipe, base: Path, folder: Path) -> str:
     """Return the target as seen from the run folder, so that the recipe in it can be trained again."""
-    file, attribute = split_target(recipe.model.target)
-    path = base / file
-    if not path.is_file():
+    prefix, place, attribute = _split_target(recipe.model.target)
+    path = base / place
+    if not _is_model(path, prefix):
         return recipe.model.target
     try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix() + attribute
+        seen = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     except ValueError:  # another drive on Windows
-        return f"{path.resolve()}{attribute}"
+        seen = str(path.resolve())
+    return f"{prefix}{seen}{attribute}"
+
+
+def _split_target(target: str) -> tuple[str, str, str]:
+    """Return a target's "hf:", its file, folder or module, and its ":attribute"; the outer two may be empty."""
+    if target.startswith("hf:"):
+        return "hf:", target.removeprefix("hf:"), ""
+    head, colon, attribute = target.rpartition(":")
+    return ("", head, colon + attribute) if head and attribute.isidentifier() else ("", target, "")
+
+
+def _is_model(path: Path, prefix: str) -> bool:
+    """Whether this is a model's file, or of an `hf:` target its config or the folder with it."""
+    return path.is_file() or (bool(prefix) and path.is_dir())

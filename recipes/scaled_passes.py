@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from subopt.errors import UsageError
-from subopt.optimizers import get_method
 from subopt.profilers.schema import MethodCost, Profile
 
-from .passes import Way
+from .passes import Way, changes_passes
 
 if TYPE_CHECKING:
     from .peaks import Phase
@@ -48,11 +47,7 @@ def scaled_passes(
     scaled = {
         phase: size + _growth(profile, cost, phase, size, factor) for phase, size in phases.items()
     }
-    if way.accumulating:
-        for phase in ("forward", "backward"):
-            if phase in scaled:
-                scaled[phase] += gradient_bytes(profile, cost)
-    return scaled
+    return _accumulating(profile, cost, scaled) if way.accumulating else scaled
 
 
 def weight_bytes(profile: Profile, cost: MethodCost) -> int:
@@ -63,3 +58,34 @@ def weight_bytes(profile: Profile, cost: MethodCost) -> int:
 def gradient_bytes(profile: Profile, cost: MethodCost) -> int:
     """Return what all gradients take; they have the form of the weights they are of."""
     return max(profile.memory.gradient_bytes - cost.weight_bytes_saved, 0)
+
+
+def _accumulating(profile: Profile, cost: MethodCost, phases: dict[Phase, int]) -> dict[Phase, int]:
+    """Return the passes with the gradients of earlier micro-batches alive in all of them.
+
+    What the backward pass takes beside gradients is most at its highest instant or where it begins.
+    """
+    gradients = gradient_bytes(profile, cost)
+    categories = {} if cost.peak is None else cost.peak.categories.get("backward", {})
+    complete = min(categories.get("gradient", gradients), gradients)
+    changed = dict(phases)
+    if "forward" in phases:
+        changed["forward"] += gradients
+    if "backward" in phases:
+        begins = changed.get("forward", 0)
+        changed["backward"] = max(phases["backward"] - complete + gradients, begins)
+    return changed
+
+
+def _growth(profile: Profile, cost: MethodCost, phase: Phase, size: int, factor: float) -> int:
+    """What another batch size adds to a phase; negative for a smaller batch."""
+    if phase not in {"forward", "backward"} or factor == 1:
+        return 0
+    activations = profile.memory.activation_bytes or 0
+    weights = weight_bytes(profile, cost)
+    fixed = weights + cost.state_bytes
+    if phase == "backward" and not (factor > 1 and changes_passes(cost)):
+        fixed += gradient_bytes(profile, cost)
+    variable = max(size - fixed, 0)
+    variable = min(activations, variable) if factor < 1 else max(activations, variable)
+    return round((factor - 1) * min(variable, max(size - weights, 0)))

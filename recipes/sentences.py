@@ -85,8 +85,9 @@ def data_sentence(profile: Profile) -> str | None:
         return None
     if profile.target.is_hf:
         return (
-            "The profile's data was synthetic, and subopt train has no other for this target: for a real run write a "
-            "model.py whose build_model() returns this model and whose batches(batch_size) yields real data."
+            "The profile's data was synthetic. A language model takes text: profile it again with --data 'texts/*.txt', "
+            "or name the files in the recipe's data.files. For any other, write a model.py whose build_model() returns "
+            "this model and whose batches(batch_size) yields real data."
         )
     return (
         f"The profile's data was synthetic: before subopt train can run the recipe, {model_file(profile)} needs a "

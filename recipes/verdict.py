@@ -93,19 +93,20 @@ def _short(kind: KnownFrom) -> str:
 
 def _runner_up(chosen: Row, others: Sequence[Row], objective: Objective) -> str | None:
     """Who comes next, and by how much; None where quality was not asked for or nothing is known of a second."""
-    second = next((row for row in others if row.score is not None), None)
-    if objective != "quality" or second is None or chosen.score is None or second.score is None:
+    rivals = [row for row in others if row.score is not None and row.is_raced == chosen.is_raced]
+    if objective != "quality" or chosen.score is None or not rivals:
         return None
-    behind = chosen.score - second.score
+    second = max(rivals, key=_score)
+    behind = chosen.score - _score(second)
     error = max(row.expected.error for row in (chosen, second) if row.expected is not None)
-    text = f"Next comes {second.method}, {behind:.1%} behind"
+    name = "plain AdamW" if second.is_baseline else second.method
     if behind < 0:
-        return f"{second.method} promises {-behind:.1%} more, but was not raced."
-    if behind <= error:
-        both_raced = chosen.is_raced and second.is_raced
-        advice = "" if both_raced else f": {_WOULD_SETTLE}"
-        return f"{text}, less than the error of {error:.0%}, so either may be better{advice}."
-    return f"{text}."
+        return f"{name} promises {-behind:.1%} more, but less surely; {_WOULD_SETTLE}."
+    text = f"Next comes {name}, {behind:.1%} behind"
+    if behind > error:
+        return f"{text}."
+    settle = "" if chosen.is_raced else f"; {_WOULD_SETTLE}"
+    return f"{text}, less than the error of {error:.0%}: either may be better{settle}."
 
 
 def _adamw_beside(adamw: Row) -> str:

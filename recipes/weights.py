@@ -62,6 +62,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise FileFormatError(f"{path} cannot be read: {error}") from None
     for name, kept in metadata.items():
         if name.startswith(_ALIAS):
+            if kept not in tensors:
+                raise FileFormatError(f"{path} is damaged: it has no weights named {kept[:60]}")
             tensors[name.removeprefix(_ALIAS)] = tensors[kept]
     try:
         model.load_state_dict(tensors)

@@ -9,6 +9,10 @@ import difflib
 from collections.abc import Iterable
 
 
+# Characters of a message that quotes a file.
+LONGEST = 1000
+
+
 class SuboptError(Exception):
     """An error with a message for the user, what to do about it, and an exit status.
 
@@ -41,11 +45,12 @@ class PreflightError(SuboptError):
 class FileFormatError(SuboptError):
     """A profile, recipe or checkpoint that cannot be read. Exit status 2.
 
-    The message is one line, whatever of the file it quotes.
+    The message is one line of bounded length, whatever of the file it quotes.
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(" ".join(message.splitlines()), hint)
+        line = " ".join(message.splitlines())
+        super().__init__(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", hint)
 
 
 class OptionError(SuboptError, ValueError):

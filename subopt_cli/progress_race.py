@@ -72,8 +72,9 @@ class RaceProgress(Bar):
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task("", total=plan.total, completed=event.done)
         names = ", ".join(entrant.method for entrant in plan.contestants)
+        most = min(plan.finalists, len(plan.contestants) - 1)
         finals = (
-            f", then {plural(len(plan.seeds), 'seed')} of the best {plan.finalists} and AdamW"
+            f", then {plural(len(plan.seeds), 'seed')} of the best {most} and AdamW"
             if len(plan.seeds) > 1
             else ""
         )

@@ -126,6 +126,8 @@ def _data_line(profile: Profile) -> str:
     text = f"{plural(settings.batches, 'batch', 'batches')} of {settings.batch_size}"
     if settings.tokens_per_batch:
         text += f" ({settings.tokens_per_batch:,} tokens each)"
+    if profile.target.files is not None:
+        text += f" of {', '.join(profile.target.files.train)}"
     if batches_seen(profile) < settings.batches:
         text += f", each layer looked at on {batches_seen(profile)}"
     steps = training_steps(profile)

@@ -30,6 +30,7 @@ def plan_facts(plan: Plan) -> RenderableType:
         ),
         *_rules(plan),
         ("run", f"{plural(plan.steps, 'step')} of {batch}, {plan.precision} on {plan.device}"),
+        *([("with", ", ".join(plan.switches))] if plan.switches else []),
         ("folder", str(plan.output)),
         ("memory", _predicted_memory(plan)),
     ]

@@ -21,6 +21,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("subopt")
 
+# Fixtures of modules and sessions come before a test's own history and have none.
+os.environ["SUBOPT_STATE"] = "off"
 _numbers = itertools.count()
 
 

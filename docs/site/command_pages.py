@@ -56,7 +56,7 @@ def _page(name: str, command: Any, context: Any, examples: list[str]) -> str:
     for title, kind in (("Arguments", "argument"), ("Options", "option")):
         rows = list(_rows(command, context, kind))
         if rows:
-            parts.append(f"## {title}\n\n{table((kind, 'meaning', 'default'), rows)}")
+            parts.append(f"## {title}\n\n{table((kind, 'meaning', 'default; limits'), rows)}")
     if examples:
         parts.append("## Example\n\nFrom the [guide](../guide.md), with its output:")
         parts += [f"```console\n{example}\n```" for example in examples]
@@ -71,7 +71,7 @@ def _rows(command: Any, context: Any, kind: str) -> Iterator[tuple[str, str, str
             continue
         declared, meaning = found
         bracket = _BRACKETS.search(meaning)
-        limits = bracket[1] if bracket else ""
+        limits = bracket[1].removeprefix("default: ") if bracket else ""
         yield f"`{declared}`", meaning[: bracket.start()] if bracket else meaning, limits
 
 

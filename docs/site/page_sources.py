@@ -71,7 +71,9 @@ class Sources:
             text = section(text, found[2], f"{name} includes {found[1]}#{found[2]}")
         else:
             text = re.sub(r"\A# .*\n", "", text)
-        return self._with_links(_demoted(text), source, name).strip()
+        above = _HEADING.findall(_blanked(found.string[: found.start()]))
+        below = len(above[-1][0]) + 1 if above else 2
+        return self._with_links(_lowered(text, below), source, name).strip()
 
     def _with_links(self, text: str, path: Path, name: str) -> str:
         def lead(found: re.Match[str]) -> str:
@@ -109,8 +111,7 @@ def section(text: str, anchor: str, what: str) -> str:
     Raises:
         BadInclude: There is none.
     """
-    plain = _FENCED.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
-    headings = list(_HEADING.finditer(plain))
+    headings = list(_HEADING.finditer(_blanked(text)))
     for index, heading in enumerate(headings):
         if slug(heading[2]) == anchor:
             later = (h.start() for h in headings[index + 1 :] if len(h[1]) <= len(heading[1]))
@@ -124,15 +125,19 @@ def slug(heading: str) -> str:
     return re.sub(r"[\s]+", "-", words)
 
 
-def _demoted(text: str) -> str:
-    """Return an included text with its headings below the page's own."""
-    pieces, end = [], 0
-    top = min((len(h[1]) for h in _HEADING.finditer(_FENCED.sub("", text))), default=2)
-    deeper = "#" * max(0, 3 - top)
-    for code in _FENCED.finditer(text):
-        pieces += [_HEADING.sub(rf"\1{deeper} \2", text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*pieces, _HEADING.sub(rf"\1{deeper} \2", text[end:])])
+def _blanked(text: str) -> str:
+    """Return a text of the same length whose code blocks are blank."""
+    return _FENCED.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+
+
+def _lowered(text: str, level: int) -> str:
+    """Return a text whose highest headings are of a level, and the others as much lower."""
+    headings = list(_HEADING.finditer(_blanked(text)))
+    highest = min((len(heading[1]) for heading in headings), default=level)
+    for heading in reversed(headings):
+        marks = "#" * (len(heading[1]) - highest + level)
+        text = f"{text[: heading.start()]}{marks} {heading[2]}{text[heading.end() :]}"
+    return text
 
 
 def _as_page(path: Path, name: str) -> str:

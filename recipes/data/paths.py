@@ -61,11 +61,21 @@ def moved(files: Files, base: Path, to: Path) -> Files:
 
     def move(entry: str) -> str:
         path = Path(entry).expanduser()
-        if path.is_absolute():
-            return entry
-        return Path(os.path.relpath(base.resolve() / path, to.resolve())).as_posix()
+        return entry if path.is_absolute() else _seen_from(to, base.resolve() / path)
 
     return _with_places(files, move)
+
+
+def relative(files: Files, to: Path) -> Files:
+    """Return files of absolute paths as they are named from the folder `to`."""
+    return _with_places(files, lambda entry: _seen_from(to, Path(entry)))
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:  # another drive on Windows
+        return str(path)
 
 
 def absolute(files: Files, base: Path) -> Files:

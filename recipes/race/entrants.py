@@ -11,7 +11,7 @@ from torch import nn
 
 from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method, treatments
-from subopt.profilers.race_record import LeftOut, OptionValue
+from subopt.profilers.race_record import LeftOut, OptionValue, Rate
 from subopt.profilers.record import Record
 
 from ..advisor import recommend
@@ -36,7 +36,7 @@ class Entrant(Record):
 
     method: str
     options: dict[str, OptionValue] = Field(default_factory=dict)
-    start_lr: float
+    start_lr: Rate
 
 
 def entrants_of(

@@ -10,13 +10,16 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from subopt.errors import FileFormatError, UsageError
+from subopt.errors import FileFormatError, OptionError, UsageError
+from subopt.optimizers import get_method
 from subopt.profilers.race_record import LeftOut, Race, Seconds, Trial
 from subopt.profilers.record import Count, Record
 
 from ..disk import sync, write_text
 from .entrants import Entrant
 from .pace import Pace
+
+_AFRESH = "start over with --force and without --resume"
 
 _Kind = TypeVar("_Kind", bound=Record)
 
@@ -111,8 +114,13 @@ class RaceFolder:
         """
         plan = _parsed(Plan, _text(self.plan), str(self.plan))
         known = {entrant.method for entrant in plan.contestants}
-        if len(known) < len(plan.contestants) or known - plan.paces.keys() or not plan.seeds:
-            raise FileFormatError(f"{self.plan}: contestants, paces and seeds do not agree")
+        is_whole = known and plan.seeds and not known - plan.paces.keys()
+        if not is_whole or len(known) < len(plan.contestants):
+            raise FileFormatError(
+                f"{self.plan}: contestants, paces and seeds do not agree", _AFRESH
+            )
+        for entrant in plan.contestants:
+            _check_options(entrant, str(self.plan))
         changed = [key for key, value in settings.items() if plan.settings.get(key) != value]
         if changed:
             key = changed[0]
@@ -140,7 +148,11 @@ class RaceFolder:
             entry = _parsed(Entry, line, f"{self.trials}:{number}")
             of = entry.trial or entry.left_out
             if of is None or of.method not in known:
-                raise FileFormatError(f"{self.trials}:{number}: no trial of this race's methods")
+                raise FileFormatError(
+                    f"{self.trials}:{number}: no trial of this race's methods", _AFRESH
+                )
+            if entry.trial is not None:
+                _check_options(entry.trial, f"{self.trials}:{number}")
             entries.append(entry)
         return entries
 
@@ -175,5 +187,12 @@ def _parsed(kind: type[_Kind], text: str, where: str) -> _Kind:
         key = ".".join(str(part) for part in first["loc"])
         raise FileFormatError(
             f"{where} cannot be read: {key + ': ' if key else ''}{first['msg']}",
-            "start over with --force and without --resume",
+            _AFRESH,
         ) from None
+
+
+def _check_options(setting: Entrant | Trial, where: str) -> None:
+    try:
+        get_method(setting.method).resolve(setting.options)
+    except OptionError as error:
+        raise FileFormatError(f"{where}: {error.message}", _AFRESH) from None

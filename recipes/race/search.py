@@ -21,6 +21,7 @@ _FIRST_FACTORS = (1.0, 1 / 3, 3.0)
 
 # Where the best rate is at an end of those tried, the next one is this many times further out.
 _OUTWARD = 10.0
+_LOWEST, _HIGHEST = 1e-9, 100.0  # that a recipe takes, and that moves anything
 
 # Successive halving: a third goes on at each rung. The first rung lies behind the warm-up of a tenth, during which a
 # high rate always looks best.
@@ -121,18 +122,17 @@ class Search:
         else between its neighbours.
         """
         if number < len(_FIRST_FACTORS):
-            lr = self._entrant.start_lr * _FIRST_FACTORS[number]
+            lr = min(self._entrant.start_lr * _FIRST_FACTORS[number], _HIGHEST)
             return {"lr": lr, **dict.fromkeys(self._choices, 0)}, lr, lr * _OUTWARD
         tried = sorted({trial.lr for trial in self.trials})
         best = best_of(self.trials)
-        if best is None:  # all of them diverged
-            return {"lr": tried[0] / _OUTWARD}, tried[0] / _OUTWARD, tried[0]
-        at = tried.index(best.lr)
-        if at == 0:
-            return {"lr": tried[0] / _OUTWARD}, tried[0] / _OUTWARD, tried[0]
-        if at == len(tried) - 1:
-            return {"lr": tried[-1] * _OUTWARD}, tried[-1], tried[-1] * _OUTWARD
-        return {}, tried[at - 1], tried[at + 1]
+        at = 0 if best is None else tried.index(best.lr)  # None: all of them diverged
+        lower, higher = tried[0] / _OUTWARD, tried[-1] * _OUTWARD
+        if at == 0 and lower >= _LOWEST:
+            return {"lr": lower}, lower, tried[0]
+        if best is not None and at == len(tried) - 1 and higher <= _HIGHEST:
+            return {"lr": higher}, tried[-1], higher
+        return {}, tried[max(at - 1, 0)], tried[min(at + 1, len(tried) - 1)]
 
     def _options(self, asked: optuna.trial.Trial) -> dict[str, OptionValue]:
         options = dict(self._entrant.options)

@@ -25,7 +25,7 @@ from ._options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from subopt.profilers.schema import Profile, Settings
+    from subopt.profilers.schema import Files, Profile, Settings
 
 EXIT_INTERRUPTED = 130
 
@@ -101,6 +101,29 @@ def profile(
         list[str] | None,
         typer.Option("--input", help='Made-up data instead of batches: "ids=int64[8,256]<32000".'),
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="FILES",
+            help="Real text instead: 'texts/*.txt' in quotes, .jsonl, .parquet, or a data set.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of --data: a tokenizer.json, a folder with one, or hf:NAME.  [default: bytes]",
+        ),
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of --data: where the text is.  [default: text]"),
+    ] = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Of --data: tokens of an example.  [default: 256]"),
+    ] = None,
     to: Annotated[
         Path, typer.Option("--output", "-o", help="The file to write.")
     ] = DEFAULT_PROFILE,
@@ -124,6 +147,15 @@ def profile(
     output = Output(as_json=as_json)
     check_can_write(to)
     check_may_replace(to, '"schema_version"', "a profile", "name another file with -o")
+    pairs = split_pairs(arguments or [])
+    if data and target.startswith("hf:"):  # whose batches have a length too: the same one, whichever was given
+        given = pairs.get("sequence_length", "")
+        if sequence_length is not None:
+            pairs["sequence_length"] = str(sequence_length)
+        elif given.isdecimal():
+            sequence_length = int(given)
+    options = {"tokenizer": tokenizer, "field": field, "sequence_length": sequence_length}
+    files = _files(data, inputs, options)
     settings = _settings(
         batch_size=batch_size,
         batches=batches,
@@ -139,7 +171,11 @@ def profile(
         max_memory_bytes=None if max_memory is None else parse_size(max_memory),
     )
     with output.guarded_stdout():
-        loaded = load_target(target, split_pairs(arguments or []), inputs=inputs or [])
+        loaded = load_target(target, pairs, inputs=inputs or [])
+        if files is not None:
+            from subopt.recipes.data import with_files
+
+            loaded = with_files(loaded, files, Path.cwd())
         with StageProgress(output) as progress:
             found = run_profile(
                 loaded,
@@ -171,6 +207,36 @@ def _settings(**values: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][0]).removesuffix("_bytes").replace("_", "-")
+        raise UsageError(f"--{option}: {first['msg']}", "give a smaller number") from None
+
+
+def _files(
+    data: list[str] | None, inputs: list[str] | None, options: dict[str, str | int | None]
+) -> Files | None:
+    """Return the files of `--data` and how to read them, or None without it.
+
+    Raises:
+        UsageError: `--input` as well, an option that needs `--data`, or a value that is out of range.
+    """
+    from pydantic import ValidationError
+
+    from subopt.profilers.schema import Files
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if not data:
+        if given:
+            option = next(iter(given)).replace("_", "-")
+            raise UsageError(
+                f"--{option} says how to read files", "name them: --data 'texts/*.txt'"
+            )
+        return None
+    if inputs:
+        raise UsageError("--input and --data are two kinds of data", "give one of them")
+    try:
+        return Files.model_validate({"train": data, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"--{option}: {first['msg']}", "give a smaller number") from None
 
 

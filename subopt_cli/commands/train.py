@@ -46,17 +46,24 @@ def train(
         bool,
         typer.Option(
             "--tensorboard",
-            help="Write TensorBoard files to the run folder as well (subopt[track]).",
+            help="Write TensorBoard files to the run folder as well: --track tensorboard.",
         ),
     ] = False,
+    track: Annotated[
+        str,
+        typer.Option(
+            "--track",
+            help="Trackers that get the run's numbers: tensorboard, wandb, trackio, or several with commas.",
+            show_default=False,
+        ),
+    ] = "",
     device: Device = None,
     debug: Debug = False,
 ) -> None:
     """Train a model from a recipe."""
     from subopt.recipes.events import each_of
     from subopt.recipes.files import apply_overrides, load_recipe
-    from subopt.recipes.run_folder import RunFolder
-    from subopt.recipes.tensorboard import TensorBoard
+    from subopt.recipes.tracking import Tracking, make_trackers, parse_trackers
     from subopt.recipes.trainer import plan
     from subopt.recipes.trainer import train as run
 
@@ -67,7 +74,8 @@ def train(
     output = Output()
     settled = apply_overrides(load_recipe(recipe), overrides or [])
     folder = to or default_folder(recipe)
-    board = TensorBoard(RunFolder(folder).tensorboard) if tensorboard else None
+    names = parse_trackers(track + (",tensorboard" if tensorboard else ""))
+    trackers = make_trackers(names, folder)
     if dry_run:
         with output.guarded_stdout():
             planned = plan(
@@ -82,9 +90,11 @@ def train(
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(output.guarded_stdout())
-        listeners: list[OnEvent] = [stack.enter_context(TrainingProgress(output))]
-        if board is not None:
-            listeners.append(stack.enter_context(board))
+        progress = stack.enter_context(TrainingProgress(output))
+        settings = settled.model_dump(mode="json")
+        listeners: list[OnEvent] = [progress]
+        for tracker in trackers:
+            listeners.append(stack.enter_context(Tracking(tracker, settings, progress)))
         result = run(
             settled,
             recipe_path=recipe,

@@ -61,6 +61,9 @@ def test_a_page_that_includes_what_is_not_there_is_refused(tmp_path):
     sources = Sources(tmp_path, tmp_path / "docs")
     included = sources.finished("<!-- include: ../other.md#one -->", "a.md")
     assert included == "## One\n\ntext [x](a.md)"
+    deeper = sources.finished("# A\n\n## B\n\n<!-- include: ../other.md -->\n", "a.md")
+    assert "\n### One\n" in deeper
+    assert "# Title" not in deeper
     for wrong in ("../other.md#three", "../missing.md"):
         with pytest.raises(BadInclude):
             sources.finished(f"<!-- include: {wrong} -->", "a.md")

@@ -262,7 +262,7 @@ def test_few_layers_and_other_moments_weaken_it():
     assert measured_gain(profile(mostly), cost("soap")).certainty == LITTLE
     other = measured_gain(profile([layer(**FULL)]), cost("adafacdiag"))
     assert other.certainty == LITTLE
-    assert other.doubts == ("adafactor moments not measured",)
+    assert other.doubts == ("steps by adafactor not measured",)
     packed = measured_gain(profile([layer(**FULL)]), cost("galore-8bit"))
     assert packed.doubts == ("state in 8bit not measured",)
 
@@ -334,5 +334,5 @@ def test_options_change_the_family():
         family_of(cost("adadiag++", options={"source": "covariance"})).coordinates == "covariance"
     )
     assert family_of(cost("soap", options={"moments": "adafactor"})).unmeasured == (
-        "adafactor moments",
+        "steps by adafactor",
     )

@@ -277,11 +277,13 @@ def test_memory_goes_by_peak_and_then_by_gain():
 
 
 def test_the_choice_says_what_decided_and_who_comes_next():
-    said = text_of(advise(costs=("adamw", "soap", "muon")))
+    near = [cost("adamw"), cost("soap"), cost("soap-one-sided"), cost("lion")]
+    alike = layer(diagonality=diagonality(one_sided=0.8), agreement=agreement(one_sided=0.7))
+    said = text_of(advise(costs=near, layers=(alike,)))
     assert "soap is the choice" in said
     assert "Decided by what was measured of this model's gradients" in said
-    assert "Next comes muon" in said
-    assert "either may be better: subopt race would settle it" in said
+    assert "Next comes soap-one-sided" in said
+    assert "either may be better; subopt race would settle it" in said
     assert "quality is likely: measured on 1 layer" in said
 
 

@@ -12,6 +12,7 @@ from subopt.app import main
 from subopt.errors import UsageError
 from subopt.recipes import events
 from subopt.recipes.tensorboard import TensorBoard
+from subopt.recipes.tracking import Tracking
 
 
 class FakeWriter:
@@ -105,10 +106,12 @@ def test_a_gradient_norm_that_is_not_finite_is_left_out(writers, tmp_path):
         step=1, steps=2, loss=2.0, lr=0.1, grad_norm=None, tokens=1, tokens_per_s=1.0, step_ms=1.0,
         memory_bytes=None, time_left_s=1.0,
     )  # fmt: skip
-    with TensorBoard(tmp_path / "board") as board:
+    with Tracking(TensorBoard(tmp_path), {}, events.ignore) as board:
         board(events.Started(types.SimpleNamespace(start_step=0)))
         board(step)
-    assert writers[0].scalars == {"train/loss": [(1, 2.0)], "train/lr": [(1, 0.1)]}
+    assert writers[0].scalars == {
+        "train/loss": [(1, 2.0)], "train/lr": [(1, 0.1)], "train/tokens_per_s": [(1, 1.0)]
+    }  # fmt: skip
     assert writers[0].is_closed
 
 

@@ -100,8 +100,8 @@ def test_data_of_the_users_is_not_used(load):
 )
 def test_a_loss_that_takes_something_else_is_told_what_a_batch_is(load, own):
     error = complaint(load(f"{MODEL}\n{own}\n"))
-    assert error.message.startswith("loss(model, batch) raised")
-    assert "model.py, line 1" in error.message
+    assert error.message.startswith("loss(model, batch) failed")
+    assert "model.py:1" in error.message
     assert "dict of input_ids and labels, both int64 of shape (batch, 32)" in error.hint
 
 

@@ -1,0 +1,138 @@
+"""A method's row of the profile with other options: leaner ones, or those that a race found best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from subopt.optimizers import Method, get_method
+from subopt.profilers.architectures import WeightShape
+from subopt.profilers.costs import state_bytes, weight_bytes_saved
+from subopt.profilers.schema import MethodCost, Peak, PhasePeaks, Profile
+
+from .schema import OptionValue
+
+_PARAMETER_DTYPES = {"fp32": torch.float32, "bf16-mixed": torch.float32, "bf16": torch.bfloat16}
+
+# A rank is halved at most this often, and never below this many directions.
+_HALVINGS = 4
+_SMALLEST_RANK = 4
+_SMALLEST_SHARE = 1 / 64
+
+
+def changed_options(cost: MethodCost) -> dict[str, OptionValue]:
+    """Return those options of a profile's row that a user may set and that differ from the method's defaults."""
+    defaults = get_method(cost.method).defaults
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()
+    }
+    return {
+        key: value for key, value in cost.options.items() if key in plain and value != plain[key]
+    }
+
+
+def leaner_options(cost: MethodCost) -> Iterator[dict[str, OptionValue]]:
+    """Yield options that shrink a method's state, the smallest change to its mathematics first.
+
+    Optimizer state in bf16 rounds what is kept; a lower rank leaves directions out.
+    """
+    rounded: dict[str, OptionValue] = {}
+    if _has_exact_state(cost):
+        rounded = {"state_dtype": "bf16"}
+        yield rounded
+    for rank in _lower_ranks(cost):
+        yield {"rank": rank}
+        if rounded:
+            yield {"rank": rank, **rounded}
+
+
+def with_options(
+    profile: Profile, cost: MethodCost, changed: Mapping[str, OptionValue]
+) -> MethodCost:
+    """Return a row of the profile with other options, its state and peak moved by what these take by formula.
+
+    Args:
+        profile: The profile.
+        cost: A row of it.
+        changed: The options that differ from the row's.
+    """
+    if not changed:
+        return cost
+    method, before = get_method(cost.method), changed_options(cost)
+    weights = _weights(profile)
+    state, saved = (
+        _total(weights, method, {**before, **changed}, count)
+        - _total(weights, method, before, count)
+        for count in (state_bytes, weight_bytes_saved)
+    )
+    peak = None if cost.peak is None else _shifted(cost.peak, state - saved)
+    return cost.model_copy(
+        update={
+            "options": {**cost.options, **changed},
+            "state_bytes": cost.state_bytes + state,
+            "weight_bytes_saved": cost.weight_bytes_saved + saved,
+            "peak": peak,
+        }
+    )
+
+
+def _has_exact_state(cost: MethodCost) -> bool:
+    if "state_dtype" not in get_method(cost.method).defaults:
+        return False
+    return cost.options.get("state_dtype") in {None, "fp32"}
+
+
+def _lower_ranks(cost: MethodCost) -> Iterator[int | float]:
+    rank = cost.options.get("rank")
+    for _ in range(_HALVINGS):
+        if isinstance(rank, int) and rank // 2 >= _SMALLEST_RANK:
+            rank //= 2
+        elif isinstance(rank, float) and rank / 2 >= _SMALLEST_SHARE:
+            rank /= 2
+        else:
+            return
+        yield rank
+
+
+def _weights(profile: Profile) -> Counter[WeightShape]:
+    """Return how many parameters of each shape and treatment there are."""
+    dtype = _PARAMETER_DTYPES[profile.settings.dtype]
+    return Counter(
+        WeightShape("", tuple(layer.shape), layer.treatment, dtype, layer.layer_kind)
+        for layer in profile.layers
+    )
+
+
+def _total(
+    weights: Counter[WeightShape],
+    method: Method,
+    options: Mapping[str, OptionValue],
+    bytes_of: Callable[..., int],
+) -> int:
+    return sum(
+        count * bytes_of([weight], method, dict(options)) for weight, count in weights.items()
+    )
+
+
+def _shifted(peak: Peak, delta_bytes: int) -> Peak:
+    """Return a peak with something held throughout the step made larger or smaller."""
+
+    def moved(size: int | None) -> int | None:
+        return None if size is None else max(size + delta_bytes, 0)
+
+    known = peak.by_phase
+    return peak.model_copy(
+        update={
+            "bytes": moved(peak.bytes),
+            "low_bytes": moved(peak.low_bytes),
+            "high_bytes": moved(peak.high_bytes),
+            "by_phase": PhasePeaks(
+                forward=moved(known.forward),
+                backward=moved(known.backward),
+                step=moved(known.step),
+                refresh=moved(known.refresh),
+            ),
+        }
+    )

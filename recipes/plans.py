@@ -1,0 +1,96 @@
+"""The rows of the ranked table with the plan that each is worked out for: as asked, or changed so that it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from subopt.profilers.schema import MethodCost, Profile
+
+from .advice import Row
+from .evidence import load_evidence
+from .method_options import with_options
+from .passes import Way
+from .peaks import peak_at
+from .ranking import GAIN_PER_DOUBLING
+from .rows import make_row
+from .solving import RECOMPUTE_SHARE, Request, Solved, as_asked, solve
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A method's row and the plan it is for.
+
+    Attributes:
+        row: The row.
+        plan: The plan.
+    """
+
+    row: Row
+    plan: Solved
+
+    @property
+    def is_recommendable(self) -> bool:
+        """Whether the plan stays within the budget."""
+        return self.row.is_recommendable
+
+
+def asked_plans(
+    profile: Profile, costs: Iterable[MethodCost], request: Request, usable_bytes: int
+) -> list[Planned]:
+    """Return the methods as they are asked for; without those that cannot run that way."""
+    plans = ((cost, as_asked(profile, cost, request)) for cost in costs)
+    return [
+        Planned(_row(profile, cost, plan, usable_bytes), plan)
+        for cost, plan in plans
+        if plan is not None
+    ]
+
+
+def solved_plans(
+    profile: Profile, costs: Iterable[MethodCost], request: Request, usable_bytes: int
+) -> list[Planned]:
+    """Return the methods that can be made to fit, each with the smallest change that does it.
+
+    A method whose activations have to be computed again, where others need not, pays for that time in its score.
+    """
+    found = []
+    for cost in costs:
+        plan = solve(profile, cost, usable_bytes, request)
+        if plan is None:
+            continue
+        row = _row(profile, with_options(profile, cost, plan.options), plan, usable_bytes)
+        if plan.recompute and request.recompute == "auto" and row.score is not None:
+            row = replace(row, score=row.score - GAIN_PER_DOUBLING * math.log2(1 + RECOMPUTE_SHARE))
+        found.append(Planned(row, plan))
+    return found
+
+
+def smallest_plans(
+    profile: Profile, costs: Iterable[MethodCost], usable_bytes: int
+) -> list[Planned]:
+    """Return the methods with one example per step, whether they fit or not."""
+    plans = [(cost, Solved(1, 1, peak_at(profile, cost, 1, Way()))) for cost in costs]
+    return [Planned(_row(profile, cost, plan, usable_bytes), plan) for cost, plan in plans]
+
+
+def least_changed(planned: Sequence[Planned]) -> list[Planned]:
+    """Return those whose method's options are the least changed: not at all, else by their dtype, else by their rank."""
+
+    def change(item: Planned) -> int:
+        return 2 * ("rank" in item.plan.options) + ("state_dtype" in item.plan.options)
+
+    least = min(map(change, planned), default=0)
+    return [item for item in planned if change(item) == least]
+
+
+def _row(profile: Profile, cost: MethodCost, plan: Solved, usable_bytes: int) -> Row:
+    name = load_evidence().baseline
+    baseline = next((row for row in profile.methods if row.method == name), None)
+    examples = plan.examples_per_step
+    row = make_row(profile, cost, baseline, examples, usable_bytes, peak=plan.peak)
+    if not plan.recompute or row.step_ms is None:
+        return row
+    passes_ms = (profile.forward_backward_ms or 0.0) * examples / profile.settings.batch_size
+    return replace(row, step_ms=row.step_ms + RECOMPUTE_SHARE * passes_ms)

@@ -1,0 +1,45 @@
+"""What a race settled for a method: its learning rate and options, as far as the race was of this very model."""
+
+from __future__ import annotations
+
+from subopt.optimizers import get_method
+from subopt.profilers.schema import Contestant, MethodCost, Profile, Race
+
+from .method_options import with_options
+
+
+def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
+    """Return a method's entry in the profile's race, with the race.
+
+    Returns:
+        The two; None where it was not raced, did not learn, or the model's file has changed since.
+    """
+    race = profile.race
+    if race is None or race.target_sha256 != profile.target.sha256:
+        return None
+    found = (entry for entry in race.contestants if entry.method == method)
+    entry = next(found, None)
+    return None if entry is None or entry.verdict == "diverged" else (race, entry)
+
+
+def as_raced(profile: Profile, cost: MethodCost) -> MethodCost:
+    """Return a row of the profile with the options that the race found best, its memory moved by what they take."""
+    found = raced(profile, cost.method)
+    if found is None:
+        return cost
+    settable = get_method(cost.method).defaults
+    options = {
+        key: value
+        for key, value in found[1].options.items()
+        if key in settable and cost.options.get(key) != value
+    }
+    return with_options(profile, cost, options)
+
+
+def raced_rate_reason(race: Race, entry: Contestant) -> str:
+    """Say where a raced learning rate comes from."""
+    runs = "1 run" if entry.trials == 1 else f"{entry.trials} runs"
+    return (
+        f"{entry.lr:g}: the best of {runs} in the race on this model, "
+        f"{race.horizon_seconds:.3g} s of training each on {race.device}"
+    )

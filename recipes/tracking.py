@@ -1,0 +1,146 @@
+"""Experiment trackers on request: each gets the run's scalars, and none of them can stop the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from subopt.errors import UsageError, suggestion
+
+from .events import Evaluated, Event, OnEvent, Saved, Started, Stepped, Warned
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+class Tracker(Protocol):
+    """What a tracker is asked to do. Its package is imported when it is made, and nothing is written before `begin`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    def begin(self, start_step: int, settings: Mapping[str, Any]) -> None:
+        """Start, or go on after `start_step` steps; what was logged after those comes again."""
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Take the numbers of one step."""
+
+    def sync(self) -> None:
+        """Write what was taken: there is a checkpoint of it."""
+
+    def end(self) -> None:
+        """Write everything and let go."""
+
+
+class Tracking:
+    """An event listener that hands loss, learning rate, gradient norm, speed and held-out loss to a tracker.
+
+    What a tracker raises, of a full disk or a lost connection, is a warning: it is left alone from then on, and the
+    training goes on. `metrics.jsonl` holds the same numbers and more.
+
+    Args:
+        tracker: The tracker.
+        settings: What the run's settings are, as plain data.
+        warn: Called with that warning.
+    """
+
+    def __init__(self, tracker: Tracker, settings: Mapping[str, Any], warn: OnEvent) -> None:
+        self._tracker: Tracker | None = tracker
+        self._settings = settings
+        self._warn = warn
+        self._has_begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._has_begun:
+            self._try(lambda tracker: tracker.end())
+
+    def __call__(self, event: Event) -> None:
+        """Hand over what an event holds."""
+        match event:
+            case Started(plan):
+                self._has_begun = True
+                self._try(lambda tracker: tracker.begin(plan.start_step, self._settings))
+            case Stepped():
+                scalars = {
+                    "train/loss": event.loss,
+                    "train/lr": event.lr,
+                    "train/grad_norm": event.grad_norm,
+                    "train/tokens_per_s": event.tokens_per_s,
+                }
+                known = {name: value for name, value in scalars.items() if value is not None}
+                self._try(lambda tracker: tracker.log(event.step, known))
+            case Evaluated():
+                self._try(lambda tracker: tracker.log(event.step, {"eval/loss": event.loss}))
+            case Saved() if self._has_begun:
+                self._try(lambda tracker: tracker.sync())
+
+    def _try(self, call: Any) -> None:
+        tracker = self._tracker
+        if tracker is None:
+            return
+        try:
+            call(tracker)
+        except Exception as error:
+            self._tracker = None
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._warn(
+                Warned(
+                    f"{tracker.name} failed and gets nothing more: {first}",
+                    "the run goes on, and metrics.jsonl holds the same numbers",
+                )
+            )
+
+
+def parse_trackers(text: str) -> list[str]:
+    """Return the names in a list such as `tensorboard,wandb`, each once.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in TRACKERS:
+            raise UsageError(
+                f"unknown tracker '{name}'{suggestion(name, TRACKERS)}",
+                f"trackers: {', '.join(TRACKERS)}",
+            )
+    return names
+
+
+def make_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
+    """Return the named trackers for a run folder; nothing is written yet.
+
+    Raises:
+        UsageError: A package is not installed.
+    """
+    from .tensorboard import TensorBoard
+    from .trackio import Trackio
+    from .wandb import WeightsAndBiases
+
+    kinds: dict[str, type[Any]] = {
+        "tensorboard": TensorBoard,
+        "wandb": WeightsAndBiases,
+        "trackio": Trackio,
+    }
+    return [kinds[name](folder) for name in names]
+
+
+def missing(package: str, install: str) -> UsageError:
+    """Return the error of a tracker whose package is not installed."""
+    return UsageError(
+        f"tracking with {package} needs the package {package}, which is not installed",
+        f"install it with: pip install {install}",
+    )

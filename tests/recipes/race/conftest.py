@@ -1,0 +1,119 @@
+"""Races of a tiny model at an invented pace: a second for every step, so that no test depends on the clock."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from subopt.recipes.files import parse_recipe
+from subopt.recipes.race import events
+from subopt.recipes.race import race as race_module
+from subopt.recipes.race.pace import Pace
+from subopt.recipes.race.race import race
+from subopt.recipes.race.source import RaceSource
+
+MODEL = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.inner = nn.Linear(6, 8)
+        self.drop = nn.Dropout(0.1)
+        self.outer = nn.Linear(8, 11)
+
+    def forward(self, ids):
+        return self.outer(self.drop(torch.tanh(self.inner(self.embed(ids)))))
+
+
+def build_model():
+    return Net()
+
+
+def batches(batch_size):
+    while True:
+        yield torch.randint(0, 11, (batch_size,))
+
+
+def eval_batches(batch_size):
+    yield torch.arange(11)
+    yield torch.randint(0, 11, (batch_size,))
+
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch), (batch * 3 + 1) % 11)
+"""
+
+RECIPE = """
+model: {target: model.py}
+data: {batch_size: 8}
+optimizer: {method: adamw, lr: 1e-2}
+schedule: {steps: 12, warmup_steps: 2}
+"""
+
+MINUTES = 3.1  # room for four trials of each of three methods, at a second for every step
+
+
+def invented_paces(field, entrants, **_):
+    """A second for an ordinary step, and what refreshes takes four at such a step."""
+    refreshing = {"galore": 4000.0, "soap": 4000.0}
+    return {
+        entrant.method: Pace(ordinary_ms=1000.0, refresh_ms=refreshing.get(entrant.method))
+        for entrant in entrants
+    }, []
+
+
+class Races:
+    """Runs races in a folder of its own, and keeps their events."""
+
+    def __init__(self, folder: Path, recipe: str = RECIPE, model: str = MODEL) -> None:
+        self.folder = folder
+        (folder / "model.py").write_text(model)
+        self.recipe_path = folder / "recipe.yaml"
+        self.source = RaceSource(parse_recipe(recipe), self.recipe_path)
+        self.events = []
+
+    def __call__(self, name="race", *, stop_after=None, **keys):
+        """Run a race; `stop_after` sends Ctrl-C at that point of a learning curve, counted over all trials."""
+        self.events.clear()
+        points = 0
+
+        def on_event(event):
+            nonlocal points
+            self.events.append(event)
+            points += isinstance(event, events.PointReached)
+            if isinstance(event, events.PointReached) and points == stop_after:
+                signal.raise_signal(signal.SIGINT)
+
+        settings = {"methods": ["galore", "lion"], "minutes": MINUTES, "device": "cpu"} | keys
+        source = settings.pop("source", self.source)
+        return race(source, output=self.folder / name, on_event=on_event, **settings)
+
+    def of(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def fixed_paces(monkeypatch):
+    """No method's steps are timed."""
+    monkeypatch.setattr(race_module, "measure_paces", invented_paces)
+
+
+@pytest.fixture
+def races(tmp_path, fixed_paces):
+    return Races(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """An uninterrupted race, its folder and its events; several tests look at the same."""
+    runner = Races(tmp_path_factory.mktemp("whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race_module, "measure_paces", invented_paces)
+        result = runner()
+    return runner, result

@@ -1,0 +1,76 @@
+"""What fits into the minutes: long enough runs first, then contestants, then trials."""
+
+from __future__ import annotations
+
+import pytest
+
+from subopt.errors import UsageError
+from subopt.recipes.race.entrants import Entrant
+from subopt.recipes.race.pace import Pace, steps_within
+from subopt.recipes.race.plan import LATER_TRIALS_SHARE, USABLE_SHARE, lay_out
+
+NAMES = ("adamw", "lion", "muon", "galore", "osd", "hfac", "soap", "adadiag")
+ENTRANTS = [Entrant(method=name, start_lr=1e-3) for name in NAMES]
+
+
+def laid_out(minutes, *, pace_ms=100.0, paces=None, entrants=ENTRANTS, **keys):
+    paces = {name: Pace(ordinary_ms=pace_ms, build_ms=500, eval_ms=50) for name in NAMES} | (paces or {})
+    settings = {"spent_s": 5.0, "finalists": 3, "seeds": 3, "is_fixed": False, "most_steps": None}
+    return lay_out(entrants, paces, minutes=minutes, **settings | keys), paces
+
+
+def planned_s(layout, paces, spent_s=5.0):
+    """The real time of a layout as its rule counts it."""
+    searching = 1 + (layout.trials - 1) * LATER_TRIALS_SHARE
+    own = [(p.build_ms + 10 * p.eval_ms) / 1000 for p in (paces[e.method] for e in layout.contestants)]
+    finals = (min(3, len(own) - 1) + 1) * (layout.seeds - 1)
+    return spent_s + searching * sum(layout.horizon_s + s for s in own) + finals * (layout.horizon_s + max(own))
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 5, 20, 60, 600])
+def test_it_fits_the_minutes_and_uses_them(minutes):
+    layout, paces = laid_out(minutes)
+    assert planned_s(layout, paces) == pytest.approx(60 * minutes * USABLE_SHARE)
+    assert layout.contestants[0].method == "adamw"
+    out = [item.method for item in layout.left_out]
+    assert [e.method for e in layout.contestants] + out == list(NAMES)
+
+
+def test_more_minutes_are_more_contestants_then_more_trials():
+    found = [laid_out(minutes)[0] for minutes in (1.5, 5, 20, 40, 90, 600)]
+    sizes = [(len(layout.contestants), layout.trials) for layout in found]
+    assert sizes == sorted(sizes)
+    assert sizes[0][0] < 8
+    assert sizes[-1] == (8, 9)
+    assert all(item.reason.startswith("too few minutes") for item in found[0].left_out)
+
+
+def test_those_asked_for_all_take_part_or_none():
+    layout, _ = laid_out(4, is_fixed=True)
+    assert len(layout.contestants) == 8
+    assert laid_out(4)[0].trials >= layout.trials
+    with pytest.raises(UsageError, match="0.5 minutes are too few"):
+        laid_out(0.5, is_fixed=True)
+
+
+def test_the_shortest_race_there_is_needs_the_minutes_it_names():
+    with pytest.raises(UsageError) as caught:
+        laid_out(0.05)
+    needed = float(caught.value.hint.partition("--minutes ")[2].partition(";")[0])
+    layout, _ = laid_out(needed)
+    assert (len(layout.contestants), layout.trials, layout.seeds) == (2, 1, 1)
+    with pytest.raises(UsageError):
+        laid_out(needed - 0.1)
+
+
+def test_a_method_too_slow_for_the_horizon_is_left_out():
+    slow = Pace(ordinary_ms=60_000.0)
+    layout, _ = laid_out(20, paces={"soap": slow})
+    assert [item.method for item in layout.left_out] == ["soap"]
+    assert "too slow" in layout.left_out[0].reason
+
+
+def test_runs_are_never_longer_than_the_recipes():
+    layout, paces = laid_out(600, most_steps=400)
+    assert steps_within(layout.horizon_s, paces["adamw"], "adamw", {})[0] == 400
+    assert planned_s(layout, paces) < 60 * 600
