@@ -16,7 +16,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,11 @@ def steps_of(pace_ms: dict[str, dict[str, float]], problem: str, method: str) ->
     return max(int(1e3 * HORIZON_S[problem] / pace_ms[problem][method]), 1)
 
 
-def wanted(pace_ms: dict[str, dict[str, float]], rows: list[Row]) -> Iterator[Run]:
+def wanted(
+    pace_ms: dict[str, dict[str, float]], rows: list[Row], problems: Sequence[str]
+) -> Iterator[Run]:
     """Yield the runs that are still to be made: each method's walk down the ladder, then the best ones' other seeds."""
-    for problem in PROBLEMS:
+    for problem in problems:
         best: dict[str, tuple[float, Run]] = {}
         for method in METHODS:
             runs = {lr: _run(pace_ms, problem, method, lr) for lr in LADDER}
@@ -172,6 +174,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("stage", choices=("pace", "train"))
+    parser.add_argument("--problem", choices=PROBLEMS, help="only this one")
     parser.add_argument("--time-limit", type=float, default=60.0, help="minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,9 +187,10 @@ def main() -> None:
             timing.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         return
     pace_ms = read_paces(timing)
+    problems = [arguments.problem] if arguments.problem else list(PROBLEMS)
     sweep(
         RESULTS / f"{NAME}.jsonl",
-        lambda rows: list(itertools.islice(wanted(pace_ms, rows), 1)),
+        lambda rows: list(itertools.islice(wanted(pace_ms, rows, problems), 1)),
         problem_of,
         arguments.time_limit,
     )

@@ -96,7 +96,7 @@ class LoadedTarget:
             around_loss: Gets the loss there is and returns the one to take.
             inputs: Synthetic inputs of the same shapes: what loads this target again knows nothing of the files.
         """
-        functions = {**self._functions, "batches": batches}
+        functions: dict[str, Callable[..., Any]] = {**self._functions, "batches": batches}
         functions["loss"] = around_loss(self._functions.get("loss", _default_loss))
         functions.pop("eval_batches", None)
         if eval_batches is not None:

@@ -13,6 +13,7 @@ from subopt.units import format_bytes
 from .budget import Budget, Fit
 from .evidence import Published, load_evidence
 from .measured_evidence import MeasuredGain
+from .mixed_record import Mixed
 from .peaks import PeakAt
 from .raced_evidence import RacedGain
 from .solving import Solved
@@ -184,6 +185,8 @@ class Advice:
         changes: Where nothing fits, what would make it fit, the smallest change first.
         unavailable: Methods that cannot be used here, and what to install for them.
         plan: What the chosen row is for; None where nothing fits.
+        plan_sentences: What of the plan was solved for; among `sentences` too.
+        mixed: The mix of methods that takes the chosen one's place, where one was asked for and fits.
     """
 
     objective: Objective
@@ -195,6 +198,8 @@ class Advice:
     changes: tuple[Change, ...] = ()
     unavailable: tuple[tuple[str, str], ...] = ()
     plan: Solved | None = None
+    plan_sentences: tuple[str, ...] = ()
+    mixed: Mixed | None = None
 
     @property
     def exit_status(self) -> int:
@@ -209,8 +214,21 @@ class Advice:
         """
         if self.chosen is not None:
             return self.chosen
+        raise self._nothing_fits()
+
+    def require_plan(self) -> Solved:
+        """Return the plan of the chosen row.
+
+        Raises:
+            DoesNotFitError: Nothing fits; the hint is the smallest change that would.
+        """
+        if self.plan is not None:
+            return self.plan
+        raise self._nothing_fits()
+
+    def _nothing_fits(self) -> DoesNotFitError:
         smallest = min(self.rows, key=lambda row: row.peak.bytes)
-        raise DoesNotFitError(
+        return DoesNotFitError(
             f"nothing fits {format_bytes(self.budget.total_bytes)} "
             f"({format_bytes(self.budget.usable_bytes)} usable): {smallest.method} needs the least, "
             f"{format_bytes(smallest.peak.bytes)} in the {smallest.peak.phase} phase",

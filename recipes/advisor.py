@@ -14,6 +14,7 @@ from .budget import DeviceKind, read_budget
 from .calibrated import calibration_sentences
 from .changes import changes_that_fit
 from .method_options import changed_options
+from .mixed_recipe import mixed_at
 from .plan_sentences import plan_sentences
 from .plans import Planned, asked_plans, least_changed, smallest_plans, solved_plans
 from .proposal import to_recipe
@@ -42,6 +43,7 @@ def recommend(
     device: DeviceKind = "cuda",
     request: Request | None = None,
     headroom: float = 0.0,
+    mixed: bool = False,
 ) -> Advice:
     """Rank the profile's methods under a memory budget, choose one, and solve for the rest of the plan.
 
@@ -60,6 +62,7 @@ def recommend(
         device: Kind of the memory: `cuda` takes context and allocator reserve off the budget.
         request: What else is asked of the plan; it has the batch size then.
         headroom: Share of the usable budget to keep free.
+        mixed: Whether to choose a method for every layer, in the place of the chosen one, as the plan runs that.
 
     Raises:
         OptionError: An unknown method.
@@ -73,13 +76,19 @@ def recommend(
     planned, chosen = _planned(profile, costs, request, objective, budget.usable_bytes)
     rows = tuple(item.row for item in planned)
     changes: tuple[Change, ...] = ()
+    solved: tuple[str, ...] = ()
+    mix, about_mix = None, ()
     if chosen is None:
         changes = changes_that_fit(profile, costs, others, budget, request, device)
         said = refusal_sentences(rows, changes)
     else:
+        solved = tuple(plan_sentences(profile, request, chosen.plan, budget))
+        if mixed:
+            mix, about_mix = mixed_at(profile, costs, chosen.plan, budget.usable_bytes)
         said = [
             *choice_sentences(chosen.row, rows, objective, profile),
-            *plan_sentences(profile, request, chosen.plan, budget),
+            *solved,
+            *about_mix,
         ]
     filled = memory_sentence(profile)
     sure = None if chosen is None else certainty_sentence(profile, chosen.row)
@@ -97,6 +106,8 @@ def recommend(
         changes=changes,
         unavailable=unavailable,
         plan=None if chosen is None else chosen.plan,
+        plan_sentences=solved,
+        mixed=mix,
     )
 
 

@@ -55,9 +55,7 @@ def bundled_names() -> list[str]:
     """Return the names of all of them, sorted."""
     folder = files("subopt.recipes").joinpath("papers")
     return sorted(
-        item.name.removesuffix(".yaml")
-        for item in folder.iterdir()
-        if item.name.endswith(".yaml")
+        item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
-from subopt.optimizers import Method, get_method
+from subopt.optimizers import get_method
 from subopt.profilers.architectures import WeightShape
 from subopt.profilers.costs import state_bytes, weight_bytes_saved
 from subopt.profilers.schema import MethodCost, Peak, PhasePeaks, Profile
@@ -31,6 +33,11 @@ def changed_options(cost: MethodCost) -> dict[str, OptionValue]:
     return {
         key: value for key, value in cost.options.items() if key in plain and value != plain[key]
     }
+
+
+def parameter_dtype(profile: Profile) -> torch.dtype:
+    """Return the dtype in which the profile's weights are held."""
+    return _PARAMETER_DTYPES[profile.settings.dtype]
 
 
 def leaner_options(cost: MethodCost) -> Iterator[dict[str, OptionValue]]:
@@ -60,13 +67,9 @@ def with_options(
     """
     if not changed:
         return cost
-    method, before = get_method(cost.method), changed_options(cost)
-    weights = _weights(profile)
-    state, saved = (
-        _total(weights, method, {**before, **changed}, count)
-        - _total(weights, method, before, count)
-        for count in (state_bytes, weight_bytes_saved)
-    )
+    before = changed_options(cost)
+    old, new = (_held(profile, cost.method, options) for options in (before, before | changed))
+    state, saved = new[0] - old[0], new[1] - old[1]
     peak = None if cost.peak is None else _shifted(cost.peak, state - saved)
     return cost.model_copy(
         update={
@@ -98,21 +101,26 @@ def _lower_ranks(cost: MethodCost) -> Iterator[int | float]:
 
 def _weights(profile: Profile) -> Counter[WeightShape]:
     """Return how many parameters of each shape and treatment there are."""
-    dtype = _PARAMETER_DTYPES[profile.settings.dtype]
+    dtype = parameter_dtype(profile)
     return Counter(
         WeightShape("", tuple(layer.shape), layer.treatment, dtype, layer.layer_kind)
         for layer in profile.layers
     )
 
 
-def _total(
-    weights: Counter[WeightShape],
-    method: Method,
-    options: Mapping[str, OptionValue],
-    bytes_of: Callable[..., int],
-) -> int:
-    return sum(
-        count * bytes_of([weight], method, dict(options)) for weight, count in weights.items()
+def _held(profile: Profile, method: str, options: Mapping[str, OptionValue]) -> tuple[int, int]:
+    """Return the bytes of state and those saved of the weights, both by formula."""
+    key = json.dumps(options, sort_keys=True)
+    found = [(count, _held_for(weight, method, key)) for weight, count in _weights(profile).items()]
+    return sum(n * held[0] for n, held in found), sum(n * held[1] for n, held in found)
+
+
+@functools.lru_cache(maxsize=4096)  # the same shapes and options come again and again
+def _held_for(weight: WeightShape, method: str, options: str) -> tuple[int, int]:
+    record, settings = get_method(method), json.loads(options)
+    return (
+        state_bytes([weight], record, settings),
+        weight_bytes_saved([weight], record, settings),
     )
 
 

@@ -15,7 +15,6 @@ from subopt.optimizers import shown_name
 from subopt.profilers.schema import Layer, Profile
 
 from .advice import Row
-from .evidence import published_lr
 from .knapsack import Choice, Items, leanest, pack, upper_bound
 from .layer_patterns import patterns_for
 from .mixed_choices import Measured, matrices, measured_candidates
@@ -24,16 +23,21 @@ from .mixed_groups import GroupChoice, group_choices, like_layers
 from .mixed_record import Mixed, MixedUse
 from .mixed_sentences import mixed_sentences
 from .peaks import PeakAt
+from .rates import known_rate
 from .schema import Rule
-from .traits import model_kind, trainable_parameters
+
+
+# More methods than this make a recipe that nobody can read, or tell apart from chance.
+MOST_METHODS = 3
 
 
 def choose_mixed(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> Mixed | None:
     """Choose a method, and a rank where it has one, for every matrix, so that the promises add up to the most.
 
-    A multiple-choice knapsack, solved exactly for groups of like layers, each with one method or two, unless there are
-    very many of them; and bounded from above for single layers. Time has its price in the values: a method's share of
-    the step's time costs what the ranking says, in proportion to the FLOPs of its layers.
+    A multiple-choice knapsack, solved for groups of like layers, each with one method or two, and bounded from above
+    for single layers. Time has its price in the values: a method's share of the step's time costs what the ranking
+    says, in proportion to the FLOPs of its layers. Where that takes more than `MOST_METHODS` methods, those that can
+    best be spared are left out, one after the other.
 
     Args:
         profile: The profile.
@@ -45,22 +49,22 @@ def choose_mixed(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> Mi
         The mix; None where none fits. `leanest_bytes` says what would be needed.
     """
     problem = _problem(profile, rows, usable_bytes)
-    if problem is None:
+    found = None if problem is None else _solved(problem)
+    if problem is None or found is None:
         return None
-    packing = pack(problem.items())
-    if packing is None:
-        return None
-    assigned = [0] * len(problem.layers)
-    for group, ways, pick in zip(problem.groups, problem.ways, packing.picks[:-1], strict=True):
-        for layer, method in zip(group, ways[pick].methods, strict=True):
-            assigned[layer] = method
-    kind = problem.kinds[packing.picks[-1]]
-    mixed = _described(problem, assigned, kind, is_exact=packing.is_exact)
+    bound = upper_bound(problem.single_items())
+    while len(found.used) > MOST_METHODS:
+        fewer = [_solved(found.problem.without(method)) for method in sorted(found.used)]
+        simpler = [solution for solution in fewer if solution is not None]
+        if not simpler:
+            break
+        found = max(simpler, key=lambda solution: solution.value)
+    mixed = _described(found, -math.inf if bound is None else bound)
     return replace(mixed, sentences=mixed_sentences(mixed))
 
 
 def leanest_bytes(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> int | None:
-    """Return the smallest peak of all mixes, by their upper bounds; None without matrices or known methods."""
+    """Return what has to be usable for the leanest of all mixes; None without matrices or known methods."""
     problem = _problem(profile, rows, usable_bytes)
     if problem is None:
         return None
@@ -74,6 +78,39 @@ def leanest_bytes(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> i
             )
             needs.append(usable_bytes - limit + held)
     return min(needs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """The methods of the layers, and the fallback, that are worth most.
+
+    Attributes:
+        problem: What was to choose from.
+        assigned: The index of each layer's method.
+        kind: The fallback.
+        value: What the knapsack says they are worth.
+    """
+
+    problem: _Problem
+    assigned: list[int]
+    kind: FallbackKind
+    value: float
+
+    @property
+    def used(self) -> set[int]:
+        """The indices of the methods that some layer has."""
+        return set(self.assigned)
+
+
+def _solved(problem: _Problem) -> _Solution | None:
+    packing = pack(problem.items())
+    if packing is None:
+        return None
+    assigned = [0] * len(problem.layers)
+    for group, ways, pick in zip(problem.groups, problem.ways, packing.picks[:-1], strict=True):
+        for layer, method in zip(group, ways[pick].methods, strict=True):
+            assigned[layer] = method
+    return _Solution(problem, assigned, problem.kinds[packing.picks[-1]], packing.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +136,32 @@ class _Problem:
     def fallbacks(self) -> list[Choice]:
         return [kind.choice for kind in self.kinds]
 
+    def without(self, method: int) -> _Problem:
+        """The same with one method fewer."""
+        return _posed(
+            self.profile, self.layers, [*self.methods[:method], *self.methods[method + 1 :]]
+        )
+
 
 def _problem(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> _Problem | None:
     layers = matrices(profile)
     methods = measured_candidates(profile, rows, usable_bytes) if layers else []
     if not methods:
         return None
+    return _posed(profile, layers, methods)
+
+
+def _posed(profile: Profile, layers: list[Layer], methods: list[Measured]) -> _Problem:
     groups = like_layers(layers)
     ways = [group_choices(group, methods) for group in groups]
     return _Problem(profile, layers, methods, groups, ways, fallback_kinds(profile, methods))
 
 
-def _described(
-    problem: _Problem, assigned: Sequence[int], kind: FallbackKind, *, is_exact: bool
-) -> Mixed:
+def _described(solution: _Solution, bound: float) -> Mixed:
     """Return the mix that these methods of the layers make."""
+    problem, kind = solution.problem, solution.kind
     by_method: dict[int, list[int]] = {}
-    for layer, pick in enumerate(assigned):
+    for layer, pick in enumerate(solution.assigned):
         by_method.setdefault(pick, []).append(layer)
     main = _main(problem, by_method, kind)
     uses = [_use(problem, pick, layers, main) for pick, layers in by_method.items()]
@@ -125,7 +171,6 @@ def _described(
     method, total = problem.methods[main], sum(use.state_bytes for use in uses) + kind.choice.bytes
     singles = [_single(problem, pick) for pick in range(len(problem.methods))]
     gain = sum(use.gain for use in uses) + kind.choice.value
-    bound = upper_bound(problem.single_items())
     return Mixed(
         rules=tuple(rule for use in uses for rule in _rules(problem.profile, use)),
         method=method.candidate.row.method,
@@ -137,9 +182,8 @@ def _described(
         peak=_peak([problem.methods[pick] for pick in by_method], total),
         step_ms=_step_ms(problem, by_method),
         gain=gain,
-        bound_gain=gain if bound is None else max(gain, bound),
+        bound_gain=max(gain, bound),
         best_single=max((single for single in singles if single is not None), default=None),
-        is_exact=is_exact,
     )
 
 
@@ -174,8 +218,8 @@ def _use(problem: _Problem, pick: int, layers: Sequence[int], main: int) -> Mixe
 
 
 def _rules(profile: Profile, use: MixedUse) -> list[Rule]:
-    """The rules of a method that is not the main one, at its published rate."""
-    rate = published_lr(use.method, trainable_parameters(profile), model_kind(profile))
+    """The rules of a method that is not the main one."""
+    rate = known_rate(profile, use.method)
     return [
         Rule(
             pattern=pattern,
@@ -207,7 +251,7 @@ def _peak(used: Sequence[Measured], state_bytes: int) -> PeakAt:
         )
         for found in used
     ]
-    return max(peaks, key=lambda peak: peak.bytes if peak.high_bytes is None else peak.high_bytes)
+    return max(peaks, key=lambda peak: peak.bytes + peak.beside_bytes)
 
 
 def _step_ms(problem: _Problem, by_method: Mapping[int, Sequence[int]]) -> float | None:

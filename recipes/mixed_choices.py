@@ -26,16 +26,14 @@ from subopt.optimizers.bases import resolve_rank
 from subopt.profilers.schema import Layer, MethodCost, Profile
 
 from .advice import Row
-from .changes import changed_options
 from .knapsack import Choice
 from .measured_evidence import layer_gain
+from .method_options import changed_options, parameter_dtype
 from .ranking import GAIN_PER_DOUBLING
 from .schema import OptionValue
 
 # Beside the profile's own rank, for methods whose moments live in a subspace: shares of the short side.
 RANKS = (0.5, 0.25, 0.125)
-
-_PARAMETER_DTYPES = {"fp32": torch.float32, "bf16-mixed": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +99,9 @@ def matrices(profile: Profile) -> list[Layer]:
     return [layer for layer in profile.layers if layer.treatment == "matrix"]
 
 
-def parameter_dtype(profile: Profile) -> torch.dtype:
-    """Return the dtype in which the weights are held."""
-    return _PARAMETER_DTYPES[profile.settings.dtype]
-
-
-def upper_bytes(row: Row) -> int:
-    """Return the most that a step may take with a row's method; the estimate where nothing bounds it."""
-    return row.peak.bytes if row.peak.high_bytes is None else row.peak.high_bytes
+def needed_bytes(row: Row) -> int:
+    """Return what has to be usable for a step with a row's method."""
+    return row.peak.bytes + row.peak.beside_bytes
 
 
 def measured_candidates(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> list[Measured]:
@@ -128,7 +121,7 @@ def measured_candidates(profile: Profile, rows: Sequence[Row], usable_bytes: int
 
 def _ranks(profile: Profile, row: Row, usable_bytes: int) -> Iterator[Candidate]:
     """A row's method at the profile's rank and at others."""
-    limit = usable_bytes - (upper_bytes(row) - row.cost.state_bytes)
+    limit = usable_bytes - (needed_bytes(row) - row.cost.state_bytes)
     base = Candidate(row, row.cost, _score(row), _time_cost(row), _attention(row), 0, limit)
     yield base
     if "projects" not in base.method.capabilities or "rank" not in row.cost.options:
@@ -154,9 +147,10 @@ def _directions(rank: Any, shapes: set[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _more_temporaries(cost: MethodCost, shapes: set[tuple[int, ...]], dtype: torch.dtype) -> int:
-    """The bytes of temporaries beyond those of the profile's row."""
+    """The bytes of temporaries beyond those of the profile's row, by its largest and its longest matrix."""
     method, options = get_method(cost.method), changed_options(cost)
-    worst = max(method.transient_bytes(shape, dtype, options) for shape in shapes)
+    largest = {max(shapes, key=math.prod), max(shapes, key=lambda shape: matrix_shape(shape)[1])}
+    worst = max(method.transient_bytes(shape, dtype, options) for shape in largest)
     return max(worst - cost.transient_bytes, 0)
 
 
@@ -184,10 +178,13 @@ def _measured(profile: Profile, candidate: Candidate, own: Sequence[float | None
     sizes = _shares([float(math.prod(layer.shape)) for layer in layers])
     known = [(size, gain) for size, gain in zip(sizes, own, strict=True) if gain is not None]
     mean = sum(size * gain for size, gain in known) / sum(size for size, _ in known) if known else 0
-    ordinary = [
-        _flops(candidate.method, tuple(layer.shape), changed_options(row.cost)) for layer in layers
+    shapes = [tuple(layer.shape) for layer in layers]
+    ordinary = [_flops(candidate.method, shape, changed_options(row.cost)) for shape in shapes]
+    # A lower rank than the profile's is taken to save no time: what was timed is not all arithmetic.
+    work = [
+        max(usual, _flops(candidate.method, shape, options))
+        for usual, shape in zip(ordinary, shapes, strict=True)
     ]
-    work = [_flops(candidate.method, tuple(layer.shape), options) for layer in layers]
     whole = sum(ordinary)
     times = [flops / whole for flops in work] if whole else list(sizes)
     values = []
@@ -201,7 +198,7 @@ def _measured(profile: Profile, candidate: Candidate, own: Sequence[float | None
     step_ms = row.cost.step_ms
     return Measured(
         candidate,
-        tuple(_bytes(candidate.method, tuple(layer.shape), dtype, options) for layer in layers),
+        tuple(_bytes(candidate.method, shape, dtype, options) for shape in shapes),
         tuple(values),
         None if step_ms is None else tuple(step_ms * time for time in times),
     )

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from subopt.profilers.schema import Profile
 
 from .knapsack import Choice
-from .mixed_choices import Measured, parameter_dtype
+from .method_options import parameter_dtype
+from .mixed_choices import Measured
 from .traits import trainable_parameters
 
 

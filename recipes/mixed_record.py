@@ -48,7 +48,6 @@ class Mixed:
         gain: The promise: a share of the loss measure, plain AdamW at equal time being 0.
         bound_gain: No assignment of methods to single layers promises more within the budget.
         best_single: The best promise of one method for all layers within the budget, and its id; None if none fits.
-        is_exact: Whether no mix of whole groups of like layers promises more.
         sentences: The same in words.
     """
 
@@ -64,7 +63,6 @@ class Mixed:
     gain: float
     bound_gain: float
     best_single: tuple[float, str] | None
-    is_exact: bool
     sentences: tuple[str, ...] = ()
 
     @property

@@ -44,11 +44,8 @@ def _filled(plan: Solved, budget: Budget) -> str:
     available = budget.usable_bytes + budget.headroom_bytes
     left = f"{format_bytes(unused + budget.headroom_bytes)} of {format_bytes(available)} are left"
     count = "" if plan.accumulate == 1 else f", {plan.accumulate} of them to a step,"
-    if plan.is_largest:
-        return (
-            f"{plan.batch_size} examples{count} are the largest micro-batch that the profile knows the memory of: {left}."
-        )
-    return f"{plan.batch_size} examples{count} are the largest micro-batch that fits: {left}."
+    why = "whose memory the profile knows" if plan.is_largest else "that fits"
+    return f"{plan.batch_size} examples{count} are the largest micro-batch {why}: {left}."
 
 
 def _has_batch_norm(profile: Profile) -> bool:

@@ -76,7 +76,7 @@ def smallest_plans(
 
 
 def least_changed(planned: Sequence[Planned]) -> list[Planned]:
-    """Return those whose method's options are the least changed: not at all, else by their dtype, else by their rank."""
+    """Return those whose method's options are changed the least: not at all, else the state's dtype, else the rank."""
 
     def change(item: Planned) -> int:
         return 2 * ("rank" in item.plan.options) + ("state_dtype" in item.plan.options)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from subopt.profilers.schema import Files, Profile
 
 from .advice import Advice, Row
 from .calibrated import step_correction_text, step_factor
-from .changes import changed_options
 from .data.paths import relative
 from .evidence import LearningRate, load_evidence, published_lr
+from .method_options import changed_options
+from .mixed_recipe import with_mixed
+from .raced_settings import raced
+from .rates import known_rate
 from .schema import (
     Checkpoint,
     Data,
@@ -25,6 +29,7 @@ from .schema import (
     Why,
 )
 from .sentences import data_sentence
+from .solving import Solved
 from .traits import model_kind, tokens_per_step, trainable_parameters
 
 DEFAULT_STEPS = 1000
@@ -47,8 +52,9 @@ def to_recipe(
 ) -> Recipe:
     """Return the recipe that trains with the chosen method. The same arguments give the same recipe.
 
-    The learning rate is the method's published one for the nearest model size; what the method leaves alone is trained
-    by a variant of AdamW and gets AdamW's published one. `why.evidence` says where both come from.
+    The learning rate is the one that won the race on this model, else the method's published one for the nearest model
+    size; what the method leaves alone is trained by a variant of AdamW and gets the race's rate for that, else AdamW's
+    published one. `why.evidence` says where both come from, and what of the plan was solved for.
 
     Args:
         advice: The advice; something was chosen.
@@ -59,18 +65,19 @@ def to_recipe(
     Raises:
         DoesNotFitError: Nothing was chosen.
     """
-    row = advice.require_chosen()
-    parameters, kind = trainable_parameters(profile), model_kind(profile)
-    rate = published_lr(row.method, parameters, kind)
-    baseline = load_evidence().baseline
-    fallback_rate = None if row.method == baseline else published_lr(baseline, parameters, kind)
-    return Recipe(
+    row, plan = advice.require_chosen(), advice.require_plan()
+    rate, fallback_rate = known_rate(profile, row.method), _fallback_rate(profile, row.method)
+    recipe = Recipe(
         model=Model(
             target=relative_target(profile, recipe_path),
             kwargs=dict(profile.target.kwargs),
             sha256=profile.target.sha256,
         ),
-        data=Data(batch_size=advice.batch_size, files=_files(profile, recipe_path)),
+        data=Data(
+            batch_size=plan.batch_size,
+            accumulate=plan.accumulate,
+            files=_files(profile, recipe_path),
+        ),
         optimizer=Optimizer(
             method=row.method,
             lr=rate.lr,
@@ -84,13 +91,30 @@ def to_recipe(
             steps=steps,
             final_ratio=FINAL_RATIO,
         ),
-        clip_norm=CLIP_NORM,
+        # Its gradients are gone before their norm is known.
+        clip_norm=None if plan.fused_backward else CLIP_NORM,
         precision=profile.settings.dtype,
+        recompute=plan.recompute,
+        fused_backward=plan.fused_backward,
         eval=Evaluation(every=steps // _PARTS),
         checkpoint=Checkpoint(every=steps // _PARTS),
         seed=profile.settings.seed,
-        why=_why(advice, profile, row, rate, fallback_rate),
+        why=_why(advice, profile, row, plan, rate, fallback_rate),
     )
+    return recipe if advice.mixed is None else with_mixed(recipe, advice.mixed, profile)
+
+
+def _fallback_rate(profile: Profile, method: str) -> LearningRate | None:
+    """Return the rate for what a method leaves alone: the race's, AdamW's published one, or None for AdamW itself."""
+    baseline = load_evidence().baseline
+    if method == baseline:
+        return None
+    rate = published_lr(baseline, trainable_parameters(profile), model_kind(profile))
+    found = raced(profile, method)
+    if found is None:
+        return rate
+    reason = f"{found[0].fallback_lr:g}: what the race on this model trained it with"
+    return replace(rate, lr=found[0].fallback_lr, reason=reason)
 
 
 def relative_target(profile: Profile, recipe_path: Path) -> str:
@@ -129,6 +153,7 @@ def _why(
     advice: Advice,
     profile: Profile,
     row: Row,
+    plan: Solved,
     rate: LearningRate,
     fallback_rate: LearningRate | None,
 ) -> Why:
@@ -146,18 +171,19 @@ def _why(
         step_factor=None if row.step_ms is None else factor,
         evidence=[
             *evidence,
+            *advice.plan_sentences,
             *filter(None, [corrected]),
             f"learning rate {rate.reason}",
-            *_batch_warning(advice, profile, rate),
+            *_batch_warning(plan, profile, rate),
             *([f"fallback learning rate {fallback_rate.reason}"] if fallback_rate else []),
             *filter(None, [data_sentence(profile)]),
         ],
     )
 
 
-def _batch_warning(advice: Advice, profile: Profile, rate: LearningRate) -> list[str]:
+def _batch_warning(plan: Solved, profile: Profile, rate: LearningRate) -> list[str]:
     """Say where the published learning rate belongs to a batch of quite another size."""
-    tokens = tokens_per_step(profile, advice.batch_size)
+    tokens = tokens_per_step(profile, plan.examples_per_step)
     if tokens is None or rate.tokens_per_step is None:
         return []
     ratio = rate.tokens_per_step / max(tokens, 1)

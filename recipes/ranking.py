@@ -24,17 +24,19 @@ GAIN_PER_DOUBLING = 0.10
 # A method must promise more than this to be worth leaving plain AdamW for.
 WORTH_A_CHANGE = 0.01
 
-# How much one kind of evidence counts beside another. A race at other settings is still of this model and data; what
-# was measured is of them too, but one step away from a loss; a published loss is of another model and other data.
+# How much one kind of evidence counts beside another of the same error. A race at other settings is still of this model
+# and data; what was measured is of them too, but one step away from a loss; a published loss is of others.
 RACED_WEIGHT, MEASURED_WEIGHT, PUBLISHED_WEIGHT = 4.0, 2.0, 1.0
 # Share of a race's gain to expect at other settings than the race's, and after one that was cut short.
 OTHER_SETTINGS = 0.5
 CUT_SHORT = 0.75
 
-# Typical errors of the expected gain. Measured: left-out examples in docs/advice.md. Published: AdaDiag's gain over
-# four model sizes and three vision models runs from 1 to 11 %.
+# Typical errors of a gain that nothing speaks against. Measured: left-out examples in docs/advice.md. Published:
+# AdaDiag's gain over four sizes of LLaMA and three vision models runs from 1 to 11 %.
 MEASURED_ERROR = 0.05
 PUBLISHED_ERROR = 0.04
+# Seeds that happen to agree are no proof of exactness.
+LEAST_ERROR = 0.01
 
 _FIT_ORDER = {Fit.YES: 0, Fit.MAYBE: 1, Fit.NO: 2}
 _PEAK_STEP = 0.01  # peaks closer than this share of the budget count as equal
@@ -55,12 +57,13 @@ def expected_gain(
     A race at the settings of the question decides alone: time is in its result. Otherwise every gain g shrinks towards
     no difference by its own certainty c, pays for the time of a step, and what is left is averaged:
 
-        expected = sum w c (c g - time) / sum w c,     time = 0.10 log2(1 + overhead), 0 for a race
-        w = 4 for a race at other settings, 2 for what was measured here, 1 for what is published
+        expected = sum w (c g - time) / sum w,     time = 0.10 log2(1 + overhead), 0 for a race
+        w = k / error,     error = own + (1 - c) |g|
+        k = 4 for a race at other settings, 2 for what was measured here, 1 for what is published
 
-    A step that takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are
-    worth 0.10. An unknown overhead costs nothing here and is named among the reasons. The error is the same mean of
-    the kinds' own errors: the spread of the race's seeds, 0.05, 0.04.
+    with own errors of the seeds' spread, 0.05 and 0.04: a large number from a far setting is a large error. A step that
+    takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are worth 0.10. An
+    unknown overhead costs nothing here and is named among the reasons. The error of the mean is that of its parts.
 
     Args:
         raced: The method's result of a race.
@@ -72,7 +75,7 @@ def expected_gain(
     Returns:
         The expected gain, a share of the loss measure; None where nothing is known.
     """
-    time = 0.0 if overhead is None else GAIN_PER_DOUBLING * math.log2(1 + overhead.share)
+    time = 0.0 if overhead is None else time_price(overhead.share)
     estimates = _estimates(raced, measured, published, time, cut_short=cut_short)
     if not estimates:
         return None
@@ -87,6 +90,11 @@ def expected_gain(
     )
 
 
+def time_price(overhead: float) -> float:
+    """Return what steps that take `overhead` longer cost at equal time, as a share of the loss measure."""
+    return GAIN_PER_DOUBLING * math.log2(1 + overhead)
+
+
 def _estimates(
     raced: RacedGain | None,
     measured: MeasuredGain | None,
@@ -99,36 +107,19 @@ def _estimates(
     found = []
     if raced is not None and raced.gain is not None:
         sure = (OTHER_SETTINGS if raced.differs else 1.0) * (CUT_SHORT if cut_short else 1.0)
-        found.append(
-            Estimate(
-                kind="raced here",
-                gain=raced.gain,
-                expected=sure * raced.expected_gain,
-                weight=RACED_WEIGHT * sure,
-                error=raced.spread,
-                decides_alone=not raced.differs,
-            )
-        )
+        gain = raced.expected_gain
+        error = max(raced.spread, LEAST_ERROR) + (1 - sure) * abs(gain)
+        weight = RACED_WEIGHT / error
+        alone = not raced.differs
+        found.append(Estimate("raced here", raced.gain, sure * gain, weight, error, alone))
     if measured is not None:
-        found.append(
-            Estimate(
-                kind="measured here",
-                gain=measured.gain,
-                expected=measured.expected_gain - time,
-                weight=MEASURED_WEIGHT * measured.certainty,
-                error=MEASURED_ERROR,
-            )
-        )
+        error = MEASURED_ERROR + (1 - measured.certainty) * abs(measured.gain)
+        left = measured.expected_gain - time
+        found.append(Estimate("measured here", measured.gain, left, MEASURED_WEIGHT / error, error))
     if published is not None:
-        found.append(
-            Estimate(
-                kind="published",
-                gain=published.gain,
-                expected=published.expected_gain - time,
-                weight=PUBLISHED_WEIGHT * published.certainty.value,
-                error=PUBLISHED_ERROR,
-            )
-        )
+        error = PUBLISHED_ERROR + (1 - published.certainty.value) * abs(published.gain)
+        left = published.expected_gain - time
+        found.append(Estimate("published", published.gain, left, PUBLISHED_WEIGHT / error, error))
     return tuple(found)
 
 
@@ -198,7 +189,8 @@ def time_overhead(
     model_ms = profile.forward_backward_ms
     if model_ms and cost.step_ms is not None and cost.overhead_ms is not None:
         whole_ms = model_ms * growth + cost.step_ms - cost.overhead_ms
-        return TimeOverhead(cost.overhead_ms / whole_ms, "measured here")
+        if whole_ms > max(0.0, -cost.overhead_ms):  # else a step would take no time
+            return TimeOverhead(cost.overhead_ms / whole_ms, "measured here")
     if cost.relative_flops is not None and baseline.relative_flops is not None:
         extra = (cost.relative_flops - baseline.relative_flops) / growth
         return TimeOverhead(extra / (1 + baseline.relative_flops / growth), "formula")

@@ -20,12 +20,17 @@ _SMALL_STATE_SHARE = 0.25
 def budget_sentence(budget: Budget) -> str:
     """Say how the budget was read and what of it tensors can use."""
     total, usable = format_bytes(budget.total_bytes), format_bytes(budget.usable_bytes)
-    if not budget.context_bytes:
+    if usable == total:
         return f"The budget is {total}, all of it usable."
-    return (
-        f"The budget is {total}, of which {usable} are usable: {format_bytes(budget.context_bytes)} go to the CUDA "
-        f"context and {format_bytes(budget.reserve_bytes)} to the allocator's reserve."
-    )
+    gone = []
+    if budget.context_bytes:
+        gone.append(f"{format_bytes(budget.context_bytes)} go to the CUDA context")
+        gone.append(f"{format_bytes(budget.reserve_bytes)} to the allocator's reserve")
+    if budget.headroom_bytes:
+        gone.append(f"{format_bytes(budget.headroom_bytes)} stay free as headroom")
+    *most, last = gone
+    listed = f"{', '.join(most)} and {last}" if most else last
+    return f"The budget is {total}, of which {usable} are usable: {listed}."
 
 
 def refusal_sentences(rows: Sequence[Row], changes: Sequence[Change]) -> list[str]:
@@ -85,8 +90,8 @@ def data_sentence(profile: Profile) -> str | None:
         return None
     if profile.target.is_hf:
         return (
-            "The profile's data was synthetic. A language model takes text: profile it again with --data 'texts/*.txt', "
-            "or name the files in the recipe's data.files. For any other, write a model.py whose build_model() returns "
+            "The profile's data was synthetic. For a language model profile again with --data 'texts/*.txt', "
+            "or name the files in the recipe's data.files; for any other write a model.py whose build_model() returns "
             "this model and whose batches(batch_size) yields real data."
         )
     return (

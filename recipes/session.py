@@ -99,7 +99,7 @@ def _check_data(target: LoadedTarget) -> tuple[Warned, ...]:
     return (
         Warned(
             "the data is SYNTHETIC: what this run learns is worth nothing, only its time and memory are real",
-            "for a real run name text files in data.files, or write a model.py with build_model() and batches(batch_size)",
+            "for a real run name text files in data.files, or write a model.py with batches(batch_size)",
         ),
     )
 

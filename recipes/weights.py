@@ -45,7 +45,10 @@ def save_weights(
         # a copy where the tensor is a view: the file format stores whole, contiguous tensors
         tensors[name] = tensor.contiguous() if _owns_memory(tensor) else tensor.clone().contiguous()
     with replaced(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata)
+        partial.chmod(mode)  # what the user's umask says; safetensors makes it the owner's alone
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -76,8 +76,9 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0 done; 1 the user's code or ours failed, or the disk is full; 2 usage or bad input; 3 does not fit; 4 the loss became
-    non-finite; 130 interrupted, 143 by SIGTERM, 129 by SIGHUP. A traceback is shown only where `--debug` asks for it.
+    0 done; 1 the user's code or ours failed, or the disk is full; 2 usage or bad input; 3 does not fit; 4 the
+    loss became non-finite; 130 interrupted, and training 143 by SIGTERM and 129 by SIGHUP. A traceback is shown
+    only where `--debug` asks for it.
 
     Args:
         arguments: The words after the command's name; the process's own by default.
@@ -95,8 +96,7 @@ def _report(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, typer.Abort):  # Typer's wrapping of an interrupt, or of an EOFError
         error = error.__cause__ or KeyboardInterrupt()
     if isinstance(error, KeyboardInterrupt):
-        status: int = getattr(error, "exit_status", EXIT_INTERRUPTED)  # of another signal's name
-        return status
+        return EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has gone; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

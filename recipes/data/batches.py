@@ -135,9 +135,9 @@ class TrainingBatches:
 
     def _check_same(self, state: Mapping[str, Any]) -> None:
         hint = "put back what was there, or start the run over with --force"
-        if not self.state_dict().keys() <= state.keys():
+        before, reading, now = state.get("files"), state.get("reading"), self._opened.digests
+        if not isinstance(before, Tensor) or before.dim() != 1 or not isinstance(reading, Mapping):
             raise FileFormatError("the checkpoint was written with other training data", hint)
-        before, now = state["files"], self._opened.digests
         if len(before) != len(now):
             raise FileFormatError(
                 f"there are {len(now)} training files, and there were {len(before)} at the checkpoint",
@@ -149,10 +149,10 @@ class TrainingBatches:
             name = self._opened.training.names[changed[0]]
             raise FileFormatError(f"{name}{more} changed since the checkpoint was written", hint)
         for name, value in self._opened.reading.items():
-            if state["reading"].get(name) != value:
+            if reading.get(name) != value:
                 raise FileFormatError(
                     f"the training files are read with {name} {value}, and were with "
-                    f"{state['reading'].get(name)} when the checkpoint was written",
+                    f"{reading.get(name)} when the checkpoint was written",
                     hint,
                 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from subopt.errors import FileFormatError, UsageError
 from subopt.profilers.hf_config import in_short
@@ -14,9 +14,6 @@ from .digest import combined, file_digest
 from .hub import cache_alone_unless_it_answers
 from .lines import no_field
 from .paths import Place
-
-if TYPE_CHECKING:
-    import datasets
 
 _ROWS = 64
 _READ_BYTES = 2**20
@@ -45,7 +42,7 @@ class ParquetFile:
         self.path, self._field = path, field
         self._parquet, self._errors = parquet, (pyarrow.ArrowException, OSError, UnicodeDecodeError)
         with self._open() as file:
-            self._groups = file.num_row_groups
+            self._groups = int(file.num_row_groups)
             schema = file.schema_arrow
         if field not in schema.names:
             what, hint = no_field(field, schema.names)
@@ -162,16 +159,16 @@ def _load(place: Place, part: str) -> Any:
         ) from None
 
 
-def _split(loaded: Any, place: Place, part: str, name: str) -> datasets.Dataset:
+def _split(loaded: Any, place: Place, part: str, name: str) -> Any:
     """Return the one split that was named, or else the usual one for this part."""
     if not isinstance(loaded, dict):
         if place.path is not None and place.name:
             raise UsageError(f"{name} has no splits", "leave out what follows the colon")
-        return loaded  # type: ignore[no-any-return]
+        return loaded
     wanted = (place.name,) if place.path is not None and place.name else _SPLITS[part]
     for split in wanted:
         if split in loaded:
-            return loaded[split]  # type: ignore[no-any-return]
+            return loaded[split]
     raise UsageError(
         f"{name} has no split {' or '.join(wanted)}; it has: {', '.join(map(str, loaded))}",
         "name one after a colon: NAME:SPLIT",

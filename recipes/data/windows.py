@@ -37,6 +37,9 @@ class Cursor(NamedTuple):
     token: int = 0
 
 
+_STATE = ("seed", "epoch", *Cursor._fields, "window")
+
+
 class TokenReader:
     """The tokens of a corpus, its shards in a given order, from a place on.
 
@@ -129,17 +132,21 @@ class ShuffledWindows:
 
     def state_dict(self) -> dict[str, int]:
         """Return where the next window comes from: six integers."""
-        return {
-            "seed": self._seed,
-            "epoch": self._epoch,
-            **self._block_start._asdict(),
-            "window": self._used,
-        }
+        numbers = (self._seed, self._epoch, *self._block_start, self._used)
+        return dict(zip(_STATE, numbers, strict=True))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the window that a saved state was taken before."""
-        start = Cursor(*(int(state[name]) for name in Cursor._fields))
-        self._go_to(int(state["seed"]), int(state["epoch"]), start, int(state["window"]))
+        """Continue with the window that a saved state was taken before.
+
+        Raises:
+            FileFormatError: There is no such place.
+        """
+        seed, epoch, *start, used = (state.get(name) for name in _STATE)
+        if not all(
+            type(number) is int and 0 <= number < 2**63 for number in (seed, epoch, *start, used)
+        ):
+            raise _no_such_place()
+        self._go_to(seed, epoch, Cursor(*start), used)
 
     def _go_to(self, seed: int, epoch: int, start: Cursor, used: int) -> None:
         self._seed = seed
@@ -151,7 +158,7 @@ class ShuffledWindows:
             self._read_block()
             self._used = used
         if not 0 <= used <= len(self._block) or self._epoch != epoch:
-            raise FileFormatError("the checkpoint's place is not in the training files")
+            raise _no_such_place()
 
     def _begin_epoch(self, epoch: int, start: Cursor = Cursor()) -> None:  # noqa: B008 (immutable)
         self._epoch = epoch
@@ -180,6 +187,10 @@ class ShuffledWindows:
             generator = np.random.default_rng([self._seed, self._epoch, *start])
             self._block = self._block[generator.permutation(windows)]
         self._block_start, self._used = start, 0
+
+
+def _no_such_place() -> FileFormatError:
+    return FileFormatError("the checkpoint's place is not in the training files")
 
 
 def _groups(documents: Iterator[str]) -> Iterator[list[str]]:

@@ -23,23 +23,21 @@ LATER_TRIALS_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """What a plan should offer: steps of the baseline, trials for each, repetitions; wishes first, needs last."""
+    """What a plan offers: steps of the baseline, numbers of trials, the fewest contestants, and repetitions or none."""
 
     steps: int
     trials: tuple[int, ...]
+    contestants: int
     repeats: bool = True
 
 
+# Wishes first, needs last. Rather fewer contestants than trials too short or too few to tell them apart.
 _LEVELS = (
-    _Level(300, (9, 6, 4)),
-    _Level(100, (6, 4, 3)),
-    _Level(30, (3, 2, 1)),
-    _Level(30, (1,), repeats=False),
+    _Level(300, (9, 6, 4), contestants=4),
+    _Level(100, (6, 4, 3), contestants=4),
+    _Level(30, (3, 2), contestants=2),
+    _Level(30, (1,), contestants=2, repeats=False),
 )
-
-# Rather fewer contestants than trials too short to tell them apart, but not fewer than this while there are trials to
-# give up.
-_FEW_CONTESTANTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def lay_out(
     """
     left_s = 60 * minutes * USABLE_SHARE - spent_s
     for level in _LEVELS:
-        few = len(entrants) if is_fixed else min(len(entrants), _least(level))
+        few = len(entrants) if is_fixed else min(len(entrants), level.contestants)
         for count in range(len(entrants), few - 1, -1):
             for trials in level.trials:
                 chosen = entrants[:count]
@@ -105,10 +103,6 @@ def lay_out(
                     fitting_s = min(horizon_s, longest_s)
                     return _layout(entrants, count, paces, trials, repeats, finalists, fitting_s)
     raise _too_short(entrants, paces, minutes, spent_s, is_fixed=is_fixed, most_steps=most_steps)
-
-
-def _least(level: _Level) -> int:
-    return _FEW_CONTESTANTS if level.trials[-1] > 1 else 2
 
 
 def _capped(steps: int, most_steps: int | None) -> int:

@@ -21,7 +21,7 @@ from ..session import check_unchanged
 from ..trainable import make_trainable, training_target
 from .entrants import Entrant, entrants_of
 from .events import OnEvent, Pacing, Planned, ignore
-from .field import Field, release
+from .field import Field, quick_release, release
 from .folder import Plan, RaceFolder
 from .pace import measure_paces
 from .plan import lay_out
@@ -79,9 +79,12 @@ def race(
     folder.check(resume=resume, force=force)
     field = _open_field(source, device, force=force, on_event=on_event)
     settings = _settings(source, field, methods, finalists, seeds)
-    with interruptible(
-        lambda number: on_event(Interrupting(signal.Signals(number).name))
-    ) as interrupt:
+    with (
+        quick_release(),
+        interruptible(
+            lambda number: on_event(Interrupting(signal.Signals(number).name))
+        ) as interrupt,
+    ):
         if resume:
             plan = folder.load_plan(settings)
         else:

@@ -28,6 +28,19 @@ DEFAULT_RECIPE = Path("recipe.yaml")
 _MARKER = "# Written by subopt recommend, which replaces it unless it was edited. Checksum: "
 
 
+class Choice(str, Enum):
+    """Whether to do something."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+    @property
+    def wish(self) -> bool | Literal["auto"]:
+        """The same as the advisor takes it."""
+        return "auto" if self is Choice.auto else self is Choice.on
+
+
 class Objective(str, Enum):
     """What to rank by."""
 
@@ -43,6 +56,31 @@ def recommend(
     batch_size: Annotated[
         str | None, typer.Option(help="Examples of a micro-batch, or auto: the most that fits.")
     ] = None,
+    examples_per_step: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Examples of a step; micro-batches that are too small for it accumulate."
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(min=1, help="Micro-batches of a step.  [default: as many as it takes]"),
+    ] = None,
+    recompute: Annotated[
+        Choice,
+        typer.Option(
+            help="Compute activations again in the backward pass; auto: if nothing fits without."
+        ),
+    ] = Choice.auto,
+    fused_backward: Annotated[
+        Choice,
+        typer.Option(
+            help="Update weights in the backward pass, unclipped; auto: if nothing fits without."
+        ),
+    ] = Choice.auto,
+    headroom: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of the usable budget to keep free.")
+    ] = 0.05,
     methods: Annotated[
         str | None, typer.Option(help="Only these methods, separated by commas.")
     ] = None,
@@ -69,6 +107,7 @@ def recommend(
     from subopt.recipes.advisor import recommend as advise
     from subopt.recipes.advisor import to_recipe
     from subopt.recipes.files import dump_recipe
+    from subopt.recipes.solving import Request
 
     from ..output import Output, plain
     from ..render_advice import advice_report
@@ -82,7 +121,14 @@ def recommend(
         found,
         budget_bytes=read_gpu_memory(gpu_mem),
         objective=objective.value,
-        batch_size=_parse_batch_size(batch_size),
+        request=Request(
+            batch_size=_parse_batch_size(batch_size),
+            accumulate=accumulate,
+            examples_per_step=examples_per_step,
+            recompute=recompute.wish,
+            fused_backward=fused_backward.wish,
+        ),
+        headroom=headroom,
         methods=split_names(methods),
     )
     output.document(plain(advice))

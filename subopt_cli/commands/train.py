@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import UsageError
 from ._options import Debug, Device
 
 if TYPE_CHECKING:
     from subopt.recipes.events import OnEvent
 
+    from ..output import Output
+
 RUNS = Path("runs")
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe.yaml, as subopt recommend writes it.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A recipe.yaml, as subopt recommend writes it, or the name of a bundled recipe.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -57,12 +66,20 @@ def train(
             show_default=False,
         ),
     ] = "",
+    listed: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="List the bundled recipes, or print the named one's YAML, and stop."
+        ),
+    ] = False,
     device: Device = None,
     debug: Debug = False,
 ) -> None:
     """Train a model from a recipe."""
+    from subopt.recipes.bundled import open_recipe, require_model
     from subopt.recipes.events import each_of
-    from subopt.recipes.files import apply_overrides, load_recipe
+    from subopt.recipes.files import apply_overrides
+    from subopt.recipes.interrupt import Ended
     from subopt.recipes.tracking import Tracking, make_trackers, parse_trackers
     from subopt.recipes.trainer import plan
     from subopt.recipes.trainer import train as run
@@ -72,15 +89,25 @@ def train(
     from ..render_training import plan_facts, result_report
 
     output = Output()
-    settled = apply_overrides(load_recipe(recipe), overrides or [])
-    folder = to or default_folder(recipe)
+    if listed:
+        _show_bundled(output, recipe)
+        return
+    if recipe is None:
+        raise UsageError(
+            "there is no recipe to train from",
+            "give a recipe.yaml, or a name of those that subopt train --list shows",
+        )
+    found, recipe_path = open_recipe(recipe)
+    settled = apply_overrides(found, overrides or [])
+    require_model(settled, recipe)
+    folder = to or default_folder(recipe_path)
     names = parse_trackers(track + (",tensorboard" if tensorboard else ""))
     trackers = make_trackers(names, folder)
     if dry_run:
         with output.guarded_stdout():
             planned = plan(
                 settled,
-                recipe_path=recipe,
+                recipe_path=recipe_path,
                 output=folder,
                 resume=resume,
                 force=force,
@@ -95,18 +122,34 @@ def train(
         listeners: list[OnEvent] = [progress]
         for tracker in trackers:
             listeners.append(stack.enter_context(Tracking(tracker, settings, progress)))
-        result = run(
-            settled,
-            recipe_path=recipe,
-            output=folder,
-            resume=resume,
-            force=force,
-            device=device,
-            on_event=each_of(*listeners),
-        )
+        try:
+            result = run(
+                settled,
+                recipe_path=recipe_path,
+                output=folder,
+                resume=resume,
+                force=force,
+                device=device,
+                on_event=each_of(*listeners),
+            )
+        except Ended as error:
+            raise typer.Exit(error.exit_status) from None
     output.show(*result_report(result))
     if result.interrupted:
         raise typer.Exit(result.exit_status)
+
+
+def _show_bundled(output: Output, name: str | None) -> None:
+    """Print the table of bundled recipes, or one recipe's file as it is."""
+    from subopt.recipes.bundled import PREFIX, bundled_names, load_bundled
+
+    from ..render_bundled import bundled_list
+
+    if name is None:
+        output.show(bundled_list([load_bundled(each) for each in bundled_names()]))
+    else:
+        text = load_bundled(name.removeprefix(PREFIX)).text
+        output.data.print(text, end="", soft_wrap=True)
 
 
 def default_folder(recipe: Path) -> Path:

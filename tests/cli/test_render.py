@@ -35,6 +35,7 @@ from subopt.render_training import (
 )
 from subopt.units import format_bytes, format_ms
 
+from ..recipes.advice_profile import contestant, race
 from .full_profile import full_profile
 
 WIDTHS = [40, 80, 200]
@@ -361,6 +362,27 @@ def test_advice_shows_the_best_and_says_how_many_more(advice, width):
     }
     for text in (short, whole):
         assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_advice_shows_each_kind_of_evidence_that_says_something(full, width):
+    raced = full.model_copy(update={"race": race(contestant("soap", (1.8, 1.9)))})
+    texts = [
+        text_of(
+            *advice_report(recommend(found, budget_bytes=80 * 2**30), "", explain=True), width=width
+        )
+        for found in (full, raced)
+    ]
+    for text in texts:
+        assert max(map(len, text.splitlines())) <= width
+        words = " ".join(text.split())
+        assert "counted measured here: " in words
+        assert "left after doubts and time" in words
+    tables = [" ".join(text[: text.index("\nwhy")].split()) for text in texts]
+    # By its heading or, where it was dropped, among those there was no room for.
+    assert "raced" not in tables[0].replace("decided by", "")
+    assert "raced" in tables[1]
+    assert "the race was in fp32" in " ".join(texts[1].split())
 
 
 @pytest.fixture

@@ -253,3 +253,9 @@ def test_generators_repeat_after_seeding_and_are_preserved():
         seed_everything(0)
     set_rng_state(state)
     assert draws() == expected
+
+
+def test_weights_are_as_readable_as_other_files(tmp_path):
+    save_weights(model_of().state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -175,7 +175,7 @@ HOSTILE = {
         safetensors_of(header_of(w=entry(offsets=[8, 0])), bytes(8)), True, "model.safetensors",
     ),
     "alias of nothing": (
-        lambda step: safetensors_of(header_of(__metadata__={"alias:x": "y"}))(step), True, "model.safetensors",
+        safetensors_of(header_of(__metadata__={"alias:x": "y"})), True, "model.safetensors",
     ),
     "manifest that is deep": (file_of(MANIFEST, b"[" * 10**5), False, MANIFEST),
     "manifest of megabytes": (file_of(MANIFEST, b"[" + b"1," * 6 * 10**6 + b"1]"), False, MANIFEST),

@@ -79,10 +79,11 @@ def measured(gain, certainty=1.0):
 def test_measured_and_published_are_averaged_by_weight_and_certainty():
     near = published("adadiag", 3_000_000, "language")  # far: half of it
     found = expected_gain(None, measured(0.2, 0.75), near, TimeOverhead(1.0, "formula"))
-    weights = (MEASURED_WEIGHT * 0.75, PUBLISHED_WEIGHT * 0.5)
+    errors = (MEASURED_ERROR + 0.25 * 0.2, PUBLISHED_ERROR + 0.5 * near.gain)
+    weights = (MEASURED_WEIGHT / errors[0], PUBLISHED_WEIGHT / errors[1])
     gains = (0.75 * 0.2 - GAIN_PER_DOUBLING, 0.5 * near.gain - GAIN_PER_DOUBLING)
     mean = sum(w * g for w, g in zip(weights, gains, strict=True)) / sum(weights)
-    error = (weights[0] * MEASURED_ERROR + weights[1] * PUBLISHED_ERROR) / sum(weights)
+    error = sum(w * e for w, e in zip(weights, errors, strict=True)) / sum(weights)
     assert found.gain == pytest.approx(mean)
     assert found.error == pytest.approx(error)
     assert found.decided_by == "measured here"
@@ -100,8 +101,16 @@ def test_each_kind_alone_is_shrunk_by_its_own_certainty():
 
 
 def test_weights_are_ordered():
-    assert RACED_WEIGHT * OTHER_SETTINGS * CUT_SHORT > PUBLISHED_WEIGHT
     assert RACED_WEIGHT > MEASURED_WEIGHT > PUBLISHED_WEIGHT
+    assert MEASURED_WEIGHT / MEASURED_ERROR > PUBLISHED_WEIGHT / PUBLISHED_ERROR
+
+
+def test_a_huge_loss_in_a_far_setting_counts_little():
+    far = published("galore", 1_000_000, "vision")
+    assert far.gain < -0.2
+    found = expected_gain(None, measured(0.08), far, None)
+    assert found.gain > 0
+    assert expected_gain(None, None, far, None).gain == pytest.approx(0.5 * far.gain)
 
 
 @given(gain=st.floats(-0.5, 0.5), other=st.floats(-0.5, 0.5), share=st.floats(-0.5, 30))
@@ -218,7 +227,9 @@ def test_a_race_at_other_settings_counts_less_and_says_so(changes, said):
     found = row_of(other, "soap")
     assert not found.is_raced
     raced = found.expected.estimates[0]
-    assert (raced.expected, raced.weight) == (pytest.approx(0.05), RACED_WEIGHT * OTHER_SETTINGS)
+    error = 0.01 + 0.05  # the seeds' spread of 0.02 nats of 2, and half of the gain
+    assert raced.expected == pytest.approx(OTHER_SETTINGS * 0.1)
+    assert raced.weight == pytest.approx(RACED_WEIGHT / error)
     assert any(f"the race was {said}" in reason for reason in found.reasons)
     if other.chosen.method == "soap":
         assert f"the race was {said}" in text_of(other)

@@ -198,8 +198,27 @@ def test_another_way_of_reading_than_at_the_checkpoint(tmp_path, saved, tokenize
     assert "other training data" in refusal(files, tmp_path, {"seed": 3, "position": 4})
 
 
-def test_a_place_that_is_not_there(tmp_path, saved):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"window": 10**6},
+        {"window": -1},
+        {"shard": -3},
+        {"shard": 10**6, "window": 1},
+        {"document": 10**30},
+        {"epoch": "2"},
+        {"seed": 0.5},
+        {"token": None},
+    ],
+)
+def test_a_place_that_is_not_there(tmp_path, saved, change):
     files, state = saved
     batches = open_files(files, tmp_path, 2, split="train")
     with pytest.raises(FileFormatError, match="place is not in the training files"):
-        batches.load_state_dict({**state, "window": 10**6})
+        batches.load_state_dict({**state, **change})
+
+
+@pytest.mark.parametrize("change", [{"files": 3}, {"reading": "x"}, {"files": None}])
+def test_a_state_of_something_else(tmp_path, saved, change):
+    files, state = saved
+    assert "other training data" in refusal(files, tmp_path, {**state, **change})

@@ -1,0 +1,78 @@
+"""From advice to a mix of methods at the plan that was chosen, and from a mix to a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from subopt.profilers.schema import MethodCost, Profile
+from subopt.units import format_bytes
+
+from .mixed import choose_mixed, leanest_bytes
+from .mixed_record import Mixed
+from .plans import asked_plans
+from .rates import known_rate
+from .schema import Recipe
+from .solving import Request, Solved
+
+
+def mixed_at(
+    profile: Profile, costs: Sequence[MethodCost], plan: Solved, usable_bytes: int
+) -> tuple[Mixed | None, tuple[str, ...]]:
+    """Return the best mix that runs as a plan says, and sentences about it; None, and why, where none fits.
+
+    Args:
+        profile: The profile.
+        costs: The methods to choose from.
+        plan: Batch, accumulation, recomputing and fused backward pass.
+        usable_bytes: What tensors can use of the budget.
+    """
+    request = Request(
+        batch_size=plan.batch_size,
+        accumulate=plan.accumulate,
+        recompute=plan.recompute,
+        fused_backward=plan.fused_backward,
+    )
+    rows = [item.row for item in asked_plans(profile, costs, request, usable_bytes)]
+    mixed = choose_mixed(profile, rows, usable_bytes)
+    if mixed is not None:
+        return mixed, mixed.sentences
+    needed = leanest_bytes(profile, rows, usable_bytes)
+    if needed is None:
+        return None, (
+            "There is nothing to mix: no matrix, or no method of which anything is known.",
+        )
+    return None, (f"No mix of methods fits: the leanest needs {format_bytes(needed)} usable.",)
+
+
+def with_mixed(recipe: Recipe, mixed: Mixed, profile: Profile) -> Recipe:
+    """Return a recipe that trains with a mix in the place of its method.
+
+    Args:
+        recipe: What `to_recipe` made of the same advice.
+        mixed: The mix.
+        profile: The profile it was chosen by.
+    """
+    rate = known_rate(profile, mixed.method)
+    own = recipe.optimizer
+    optimizer = own.model_copy(
+        update={
+            "method": mixed.method,
+            "lr": rate.lr,
+            "weight_decay": rate.weight_decay or 0.0,
+            "options": mixed.options,
+            "rules": list(mixed.rules),
+            "fallback": own.fallback.model_copy(update={"method": mixed.fallback}),
+        }
+    )
+    rates = {use.method: known_rate(profile, use.method).reason for use in mixed.uses}
+    said = [f"learning rate of {method} {reason}" for method, reason in rates.items()]
+    why = recipe.why.model_copy(
+        update={
+            "predicted_state_bytes": mixed.state_bytes,
+            "predicted_peak_bytes": mixed.peak_bytes,
+            "predicted_step_ms": mixed.step_ms,
+            "step_factor": None,
+            "evidence": [*mixed.sentences, *said],
+        }
+    )
+    return recipe.model_copy(update={"optimizer": optimizer, "why": why})
