@@ -102,7 +102,9 @@ class Contender:
 def profiled(example: str) -> Profile:
     """Profile an example: its methods timed as `subopt profile` times them, little else."""
     arguments, batch_size = EXAMPLES[example]
-    EFFORTS["standard"] = replace(EFFORTS["standard"], shape_s=0.1)  # decompositions: not needed here
+    EFFORTS["standard"] = replace(
+        EFFORTS["standard"], shape_s=0.1
+    )  # decompositions: not needed here
     target = load_target(str(ROOT / "examples" / f"{example}.py"), arguments)
     return run_profile(target, Settings(batch_size=batch_size, batches=2))
 

@@ -32,7 +32,7 @@ class FusedBackward:
     What it cannot do, because a gradient is gone before the last one is there: several backward passes to a step,
     clipping by the norm of all gradients, loss scaling, and methods that evaluate the loss themselves. Under
     `torch.compile`, which makes all gradients of a graph at once, it is right and saves nothing. Weights that the loss
-    also reads outside of the graph (`weight.detach()`, reentrant checkpointing) may have moved when they are read again.
+    also reads outside of the graph (`weight.detach()`, reentrant checkpointing) may have moved when read again.
 
     Memory: one parameter's gradient instead of all; where autograd makes several at once, such as a layer's weight and
     bias, those.
@@ -81,7 +81,9 @@ class FusedBackward:
         if not self._norms:
             return torch.zeros(())
         norms = list(self._norms.values())
-        return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+        together = torch.stack([norm.to(norms[0].device) for norm in norms])
+        norm: Tensor = torch.linalg.vector_norm(together)
+        return norm
 
     @torch.no_grad()
     def _take(self, parameter: Tensor) -> None:

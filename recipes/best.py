@@ -65,10 +65,11 @@ def load_best(folder: Path) -> Best | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            best = Best(**json.loads((file.metadata() or {})[_KEY]))
-        if not (isinstance(best.step, int) and math.isfinite(best.eval_loss)):
-            raise ValueError("no step and loss")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            noted = json.loads((file.metadata() or {})[_KEY])
+        best = Best(int(noted["step"]), float(noted["eval_loss"]))
+        if not math.isfinite(best.eval_loss):
+            raise ValueError(f"a loss of {best.eval_loss}")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(
             f"{path} is damaged: {error}", f"delete the folder {folder}, then --resume again"
         ) from None

@@ -33,7 +33,7 @@ def contradictions(recipe: Recipe) -> Iterator[Contradiction]:
     if recipe.compile and method.layers:
         yield Contradiction(
             ("compile",),
-            f"{method.name} changes its layers' sizes as it trains, and torch.compile would compile them anew each time",
+            f"{method.name} changes its layers' sizes as it trains, and torch.compile would compile them anew",
             "set compile: false, or take another method",
         )
     if recipe.checkpoint.best and recipe.eval.every == 0:

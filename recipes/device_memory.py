@@ -18,6 +18,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 _MEMINFO = Path("/proc/meminfo")
 # Linux: writing 5 there sets the process's peak back to what it holds now
 _RESET_PEAK = "5"
+_SMALLER = "halve data.batch_size and double data.accumulate: the same step in smaller pieces"
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -29,8 +30,12 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 @contextmanager
-def told_out_of_memory(doing: str) -> Iterator[None]:
+def told_out_of_memory(doing: str, hint: str = _SMALLER) -> Iterator[None]:
     """Turn running out of the device's memory into an error that says what to change.
+
+    Args:
+        doing: What is being done, such as "step 3".
+        hint: What to change.
 
     Raises:
         DoesNotFitError: The block ran out of memory.
@@ -40,7 +45,7 @@ def told_out_of_memory(doing: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise DoesNotFitError(
             f"out of memory at {doing}: {str(error).splitlines()[0]}",
-            "halve data.batch_size and double data.accumulate: the same step in smaller pieces",
+            hint,
         ) from None
 
 

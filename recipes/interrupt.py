@@ -46,6 +46,10 @@ class Interrupt:
         """Handle a signal: note the first, end on the second."""
         if number == _HANG_UP:
             _leave_terminal()
+            if (
+                self.requested
+            ):  # a closing terminal may send it twice, and nobody is there to mean it
+                return
         if self.requested:
             raise Ended(number)
         self.requested = True

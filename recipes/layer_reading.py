@@ -55,7 +55,7 @@ def read_layer(layer: Layer, cost: MethodCost) -> LayerReading | None:
     if layer.treatment != "matrix" or not get_method(cost.method).accepts(layer.layer_kind):
         return None
     family = family_of(cost)
-    is_confined = family.projected_sides > 0 or family.is_low_rank
+    is_confined = family.projected_sides > 0
     kept, is_bound = _kept(layer, family) if is_confined else (None, False)
     return LayerReading(
         _decades(layer, family), _agreement(layer, family), kept, is_confined, is_bound
@@ -167,9 +167,9 @@ def _kept(layer: Layer, family: Family) -> tuple[float | None, bool]:
 
     The long side is not measured: where it is projected too, it is taken to lose as much.
     """
-    rank, sides = family.directions(layer.shape), max(family.projected_sides, 1)
+    rank, sides = family.directions(layer.shape), family.projected_sides
     life = (layer.subspace or {}).get(family.source) or (layer.subspace or {}).get("gradient")
-    if family.is_low_rank or life is None:
+    if life is None:
         best = _energy_at(layer, rank)
         return (None if best is None else best**sides), True
     kept = _tracked(life, layer, rank) if family.period is None else None

@@ -17,7 +17,9 @@ from .disk import told_when_full
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    _HAS_LOCKS = False
+else:
+    _HAS_LOCKS = True
 
 NAME = ".lock"
 
@@ -64,7 +66,7 @@ def check_unlocked(folder: Path) -> None:
     Raises:
         UsageError: Another process trains in this folder.
     """
-    if fcntl is None or not (folder / NAME).is_file():
+    if not _HAS_LOCKS or not (folder / NAME).is_file():
         return
     with (folder / NAME).open(encoding="utf-8") as file:
         try:
@@ -77,7 +79,7 @@ def check_unlocked(folder: Path) -> None:
 
 def _acquired(path: Path, on_unlockable: Callable[[str], None]) -> IO[str] | None:
     """Return the locked file, or None where there are no locks."""
-    if fcntl is None:
+    if not _HAS_LOCKS:
         on_unlockable("this system has no file locks")
         return None
     while True:

@@ -27,7 +27,6 @@ class Family:
         projected_sides: Sides on which only the gradient's part in a subspace moves the weights: 0, 1 or 2.
         rank: Directions of that subspace or of the shared basis, or a share of the side; None where it has none.
         shares_basis: Whether all output neurons keep their second moments in one basis of that rank.
-        is_low_rank: Whether the weights themselves have a rank.
         unmeasured: What else it does differently from the baseline that no profile measures, in words.
     """
 
@@ -37,7 +36,6 @@ class Family:
     projected_sides: int
     rank: int | float | None
     shares_basis: bool
-    is_low_rank: bool
     unmeasured: tuple[str, ...]
 
     def directions(self, shape: Sequence[int]) -> int:
@@ -80,7 +78,6 @@ def _family(name: str, given: tuple[tuple[str, Any], ...]) -> Family:
         projected_sides=sides if "projects" in able else 0,
         rank=options["rank"] if "rank" in able else None,
         shares_basis="shares_basis" in able,
-        is_low_rank=bool(method.layers),
         unmeasured=_unmeasured(options),
     )
 

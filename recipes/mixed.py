@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from subopt.optimizers import shown_name
-from subopt.profilers.schema import Layer, Profile
+from subopt.profilers.schema import Profile
 
 from .advice import Row
-from .knapsack import Choice, Items, leanest, pack, upper_bound
+from .knapsack import leanest, pack, upper_bound
 from .layer_patterns import patterns_for
-from .mixed_choices import Measured, matrices, measured_candidates
-from .mixed_fallback import FallbackKind, fallback_kinds, kind_of
-from .mixed_groups import GroupChoice, group_choices, like_layers
+from .mixed_choices import Measured
+from .mixed_fallback import FallbackKind, kind_of
+from .mixed_problem import Problem, Solution, problem_of, solved
 from .mixed_record import Mixed, MixedUse
 from .mixed_sentences import mixed_sentences
 from .peaks import PeakAt
 from .rates import known_rate
 from .schema import Rule
-
 
 # More methods than this make a recipe that nobody can read, or tell apart from chance.
 MOST_METHODS = 3
@@ -48,24 +47,28 @@ def choose_mixed(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> Mi
     Returns:
         The mix; None where none fits. `leanest_bytes` says what would be needed.
     """
-    problem = _problem(profile, rows, usable_bytes)
-    found = None if problem is None else _solved(problem)
+    problem = problem_of(profile, rows, usable_bytes)
+    found = None if problem is None else solved(problem)
     if problem is None or found is None:
         return None
     bound = upper_bound(problem.single_items())
+    singles = [_single(problem, method) for method in range(len(problem.methods))]
     while len(found.used) > MOST_METHODS:
-        fewer = [_solved(found.problem.without(method)) for method in sorted(found.used)]
+        fewer = [solved(found.problem.without(method)) for method in sorted(found.used)]
         simpler = [solution for solution in fewer if solution is not None]
         if not simpler:
             break
         found = max(simpler, key=lambda solution: solution.value)
-    mixed = _described(found, -math.inf if bound is None else bound)
+    mixed = replace(
+        _described(found, -math.inf if bound is None else bound),
+        best_single=max((single for single in singles if single is not None), default=None),
+    )
     return replace(mixed, sentences=mixed_sentences(mixed))
 
 
 def leanest_bytes(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> int | None:
     """Return what has to be usable for the leanest of all mixes; None without matrices or known methods."""
-    problem = _problem(profile, rows, usable_bytes)
+    problem = problem_of(profile, rows, usable_bytes)
     if problem is None:
         return None
     items = problem.items()
@@ -80,84 +83,7 @@ def leanest_bytes(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> i
     return min(needs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Solution:
-    """The methods of the layers, and the fallback, that are worth most.
-
-    Attributes:
-        problem: What was to choose from.
-        assigned: The index of each layer's method.
-        kind: The fallback.
-        value: What the knapsack says they are worth.
-    """
-
-    problem: _Problem
-    assigned: list[int]
-    kind: FallbackKind
-    value: float
-
-    @property
-    def used(self) -> set[int]:
-        """The indices of the methods that some layer has."""
-        return set(self.assigned)
-
-
-def _solved(problem: _Problem) -> _Solution | None:
-    packing = pack(problem.items())
-    if packing is None:
-        return None
-    assigned = [0] * len(problem.layers)
-    for group, ways, pick in zip(problem.groups, problem.ways, packing.picks[:-1], strict=True):
-        for layer, method in zip(group, ways[pick].methods, strict=True):
-            assigned[layer] = method
-    return _Solution(problem, assigned, problem.kinds[packing.picks[-1]], packing.value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """What there is to choose from: methods on layers, ways to train groups of them, and fallbacks."""
-
-    profile: Profile
-    layers: list[Layer]
-    methods: list[Measured]
-    groups: list[tuple[int, ...]]
-    ways: list[list[GroupChoice]]
-    kinds: list[FallbackKind]
-
-    def items(self) -> Items:
-        """The knapsack's items: the groups of layers, and last the fallback."""
-        return [*([way.choice for way in ways] for ways in self.ways), self.fallbacks()]
-
-    def single_items(self) -> Items:
-        """The same where every layer may have a method of its own."""
-        layers = range(len(self.layers))
-        return [*([m.choice([layer]) for m in self.methods] for layer in layers), self.fallbacks()]
-
-    def fallbacks(self) -> list[Choice]:
-        return [kind.choice for kind in self.kinds]
-
-    def without(self, method: int) -> _Problem:
-        """The same with one method fewer."""
-        return _posed(
-            self.profile, self.layers, [*self.methods[:method], *self.methods[method + 1 :]]
-        )
-
-
-def _problem(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> _Problem | None:
-    layers = matrices(profile)
-    methods = measured_candidates(profile, rows, usable_bytes) if layers else []
-    if not methods:
-        return None
-    return _posed(profile, layers, methods)
-
-
-def _posed(profile: Profile, layers: list[Layer], methods: list[Measured]) -> _Problem:
-    groups = like_layers(layers)
-    ways = [group_choices(group, methods) for group in groups]
-    return _Problem(profile, layers, methods, groups, ways, fallback_kinds(profile, methods))
-
-
-def _described(solution: _Solution, bound: float) -> Mixed:
+def _described(solution: Solution, bound: float) -> Mixed:
     """Return the mix that these methods of the layers make."""
     problem, kind = solution.problem, solution.kind
     by_method: dict[int, list[int]] = {}
@@ -169,7 +95,6 @@ def _described(solution: _Solution, bound: float) -> Mixed:
         uses.append(_use(problem, main, [], main))
     uses.sort(key=lambda use: (bool(use.patterns), -use.parameters))
     method, total = problem.methods[main], sum(use.state_bytes for use in uses) + kind.choice.bytes
-    singles = [_single(problem, pick) for pick in range(len(problem.methods))]
     gain = sum(use.gain for use in uses) + kind.choice.value
     return Mixed(
         rules=tuple(rule for use in uses for rule in _rules(problem.profile, use)),
@@ -183,11 +108,10 @@ def _described(solution: _Solution, bound: float) -> Mixed:
         step_ms=_step_ms(problem, by_method),
         gain=gain,
         bound_gain=max(gain, bound),
-        best_single=max((single for single in singles if single is not None), default=None),
     )
 
 
-def _main(problem: _Problem, by_method: Mapping[int, Sequence[int]], kind: FallbackKind) -> int:
+def _main(problem: Problem, by_method: Mapping[int, Sequence[int]], kind: FallbackKind) -> int:
     """Return the method with the most parameters of those whose state has the fallback's dtype, which it shares.
 
     Where none that is used has it, another of the methods is named: all matrices then have rules.
@@ -202,7 +126,7 @@ def _main(problem: _Problem, by_method: Mapping[int, Sequence[int]], kind: Fallb
     )
 
 
-def _use(problem: _Problem, pick: int, layers: Sequence[int], main: int) -> MixedUse:
+def _use(problem: Problem, pick: int, layers: Sequence[int], main: int) -> MixedUse:
     found = problem.methods[pick]
     names = [shown_name(problem.layers[layer].name) for layer in layers]
     others = {shown_name(layer.name) for layer in problem.profile.layers} - set(names)
@@ -232,7 +156,7 @@ def _rules(profile: Profile, use: MixedUse) -> list[Rule]:
     ]
 
 
-def _single(problem: _Problem, pick: int) -> tuple[float, str] | None:
+def _single(problem: Problem, pick: int) -> tuple[float, str] | None:
     """The promise of one method for all layers, with the fallback that suits it best."""
     method = problem.methods[pick]
     everything = [method.choice(range(len(problem.layers)))]
@@ -254,7 +178,7 @@ def _peak(used: Sequence[Measured], state_bytes: int) -> PeakAt:
     return max(peaks, key=lambda peak: peak.bytes + peak.beside_bytes)
 
 
-def _step_ms(problem: _Problem, by_method: Mapping[int, Sequence[int]]) -> float | None:
+def _step_ms(problem: Problem, by_method: Mapping[int, Sequence[int]]) -> float | None:
     """Forward and backward pass, and every method's optimizer step by its layers' share of the FLOPs."""
     row = problem.methods[0].candidate.row
     if row.step_ms is None or row.cost.step_ms is None:

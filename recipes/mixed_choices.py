@@ -135,8 +135,9 @@ def _ranks(profile: Profile, row: Row, usable_bytes: int) -> Iterator[Candidate]
             continue
         known.add(directions)
         cost = row.cost.model_copy(update={"options": {**row.cost.options, "rank": rank}})
-        is_larger = max(directions) > max(own)
-        extra = _more_temporaries(cost, shapes, parameter_dtype(profile)) if is_larger else 0
+        # Temporaries are taken to grow with the rank; some of them do not.
+        growth = max(max(directions) / max(own) - 1, 0.0)
+        extra = int(row.cost.transient_bytes * growth)
         yield replace(base, cost=cost, extra_bytes=extra, limit_bytes=limit - extra)
 
 
@@ -144,14 +145,6 @@ def _directions(rank: Any, shapes: set[tuple[int, ...]]) -> tuple[int, ...]:
     """A rank as numbers of directions, for every shape there is."""
     sides = [matrix_shape(shape)[0] for shape in sorted(shapes)]
     return tuple(resolve_rank(rank, side) or side for side in sides)
-
-
-def _more_temporaries(cost: MethodCost, shapes: set[tuple[int, ...]], dtype: torch.dtype) -> int:
-    """The bytes of temporaries beyond those of the profile's row, by its largest and its longest matrix."""
-    method, options = get_method(cost.method), changed_options(cost)
-    largest = {max(shapes, key=math.prod), max(shapes, key=lambda shape: matrix_shape(shape)[1])}
-    worst = max(method.transient_bytes(shape, dtype, options) for shape in largest)
-    return max(worst - cost.transient_bytes, 0)
 
 
 def _score(row: Row) -> float:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from subopt.profilers.schema import MethodCost, Profile
 from subopt.units import format_bytes
 
+from .evidence import load_evidence
 from .mixed import choose_mixed, leanest_bytes
 from .mixed_record import Mixed
 from .plans import asked_plans
 from .rates import known_rate
-from .schema import Recipe
+from .schema import Fallback, Recipe
 from .solving import Request, Solved
 
 
@@ -44,14 +45,18 @@ def mixed_at(
     return None, (f"No mix of methods fits: the leanest needs {format_bytes(needed)} usable.",)
 
 
-def with_mixed(recipe: Recipe, mixed: Mixed, profile: Profile) -> Recipe:
+def with_mixed(
+    recipe: Recipe, mixed: Mixed, profile: Profile, plan_sentences: Sequence[str] = ()
+) -> Recipe:
     """Return a recipe that trains with a mix in the place of its method.
 
     Args:
         recipe: What `to_recipe` made of the same advice.
         mixed: The mix.
         profile: The profile it was chosen by.
+        plan_sentences: What of the plan was solved for.
     """
+    baseline = load_evidence().baseline
     rate = known_rate(profile, mixed.method)
     own = recipe.optimizer
     optimizer = own.model_copy(
@@ -61,18 +66,21 @@ def with_mixed(recipe: Recipe, mixed: Mixed, profile: Profile) -> Recipe:
             "weight_decay": rate.weight_decay or 0.0,
             "options": mixed.options,
             "rules": list(mixed.rules),
-            "fallback": own.fallback.model_copy(update={"method": mixed.fallback}),
+            "fallback": Fallback(
+                method=mixed.fallback,
+                lr=own.fallback.lr or known_rate(profile, baseline).lr,
+            ),
         }
     )
     rates = {use.method: known_rate(profile, use.method).reason for use in mixed.uses}
     said = [f"learning rate of {method} {reason}" for method, reason in rates.items()]
+    factor = recipe.why.step_factor or 1.0
     why = recipe.why.model_copy(
         update={
             "predicted_state_bytes": mixed.state_bytes,
             "predicted_peak_bytes": mixed.peak_bytes,
-            "predicted_step_ms": mixed.step_ms,
-            "step_factor": None,
-            "evidence": [*mixed.sentences, *said],
+            "predicted_step_ms": None if mixed.step_ms is None else mixed.step_ms * factor,
+            "evidence": [*mixed.sentences, *plan_sentences, *said],
         }
     )
     return recipe.model_copy(update={"optimizer": optimizer, "why": why})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from subopt.optimizers import get_method
+
 from .peaks import PeakAt
 from .schema import OptionValue, Rule
 
@@ -62,8 +64,13 @@ class Mixed:
     step_ms: float | None
     gain: float
     bound_gain: float
-    best_single: tuple[float, str] | None
+    best_single: tuple[float, str] | None = None
     sentences: tuple[str, ...] = ()
+
+    @property
+    def fallback_method(self) -> str:
+        """What trains the parameters that are no matrices."""
+        return self.fallback or get_method(self.method).fallback
 
     @property
     def peak_bytes(self) -> int:

@@ -40,9 +40,8 @@ def plan_sentences(
 
 
 def _filled(plan: Solved, budget: Budget) -> str:
-    unused = budget.usable_bytes - plan.peak.bytes
     available = budget.usable_bytes + budget.headroom_bytes
-    left = f"{format_bytes(unused + budget.headroom_bytes)} of {format_bytes(available)} are left"
+    left = f"{format_bytes(available - plan.needed_bytes)} of {format_bytes(available)} are left"
     count = "" if plan.accumulate == 1 else f", {plan.accumulate} of them to a step,"
     why = "whose memory the profile knows" if plan.is_largest else "that fits"
     return f"{plan.batch_size} examples{count} are the largest micro-batch {why}: {left}."

@@ -74,6 +74,22 @@ def make_plan(
     )
 
 
+def less_memory(recipe: Recipe) -> str:
+    """Return what to change in a recipe for a lower peak, the same step where that can be."""
+    batch_size, accumulate = recipe.data.batch_size, recipe.data.accumulate
+    ways = []
+    if batch_size % 2 == 0 and not recipe.fused_backward:
+        ways.append(
+            "take the same step in smaller pieces: "
+            f"data.batch_size={batch_size // 2} data.accumulate={accumulate * 2}"
+        )
+    elif batch_size > 1:
+        ways.append(f"take a smaller step: data.batch_size={batch_size // 2}")
+    if not recipe.recompute:
+        ways.append("compute activations again: recompute=true")
+    return "; or ".join(ways) or "take a method with less state: `subopt recommend` compares them"
+
+
 def _gets_method(recipe: Recipe, item: Treatment) -> bool:
     """Whether a parameter is a matrix that the recipe's main method trains, with a rule's settings or without."""
     method, rules = get_method(recipe.optimizer.method), recipe.optimizer.rules

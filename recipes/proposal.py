@@ -101,7 +101,9 @@ def to_recipe(
         seed=profile.settings.seed,
         why=_why(advice, profile, row, plan, rate, fallback_rate),
     )
-    return recipe if advice.mixed is None else with_mixed(recipe, advice.mixed, profile)
+    if advice.mixed is None:
+        return recipe
+    return with_mixed(recipe, advice.mixed, profile, advice.plan_sentences)
 
 
 def _fallback_rate(profile: Profile, method: str) -> LearningRate | None:

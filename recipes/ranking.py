@@ -16,6 +16,7 @@ from .budget import Fit
 from .evidence import Published
 from .measured_evidence import MeasuredGain
 from .raced_evidence import RacedGain
+from .step_time import beside_optimizer_ms
 
 # What twice the steps are worth, as a share of perplexity. Nguyen et al. 2025, section 5.2 and table 2: AdaDiag reaches
 # Adam's final perplexity in 1/1.8 to 1/2 of the steps, and after all of them is 7.7 to 11.4 % below it.
@@ -58,12 +59,12 @@ def expected_gain(
     no difference by its own certainty c, pays for the time of a step, and what is left is averaged:
 
         expected = sum w (c g - time) / sum w,     time = 0.10 log2(1 + overhead), 0 for a race
-        w = k / error,     error = own + (1 - c) |g|
+        w = k / (error + (1 - c) |g|)
         k = 4 for a race at other settings, 2 for what was measured here, 1 for what is published
 
-    with own errors of the seeds' spread, 0.05 and 0.04: a large number from a far setting is a large error. A step that
-    takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are worth 0.10. An
-    unknown overhead costs nothing here and is named among the reasons. The error of the mean is that of its parts.
+    with errors of the seeds' spread, 0.05 and 0.04: a large number from a far setting counts little. A step that takes
+    `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are worth 0.10. An unknown
+    overhead costs nothing here and is named among the reasons. The error of the mean is the same mean of the errors.
 
     Args:
         raced: The method's result of a race.
@@ -107,20 +108,25 @@ def _estimates(
     found = []
     if raced is not None and raced.gain is not None:
         sure = (OTHER_SETTINGS if raced.differs else 1.0) * (CUT_SHORT if cut_short else 1.0)
-        gain = raced.expected_gain
-        error = max(raced.spread, LEAST_ERROR) + (1 - sure) * abs(gain)
-        weight = RACED_WEIGHT / error
+        error, gain = max(raced.spread, LEAST_ERROR), raced.expected_gain
+        weight = _weight(RACED_WEIGHT, gain, sure, error)
         alone = not raced.differs
         found.append(Estimate("raced here", raced.gain, sure * gain, weight, error, alone))
     if measured is not None:
-        error = MEASURED_ERROR + (1 - measured.certainty) * abs(measured.gain)
+        weight = _weight(MEASURED_WEIGHT, measured.gain, measured.certainty, MEASURED_ERROR)
         left = measured.expected_gain - time
-        found.append(Estimate("measured here", measured.gain, left, MEASURED_WEIGHT / error, error))
+        found.append(Estimate("measured here", measured.gain, left, weight, MEASURED_ERROR))
     if published is not None:
-        error = PUBLISHED_ERROR + (1 - published.certainty.value) * abs(published.gain)
+        sure = published.certainty.value
+        weight = _weight(PUBLISHED_WEIGHT, published.gain, sure, PUBLISHED_ERROR)
         left = published.expected_gain - time
-        found.append(Estimate("published", published.gain, left, PUBLISHED_WEIGHT / error, error))
+        found.append(Estimate("published", published.gain, left, weight, PUBLISHED_ERROR))
     return tuple(found)
+
+
+def _weight(of_kind: float, gain: float, certainty: float, error: float) -> float:
+    """How much an estimate counts: the less, the larger its error and what its certainty takes off it."""
+    return of_kind / (error + (1 - certainty) * abs(gain))
 
 
 def score(expected: Expected | None, *, is_baseline: bool) -> float | None:
@@ -186,9 +192,9 @@ def time_overhead(
     if baseline is None:
         return None
     growth = batch_size / profile.settings.batch_size
-    model_ms = profile.forward_backward_ms
-    if model_ms and cost.step_ms is not None and cost.overhead_ms is not None:
-        whole_ms = model_ms * growth + cost.step_ms - cost.overhead_ms
+    rest_ms = beside_optimizer_ms(profile, batch_size)
+    if rest_ms and cost.step_ms is not None and cost.overhead_ms is not None:
+        whole_ms = rest_ms + cost.step_ms - cost.overhead_ms
         if whole_ms > max(0.0, -cost.overhead_ms):  # else a step would take no time
             return TimeOverhead(cost.overhead_ms / whole_ms, "measured here")
     if cost.relative_flops is not None and baseline.relative_flops is not None:

@@ -13,6 +13,7 @@ from .peaks import PeakAt, peak_at
 from .raced_evidence import RacedGain, raced_gain
 from .ranking import expected_gain, score, time_overhead
 from .sentences import gain_text, low_rank_text, measure_of, overhead_text, share_text
+from .step_time import whole_step_ms
 from .traits import model_kind, tokens_per_step, trainable_parameters
 
 
@@ -57,7 +58,7 @@ def make_row(
         fit=fits,
         peak=peak,
         headroom_bytes=usable_bytes - peak.bytes,
-        step_ms=_step_ms(profile, cost, batch_size),
+        step_ms=whole_step_ms(profile, cost, batch_size),
         overhead=overhead,
         raced=raced,
         measured=measured,
@@ -70,13 +71,6 @@ def make_row(
             *_memory_reasons(cost, peak, fits, usable_bytes),
         ),
     )
-
-
-def _step_ms(profile: Profile, cost: MethodCost, batch_size: int) -> float | None:
-    """Forward, backward and optimizer step together; None where they were not timed."""
-    if profile.forward_backward_ms is None or cost.step_ms is None:
-        return None
-    return profile.forward_backward_ms * batch_size / profile.settings.batch_size + cost.step_ms
 
 
 def _evidence(

@@ -84,7 +84,8 @@ def _growth(profile: Profile, cost: MethodCost, phase: Phase, size: int, factor:
     activations = profile.memory.activation_bytes or 0
     weights = weight_bytes(profile, cost)
     fixed = weights + cost.state_bytes
-    if phase == "backward" and not (factor > 1 and changes_passes(cost)):
+    is_whole = cost.peak is None or cost.peak.source == "formula"
+    if phase == "backward" and (is_whole or factor < 1 or not changes_passes(cost)):
         fixed += gradient_bytes(profile, cost)
     variable = max(size - fixed, 0)
     variable = min(activations, variable) if factor < 1 else max(activations, variable)

@@ -15,7 +15,7 @@ from subopt.units import format_bytes
 from .budget import read_budget
 from .device_memory import free_bytes
 from .events import Plan, Warned
-from .planning import make_plan
+from .planning import less_memory, make_plan
 from .run_folder import RunFolder
 from .schema import Recipe
 from .trainable import Trainable, make_trainable, training_target
@@ -113,15 +113,8 @@ def _check_fits(recipe: Recipe, device: torch.device, free: int | None, *, force
     usable = read_budget(max(free, 1), "cuda" if is_gpu else "cpu").usable_bytes
     if peak <= usable:
         return
-    batch_size, accumulate = recipe.data.batch_size, recipe.data.accumulate
-    hint = f"free {format_bytes(peak - usable)}, or train all the same with --force"
-    if batch_size % 2 == 0:
-        hint = (
-            f"take the same step in smaller pieces: data.batch_size={batch_size // 2} "
-            f"data.accumulate={accumulate * 2}; or {hint}"
-        )
     raise DoesNotFitError(
         f"this run is predicted to need {format_bytes(peak)}, and {device} has {format_bytes(free)} free"
         + (f", {format_bytes(usable)} of it usable" if is_gpu else ""),
-        hint,
+        f"{less_memory(recipe)}; or free {format_bytes(peak - usable)}; or train all the same with --force",
     )

@@ -5,38 +5,38 @@ from __future__ import annotations
 from subopt.profilers.schema import MethodCost, Profile
 
 
-def beside_optimizer_ms(profile: Profile, batch_size: int, accumulate: int = 1) -> float | None:
+def beside_optimizer_ms(profile: Profile, batch_size: int) -> float | None:
     """Return what of a training step no method changes; None where the profile timed no passes.
 
-        accumulate * (forward_backward + batch) * batch_size / profile's batch size + clip
+        (forward_backward + batch) * batch_size / profile's batch size + clip
 
-    The passes and the data grow with the batch. What an older profile did not time counts as nothing.
+    The passes and the data grow with the examples. What an older profile did not time counts as nothing.
+
+    Args:
+        profile: The profile.
+        batch_size: Examples of one step, of all its micro-batches.
     """
     if profile.forward_backward_ms is None:
         return None
-    growth = accumulate * batch_size / profile.settings.batch_size
+    growth = batch_size / profile.settings.batch_size
     passes_ms = profile.forward_backward_ms + (profile.batch_ms or 0.0)
     return passes_ms * growth + (profile.clip_ms or 0.0)
 
 
-def whole_step_ms(
-    profile: Profile, cost: MethodCost, batch_size: int, accumulate: int = 1
-) -> float | None:
+def whole_step_ms(profile: Profile, cost: MethodCost, batch_size: int) -> float | None:
     """Return the time of an average training step with a method, refreshes included; None where none was timed."""
-    rest_ms = beside_optimizer_ms(profile, batch_size, accumulate)
+    rest_ms = beside_optimizer_ms(profile, batch_size)
     return None if rest_ms is None or cost.step_ms is None else rest_ms + cost.step_ms
 
 
-def relative_step_time(
-    profile: Profile, cost: MethodCost, batch_size: int, accumulate: int = 1
-) -> float | None:
+def relative_step_time(profile: Profile, cost: MethodCost, batch_size: int) -> float | None:
     """Return a training step with a method relative to one with the baseline, less 1; None where none was timed.
 
         overhead / (whole step - overhead)
 
     The overhead was timed in turn with the baseline's step, so whole step - overhead is the baseline's at that moment.
     """
-    whole_ms = whole_step_ms(profile, cost, batch_size, accumulate)
+    whole_ms = whole_step_ms(profile, cost, batch_size)
     if whole_ms is None or cost.overhead_ms is None or whole_ms <= cost.overhead_ms:
         return None
     return cost.overhead_ms / (whole_ms - cost.overhead_ms)

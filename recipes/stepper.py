@@ -13,6 +13,7 @@ from subopt.optimizers import FusedBackward, get_method
 from subopt.profilers.data import BatchStream, tokens_in
 
 from .device_memory import told_out_of_memory
+from .planning import less_memory
 from .schedule import LearningRate
 from .trainable import Trainable
 
@@ -65,7 +66,7 @@ class Stepper:
             UserCodeError: The user's code raised.
         """
         factor = self._learning_rate.set_for(step - 1)
-        with told_out_of_memory(f"step {step}"):
+        with told_out_of_memory(f"step {step}", less_memory(self._trainable.recipe)):
             if self._needs_closure:
                 done = self._step_with_closure()
             else:

@@ -23,7 +23,7 @@ from .contradictions import contradictions
 from .device_memory import PeakMemory, told_out_of_memory
 from .evaluation import held_out_loss
 from .placement import make_accelerator, prepare_batch
-from .planning import model_bytes
+from .planning import less_memory, model_bytes
 from .rng import seed_everything
 from .schema import Recipe
 
@@ -108,7 +108,7 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
     for found in contradictions(recipe):
         raise UsageError(f"{'.'.join(found.key)}: {found.message}", found.hint)
     accelerator = make_accelerator(recipe, device)
-    with told_out_of_memory("the first batch"):
+    with told_out_of_memory("the first batch", less_memory(recipe)):
         model, checks = _build(recipe, target, accelerator)
     described = treatments(model)
     optimizer = _optimizer(recipe, target, model, accelerator)
@@ -116,7 +116,7 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
     prepared: nn.Module = accelerator.prepare_model(model)
     called = prepared
     if recipe.compile:
-        with told_out_of_memory("the first compiled batch"):
+        with told_out_of_memory("the first compiled batch", less_memory(recipe)):
             batch = _first_batch(recipe, target, accelerator)
             called = compiled(target, prepared, batch, accelerator)
     return Trainable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import yaml
@@ -18,6 +19,15 @@ COMMENTS = {
     "data.batch_size": "examples per micro-batch: sets the activation memory",
     "data.accumulate": "micro-batches per optimizer step: more data per step for no memory",
     "data.files": "text, JSON Lines, Parquet or a data set, relative to this recipe; null: the model's own batches",
+    "data.files.train": "files, or patterns such as texts/*.txt",
+    "data.files.eval": "held-out files: never trained on",
+    "data.files.held_out": "share of train that is held out where eval is empty",
+    "data.files.format": "text, jsonl, parquet or dataset; null: by the files' names",
+    "data.files.field": "where the text is in JSON Lines, Parquet or a data set",
+    "data.files.tokenizer": "bytes, a tokenizer.json, the folder with one, or hf:NAME",
+    "data.files.separator": "token between documents; null: the tokenizer's end of text",
+    "data.files.sequence_length": "tokens of an example",
+    "data.files.shuffle": "false: in the order of the files",
     "optimizer.method": "what trains the matrices; `subopt methods` lists them",
     "optimizer.lr": "peak learning rate of the matrices",
     "optimizer.weight_decay": "decoupled: weights shrink by lr x this each step",
@@ -30,8 +40,8 @@ COMMENTS = {
     "schedule.final_ratio": "learning rate of the last step, as a share of the peak",
     "clip_norm": "longest gradient passed on, all parameters together; null: no clipping",
     "precision": "fp32, bf16 (weights too) or bf16-mixed (arithmetic only)",
-    "recompute": "compute the blocks' activations again in the backward pass: less memory, about a third more time",
-    "fused_backward": "move each weight as soon as its gradient is there: one layer's gradient at a time in memory",
+    "recompute": "compute blocks again in the backward pass: less memory, a third more time",
+    "fused_backward": "move each weight as its gradient comes, and free that: less memory",
     "compile": "torch.compile: faster steps after minutes of compiling; rounds differently",
     "eval.every": "held-out loss every so many steps; 0: only at the end",
     "eval.batches": "held-out batches of one evaluation",
@@ -69,7 +79,15 @@ def _section(key: str, content: dict[str, Any]) -> list[str]:
 
 
 def _entry(key: str, value: Any, dotted: str, indent: str) -> list[str]:
-    """One key: on one line where it is short, as a block below its comment where it is not."""
+    """One key: on one line where it is short, as a block below its comment where it is not.
+
+    A mapping whose keys have comments of their own is always a block.
+    """
+    if isinstance(value, dict) and any(f"{dotted}.{inner}" in COMMENTS for inner in value):
+        inside = (
+            _entry(inner, v, f"{dotted}.{inner}", f"{indent}  ") for inner, v in value.items()
+        )
+        return [_with_comment(f"{indent}{key}:", dotted), *itertools.chain.from_iterable(inside)]
     flat = _flow({key: value})
     if len(indent) + len(flat) <= _WIDEST_LINE or not isinstance(value, dict | list):
         return [_with_comment(indent + flat, dotted)]

@@ -37,6 +37,9 @@ for _side in (Loader, Dumper):
     _side.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT_FLOAT, list("-+0123456789"))
 
 
+_LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")  # as YAML counts lines
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A YAML document as data, and where in the file each of its keys stands.
@@ -137,7 +140,8 @@ def _refuse_exotic(text: str, name: str) -> None:
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
-    if "'\\t'" in str(error.problem) or "\t" in text.split("\n")[line - 1][:1]:
+    at = "".join(_LINE_BREAK.split(text)[line - 1 : line])
+    if "'\\t'" in str(error.problem) or at.startswith("\t"):
         return "a tab cannot indent YAML: use spaces"
     reasons = [part for part in (error.problem, error.context) if part]
     return "not YAML: " + ", ".join(reasons)

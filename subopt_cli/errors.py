@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 # Characters of a message that quotes a file.
 LONGEST = 1000
 

@@ -37,7 +37,10 @@ def plan_facts(plan: Plan) -> RenderableType:
     if plan.wall_time_s is not None:
         pairs.append(("time", f"about {format_ms(1000 * plan.wall_time_s)}"))
     if not plan.has_eval:
-        pairs.append(("held-out", "no eval_batches in the model file: no held-out loss"))
+        pairs.append((
+            "held-out",
+            "no eval_batches in the model file and no data.files.eval: no held-out loss",
+        ))
     return Group(facts(pairs), check_list((name, detail, True) for name, detail in plan.checks))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import command_pages
 import method_pages
 import recipe_page
+from bundled_table import bundled_table
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -58,4 +59,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in includes, and let links that leave the documentation lead to the copies in the site."""
     del files
-    return config.sources.finished(markdown, page.file.src_uri)
+    text = config.sources.finished(markdown, page.file.src_uri)
+    mark = "<!-- generated: bundled -->"
+    return text.replace(mark, bundled_table()) if mark in text else text

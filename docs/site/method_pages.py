@@ -77,9 +77,7 @@ def _use(method: Method) -> str:
 
 def _some_options(method: Method) -> dict[str, Any]:
     """The options most worth seeing: of those a search tries, or else the rank and the period, with their defaults."""
-    shown = [*getattr(method, "searched", {})] or [
-        key for key in ("rank", "period") if key in method.tunable
-    ]
+    shown = [*method.searched] or [key for key in ("rank", "period") if key in method.tunable]
     return {key: method.defaults[key] for key in shown if method.defaults[key] is not None}
 
 
@@ -114,6 +112,11 @@ def _options(method: Method) -> str:
     if method.fixed:
         fixed = ", ".join(f"`{key}: {_yaml(value)}`" for key, value in method.fixed.items())
         text += f"\nWhat makes it this method and cannot be set: {fixed}."
+    if method.searched:
+        tried = "; ".join(
+            f"`{key}`: {', '.join(map(_yaml, values))}" for key, values in method.searched.items()
+        )
+        text += f"\n\nA [race](../race.md) searches, beside the learning rate, {tried}."
     return text
 
 

@@ -108,7 +108,7 @@ def held_out(trainable: Trainable, seed: int) -> float:
 
 @contextmanager
 def quick_release() -> Iterator[None]:
-    """Let the collector look, within the block, at what is made in it alone: all of torch would take it half a second."""
+    """Let the collector look, within the block, at what is made in it alone: all of torch takes it half a second."""
     gc.collect()
     gc.freeze()
     try:

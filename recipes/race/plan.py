@@ -31,11 +31,14 @@ class _Level:
     repeats: bool = True
 
 
+_ALL = 1000
+
 # Wishes first, needs last. Rather fewer contestants than trials too short or too few to tell them apart.
 _LEVELS = (
-    _Level(300, (9, 6, 4), contestants=4),
-    _Level(100, (6, 4, 3), contestants=4),
-    _Level(30, (3, 2), contestants=2),
+    _Level(300, (9, 6), contestants=_ALL),
+    _Level(300, (4,), contestants=6),
+    _Level(100, (4,), contestants=4),
+    _Level(30, (3,), contestants=2),
     _Level(30, (1,), contestants=2, repeats=False),
 )
 

@@ -148,7 +148,9 @@ def profile(
     check_can_write(to)
     check_may_replace(to, '"schema_version"', "a profile", "name another file with -o")
     pairs = split_pairs(arguments or [])
-    if data and target.startswith("hf:"):  # whose batches have a length too: the same one, whichever was given
+    if data and target.startswith(
+        "hf:"
+    ):  # whose batches have a length too: the same one, whichever was given
         given = pairs.get("sequence_length", "")
         if sequence_length is not None:
             pairs["sequence_length"] = str(sequence_length)

@@ -84,6 +84,12 @@ def recommend(
     methods: Annotated[
         str | None, typer.Option(help="Only these methods, separated by commas.")
     ] = None,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed", help="Choose a method for every layer: a recipe with rules, if one fits."
+        ),
+    ] = False,
     to: Annotated[
         Path, typer.Option("--output", "-o", help="The recipe to write.")
     ] = DEFAULT_RECIPE,
@@ -111,6 +117,7 @@ def recommend(
 
     from ..output import Output, plain
     from ..render_advice import advice_report
+    from ..render_mixed import mixed_section
 
     output = Output(as_json=as_json)
     check_can_write(to)
@@ -130,10 +137,13 @@ def recommend(
         ),
         headroom=headroom,
         methods=split_names(methods),
+        mixed=mixed,
     )
     output.document(plain(advice))
     budget_line = describe_budget(gpu_mem, advice.budget)
     output.show(*advice_report(advice, budget_line, explain=explain, everything=everything))
+    if advice.mixed is not None:
+        output.show(mixed_section(advice.mixed))
     advice.require_chosen()
     write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to)))
     output.note(f"wrote {to}; train with: subopt train {to}")

@@ -119,9 +119,10 @@ def train(
         stack.enter_context(output.guarded_stdout())
         progress = stack.enter_context(TrainingProgress(output))
         settings = settled.model_dump(mode="json")
-        listeners: list[OnEvent] = [progress]
-        for tracker in trackers:
-            listeners.append(stack.enter_context(Tracking(tracker, settings, progress)))
+        listeners: list[OnEvent] = [
+            progress,
+            *(stack.enter_context(Tracking(each, settings, progress)) for each in trackers),
+        ]
         try:
             result = run(
                 settled,

@@ -37,7 +37,9 @@ BEST = ("checkpoint.best=true", "eval.every=1")
 def run(recipe_path):
     run = Run(recipe_path)
     run.edit_model("        self.embed =", COUNT)
-    run.edit_model("    def forward(self, ids):\n", "    def forward(self, ids):\n        self.seen += 1\n")
+    run.edit_model(
+        "    def forward(self, ids):\n", "    def forward(self, ids):\n        self.seen += 1\n"
+    )
     text = (recipe_path.parent / "model.py").read_text()
     head = text[: text.index("def loss(model, batch)")]
     (recipe_path.parent / "model.py").write_text(head + VALLEY.strip().removesuffix("def") + "\n")
@@ -46,7 +48,9 @@ def run(recipe_path):
 
 def content(folder):
     """The best weights and record, bit for bit but for the order of metadata."""
-    weights = {name: value.tolist() for name, value in load_file(folder / "model.safetensors").items()}
+    weights = {
+        name: value.tolist() for name, value in load_file(folder / "model.safetensors").items()
+    }
     return weights, json.loads((folder / "best.json").read_text())
 
 
@@ -134,7 +138,10 @@ def test_a_kill_between_the_two_files_is_put_right(tmp_path, monkeypatch):
         save_best(tmp_path / "best", {"weight": torch.ones(3)}, Best(2, 1.0))
     monkeypatch.undo()
     assert load_best(tmp_path / "best") == Best(2, 1.0)
-    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"step": 2, "eval_loss": 1.0}
+    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {
+        "step": 2,
+        "eval_loss": 1.0,
+    }
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense"])

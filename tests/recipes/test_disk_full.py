@@ -7,6 +7,7 @@ import subprocess
 from collections import namedtuple
 
 import pytest
+
 from subopt.app import main
 from subopt.errors import DiskFullError
 from subopt.recipes import disk, metrics
@@ -59,14 +60,16 @@ def fill_at(run, step, action):
     run.events = Watching(original)
 
 
-# Bytes at which each of a checkpoint's files is cut, in the order they are written: model, optimizer, trainer, manifest.
+# Bytes at which a checkpoint's files are cut: in the model's, in the optimizer's, in the trainer's.
 @pytest.mark.parametrize("size", [300, 3000, 6000])
 def test_a_full_disk_in_a_checkpoint_keeps_the_old_one_and_the_run_goes_on(
     run, limited, tmp_path, size
 ):
     whole = run("whole")
     fill_at(run, 5, lambda: limited.limit(size))
-    with pytest.raises(DiskFullError, match=r"full: no space for the (checkpoint|metrics)") as caught:
+    with pytest.raises(
+        DiskFullError, match=r"full: no space for the (checkpoint|metrics)"
+    ) as caught:
         run("run", "checkpoint.every=2")
     limited.free()
     assert "--resume" in caught.value.hint
@@ -84,7 +87,9 @@ def test_what_does_not_fit_is_known_before_it_is_written(run, monkeypatch, tmp_p
     free = [10**9]
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: Usage(10**12, 0, free[0]))
     fill_at(run, 5, lambda: free.__setitem__(0, 5000))
-    with pytest.raises(DiskFullError, match=r"of step 6 in .*checkpoints \(it takes 1\d\d KiB, 4.88 KiB free\)"):
+    with pytest.raises(
+        DiskFullError, match=r"of step 6 in .*checkpoints \(it takes 1\d\d KiB, 4.88 KiB free\)"
+    ):
         run("run", "checkpoint.every=3")
     assert names(tmp_path / "run" / "checkpoints") == ["step-3"]
     free[0] = 10**9

@@ -119,7 +119,13 @@ def _plain(result: Result) -> dict:
 
 def places_in(value: object, path: tuple = ()) -> list[tuple]:
     """Return the path of everything inside a document."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     found = [path] if path else []
     for key, item in inside:
         found += places_in(item, (*path, key))
@@ -139,7 +145,9 @@ def change_value(document: object, rng: Random) -> None:
     if action == 0:
         del inside[last]
     elif action == 1 and isinstance(inside, dict):
-        inside[rng.choice([str(last) + "x", "__class__", "", "1", *map(str, inside)])] = inside.pop(last)
+        inside[rng.choice([str(last) + "x", "__class__", "", "1", *map(str, inside)])] = inside.pop(
+            last
+        )
     elif action == 2:
         *others, end = rng.choice(places)
         other = document
@@ -174,7 +182,9 @@ def change_bytes(data: bytes, rng: Random) -> bytes:
 def mutated(text: str, rng: Random, *, is_yaml: bool) -> bytes:
     """Return a file that was valid before this."""
     if rng.random() < 0.5:
-        documents = [yaml.safe_load(text)] if is_yaml else [json.loads(line) for line in text.splitlines()]
+        documents = (
+            [yaml.safe_load(text)] if is_yaml else [json.loads(line) for line in text.splitlines()]
+        )
         for _ in range(rng.randrange(1, 4)):
             change_value(rng.choice(documents), rng)
         write = yaml.safe_dump if is_yaml and rng.random() < 0.5 else json.dumps

@@ -160,7 +160,9 @@ TEXTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [ADVICE, [*ADVICE, "--explain"], REPORT, ["export", "profile.json"]])
+@pytest.mark.parametrize(
+    "words", [ADVICE, [*ADVICE, "--explain"], REPORT, ["export", "profile.json"]]
+)
 def test_names_are_shown_and_not_obeyed(good, tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     document = copy.deepcopy(good)

@@ -138,9 +138,7 @@ def test_a_file_system_without_locks_is_a_warning(recipe_path, monkeypatch):
     assert "cannot be locked (Operation not supported)" in warning.message
 
 
-@pytest.mark.parametrize(
-    ("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)]
-)
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_ends_the_run_after_its_step_and_it_can_go_on(recipe_path, name, status):
     run = Run(recipe_path)
     number = getattr(signal, name)
@@ -180,7 +178,9 @@ def loss(model, batch):
 @pytest.mark.parametrize("times", [1, 2])
 def test_sigterm_ends_the_command_with_143(recipe_path, monkeypatch, times, capsys):
     run = Run(recipe_path)
-    run.edit_model("def loss(model, batch):\n    return nn", STOP_AT_3.strip().replace("TIMES", str(times)))
+    run.edit_model(
+        "def loss(model, batch):\n    return nn", STOP_AT_3.strip().replace("TIMES", str(times))
+    )
     run.edit_model("import torch\n", "import time\n\nimport torch\n")
     monkeypatch.chdir(recipe_path.parent)
     handler = signal.getsignal(signal.SIGTERM)

@@ -79,8 +79,11 @@ def measured(gain, certainty=1.0):
 def test_measured_and_published_are_averaged_by_weight_and_certainty():
     near = published("adadiag", 3_000_000, "language")  # far: half of it
     found = expected_gain(None, measured(0.2, 0.75), near, TimeOverhead(1.0, "formula"))
-    errors = (MEASURED_ERROR + 0.25 * 0.2, PUBLISHED_ERROR + 0.5 * near.gain)
-    weights = (MEASURED_WEIGHT / errors[0], PUBLISHED_WEIGHT / errors[1])
+    errors = (MEASURED_ERROR, PUBLISHED_ERROR)
+    weights = (
+        MEASURED_WEIGHT / (errors[0] + 0.25 * 0.2),
+        PUBLISHED_WEIGHT / (errors[1] + 0.5 * near.gain),
+    )
     gains = (0.75 * 0.2 - GAIN_PER_DOUBLING, 0.5 * near.gain - GAIN_PER_DOUBLING)
     mean = sum(w * g for w, g in zip(weights, gains, strict=True)) / sum(weights)
     error = sum(w * e for w, e in zip(weights, errors, strict=True)) / sum(weights)

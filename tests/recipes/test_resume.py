@@ -66,10 +66,12 @@ RECIPE = """
 model: {target: model.py}
 data: {batch_size: 8}
 optimizer: {method: adamw, lr: 1e-2}
-schedule: {steps: 12, warmup_steps: 2}
-checkpoint: {every: 4, keep: 5}
+schedule: {steps: 8, warmup_steps: 2}
+checkpoint: {every: 3, keep: 5}
 """
-TEXT = "\n\n".join(f"{number} times {number} is {number * number}, they say." for number in range(60))
+TEXT = "\n\n".join(
+    f"{number} times {number} is {number * number}, they say." for number in range(60)
+)
 
 # name: overrides; a package that is needed
 RECIPES: dict[str, tuple[list[str], str | None]] = {
@@ -124,8 +126,16 @@ def contents(value):
     if isinstance(value, torch.Tensor):
         if hasattr(value, "__tensor_flatten__"):
             names, rest = value.__tensor_flatten__()
-            return [type(value).__name__, str(rest), *(contents(getattr(value, name)) for name in names)]
-        plain = value.contiguous().view(torch.uint8) if value.dim() else value.reshape(1).view(torch.uint8)
+            return [
+                type(value).__name__,
+                str(rest),
+                *(contents(getattr(value, name)) for name in names),
+            ]
+        plain = (
+            value.contiguous().view(torch.uint8)
+            if value.dim()
+            else value.reshape(1).view(torch.uint8)
+        )
         return [str(value.dtype), tuple(value.shape), plain.numpy().tobytes()]
     return value
 
@@ -146,7 +156,7 @@ def losses_of(result):
 
 def check_resumes(run, overrides, seed):
     rng = random.Random(seed)
-    first, second = sorted(rng.sample(range(1, 12), 2))
+    first, second = sorted(rng.sample(range(1, 8), 2))
     whole = run("whole", *overrides)
     stopped = run("parts", *overrides, interrupt_at=first)
     assert (stopped.interrupted, stopped.step) == (True, first)
@@ -171,7 +181,9 @@ def test_the_winner_of_a_race_resumes(run, tmp_path, monkeypatch):
     """The recipe that `recommend` writes from a race: its rate, its options."""
     monkeypatch.chdir(tmp_path)
     profile = run_profile(
-        load_target("model.py"), Settings(batch_size=8, batches=2, detail="quick"), methods=["adamw", "galore"]
+        load_target("model.py"),
+        Settings(batch_size=8, batches=2, detail="quick"),
+        methods=["adamw", "galore"],
     )
     settings = {"adamw": (0.003, {}), "galore": (0.02, {"rank": 3, "period": 4})}
     contestants = [
@@ -196,7 +208,7 @@ def test_the_winner_of_a_race_resumes(run, tmp_path, monkeypatch):
     )  # fmt: skip
     raced = profile.model_copy(update={"race": race})
     advice = recommend(raced, budget_bytes=2**30, device="cpu")
-    recipe = to_recipe(advice, raced, recipe_path=run.recipe_path, steps=12)
+    recipe = to_recipe(advice, raced, recipe_path=run.recipe_path, steps=8)
     assert (recipe.optimizer.method, recipe.optimizer.lr) == ("galore", 0.02)
     run.recipe_path.write_text(dump_recipe(recipe))
     check_resumes(run, ["checkpoint.every=4", "checkpoint.keep=9"], seed=3)

@@ -8,8 +8,9 @@ from subopt.errors import FileFormatError, OptionError, PreflightError, UsageErr
 from subopt.optimizers import METHODS
 from subopt.recipes import compilation, events
 from subopt.recipes.files import apply_overrides, dump_recipe, load_recipe, parse_recipe
-from subopt.recipes.trainer import plan
+from subopt.recipes.planning import less_memory
 from subopt.recipes.trainable import make_trainable, training_target
+from subopt.recipes.trainer import plan
 
 from .running import Run, same_weights
 
@@ -145,7 +146,9 @@ def test_keys_that_exclude_each_other_are_told_with_the_line_and_what_to_change(
         indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
         lines[at] = f"{indent}{leaf}: {value}"
         text = "\n".join(lines) + "\n"
-    number = 1 + next(i for i, line in enumerate(text.splitlines()) if line.strip().startswith(f"{key}:"))
+    number = 1 + next(
+        i for i, line in enumerate(text.splitlines()) if line.strip().startswith(f"{key}:")
+    )
     with pytest.raises(FileFormatError, match=message) as caught:
         parse_recipe(text, "mine.yaml")
     assert f"mine.yaml:{number}: {key}" in caught.value.message.replace("checkpoint.best", "best")
@@ -196,11 +199,12 @@ def test_what_torch_cannot_compile_is_told_before_the_first_step(run, monkeypatc
         run("run", "compile=true")
     assert "compile: false" in caught.value.hint
     torch._dynamo.reset()
+
     def cannot(graph, inputs):
         raise ValueError("boom")
 
     monkeypatch.setattr(compilation, "BACKEND", cannot)
-    with pytest.raises(PreflightError, match="cannot compile this model: .*cannot.*raised"):
+    with pytest.raises(PreflightError, match=r"cannot compile this model: .*cannot.*raised"):
         run("run", "compile=true")
     torch._dynamo.reset()
     assert not (run.recipe_path.parent / "run").exists()
@@ -219,3 +223,19 @@ def test_methods_without_closure_are_those_that_can_be_fused():
         if not optimizer.updates_each_alone:
             with pytest.raises(OptionError):
                 FusedBackward(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told", "not_told"),
+    [
+        ([], ["data.batch_size=4 data.accumulate=2", "recompute=true"], []),
+        (FUSED, ["data.batch_size=4", "recompute=true"], ["accumulate"]),
+        (["recompute=true", "data.batch_size=1"], ["subopt recommend"], ["batch_size", "recompute"]),
+    ],
+)
+def test_what_to_change_for_less_memory_does_not_contradict_the_recipe(
+    recipe, overrides, told, not_told
+):
+    hint = less_memory(apply_overrides(recipe, overrides))
+    assert all(words in hint for words in told)
+    assert not any(words in hint for words in not_told)

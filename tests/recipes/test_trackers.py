@@ -62,7 +62,9 @@ def test_wandb_gets_the_metrics_offline_and_the_recipe(train, wandb, tmp_path):
     assert run.keys["name"] == "recipe"
     assert run.keys["config"]["optimizer"]["lr"] == 0.01
     steps = [e for e in entries(tmp_path / "runs" / "recipe") if "loss" in e]
-    logged = [(step, scalars["train/loss"]) for step, scalars in run.logged if "train/loss" in scalars]
+    logged = [
+        (step, scalars["train/loss"]) for step, scalars in run.logged if "train/loss" in scalars
+    ]
     assert logged == [(e["step"], e["loss"]) for e in steps]
     assert [step for step, scalars in run.logged if "eval/loss" in scalars] == [3, 6]
 
@@ -80,7 +82,7 @@ def test_a_resumed_run_keeps_its_wandb_id_and_a_new_one_gets_another(train, wand
     assert train("--track", "wandb", "--force") == 0
     first, resumed, new = (run.keys["id"] for run in wandb.runs)
     assert first == resumed != new
-    assert [step for step, _ in wandb.runs[1].logged][0] == 5
+    assert wandb.runs[1].logged[0][0] == 5
 
 
 def test_trackio_stores_the_run_on_this_machine(train, monkeypatch, tmp_path):
@@ -98,7 +100,9 @@ def test_trackio_stores_the_run_on_this_machine(train, monkeypatch, tmp_path):
         rows = store.execute("select run_name, step, metrics from metrics order by id").fetchall()
     store.close()
     assert {name for name, _, _ in rows} == {"recipe"}
-    losses = {step: json.loads(text)["train/loss"] for _, step, text in rows if b"train/loss" in text}
+    losses = {
+        step: json.loads(text)["train/loss"] for _, step, text in rows if b"train/loss" in text
+    }
     steps = [e for e in entries(tmp_path / "runs" / "recipe") if "loss" in e]
     assert losses == {e["step"]: pytest.approx(e["loss"]) for e in steps}
 
@@ -147,6 +151,6 @@ def test_a_missing_package_is_told_before_anything_is_done(
 
 def test_names_are_checked():
     assert parse_trackers("wandb, tensorboard,wandb,") == ["wandb", "tensorboard"]
-    with pytest.raises(UsageError, match="unknown tracker 'wandbb'; did you mean 'wandb'?") as caught:
+    with pytest.raises(UsageError, match="did you mean 'wandb'") as caught:
         parse_trackers("wandbb")
     assert "trackio" in caught.value.hint

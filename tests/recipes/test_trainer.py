@@ -20,7 +20,7 @@ from subopt.errors import (
 from subopt.optimizers import METHODS
 from subopt.recipes import events, session, trainable
 from subopt.recipes.budget import read_budget
-from subopt.recipes.files import apply_overrides, load_recipe
+from subopt.recipes.files import load_recipe
 from subopt.recipes.metrics import read_metrics
 from subopt.recipes.trainer import plan, train
 

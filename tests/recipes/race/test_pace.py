@@ -35,7 +35,9 @@ def test_against_counting_one_by_one(method, options):
     numbers = random.Random(method)
     for _ in range(60):
         horizon_s = numbers.choice([0.0, 0.5, 3.0, 10.0, 40.0]) * numbers.random()
-        pace = Pace(ordinary_ms=numbers.choice([8.0, 32.0]), refresh_ms=numbers.choice([4.0, 64.0, 512.0]))
+        pace = Pace(
+            ordinary_ms=numbers.choice([8.0, 32.0]), refresh_ms=numbers.choice([4.0, 64.0, 512.0])
+        )
         steps, pace_ms = steps_within(horizon_s, pace, method, options)
         assert steps == counted(horizon_s, pace, method, options)
         assert steps * pace_ms <= 1000 * horizon_s + 1e-9

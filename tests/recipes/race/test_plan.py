@@ -14,7 +14,9 @@ ENTRANTS = [Entrant(method=name, start_lr=1e-3) for name in NAMES]
 
 
 def laid_out(minutes, *, pace_ms=100.0, paces=None, entrants=ENTRANTS, **keys):
-    paces = {name: Pace(ordinary_ms=pace_ms, build_ms=500, eval_ms=50) for name in NAMES} | (paces or {})
+    paces = {name: Pace(ordinary_ms=pace_ms, build_ms=500, eval_ms=50) for name in NAMES} | (
+        paces or {}
+    )
     settings = {"spent_s": 5.0, "finalists": 3, "seeds": 3, "is_fixed": False, "most_steps": None}
     return lay_out(entrants, paces, minutes=minutes, **settings | keys), paces
 
@@ -22,9 +24,15 @@ def laid_out(minutes, *, pace_ms=100.0, paces=None, entrants=ENTRANTS, **keys):
 def planned_s(layout, paces, spent_s=5.0):
     """The real time of a layout as its rule counts it."""
     searching = 1 + (layout.trials - 1) * LATER_TRIALS_SHARE
-    own = [(p.build_ms + 10 * p.eval_ms) / 1000 for p in (paces[e.method] for e in layout.contestants)]
+    own = [
+        (p.build_ms + 10 * p.eval_ms) / 1000 for p in (paces[e.method] for e in layout.contestants)
+    ]
     finals = (min(3, len(own) - 1) + 1) * (layout.seeds - 1)
-    return spent_s + searching * sum(layout.horizon_s + s for s in own) + finals * (layout.horizon_s + max(own))
+    return (
+        spent_s
+        + searching * sum(layout.horizon_s + s for s in own)
+        + finals * (layout.horizon_s + max(own))
+    )
 
 
 @pytest.mark.parametrize("minutes", [1, 2, 5, 20, 60, 600])

@@ -158,9 +158,9 @@ def test_without_held_out_data_the_last_tenth_of_training_counts(tmp_path, fixed
     assert race.metric == "training loss"
     trial = race.trials[0]
     assert [point.step for point in trial.curve][-2:] == [11, 12]
-    recipe = field.Field(
-        parse_recipe(RECIPE), _target(tmp_path), torch.device("cpu")
-    ).recipe_of("adamw", {}, trial.lr, steps=12, seed=0, fallback_lr=None)
+    recipe = field.Field(parse_recipe(RECIPE), _target(tmp_path), torch.device("cpu")).recipe_of(
+        "adamw", {}, trial.lr, steps=12, seed=0, fallback_lr=None
+    )
     trainable = field.make_trainable(recipe, _target(tmp_path), torch.device("cpu"))
     stepper = field.Stepper(trainable, trainable.begin())
     losses = [stepper.take(step).loss for step in range(1, 13)]
@@ -241,7 +241,10 @@ def test_a_recipes_own_method_starts_from_its_rate_and_options(tmp_path, fixed_p
 
 
 def test_rules_apply_to_whom_they_can(tmp_path, fixed_paces, monkeypatch):
-    recipe = RECIPE + "optimizer: {method: galore, lr: 0.1, rules: [{pattern: inner, options: {rank: 1}}, {pattern: outer, lr: 0.01}]}\n"
+    recipe = (
+        RECIPE
+        + "optimizer: {method: galore, lr: 0.1, rules: [{pattern: inner, options: {rank: 1}}, {pattern: outer, lr: 0.01}]}\n"
+    )
     recipe = recipe.replace("optimizer: {method: adamw, lr: 1e-2}\n", "")
     rules = {}
 
@@ -270,9 +273,10 @@ def test_paces_are_measured_where_none_are_invented(tmp_path):
 
 
 def test_a_method_that_cannot_train_the_model_is_left_out(tmp_path):
-    model = MODEL.replace("nn.Linear(6, 8)", "Own(6, 8)").replace(
-        "nn.Linear(8, 11)", "Own(8, 11)"
-    ) + "\n\nclass Own(nn.Linear):\n    pass\n"
+    model = (
+        MODEL.replace("nn.Linear(6, 8)", "Own(6, 8)").replace("nn.Linear(8, 11)", "Own(8, 11)")
+        + "\n\nclass Own(nn.Linear):\n    pass\n"
+    )
     recipe = RECIPE.replace("steps: 12", "steps: 10")
     race = Races(tmp_path, model=model, recipe=recipe)(methods=["dlrt", "lion"], seeds=1, minutes=2)
     assert [item.method for item in race.left_out] == ["dlrt"]
@@ -326,9 +330,7 @@ def test_optuna_is_asked_for_by_name(races, monkeypatch):
 def test_a_changed_model_needs_force(races):
     sha = "0" * 64
     model = races.source.recipe.model.model_copy(update={"sha256": sha})
-    changed = RaceSource(
-        races.source.recipe.model_copy(update={"model": model}), races.recipe_path
-    )
+    changed = RaceSource(races.source.recipe.model_copy(update={"model": model}), races.recipe_path)
     with pytest.raises(Exception, match="has changed since"):
         races(source=changed)
     assert races(source=changed, force=True, methods=["lion"], seeds=1).contestants

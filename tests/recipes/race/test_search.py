@@ -114,7 +114,9 @@ def test_told_trials_leave_a_search_where_it_was(told):
 
 
 def test_options_are_searched_beside_rates():
-    tried = run(Search(Entrant(method="soap", start_lr=1e-3), seed=0), lambda lr, o: [lr] * PARTS, 9)
+    tried = run(
+        Search(Entrant(method="soap", start_lr=1e-3), seed=0), lambda lr, o: [lr] * PARTS, 9
+    )
     assert {tuple(t.options.items()) for t in tried} == {(), (("period", 50),)}
     own = Entrant(method="soap", options={"period": 7}, start_lr=1e-3)
     tried = run(Search(own, seed=0), lambda lr, o: [lr] * PARTS, 9)
@@ -133,4 +135,6 @@ def test_searched_options_are_the_methods_own_and_take_no_more_memory(name):
         assert values[0] == (tuple(default[option]) if option == "betas" else default[option])
         for value in values:
             for shape in ((64, 96), (128, 8)):
-                assert method.state_bytes(shape, options={option: value}) <= method.state_bytes(shape)
+                assert method.state_bytes(shape, options={option: value}) <= method.state_bytes(
+                    shape
+                )

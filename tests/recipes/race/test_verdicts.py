@@ -65,7 +65,9 @@ def test_against_its_twin():
 
 def test_equal_losses_are_no_win():
     assert verdict_of([0.0, 0.0, 0.0], diverged=False) == "inside the spread"
-    assert verdict_of([-0.1, -0.2, -0.3], diverged=False) == "inside the spread"  # as far as it varies
+    assert (
+        verdict_of([-0.1, -0.2, -0.3], diverged=False) == "inside the spread"
+    )  # as far as it varies
     assert verdict_of([-0.1, -0.2], diverged=False) == "better"
     assert verdict_of([-5.0], diverged=False) == "one seed only"
     assert verdict_of([-5.0, -5.0], diverged=True) == "diverged"
@@ -98,7 +100,11 @@ def test_a_repetition_that_diverges_loses():
     assert found["muon"].verdict == "diverged"
     assert found["muon"].losses == []
     assert found["muon"].lr == 0.1
-    assert list(found) == ["adamw", "lion", "muon"]  # who diverged comes last, whatever the losses before
+    assert list(found) == [
+        "adamw",
+        "lion",
+        "muon",
+    ]  # who diverged comes last, whatever the losses before
 
 
 def test_repetitions_of_another_setting_do_not_count():
@@ -116,7 +122,11 @@ def test_a_search_cut_short_counts_what_all_had():
         trial("muon", 0.1, lr=0.3),
     ]  # fmt: skip
     found = result(trials)
-    assert {name: entry.trials for name, entry in found.items()} == {"adamw": 1, "lion": 1, "muon": 1}
+    assert {name: entry.trials for name, entry in found.items()} == {
+        "adamw": 1,
+        "lion": 1,
+        "muon": 1,
+    }
     assert found["adamw"].losses == [2.0]
     assert found["muon"].losses == [3.0]
     assert "osd" not in result(trials, names=("adamw", "lion", "muon", "osd"))
