@@ -107,12 +107,15 @@ def steps_of(pace_ms: dict[str, dict[str, float]], problem: str, method: str) ->
 
 
 def wanted(
-    pace_ms: dict[str, dict[str, float]], rows: list[Row], problems: Sequence[str]
+    pace_ms: dict[str, dict[str, float]],
+    rows: list[Row],
+    problems: Sequence[str],
+    methods: Sequence[str],
 ) -> Iterator[Run]:
     """Yield the runs that are still to be made: each method's walk down the ladder, then the best ones' other seeds."""
     for problem in problems:
         best: dict[str, tuple[float, Run]] = {}
-        for method in METHODS:
+        for method in methods:
             runs = {lr: _run(pace_ms, problem, method, lr) for lr in LADDER}
             losses = {lr: _loss(run.result(rows)) for lr, run in runs.items()}
             following = next_rate(losses)
@@ -175,6 +178,7 @@ def main() -> None:
     )
     parser.add_argument("stage", choices=("pace", "train"))
     parser.add_argument("--problem", choices=PROBLEMS, help="only this one")
+    parser.add_argument("--last-first", action="store_true", help="for a second process")
     parser.add_argument("--time-limit", type=float, default=60.0, help="minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -187,10 +191,11 @@ def main() -> None:
             timing.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         return
     pace_ms = read_paces(timing)
+    methods = list(METHODS)[::-1] if arguments.last_first else list(METHODS)
     problems = [arguments.problem] if arguments.problem else list(PROBLEMS)
     sweep(
         RESULTS / f"{NAME}.jsonl",
-        lambda rows: list(itertools.islice(wanted(pace_ms, rows, problems), 1)),
+        lambda rows: list(itertools.islice(wanted(pace_ms, rows, problems, methods), 1)),
         problem_of,
         arguments.time_limit,
     )

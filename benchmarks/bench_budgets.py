@@ -3,10 +3,11 @@
     python benchmarks/bench_budgets.py           # three examples, two Hugging Face models, three budgets each
     python benchmarks/bench_budgets.py gpt2      # one of them, printed and not written
 
-Each model is profiled with `--simulate`. Budgets leave tensors 0.75, 1.5 and 4 times plain AdamW's peak at that batch
-size. For each the advisor is asked twice, with the profile's batch size and with auto, and each recipe that it writes
-is followed anew under fake tensors: the recipe's own model, method, options, micro-batches, recomputing and fused
-backward pass, over three steps by torch's MemTracker, which shares no code with the profiler's tracker.
+Each model is profiled with `--simulate`. Budgets are of a GPU on which tensors may take 0.75, 1.5 and 4 times plain
+AdamW's peak at that batch size. For each the advisor is asked twice, with the profile's batch size and with auto, and
+each recipe is followed anew under fake tensors: the recipe's own model on a batch of its own size, with its method and
+options, micro-batches, recomputing and fused backward pass, over three whole steps. (`bench_memory.py` compares that
+tracker of storages with torch's.)
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from typing import Any
 import torch
 from _common import RESULTS, ROOT, conditions
 from torch import nn
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subopt.optimizers import create, get_method
 from subopt.optimizers.fused_backward import FusedBackward
+from subopt.optimizers.storage_tracker import StorageTracker
+from subopt.profilers.device_constants import UNKNOWN_GPU
 from subopt.profilers.fake_mode import FollowMode
 from subopt.profilers.profile import run_profile
 from subopt.profilers.recompute import recompute_blocks
@@ -80,8 +83,8 @@ def followed_peak(recipe: Recipe, base: Path) -> int:
         warnings.simplefilter("ignore")
         model = fake_model(session.build_model, mode)
         real = session.place(next(session.batches()))
-        batch = torch.utils._pytree.tree_map_only(
-            torch.Tensor, lambda t: mode.from_tensor(t, static_shapes=True), real
+        batch = tree_map_only(
+            torch.Tensor, lambda tensor: mode.from_tensor(tensor, static_shapes=True), real
         )
         if recipe.recompute:
             recompute_blocks(model)
@@ -99,15 +102,15 @@ def _tracked_peak(recipe: Recipe, session: Session, model: nn.Module, batch: Any
     )
     if recipe.fused_backward:
         FusedBackward(optimizer).attach()
-    tracker = MemTracker()
-    tracker.track_external(model, *torch.utils._pytree.tree_leaves(batch))
+    tracker = StorageTracker()
+    tracker.file([*model.parameters(), *model.buffers(), *tree_leaves(batch)], "held")
     with tracker:
         for _ in range(STEPS):
             for _ in range(min(recipe.data.accumulate, MOST_MICRO_BATCHES)):
                 session.loss(model, batch).backward()
             optimizer.step()
             optimizer.zero_grad()
-    return int(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
+    return tracker.peak_bytes.total()
 
 
 def profiled(case: Case) -> Profile:
@@ -125,30 +128,28 @@ def rows_of(case: Case) -> Iterator[dict[str, Any]]:
     profile = profiled(case)
     print(f"{case.name}: profiled in {time.perf_counter() - begin_s:.0f} s", flush=True)
     adamw = next(row for row in profile.methods if row.method == "adamw")
-    assert adamw.peak is not None
+    if adamw.peak is None:
+        raise RuntimeError(f"{case.name} has no peak: {profile.missing}")
     for share in BUDGETS:
-        needed = int(share * adamw.peak.bytes)
-        for device in ("cpu", "cuda"):
-            budget = smallest_budget(needed, device, headroom=HEADROOM)
-            for batch_size in (None, "auto"):
-                yield _row(case, profile, budget, share, batch_size, device)
+        needed = int(share * adamw.peak.bytes) + UNKNOWN_GPU.beside_tensors_bytes
+        budget = smallest_budget(needed, headroom=HEADROOM)
+        for batch_size in (None, "auto"):
+            yield _row(case, profile, budget, share, batch_size)
 
 
 def _row(
-    case: Case, profile: Profile, budget: int, share: float, batch_size: Any, device: Any
+    case: Case, profile: Profile, budget: int, share: float, batch_size: Any
 ) -> dict[str, Any]:
     advice = recommend(
         profile,
         budget_bytes=budget,
         request=Request(batch_size=batch_size),
         headroom=HEADROOM,
-        device=device,
     )
     # what tensors may fill: the headroom is asked for, and counts as unused here
     usable = advice.budget.usable_bytes + advice.budget.headroom_bytes
     row: dict[str, Any] = {
         "model": case.name,
-        "device": device,
         "share": share,
         "budget_bytes": budget,
         "usable_bytes": usable,
@@ -185,8 +186,8 @@ def rendered(result: dict[str, Any]) -> str:
         "# Budgets: what recommended recipes take, followed anew",
         "",
         "Written by `benchmarks/bench_budgets.py`; the numbers are in the .json beside it. Budget: what tensors may "
-        f"fill, in plain AdamW's peaks at the batch size asked for; {HEADROOM:.0%} of it is asked to stay free. Unused: "
-        "what of it the recipe leaves, that headroom included, and what libraries take on a GPU counted as used.",
+        f"fill, in plain AdamW's peaks at the profile's batch size; {HEADROOM:.0%} of it is to stay free. Unused: what "
+        "of it the recipe leaves, that headroom included, and what libraries take on a GPU counted as used.",
         "",
         f"Command: `{result['command']}`. "
         + ", ".join(f"{k} {v}" for k, v in result["conditions"].items()),
@@ -197,11 +198,11 @@ def rendered(result: dict[str, Any]) -> str:
         f"{min(row['followed_bytes'] / row['predicted_bytes'] for row in rows):.3f} to "
         f"{max(row['followed_bytes'] / row['predicted_bytes'] for row in rows):.3f}.",
         "",
-        "| model | device | budget | batch | method | examples | recompute | fused | predicted | followed | unused |",
-        "|---|---|---:|---|---|---|---|---|---:|---:|---:|",
+        "| model | budget | batch | method | examples | recompute | fused | predicted | followed | unused |",
+        "|---|---:|---|---|---|---|---|---:|---:|---:|",
     ]
     for row in result["rows"]:
-        head = f"| {row['model']} | {row['device']} | {row['share']:g} | {row['asked']} |"
+        head = f"| {row['model']} | {row['share']:g} | {row['asked']} |"
         if not row["fits"]:
             lines.append(f"{head} nothing fits: {row['change']} | | | | | | |")
             continue

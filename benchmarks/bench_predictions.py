@@ -207,7 +207,7 @@ def rendered(result: dict[str, Any]) -> str:
         f"Command: `{result['command']}`, {result['seconds']:.0f} s. "
         + ", ".join(f"{k} {v}" for k, v in result["conditions"].items()),
         "",
-        "step: a whole training step in ms, refreshes by their share. relative: a step with the method / one with AdamW.",
+        "step: a whole training step in ms, refreshes by their share. relative: a step / one with AdamW.",
         "",
         f"The relative time of {near} of {len(rows)} rows is within 25 % of the measured one; measured / predicted is "
         f"{statistics.median(ratios):.2f} in the median, {ratios[0]:.2f} to {ratios[-1]:.2f}. Of the {len(notable)} "

@@ -6,8 +6,8 @@
 For each recipe one uninterrupted training is the reference. Child processes then train the same recipe and are killed
 with SIGKILL after a random time, the next one resuming what the last one left. Half of the kills are aimed at
 checkpoints: a checkpoint every step, and the signal a random moment after one has begun. At the end the final weights
-must be the reference's bit for bit, the metrics must hold every step once with the reference's loss, and no half-written
-file may be left.
+must be the reference's bit for bit, the metrics must hold every step once with the reference's loss, and no
+half-written file may be left.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def create(
     )
     described = treatments(model, exclude)
     if groups is None:
-        offered = [({}, item) for item in described if item.treatment != "frozen"]
+        trained = (item for item in described if item.treatment != "frozen")
+        offered: list[tuple[dict[str, Any], Treatment]] = [({}, item) for item in trained]
     else:
         offered = _within(groups, {id(item.parameter): item for item in described})
     check_use(plan.rules, [item for _, item in offered], plan.is_treated)

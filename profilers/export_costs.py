@@ -22,7 +22,8 @@ def _run(profile: Profile) -> Iterator[_Row]:
         environment.threads, gpu.name if gpu else None, gpu.total_bytes if gpu else None,
         settings.batch_size, settings.batches, settings.tokens_per_batch, settings.steps, settings.warmup_steps,
         float(settings.rank), isinstance(settings.rank, float), settings.dtype, settings.detail, settings.simulate,
-        settings.seed, profile.forward_backward_ms, profile.batch_ms, profile.clip_ms, profile.passes, profile.interrupted,
+        settings.seed, profile.forward_backward_ms, profile.batch_ms, profile.clip_ms, profile.passes,
+        profile.interrupted,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ from .layer_record import (
     Spread,
     SubspaceLife,
 )
-from .race_record import Contestant, CurvePoint, Race, Trial
+from .race_record import Contestant, CurvePoint, LeftOut, Race, Trial
 from .record import Bytes, Category, Count, Milliseconds, Phase, Record, Source
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "Files",
     "Gpu",
     "Layer",
+    "LeftOut",
     "Memory",
     "MethodCost",
     "Milliseconds",

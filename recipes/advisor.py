@@ -15,6 +15,7 @@ from .calibrated import calibration_sentences
 from .changes import changes_that_fit
 from .method_options import changed_options
 from .mixed_recipe import mixed_at
+from .mixed_record import Mixed
 from .plan_sentences import plan_sentences
 from .plans import Planned, asked_plans, least_changed, smallest_plans, solved_plans
 from .proposal import to_recipe
@@ -77,7 +78,8 @@ def recommend(
     rows = tuple(item.row for item in planned)
     changes: tuple[Change, ...] = ()
     solved: tuple[str, ...] = ()
-    mix, about_mix = None, ()
+    mix: Mixed | None = None
+    about_mix: tuple[str, ...] = ()
     if chosen is None:
         changes = changes_that_fit(profile, costs, others, budget, request, device)
         said = refusal_sentences(rows, changes)

@@ -116,8 +116,8 @@ def save_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync(folder)
-    for old in checkpoints_in(folder)[:-keep]:
-        _discard(old)
+        for old in checkpoints_in(folder)[:-keep]:
+            _discard(old)
     return final
 
 

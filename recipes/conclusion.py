@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from subopt.optimizers import get_method
+
 from .best import Best
 from .checkpoint import Progress
 from .metrics import median_step_ms
 from .planning import actual_state_bytes
 from .result import Figures, Result
+from .schema import Recipe
 from .session import Session
 
 
@@ -59,7 +62,7 @@ def conclude(session: Session, run: Run) -> Result:
         actual=Figures(
             actual_state_bytes(session.optimizer),
             session.memory.bytes(),
-            median_step_ms(folder.metrics),
+            median_step_ms(folder.metrics, period=_refresh_period(session.recipe)),
         ),
         peak_source=session.memory.source,
         output=str(folder.path),
@@ -70,3 +73,11 @@ def conclude(session: Session, run: Run) -> Result:
         best_eval_loss=None if run.best is None else run.best.eval_loss,
         diagnostics=session.optimizer.diagnostics(),
     )
+
+
+def _refresh_period(recipe: Recipe) -> int:
+    """Return the steps between two refreshes of the recipe's method; 1 where it has none."""
+    method = get_method(recipe.optimizer.method)
+    if "refreshes" not in method.capabilities:
+        return 1
+    return int(method.resolve(dict(recipe.optimizer.options))["period"])

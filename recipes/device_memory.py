@@ -12,6 +12,7 @@ import torch
 
 from subopt.errors import DoesNotFitError
 from subopt.profilers.device import gpu_status
+from subopt.profilers.history import PeakSource
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -63,7 +64,7 @@ class PeakMemory:
     def __init__(self, device: torch.device, *, held_bytes: int) -> None:
         self._device = device
         self._before: int | None = None
-        self.source: str | None = None
+        self.source: PeakSource | None = None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self.source = "allocator"

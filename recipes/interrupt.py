@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -41,11 +41,12 @@ class Interrupt:
         self.requested = False
         self.exit_status: int | None = None
         self._on_request = on_request
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: note the first, end on the second."""
         if number == _HANG_UP:
-            _leave_terminal()
+            _leave_terminals(self._terminals)
             if (
                 self.requested
             ):  # a closing terminal may send it twice, and nobody is there to mean it
@@ -80,18 +81,10 @@ def interruptible(on_request: Callable[[int], None]) -> Iterator[Interrupt]:
             signal.signal(number, handler)
 
 
-def _leave_terminal() -> None:
-    """Let go of a terminal that was closed: every further word to it would be an error."""
+def _leave_terminals(descriptors: Sequence[int]) -> None:
+    """Let go of terminals that were closed: every further word to one would be an error."""
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (1, 2):
-        if os.isatty(descriptor) or _is_dead(descriptor):
+    for descriptor in descriptors:
+        if not os.isatty(descriptor):  # it was one before
             os.dup2(null, descriptor)
     os.close(null)
-
-
-def _is_dead(descriptor: int) -> bool:
-    try:
-        os.write(descriptor, b"")
-    except OSError:
-        return True
-    return False

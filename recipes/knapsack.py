@@ -10,7 +10,6 @@ of each of as many equal intervals of bytes go on. The bound holds in any case.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,26 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .knapsack_bound import Choice, Items, bounds, relax
+
 MOST_STATES = 4000
 
 _ROUNDING = 1e-12
-
-
-class Choice(NamedTuple):
-    """One way to fill an item.
-
-    Attributes:
-        bytes: What it takes.
-        value: What it is worth.
-        limit_bytes: What all chosen ones together may take if this one is among them.
-    """
-
-    bytes: int
-    value: float
-    limit_bytes: int
-
-
-Items = Sequence[Sequence[Choice]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +49,10 @@ def pack(items: Items) -> Packing | None:
     Args:
         items: The choices of each item; at least one item, at least one choice each.
     """
-    bounds = _bounds(items)
+    by_limit = bounds(items)
     best: Packing | None = None
     is_exact = True
-    for limit, bound in sorted(bounds.items(), key=lambda pair: (-pair[1], -pair[0])):
+    for limit, bound in sorted(by_limit.items(), key=lambda pair: (-pair[1], -pair[0])):
         if best is not None and bound <= best.value + _ROUNDING:
             break
         found = _pack_within(items, limit)
@@ -77,13 +61,8 @@ def pack(items: Items) -> Packing | None:
             best = found
     if best is None:
         return None
-    bound = best.value if is_exact else max(best.value, *bounds.values())
+    bound = best.value if is_exact else max(best.value, *by_limit.values())
     return Packing(best.picks, best.bytes, best.value, bound, is_exact)
-
-
-def upper_bound(items: Items) -> float | None:
-    """Return what no choices can exceed, by linear programming: parts of choices allowed. None where nothing fits."""
-    return max(_bounds(items).values(), default=None)
 
 
 def leanest(items: Items) -> tuple[int, ...]:
@@ -92,73 +71,6 @@ def leanest(items: Items) -> tuple[int, ...]:
         min(range(len(choices)), key=lambda i: (choices[i].bytes, -choices[i].value))
         for choices in items
     )
-
-
-def _bounds(items: Items) -> dict[int, float]:
-    """The linear bound for every limit under which something fits.
-
-    A solution obeys the smallest limit among its choices, so the best one is found under one of the limits, with
-    only those choices that allow as much.
-    """
-    limits = {choice.limit_bytes for choices in items for choice in choices}
-    bounds = {}
-    for limit in limits:
-        relaxed = _relax(items, limit)
-        if relaxed is not None:
-            bounds[limit] = relaxed.bound
-    return bounds
-
-
-class _Relaxed(NamedTuple):
-    """The linear relaxation: its value, the price of a byte in it, and its choices with the divided one left small."""
-
-    bound: float
-    price: float
-    picks: tuple[int, ...]
-
-
-def _relax(items: Items, limit: int) -> _Relaxed | None:
-    """Solve the linear relaxation: every item climbs its concave hull, the steepest steps of all items first."""
-    picks, used, bound = [], 0, 0.0
-    steps: list[tuple[float, int, int, int, float]] = []
-    for index, choices in enumerate(items):
-        hull = _hull(choices, limit)
-        if not hull:
-            return None
-        picks.append(hull[0])
-        used += choices[hull[0]].bytes
-        bound += choices[hull[0]].value
-        for low, high in itertools.pairwise(hull):
-            more = choices[high].bytes - choices[low].bytes
-            worth = choices[high].value - choices[low].value
-            steps.append((-worth / more, index, high, more, worth))
-    if used > limit:
-        return None
-    for slope, index, high, more, worth in sorted(steps):
-        if used + more > limit:
-            return _Relaxed(bound + worth * (limit - used) / more, -slope, tuple(picks))
-        picks[index] = high
-        used += more
-        bound += worth
-    return _Relaxed(bound, 0.0, tuple(picks))
-
-
-def _hull(choices: Sequence[Choice], limit: int) -> list[int]:
-    """Return the allowed choices on the concave hull of value over bytes, the smallest first, slopes above 0."""
-    allowed = [i for i, choice in enumerate(choices) if choice.limit_bytes >= limit]
-    hull: list[int] = []
-    for i in sorted(allowed, key=lambda i: (choices[i].bytes, -choices[i].value)):
-        if hull and choices[i].value <= choices[hull[-1]].value:
-            continue
-        while len(hull) > 1 and _slope(choices, hull[-2], hull[-1]) <= _slope(choices, hull[-2], i):
-            hull.pop()
-        hull.append(i)
-    return hull
-
-
-def _slope(choices: Sequence[Choice], low: int, high: int) -> float:
-    more = choices[high].bytes - choices[low].bytes
-    return (choices[high].value - choices[low].value) / more
 
 
 class _States(NamedTuple):
@@ -172,13 +84,14 @@ class _States(NamedTuple):
 
 def _pack_within(items: Items, limit: int) -> Packing:
     """Return the best choices of those that allow `limit` bytes; the relaxation has shown that some fit."""
-    relaxed = _relax(items, limit)
+    relaxed = relax(items, limit)
     if relaxed is None:
         raise ValueError("nothing fits")
     allowed = [[i for i, c in enumerate(choices) if c.limit_bytes >= limit] for choices in items]
     rest = _Rest(items, allowed, relaxed.price)
     rounded = _totals(items, relaxed.picks)
-    states = _States(*(np.zeros(size, kind) for size, kind in _NOTHING))
+    nothing = np.zeros(0, np.int64)
+    states = _States(np.zeros(1, np.int64), np.zeros(1), nothing, nothing)
     history, is_exact = [], True
     for depth, (choices, of) in enumerate(zip(items, allowed, strict=True)):
         states = _extended(states, choices, of)
@@ -195,9 +108,6 @@ def _pack_within(items: Items, limit: int) -> Packing:
     last = int(np.argmax(states.values))
     used, value = int(states.bytes[last]), float(states.values[last])
     return Packing(_traced(history, last), used, value, relaxed.bound, is_exact)
-
-
-_NOTHING = ((1, np.int64), (1, np.float64), (0, np.int64), (0, np.int64))
 
 
 class _Totals(NamedTuple):
@@ -220,8 +130,7 @@ class _Rest:
         self._fewest = [min(c[i].bytes for i in of) for c, of in pairs]
 
     def value(self, depth: int, room: NDArray[np.int64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = sum(self._profits[depth:]) + self._price * room
-        return found
+        return np.asarray(sum(self._profits[depth:]) + self._price * room, np.float64)
 
     def fewest_bytes(self, depth: int) -> int:
         return sum(self._fewest[depth:])
@@ -250,7 +159,9 @@ def _extended(states: _States, choices: Sequence[Choice], allowed: Sequence[int]
 
 
 def _kept(states: _States, which: NDArray[np.bool_] | NDArray[np.int64]) -> _States:
-    return _States(*(column[which] for column in states))
+    return _States(
+        states.bytes[which], states.values[which], states.parents[which], states.picks[which]
+    )
 
 
 def _undominated(states: _States) -> tuple[_States, bool]:

@@ -73,10 +73,25 @@ def _joined(templates: Sequence[tuple[str, ...]]) -> str:
     shortest = min(map(len, templates))
     front = _common(templates, range(shortest - 1))
     back = _common(templates, range(-1, front - shortest, -1))
-    middles = [r"\.".join(parts[front : len(parts) - back]) for parts in templates]
-    middle = middles[0] if len(middles) == 1 else f"(?:{'|'.join(middles)})"
+    middle = _alternatives([parts[front : len(parts) - back] for parts in templates])
     first = templates[0]
     return "^" + r"\.".join([*first[:front], middle, *first[len(first) - back :]]) + "$"
+
+
+def _alternatives(templates: Sequence[tuple[str, ...]]) -> str:
+    """Return a pattern for any of these; those that begin alike are written together."""
+    if len(templates) == 1:
+        return r"\.".join(templates[0])
+    by_first: dict[str, list[tuple[str, ...]]] = {}
+    for parts in templates:
+        by_first.setdefault(parts[0], []).append(parts[1:])
+    found = []
+    for first, rests in by_first.items():
+        if () in rests:  # one ends where another goes on
+            found += [r"\.".join((first, *rest)) for rest in rests]
+        else:
+            found.append(rf"{first}\.{_alternatives(rests)}")
+    return found[0] if len(found) == 1 else f"(?:{'|'.join(found)})"
 
 
 def _common(templates: Sequence[tuple[str, ...]], places: Iterable[int]) -> int:

@@ -1,6 +1,6 @@
 """What a profile's gradients say about a method: the loss it can be expected to save, or to cost, over plain AdamW.
 
-    gain = 0.08 * min(decades, 2) + 0.10 * agreement - 0.50 * (1 - kept)
+    gain = 0.08 * min(decades, 2) + 0.10 * agreement - 0.40 * (1 - kept)
 
 averaged over the trained matrices by their size, in shares of the loss measure, after equally many steps. `decades` is
 how many times ten more of the second moment's norm the method's basis puts on the diagonal, `agreement` what the cosine
@@ -28,7 +28,7 @@ MOST_DECADES = 2.0
 # A cosine of 1 with the full preconditioner's step instead of 0.
 AGREEMENT_WORTH = 0.10
 # All of the gradient's energy. Liang et al. 2024, table 1: a quarter of the directions costs 6 to 21 % at 1B.
-ENERGY_WORTH = 0.50
+ENERGY_WORTH = 0.40
 
 # Shares of a measured gain to expect. Gradients of untrained weights are nearly of rank one, and made-up data has none
 # of the real one's structure: half. Little data, or a difference that was not measured: three quarters. A judgement.

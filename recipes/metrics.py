@@ -79,11 +79,19 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
                 yield entry
 
 
-def median_step_ms(path: Path) -> float | None:
+def median_step_ms(path: Path, *, period: int = 1) -> float | None:
     """Return the median time of a step over the run, or None before the second step.
 
     The first one is left out: it warms up caches and makes the first bases.
+
+    Args:
+        path: The metrics file.
+        period: Steps between two refreshes of the method's bases. The median of single steps would leave refreshes out,
+            so it is that of the means of `period` steps in a row, where the run has two of those.
     """
     found = (entry.get("step_ms") for entry in read_metrics(path))
     times = [step_ms for step_ms in found if isinstance(step_ms, float)][1:]
+    if len(times) >= 2 * period:
+        starts = range(0, len(times) - period + 1, period)
+        times = [statistics.fmean(times[start : start + period]) for start in starts]
     return statistics.median(times) if times else None

@@ -15,7 +15,8 @@ from subopt.optimizers import shown_name
 from subopt.profilers.schema import Profile
 
 from .advice import Row
-from .knapsack import leanest, pack, upper_bound
+from .knapsack import leanest, pack
+from .knapsack_bound import upper_bound
 from .layer_patterns import patterns_for
 from .mixed_choices import Measured
 from .mixed_fallback import FallbackKind, kind_of
@@ -134,6 +135,7 @@ def _use(problem: Problem, pick: int, layers: Sequence[int], main: int) -> Mixed
         patterns=() if pick == main else tuple(patterns_for(names, others)),
         method=found.candidate.row.method,
         options=found.candidate.options,
+        rank=found.candidate.rank,
         layers=tuple(names),
         parameters=sum(math.prod(problem.layers[layer].shape) for layer in layers),
         state_bytes=sum(found.bytes[layer] for layer in layers),

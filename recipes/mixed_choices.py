@@ -26,7 +26,7 @@ from subopt.optimizers.bases import resolve_rank
 from subopt.profilers.schema import Layer, MethodCost, Profile
 
 from .advice import Row
-from .knapsack import Choice
+from .knapsack_bound import Choice
 from .measured_evidence import layer_gain
 from .method_options import changed_options, parameter_dtype
 from .ranking import GAIN_PER_DOUBLING
@@ -67,6 +67,14 @@ class Candidate:
     def options(self) -> dict[str, OptionValue]:
         """The options that differ from the method's defaults."""
         return changed_options(self.cost)
+
+    @property
+    def rank(self) -> int | float | None:
+        """The rank of the gradients' subspace that its moments live in: directions, or a share of the short side."""
+        if "projects" not in self.method.capabilities:
+            return None
+        found = self.method.resolve(self.options)["rank"]
+        return found if isinstance(found, int | float) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ def measured_candidates(profile: Profile, rows: Sequence[Row], usable_bytes: int
 
     Left out are methods that replace layers, which a rule cannot name, and those without any evidence.
     """
-    found = []
+    found: list[Measured] = []
     for row in rows:
         if row.score is None or get_method(row.method).layers:
             continue

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from subopt.profilers.schema import Profile
 
-from .knapsack import Choice
+from .knapsack_bound import Choice
 from .method_options import parameter_dtype
 from .mixed_choices import Measured
 from .traits import trainable_parameters

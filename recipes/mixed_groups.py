@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from subopt.optimizers import shown_name
 from subopt.profilers.schema import Layer
 
-from .knapsack import Choice
+from .knapsack_bound import Choice
 from .layer_patterns import role_of
 from .mixed_choices import Measured
 

@@ -66,10 +66,10 @@ def with_mixed(
             "weight_decay": rate.weight_decay or 0.0,
             "options": mixed.options,
             "rules": list(mixed.rules),
-            "fallback": Fallback(
-                method=mixed.fallback,
-                lr=own.fallback.lr or known_rate(profile, baseline).lr,
-            ),
+            "fallback": Fallback.model_validate({
+                "method": mixed.fallback,
+                "lr": own.fallback.lr or known_rate(profile, baseline).lr,
+            }),
         }
     )
     rates = {use.method: known_rate(profile, use.method).reason for use in mixed.uses}

@@ -18,6 +18,7 @@ class MixedUse:
         patterns: Patterns of the layers' names; empty for the main method, which gets what no rule matches.
         method: Method id.
         options: Options that differ from the method's defaults.
+        rank: Its rank, where its moments live in a subspace: directions, or a share of the short side.
         layers: Names of the layers.
         parameters: Numbers in them.
         state_bytes: Optimizer state.
@@ -27,6 +28,7 @@ class MixedUse:
     patterns: tuple[str, ...]
     method: str
     options: dict[str, OptionValue]
+    rank: int | float | None
     layers: tuple[str, ...]
     parameters: int
     state_bytes: int

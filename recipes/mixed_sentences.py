@@ -18,13 +18,11 @@ _ASSUMED = (
 
 
 def method_text(use: MixedUse) -> str:
-    """Return a method with its rank, where that differs from the method's default."""
-    rank = use.options.get("rank")
-    if rank is None:
+    """Return a method, with its rank where it has one."""
+    if use.rank is None:
         return use.method
-    return f"{use.method} at rank {rank:g}" + (
-        " of the short side" if isinstance(rank, float) else ""
-    )
+    share = " of the short side" if isinstance(use.rank, float) else ""
+    return f"{use.method} at rank {use.rank:g}{share}"
 
 
 def _what(mixed: Mixed) -> str:

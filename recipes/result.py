@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from subopt.errors import FileFormatError
+from subopt.profilers.history import PeakSource
 
 from .disk import write_text
 
@@ -66,7 +67,7 @@ class Result:
     wall_s: float
     predicted: Figures
     actual: Figures
-    peak_source: str | None
+    peak_source: PeakSource | None
     output: str
     checkpoint: str | None
     weights: str | None

@@ -49,10 +49,9 @@ def mixed_section(mixed: Mixed) -> RenderableType:
 def _rows(use: MixedUse) -> list[list[str]]:
     """One row for a method, with more below it for further patterns."""
     names = list(use.patterns) or ["all other matrices"]
-    rank = use.options.get("rank")
     numbers = [
         use.method,
-        DASH if rank is None else f"{rank:g}",
+        DASH if use.rank is None else f"{use.rank:g}",
         count(len(use.layers)),
         count(use.parameters),
         format_bytes(use.state_bytes),

@@ -31,8 +31,8 @@ class _LineFile:
         self.path = path
         self._size = path.stat().st_size
         self._is_compressed = path.suffix in {".gz", ".zst"}
-        if path.suffix == ".zst":
-            _arrow(path)  # missing packages are told of now
+        # Now: later a missing package would be told of late, and a user's own pyarrow.py would take its place.
+        self._arrow = _arrow(path) if path.suffix == ".zst" else None
 
     def __len__(self) -> int:
         return 1 if self._is_compressed else math.ceil(self._size / PIECE_BYTES)
@@ -63,9 +63,8 @@ class _LineFile:
     def _open(self) -> BinaryIO:
         if self.path.suffix == ".gz":
             return cast(BinaryIO, gzip.open(self.path, "rb"))
-        if self.path.suffix == ".zst":
-            stream = _arrow(self.path).CompressedInputStream(str(self.path), "zstd")
-            return io.BufferedReader(stream)
+        if self._arrow is not None:
+            return io.BufferedReader(self._arrow.CompressedInputStream(str(self.path), "zstd"))
         return self.path.open("rb")
 
     def _decoded(self, content: bytes, offset: int) -> str:

@@ -141,11 +141,10 @@ class ShuffledWindows:
         Raises:
             FileFormatError: There is no such place.
         """
-        seed, epoch, *start, used = (state.get(name) for name in _STATE)
-        if not all(
-            type(number) is int and 0 <= number < 2**63 for number in (seed, epoch, *start, used)
-        ):
+        numbers: list[Any] = [state.get(name) for name in _STATE]
+        if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
             raise _no_such_place()
+        seed, epoch, *start, used = numbers
         self._go_to(seed, epoch, Cursor(*start), used)
 
     def _go_to(self, seed: int, epoch: int, start: Cursor, used: int) -> None:

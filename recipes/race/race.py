@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import signal
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 from subopt.errors import UsageError
 from subopt.profilers.device import resolve_device
@@ -74,7 +74,7 @@ def race(
     """
     require_optuna()
     _check_numbers(minutes, finalists, seeds)
-    began_s = time.monotonic()
+    began_s = monotonic()
     folder = RaceFolder(output)
     folder.check(resume=resume, force=force)
     field = _open_field(source, device, force=force, on_event=on_event)
@@ -172,7 +172,7 @@ def _planned(
     on_event: OnEvent,
 ) -> Plan:
     """Find out who can take part and how fast everyone is, and settle the race."""
-    began_s = time.monotonic()
+    began_s = monotonic()
     entrants, absent = _entrants(asked.source, field, asked.methods)
     paces, unable = measure_paces(
         field,
@@ -186,7 +186,7 @@ def _planned(
         raise UsageError(
             f"no other method than {able[0].method} can train this model: {unable[0].reason}"
         )
-    spent_s = time.monotonic() - began_s
+    spent_s = monotonic() - began_s
     layout = lay_out(
         able,
         paces,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from subopt.errors import DoesNotFitError, OptionError, PreflightError
 from subopt.profilers.race_record import LeftOut, OptionValue, Race, Trial
@@ -115,7 +115,7 @@ class Running:
                 self._run(order, lambda part, loss: False, self._end_s)
 
     def _is_time(self, end_s: float) -> bool:
-        is_time = not self._interrupt.requested and time.monotonic() < end_s
+        is_time = not self._interrupt.requested and monotonic() < end_s
         self._is_cut |= not is_time
         return is_time
 
@@ -156,7 +156,7 @@ class Running:
         self, order: Order, is_hopeless: Callable[[int, float], bool], end_s: float
     ) -> Trial | None:
         """Run a trial and put it on disk; None where it was cut short or could not be run."""
-        began_s = time.monotonic()
+        began_s = monotonic()
         done = len(self._trials())
         self._on_event(TrialStarted(order, done + 1, max(self._plan.total, done + 1)))
         trial, left_out = None, None
@@ -175,7 +175,7 @@ class Running:
         release(self._field.device)
         if trial is None and left_out is None:
             return None
-        wall_s = time.monotonic() - began_s
+        wall_s = monotonic() - began_s
         self._entries.append(Entry(trial=trial, left_out=left_out, wall_seconds=wall_s))
         self._folder.append(self._entries[-1])
         self._on_event(Dropped(left_out) if left_out else TrialEnded(self._trials()[-1]))

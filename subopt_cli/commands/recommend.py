@@ -141,9 +141,10 @@ def recommend(
     )
     output.document(plain(advice))
     budget_line = describe_budget(gpu_mem, advice.budget)
-    output.show(*advice_report(advice, budget_line, explain=explain, everything=everything))
+    report = advice_report(advice, budget_line, explain=explain, everything=everything)
     if advice.mixed is not None:
-        output.show(mixed_section(advice.mixed))
+        report.append(mixed_section(advice.mixed))
+    output.show(*report)
     advice.require_chosen()
     write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to)))
     output.note(f"wrote {to}; train with: subopt train {to}")

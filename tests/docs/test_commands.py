@@ -1,7 +1,7 @@
 """Every command of the README and of the guide runs, in order, in a folder with the examples.
 
-The words are the page's. Only sizes are cut: by what is appended to a command (later options and overrides win), and the
-copied example's `tiny` model is tinier.
+The words are the page's. Only sizes are cut: by what is appended to a command (later options and overrides win), and
+the copied example's `tiny` model is tinier.
 """
 
 import re

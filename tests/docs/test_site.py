@@ -8,15 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from subopt.app import app
 from subopt.errors import SuboptError
 from subopt.optimizers import METHODS
 from subopt.optimizers.options import OPTIONS
+from subopt.recipes.files import parse_recipe
 from subopt.recipes.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "site"))
+import method_pages  # noqa: E402
+
+sys.path.pop(0)
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +113,49 @@ def test_an_included_section_is_there(site):
     assert sentence in contributing
     assert sentence in page
     assert "How to add a measurement" in page
+
+
+def snippets(name, language):
+    """The code blocks of a method's page, as its Markdown has them."""
+    return re.findall(
+        rf"```{language}\n(.*?)\n```", method_pages.pages()[f"methods/{name}.md"], re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_methods_page_shows_is_right(name):
+    (lines,) = snippets(name, "yaml")
+    recipe = parse_recipe(f"model: {{target: m.py}}\nschedule: {{steps: 2}}\n{lines}\n")
+    assert recipe.optimizer.method == name
+    (code,) = snippets(name, "python")
+    names = {"model": torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4))}
+    exec(compile(code, name, "exec"), names)
+    assert names["optimizer"].param_groups[0]["method"] == name
+    resolved = METHODS[name].resolve(dict(recipe.optimizer.options))
+    assert {key: names["optimizer"].param_groups[0][key] for key in resolved} == resolved
+
+
+def test_the_bytes_on_a_methods_page_are_the_registrys(site):
+    row = "1024 x 4096 32 MiB 32 MiB 1.00"  # AdamW: two moments of 4 bytes
+    assert row in text_of(site / "methods" / "adamw.html")
+
+
+@pytest.mark.browser
+def test_the_site_works_from_the_disk_and_on_a_phone(site, chromium_path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        requested = []
+        page.on("request", lambda request: requested.append(request.url))
+        for name in ("guide", "accuracy", "commands/profile", "methods/soap"):
+            page.goto((site / f"{name}.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        page.set_viewport_size({"width": 1280, "height": 800})
+        page.goto((site / "methods" / "soap.html").as_uri())
+        page.locator("input[name=query]").press_sequentially("frequent directions")
+        page.wait_for_selector(".md-search-result__item", state="attached")
+        assert "sketchy" in page.inner_text(".md-search-result")
+        assert not [url for url in requested if url.startswith("http")]
+        browser.close()

@@ -590,7 +590,7 @@ def recipe(tmp_path):
     file = tmp_path / "models" / "net.py"
     file.touch()
     profile = make_profile(spec="models/net.py:build_model", file=str(file), tokens=32_768)
-    advice = recommend(profile, budget_bytes=20 * GIB)
+    advice = recommend(profile, budget_bytes=20 * GIB, methods=["adadiag"])
     return to_recipe(advice, profile, recipe_path=tmp_path / "runs" / "recipe.yaml"), profile
 
 
@@ -607,7 +607,7 @@ def test_recipe_carries_the_choice(recipe):
 
 def test_recipe_predicts_what_the_row_said(recipe):
     made, profile = recipe
-    row = recommend(profile, budget_bytes=20 * GIB).chosen
+    row = recommend(profile, budget_bytes=20 * GIB, methods=["adadiag"]).chosen
     assert made.why.predicted_peak_bytes == row.peak.bytes
     assert made.why.predicted_state_bytes == row.cost.state_bytes
     assert made.why.predicted_step_ms == pytest.approx(110.0)

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from subopt.recipes import knapsack
-from subopt.recipes.knapsack import Choice, leanest, pack, upper_bound
+from subopt.recipes.knapsack import leanest, pack
+from subopt.recipes.knapsack_bound import Choice, upper_bound
 
 
 def random_items(rng, count, choices, *, limits=(60, 80, 10**6), largest=40):

@@ -151,6 +151,32 @@ def test_a_signal_ends_the_run_after_its_step_and_it_can_go_on(recipe_path, name
     assert same_weights(whole, run("parts", resume=True))
 
 
+TERMINAL = """
+import os, pty, signal, sys, time
+from subopt.recipes.interrupt import interruptible
+
+child, terminal = pty.fork()
+if child == 0:
+    with interruptible(lambda number: None) as interrupt:
+        print("ready", flush=True)
+        while not interrupt.requested:
+            time.sleep(0.01)
+        print("a closed terminal takes nothing, and that is no error", flush=True)
+        signal.raise_signal(signal.SIGHUP)  # a closing terminal may send it twice
+    os._exit(interrupt.exit_status)
+seen = b""
+while b"ready" not in seen:
+    seen += os.read(terminal, 100)
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_closed_terminal_is_one_signal_and_its_words_go_nowhere():
+    done = subprocess.run([sys.executable, "-c", TERMINAL], timeout=300, check=False)
+    assert done.returncode == 129
+
+
 def test_a_signal_that_is_ignored_stays_ignored(recipe_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:

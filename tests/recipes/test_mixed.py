@@ -1,5 +1,6 @@
 """A mix of methods: against every possible one, within its budget, as rules that do what it says, and in words."""
 
+import io
 import itertools
 import math
 import re
@@ -215,7 +216,7 @@ def test_the_layers_that_gain_most_get_the_dear_method():
     found = choose(profile, little)
     dear = {name for use in found.uses if use.method == "soap" for name in use.layers}
     assert "3.up.weight" in dear
-    assert "1.q.weight" not in dear
+    assert not {"1.up.weight", "2.up.weight"} & dear
     assert 0 < len(dear) < 9
 
 
@@ -367,9 +368,9 @@ def test_the_table_has_a_row_for_every_rule_and_for_the_rest(advice):
     from rich.console import Console
 
     _, found = advice
-    console = Console(width=140, record=True, file=None, quiet=True)
+    console = Console(width=140, file=io.StringIO())
     console.print(mixed_section(found.mixed))
-    text = console.export_text()
+    text = console.file.getvalue()
     assert text.count("all other matrices") == 1
     assert "all that is no matrix" in text
     assert all(rule.pattern in text for rule in found.mixed.rules)
@@ -427,7 +428,7 @@ def test_names_with_several_numbers_and_odd_characters_are_matched_one_by_one():
 
 
 def test_what_is_too_long_for_one_pattern_becomes_several():
-    names = [f"layers.{i}.experts.{(7 * i) % 400}.some_long_projection.weight" for i in range(200)]
+    names = [f"layers.{i}.experts.{(7 * i) % 4001}.some_long_projection.weight" for i in range(600)]
     others = [f"layers.{i}.experts.{i}.some_long_projection.weight" for i in range(1, 200)]
     patterns = patterns_for(names, set(others) - set(names))
     assert 1 < len(patterns) < 10

@@ -17,6 +17,7 @@ from subopt.recipes.measured_evidence import MeasuredGain, measured_gain
 from subopt.recipes.raced_evidence import UNKNOWN_SPREAD, gain_from_losses, raced_gain
 from subopt.recipes.ranking import (
     CUT_SHORT,
+    FAR_ERROR,
     GAIN_PER_DOUBLING,
     MEASURED_ERROR,
     MEASURED_WEIGHT,
@@ -79,7 +80,7 @@ def measured(gain, certainty=1.0):
 def test_measured_and_published_are_averaged_by_weight_and_certainty():
     near = published("adadiag", 3_000_000, "language")  # far: half of it
     found = expected_gain(None, measured(0.2, 0.75), near, TimeOverhead(1.0, "formula"))
-    errors = (MEASURED_ERROR, PUBLISHED_ERROR)
+    errors = (MEASURED_ERROR, PUBLISHED_ERROR + 0.5 * FAR_ERROR)
     weights = (
         MEASURED_WEIGHT / (errors[0] + 0.25 * 0.2),
         PUBLISHED_WEIGHT / (errors[1] + 0.5 * near.gain),

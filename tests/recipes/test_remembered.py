@@ -15,6 +15,8 @@ from subopt.recipes.advisor import recommend, to_recipe
 from subopt.recipes.calibrated import calibration_sentences, step_factor
 from subopt.recipes.events import Warned
 from subopt.recipes.files import apply_overrides, load_recipe
+from subopt.recipes.metrics import median_step_ms
+from subopt.recipes.step_time import relative_step_time, whole_step_ms
 from subopt.recipes.trainer import train
 
 GIB = 2**30
@@ -161,3 +163,23 @@ def test_what_is_said():
         "12 earlier runs on this machine took 0.97 to 1.04 of the predicted peak.",
         "1 earlier run on this machine took 1.00 of the predicted time of a step.",
     ]
+
+
+def test_an_average_step_has_its_share_of_refreshes(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    steps = [{"step": n, "step_ms": 41.0 if n % 4 == 1 else 1.0} for n in range(1, 14)]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in steps))
+    assert median_step_ms(path) == 1.0
+    assert median_step_ms(path, period=4) == 11.0
+    assert median_step_ms(path, period=7) == 1.0  # not two whole periods
+
+
+def test_the_rest_of_a_step_counts_to_its_time_and_dilutes_overhead(profile):
+    slow = timed(profile)
+    adadiag = slow.methods[1].model_copy(update={"step_ms": 4.0, "overhead_ms": 3.0})
+    assert whole_step_ms(slow, adadiag, 16) == pytest.approx(3.0 * 2 + 4.0)
+    assert relative_step_time(slow, adadiag, 8) == pytest.approx(3.0 / 4.0)
+    fuller = slow.model_copy(update={"batch_ms": 1.0, "clip_ms": 2.0})
+    assert whole_step_ms(fuller, adadiag, 16) == pytest.approx((3.0 + 1.0) * 2 + 2.0 + 4.0)
+    assert relative_step_time(fuller, adadiag, 8) == pytest.approx(3.0 / 7.0)
+    assert whole_step_ms(profile, adadiag, 8) is None

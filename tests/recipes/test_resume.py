@@ -89,7 +89,8 @@ RECIPES: dict[str, tuple[list[str], str | None]] = {
     "low-rank layers": (["optimizer.method=dlrt", "optimizer.options={rank: 6, tau: 0.2, settle_steps: 2}"], None),
     "adamw-8bit": (["optimizer.method=adamw-8bit", "model.kwargs={width: 64}"], "torchao"),
     "galore-8bit": (
-        ["optimizer.method=galore-8bit", "optimizer.options={rank: 40, period: 3}", "model.kwargs={width: 64}"], "torchao",
+        ["optimizer.method=galore-8bit", "optimizer.options={rank: 40, period: 3}", "model.kwargs={width: 64}"],
+        "torchao",
     ),
     "osd-8bit": (["optimizer.method=osd-8bit", "optimizer.options={rank: 40}", "model.kwargs={width: 64}"], "torchao"),
     "state in bf16": (["optimizer.options={state_dtype: bf16}"], None),

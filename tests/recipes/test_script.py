@@ -25,6 +25,19 @@ SETTINGS = (
 NO_DROPOUT = "model.kwargs.dropout=0.0"
 
 
+FILES_MODEL = """
+from torch import nn
+
+
+def build_model():
+    return nn.Sequential(nn.Embedding(256, 4), nn.Linear(4, 6), nn.Linear(6, 256))
+
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch["input_ids"]).transpose(1, 2), batch["labels"])
+"""
+
+
 @pytest.fixture
 def exported(recipe_path, monkeypatch):
     """Export a recipe with overrides as a script and return what it defines."""
@@ -70,6 +83,15 @@ def test_the_loop_gives_a_method_that_needs_one_its_closure(exported, recipe_pat
     dlrt = ("optimizer.method=dlrt", "optimizer.options={tau: 0.3}", "data.accumulate=2")
     model = exported("loop", *dlrt, "model.kwargs.width=16")["train"]()
     assert_same(model, by_subopt(recipe_path, *dlrt, "model.kwargs.width=16"), "dlrt")
+
+
+def test_the_loop_takes_batches_from_files(exported, recipe_path):
+    (recipe_path.parent / "text.txt").write_text("abcdefghij\n" * 40)
+    model = recipe_path.parent / "model.py"
+    model.write_text(FILES_MODEL)
+    files = "data.files={train: [text.txt], sequence_length: 8}"
+    trained = exported("loop", files)["train"]()
+    assert_same(trained, by_subopt(recipe_path, files))
 
 
 def test_the_loop_trains_in_bfloat16(exported, recipe_path):

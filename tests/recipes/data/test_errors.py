@@ -134,6 +134,45 @@ def test_data_sets(tmp_path, data_set):
     assert "cannot be read as a data set" in complaint(files_of("one"), tmp_path).message
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path, monkeypatch):
+    asked = []
+
+    def refuse(*_, **__):
+        asked.append(1)
+        raise ConnectionError("no network here")
+
+    monkeypatch.setattr("huggingface_hub.get_session", refuse)
+    (tmp_path / "a.txt").write_text("x" * 100)
+    error = complaint(files_of("hf:org/no-such-set:train"), tmp_path)
+    assert error.message.startswith("the data set org/no-such-set:train cannot be loaded")
+    error = complaint(files_of("a.txt", tokenizer="hf:org/no-such-one"), tmp_path)
+    assert error.message.startswith("no tokenizer org/no-such-one in the Hugging Face cache")
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("hf:org/name", ("org/name", None, None)),
+        ("hf:org/name:train", ("org/name", None, "train")),
+        ("hf:org/name:small:test", ("org/name", "small", "test")),
+    ],
+)
+def test_what_the_hub_is_asked_for(tmp_path, monkeypatch, name, asked):
+    calls = []
+
+    def load_dataset(name, config, *, split):
+        calls.append((name, config, split))
+        rows = datasets.Dataset.from_dict({"text": ["words " * 20]})
+        return rows if split else datasets.DatasetDict({"train": rows})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("subopt.recipes.data.hub._answers", lambda _: True)
+    batch = next(open_files(files_of(name), tmp_path, 2, split="train"))
+    assert bytes(batch["labels"][0].tolist()).count(b"words") >= 4
+    assert calls == [asked]
+
+
 @pytest.mark.parametrize(
     ("fixture", "package", "extra"),
     [

@@ -108,6 +108,21 @@ def test_the_number_taken_at_once_does_not_matter(corpus):
     np.testing.assert_array_equal(singly, np.concatenate([many.take(n) for n in (3, 200, 297)]))
 
 
+def test_every_epoch_goes_through_the_files_in_an_order_of_its_own(tmp_path):
+    for name in range(60):
+        (tmp_path / f"{name:02}.txt").write_text(chr(33 + name) * 320)
+    both = stream(open_corpus(files_of("*.txt"), tmp_path)[0])
+    orders = []
+    for _ in range(3):
+        places = epoch_of(both)[:, 16].astype(float)  # the file that each window is mostly of
+        assert (
+            abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.4
+        )  # 3 sigma of 60 files in random order; the seed is fixed
+        orders.append(places)
+    assert abs(np.corrcoef(orders[0], orders[1])[0, 1]) < 0.4
+    assert abs(np.corrcoef(orders[1], orders[2])[0, 1]) < 0.4
+
+
 def test_without_shuffling_epochs_repeat(corpus):
     both = stream(corpus, shuffle=False)
     np.testing.assert_array_equal(epoch_of(both), epoch_of(both))

@@ -135,3 +135,28 @@ def test_another_process_gets_inputs_of_the_same_shape(load):
         "labels": (4, 32),
     }
     assert again.loss(again.build_model(), batch).isfinite()
+
+
+@pytest.mark.parametrize("form", ["texts", "zstd", "parquet_file", "data_set"])
+def test_a_project_may_own_the_names_of_the_libraries_that_read(
+    form, tmp_path, request, tokenizer_file
+):
+    place = request.getfixturevalue(form)
+    project = tmp_path / "project"
+    for name in ("datasets", "pyarrow", "tokenizers", "gzip", "huggingface_hub"):
+        (project / name).mkdir(parents=True)
+        (project / name / "__init__.py").write_text("mine = True\n")
+    (project / "model.py").write_text(
+        "import datasets, pyarrow, tokenizers\nassert datasets.mine and pyarrow.mine and tokenizers.mine\n"
+        + MODEL.replace("(256, 8)", "(300, 8)").replace("(8, 256)", "(8, 300)")
+    )
+    target = load_target("project/model.py", base=tmp_path)
+    files = files_of(place, eval=[place] if form == "zstd" else [], tokenizer=tokenizer_file)
+    if form == "zstd":
+        files = files.model_copy(update={"train": [request.getfixturevalue("texts")]})
+    target = with_files(target, files, tmp_path)
+    _, batch, loss = first_loss(target)
+    assert loss.isfinite()
+    if form == "zstd":
+        with target.user_code("iterating"):
+            assert next(iter(target.eval_batches(4)))["labels"].shape == batch["labels"].shape

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from subopt.recipes.files import parse_recipe
-from subopt.recipes.race import events
+from subopt.recipes.race import events, running
 from subopt.recipes.race import race as race_module
 from subopt.recipes.race.pace import Pace
 from subopt.recipes.race.race import race
@@ -56,7 +58,10 @@ optimizer: {method: adamw, lr: 1e-2}
 schedule: {steps: 12, warmup_steps: 2}
 """
 
-MINUTES = 3.2  # room for four trials of each of three methods, at a second for every step
+# At a second for every step and runs of twelve steps there is room for four trials of each of three methods and one
+# repetition, or for one trial of each of two.
+MINUTES = 2.25
+SHORT = 0.45
 
 
 def invented_paces(field, entrants, **_):
@@ -90,7 +95,12 @@ class Races:
             if isinstance(event, events.PointReached) and points == stop_after:
                 signal.raise_signal(signal.SIGINT)
 
-        settings = {"methods": ["galore", "lion"], "minutes": MINUTES, "device": "cpu"} | keys
+        settings = {
+            "methods": ["galore", "lion"],
+            "minutes": MINUTES,
+            "seeds": 2,
+            "device": "cpu",
+        } | keys
         source = settings.pop("source", self.source)
         return race(source, output=self.folder / name, on_event=on_event, **settings)
 
@@ -98,10 +108,20 @@ class Races:
         return [event for event in self.events if isinstance(event, kind)]
 
 
+@contextmanager
+def without_time():
+    """No method's steps are timed, and no minute ever goes by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race_module, "measure_paces", invented_paces)
+        for module in (race_module, running):
+            patch.setattr(module, "monotonic", lambda: 0.0)
+        yield
+
+
 @pytest.fixture
-def fixed_paces(monkeypatch):
-    """No method's steps are timed."""
-    monkeypatch.setattr(race_module, "measure_paces", invented_paces)
+def fixed_paces():
+    with without_time():
+        yield
 
 
 @pytest.fixture
@@ -113,7 +133,21 @@ def races(tmp_path, fixed_paces):
 def whole(tmp_path_factory):
     """An uninterrupted race, its folder and its events; several tests look at the same."""
     runner = Races(tmp_path_factory.mktemp("whole"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(race_module, "measure_paces", invented_paces)
+    with without_time():
         result = runner()
     return runner, result
+
+
+@pytest.fixture(scope="session")
+def cut(tmp_path_factory):
+    """The folder of a race that was cut after a few trials."""
+    runner = Races(tmp_path_factory.mktemp("cut"))
+    with without_time():
+        runner(stop_after=30)
+    return runner.folder
+
+
+@pytest.fixture
+def half(races, cut):
+    """A copy of that folder, to be spoilt."""
+    return Path(shutil.copytree(cut / "race", races.folder / "race"))

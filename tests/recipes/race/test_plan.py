@@ -57,7 +57,7 @@ def test_those_asked_for_all_take_part_or_none():
     layout, _ = laid_out(4, is_fixed=True)
     assert len(layout.contestants) == 8
     assert laid_out(4)[0].trials >= layout.trials
-    with pytest.raises(UsageError, match="0.5 minutes are too few"):
+    with pytest.raises(UsageError, match=r"0\.5 minutes are too few"):
         laid_out(0.5, is_fixed=True)
 
 

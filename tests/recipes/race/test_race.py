@@ -1,4 +1,4 @@
-"""A whole race: that everyone is treated alike, that it can be cut at any point and go on, and what it leaves behind."""
+"""A whole race: that everyone is treated alike, that it can be cut anywhere and go on, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from subopt.errors import DoesNotFitError, UsageError
 from subopt.profilers.schema import Race
 from subopt.recipes.files import parse_recipe
-from subopt.recipes.race import events, field
+from subopt.recipes.race import events, field, running
 from subopt.recipes.race import race as race_module
 from subopt.recipes.race.source import RaceSource
 from subopt.recipes.trainable import Trainable
 
-from .conftest import MINUTES, MODEL, RECIPE, Races
+from .conftest import MINUTES, MODEL, RECIPE, SHORT, Races
 
 
 def searched(race, method):
@@ -40,7 +40,7 @@ def test_the_finalists_and_adamw_repeat_their_best_setting(whole):
     _, race = whole
     finals = [trial for trial in race.trials if trial.role == "final"]
     assert sorted((trial.method, trial.seed) for trial in finals) == [
-        (method, seed) for method in ("adamw", "galore", "lion") for seed in (1, 2)
+        (method, 1) for method in ("adamw", "galore", "lion")
     ]
     for contestant in race.contestants:
         best = min(
@@ -49,8 +49,8 @@ def test_the_finalists_and_adamw_repeat_their_best_setting(whole):
         )
         assert (contestant.lr, contestant.options) == (best.lr, best.options)
         again = {t.seed: t.loss for t in finals if t.method == contestant.method}
-        assert contestant.losses == [best.loss, again[1], again[2]]
-    means = [sum(contestant.losses) / 3 for contestant in race.contestants]
+        assert contestant.losses == [best.loss, again[1]]
+    means = [sum(contestant.losses) / 2 for contestant in race.contestants]
     assert means == sorted(means)
 
 
@@ -63,7 +63,7 @@ def test_what_methods_leave_alone_has_adamws_best_rate(races, monkeypatch):
 
     original = field.make_trainable
     monkeypatch.setattr(field, "make_trainable", watching)
-    race = races(seeds=1)
+    race = races(seeds=1, minutes=1.7)
     best = min((t for t in searched(race, "adamw") if t.loss is not None), key=lambda t: t.loss)
     assert race.fallback_lr == best.lr
     assert {recipe.optimizer.fallback.lr for recipe in recipes["galore"]} == {best.lr}
@@ -98,7 +98,7 @@ def test_weights_and_batches_are_the_same_at_a_seed(races, monkeypatch):
     original = field.make_trainable
     monkeypatch.setattr(field, "make_trainable", watching)
     monkeypatch.setattr(Trainable, "batch", batch)
-    races(seeds=2)
+    races(minutes=1.9, methods=["galore"])
     assert {seed: len(found) for seed, found in weights.items()} == {0: 1, 1: 1}
     assert weights[0] != weights[1]
     for seed in (0, 1):
@@ -122,7 +122,7 @@ def test_trials_are_stopped_at_rungs_only(whole):
     assert {trial.status for trial in race.trials if trial.role == "final"} == {"done"}
 
 
-@pytest.mark.parametrize("stop_after", [1, 37, 75, 118])
+@pytest.mark.parametrize("stop_after", [1, 37, 90])
 def test_a_race_that_was_cut_goes_on_bit_for_bit(whole, races, stop_after):
     _, expected = whole
     cut = races(stop_after=stop_after)
@@ -154,7 +154,7 @@ def test_a_kill_in_the_middle_of_a_line_loses_that_trial_alone(races, whole):
 
 def test_without_held_out_data_the_last_tenth_of_training_counts(tmp_path, fixed_paces):
     model = MODEL.replace("def eval_batches", "def other_batches")
-    race = Races(tmp_path, model=model)(seeds=1, methods=["lion"], minutes=20)
+    race = Races(tmp_path, model=model)(seeds=1, methods=["lion"], minutes=SHORT)
     assert race.metric == "training loss"
     trial = race.trials[0]
     assert [point.step for point in trial.curve][-2:] == [11, 12]
@@ -165,7 +165,8 @@ def test_without_held_out_data_the_last_tenth_of_training_counts(tmp_path, fixed
     stepper = field.Stepper(trainable, trainable.begin())
     losses = [stepper.take(step).loss for step in range(1, 13)]
     assert trial.curve[0].loss == pytest.approx(losses[0])
-    assert trial.curve[4].loss == pytest.approx(sum(losses[4:6]) / 2, rel=1e-6)
+    assert trial.curve[2].step == 4
+    assert trial.curve[2].loss == pytest.approx(sum(losses[2:4]) / 2, rel=1e-6)
     assert trial.loss == pytest.approx(losses[-1])
 
 
@@ -183,7 +184,7 @@ def test_diverging_trials_are_recorded_and_lose(tmp_path, fixed_paces):
         "    if model.inner.weight.abs().max() > 0.6:\n"
         "        model.inner.weight.data.fill_(float('nan'))\n"
     )
-    race = Races(tmp_path, model=model)(methods=["momentum"], seeds=1, minutes=20)
+    race = Races(tmp_path, model=model)(methods=["momentum"], seeds=1, minutes=1.2)
     diverged = [trial for trial in race.trials if trial.status == "diverged"]
     assert diverged
     assert {trial.loss for trial in diverged} == {None}
@@ -198,21 +199,22 @@ def test_a_method_out_of_memory_leaves_the_race(races, monkeypatch):
 
     original = field.make_trainable
     monkeypatch.setattr(field, "make_trainable", running_out)
-    race = races(seeds=1)
+    race = races(seeds=1, minutes=0.7)
     assert [(item.method, item.reason) for item in race.left_out] == [
         ("galore", "out of memory at step 1: CUDA out of memory")
     ]
     assert sorted(c.method for c in race.contestants) == ["adamw", "lion"]
     assert len(races.of(events.Dropped)) == 1
     monkeypatch.setattr(field, "make_trainable", original)
-    resumed = races(seeds=1, resume=True)  # what has left stays out
+    resumed = races(seeds=1, minutes=0.7, resume=True)  # what has left stays out
     assert resumed.left_out == race.left_out
     assert resumed.trials == race.trials
 
 
 def test_out_of_time_it_ends_with_what_is_complete(races, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(race_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(running, "monotonic", lambda: now[0])
 
     def passing(self, step):
         now[0] += 3.0  # the machine is three times as slow as it was
@@ -232,7 +234,7 @@ def test_a_recipes_own_method_starts_from_its_rate_and_options(tmp_path, fixed_p
     recipe = RECIPE.replace(
         "{method: adamw, lr: 1e-2}", "{method: galore, lr: 0.5, options: {rank: 2, period: 3}}"
     )
-    race = Races(tmp_path, recipe=recipe)(methods=["galore"], minutes=20, seeds=1)
+    race = Races(tmp_path, recipe=recipe)(methods=["galore"], minutes=1.2, seeds=1)
     trials = searched(race, "galore")
     assert trials[0].lr == 0.5
     assert trials[0].options == {"rank": 2, "period": 3}
@@ -243,7 +245,8 @@ def test_a_recipes_own_method_starts_from_its_rate_and_options(tmp_path, fixed_p
 def test_rules_apply_to_whom_they_can(tmp_path, fixed_paces, monkeypatch):
     recipe = (
         RECIPE
-        + "optimizer: {method: galore, lr: 0.1, rules: [{pattern: inner, options: {rank: 1}}, {pattern: outer, lr: 0.01}]}\n"
+        + "optimizer: {method: galore, lr: 0.1, rules: "
+        + "[{pattern: inner, options: {rank: 1}}, {pattern: outer, lr: 0.01}]}\n"
     )
     recipe = recipe.replace("optimizer: {method: adamw, lr: 1e-2}\n", "")
     rules = {}
@@ -254,13 +257,13 @@ def test_rules_apply_to_whom_they_can(tmp_path, fixed_paces, monkeypatch):
 
     original = field.make_trainable
     monkeypatch.setattr(field, "make_trainable", watching)
-    Races(tmp_path, recipe=recipe)(methods=["galore", "lion"], minutes=20, seeds=1)
+    Races(tmp_path, recipe=recipe)(methods=["galore", "lion"], minutes=0.7, seeds=1)
     assert rules == {"adamw": ["outer"], "lion": ["outer"], "galore": ["inner", "outer"]}
 
 
 def test_paces_are_measured_where_none_are_invented(tmp_path):
     runner = Races(tmp_path, recipe=RECIPE.replace("steps: 12", "steps: 10"))
-    race = runner(methods=["galore"], seeds=1, minutes=2)
+    race = runner(methods=["galore"], seeds=1, minutes=1)
     assert len(runner.of(events.Pacing)) == 6
     plan = json.loads((tmp_path / "race/plan.json").read_text())
     paces = plan["paces"]
@@ -278,7 +281,7 @@ def test_a_method_that_cannot_train_the_model_is_left_out(tmp_path):
         + "\n\nclass Own(nn.Linear):\n    pass\n"
     )
     recipe = RECIPE.replace("steps: 12", "steps: 10")
-    race = Races(tmp_path, model=model, recipe=recipe)(methods=["dlrt", "lion"], seeds=1, minutes=2)
+    race = Races(tmp_path, model=model, recipe=recipe)(methods=["dlrt", "lion"], seeds=1, minutes=1)
     assert [item.method for item in race.left_out] == ["dlrt"]
     assert "no layer that dlrt could replace" in race.left_out[0].reason
 
@@ -333,4 +336,4 @@ def test_a_changed_model_needs_force(races):
     changed = RaceSource(races.source.recipe.model_copy(update={"model": model}), races.recipe_path)
     with pytest.raises(Exception, match="has changed since"):
         races(source=changed)
-    assert races(source=changed, force=True, methods=["lion"], seeds=1).contestants
+    assert races(source=changed, force=True, methods=["lion"], seeds=1, minutes=SHORT).contestants

@@ -1,0 +1,171 @@
+"""What would make training fit where nothing does: the smallest change first, each of them enough."""
+
+from __future__ import annotations
+
+import pytest
+
+from subopt.errors import DoesNotFitError
+from subopt.profilers.architectures import llama_shapes
+from subopt.profilers.costs import method_costs
+from subopt.profilers.schema import (
+    BatchPoint,
+    Environment,
+    Layer,
+    Memory,
+    Peak,
+    PhasePeaks,
+    Profile,
+    Settings,
+    Target,
+)
+from subopt.recipes.advisor import recommend
+from subopt.recipes.solving import Request
+
+MIB = 2**20
+SHAPES = llama_shapes("60m")
+WEIGHTS = sum(shape.elements * 4 for shape in SHAPES)
+EXAMPLE = 400 * MIB
+
+
+def point(size, recomputed):
+    activations = size * EXAMPLE // (10 if recomputed else 1)
+    return BatchPoint(
+        batch_size=size,
+        recomputed=recomputed,
+        forward_bytes=activations,
+        backward_bytes=activations + WEIGHTS,
+        without_gradients_bytes=activations,
+        update_bytes=activations,
+    )
+
+
+def make_profile():
+    def finished(cost):
+        held = WEIGHTS + cost.state_bytes
+        by_phase = PhasePeaks(
+            forward=held + 8 * EXAMPLE,
+            backward=held + WEIGHTS + 8 * EXAMPLE,
+            step=held + WEIGHTS + cost.transient_bytes,
+        )
+        top = by_phase.backward
+        peak = Peak(
+            bytes=top,
+            low_bytes=top,
+            high_bytes=top,
+            phase="backward",
+            by_phase=by_phase,
+            source="simulated",
+        )
+        return cost.model_copy(update={"peak": peak})
+
+    return Profile(
+        target=Target(spec="model.py", picked="function build_model"),
+        environment=Environment(
+            subopt="0", torch="2", python="3", platform="Linux", device="cpu", threads=2
+        ),
+        settings=Settings(batch_size=8, batches=1, tokens_per_batch=131_072),
+        layers=[
+            Layer(name=s.name, shape=list(s.shape), kind="Linear", treatment=s.treatment, reason="")
+            for s in SHAPES
+        ],
+        memory=Memory(
+            parameter_bytes=WEIGHTS,
+            gradient_bytes=WEIGHTS,
+            activation_bytes=8 * EXAMPLE,
+            optimizer_state_bytes=0,
+            source="simulated",
+            by_batch=[point(size, again) for again in (False, True) for size in (1, 64)],
+        ),
+        methods=[finished(cost) for cost in method_costs(SHAPES, ["adamw", "adafactor"])],
+    )
+
+
+PROFILE = make_profile()
+ADAMW, ADAFACTOR = PROFILE.methods
+STUBBORN = Request(accumulate=1, recompute=False, fused_backward=False)
+ONE = WEIGHTS + WEIGHTS + EXAMPLE  # weights, gradients and one example
+
+
+def asked(budget, request=STUBBORN, methods=("adamw",), **more):
+    return recommend(
+        PROFILE, budget_bytes=budget, methods=methods, device="cpu", request=request, **more
+    )
+
+
+def kinds(advice):
+    return [change.kind for change in advice.changes]
+
+
+def test_too_small_is_an_error_with_status_3_and_a_way_out():
+    advice = asked(ONE + ADAMW.state_bytes + EXAMPLE)
+    assert advice.chosen is None
+    assert advice.exit_status == 3
+    with pytest.raises(DoesNotFitError, match="nothing fits") as caught:
+        advice.require_plan()
+    assert caught.value.hint == advice.changes[0].text
+    assert caught.value.exit_status == 3
+
+
+def test_what_was_ruled_out_is_offered_and_each_offer_fits():
+    budget = ONE + ADAMW.state_bytes + EXAMPLE
+    advice = asked(budget)
+    assert kinds(advice)[:2] == ["batch", "recompute"]
+    free, again = advice.changes[:2]
+    assert free.batch_size * free.accumulate == 8
+    assert "without --accumulate" in free.text
+    assert "--recompute auto" in again.text
+    assert all(change.peak_bytes <= budget for change in advice.changes if change.kind != "budget")
+    relaxed = asked(budget, Request(recompute=False, fused_backward=False))
+    assert relaxed.plan.batch_size == free.batch_size
+    assert relaxed.plan.peak.bytes == free.peak_bytes
+
+
+def test_a_fused_backward_pass_is_offered_where_the_gradients_are_what_is_too_much():
+    budget = WEIGHTS + ADAMW.state_bytes + 8 * EXAMPLE // 10 + 90 * MIB
+    request = Request(recompute=True, fused_backward=False, accumulate=1)
+    assert "fused backward" in kinds(asked(budget, request))
+    fused = asked(budget, Request(recompute=True, accumulate=1))
+    assert fused.plan.fused_backward
+
+
+def test_another_method_is_offered_where_the_question_left_it_out():
+    budget = (ADAMW.peak.bytes + ADAFACTOR.peak.bytes) // 2
+    lean = asked(budget, Request(accumulate=1, recompute=False, fused_backward=False))
+    assert lean.chosen is not None  # AdamW with its state in bf16 fits
+    tighter = WEIGHTS * 2 + ADAFACTOR.state_bytes + 8 * EXAMPLE
+    change = next(c for c in asked(tighter).changes if c.kind == "method")
+    assert change.method == "adafactor"
+    assert asked(tighter, methods=("adafactor",)).chosen is not None
+
+
+def test_fewer_examples_per_step_are_offered():
+    budget = ONE + ADAMW.state_bytes + EXAMPLE
+    request = Request(examples_per_step=8, accumulate=1, recompute=False, fused_backward=False)
+    change = next(c for c in asked(budget, request).changes if c.text.startswith("--batch-size"))
+    assert change.accumulate == 1
+    fewer = Request(batch_size=change.batch_size, recompute=False, fused_backward=False)
+    assert asked(budget, fewer).plan.accumulate == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_larger_budget_is_always_offered_and_enough_and_no_larger_than_it_must_be(device):
+    advice = recommend(
+        PROFILE, budget_bytes=1, request=STUBBORN, methods=["adamw"], device=device, headroom=0.1
+    )
+    last = advice.changes[-1]
+    assert last.kind == "budget"
+
+    def fits(budget):
+        found = recommend(
+            PROFILE,
+            budget_bytes=budget,
+            request=STUBBORN,
+            methods=["adamw"],
+            device=device,
+            headroom=0.1,
+        )
+        return found.chosen is not None
+
+    # The headroom's share of a budget of one byte is rounded: a hundredth more is room for that.
+    assert fits(int(1.01 * last.budget_bytes))
+    assert not fits(int(0.98 * last.budget_bytes))

@@ -1,0 +1,317 @@
+"""Solving for the rest of a plan: the smallest change that fits, and the largest batch under auto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from subopt.errors import DoesNotFitError, UsageError
+from subopt.profilers.architectures import llama_shapes
+from subopt.profilers.costs import method_costs
+from subopt.profilers.schema import (
+    BatchPoint,
+    Contestant,
+    Environment,
+    Layer,
+    Memory,
+    Peak,
+    PhasePeaks,
+    Profile,
+    Race,
+    Settings,
+    Target,
+)
+from subopt.recipes.advisor import recommend, to_recipe
+from subopt.recipes.files import dump_recipe, parse_recipe
+from subopt.recipes.passes import Way
+from subopt.recipes.peaks import peak_at
+from subopt.recipes.solving import Request, solve
+
+MIB = 2**20
+SHAPES = llama_shapes("60m")
+WEIGHTS = sum(shape.elements * 4 for shape in SHAPES)
+EXAMPLE = 200 * MIB  # activations of one example, and a tenth of it with blocks recomputed
+LARGEST = 500
+
+
+def point(size, recomputed):
+    activations = size * EXAMPLE // (10 if recomputed else 1)
+    return BatchPoint(
+        batch_size=size,
+        recomputed=recomputed,
+        forward_bytes=activations,
+        backward_bytes=activations + WEIGHTS,
+        without_gradients_bytes=activations,
+        update_bytes=activations,
+    )
+
+
+def make_profile(*methods, blocks=True, **changes):
+    """A LLaMA at batch size 8 whose passes are known by hand."""
+    own = point(8, recomputed=False)
+
+    def finished(cost):
+        held = WEIGHTS + cost.state_bytes
+        phases = {
+            "forward": held + own.forward_bytes,
+            "backward": held + own.backward_bytes,
+            "step": held + WEIGHTS + cost.transient_bytes,
+        }
+        phase = max(phases, key=phases.get)
+        peak = Peak(
+            bytes=phases[phase],
+            low_bytes=phases[phase],
+            high_bytes=phases[phase],
+            phase=phase,
+            by_phase=PhasePeaks(**phases),
+            source="simulated",
+        )
+        return cost.model_copy(update={"peak": peak})
+
+    points = [point(size, recomputed=False) for size in (1, 8, LARGEST)]
+    points += [point(size, recomputed=True) for size in (1, LARGEST)] if blocks else []
+    return Profile(
+        target=Target(spec="model.py", picked="function build_model", sha256="ab" * 32),
+        environment=Environment(
+            subopt="0", torch="2", python="3", platform="Linux", device="cpu", threads=2
+        ),
+        settings=Settings(batch_size=8, batches=1, tokens_per_batch=131_072),
+        layers=[
+            Layer(
+                name=shape.name,
+                shape=list(shape.shape),
+                kind="Embedding" if "embed" in shape.name else "Linear",
+                treatment=shape.treatment,
+                reason="",
+            )
+            for shape in SHAPES
+        ],
+        memory=Memory(
+            parameter_bytes=WEIGHTS,
+            gradient_bytes=WEIGHTS,
+            activation_bytes=8 * EXAMPLE,
+            optimizer_state_bytes=0,
+            source="simulated",
+            by_batch=points,
+        ),
+        methods=[finished(cost) for cost in method_costs(SHAPES, methods or ["adamw"])],
+        **changes,
+    )
+
+
+PROFILE = make_profile()
+ADAMW = PROFILE.methods[0]
+HELD = WEIGHTS + ADAMW.state_bytes
+
+
+def plan(usable, profile=PROFILE, **asked):
+    return solve(profile, profile.methods[0], usable, Request(**asked))
+
+
+def test_what_fits_as_asked_is_left_as_it_is():
+    found = plan(HELD + WEIGHTS + 8 * EXAMPLE)
+    assert (found.batch_size, found.accumulate, found.recompute, found.options) == (8, 1, False, {})
+
+
+def test_first_comes_a_smaller_micro_batch_with_the_same_examples_per_step():
+    found = plan(HELD + WEIGHTS + 8 * EXAMPLE - 1)
+    assert (found.batch_size, found.accumulate) == (4, 2)
+    assert found.peak.bytes == HELD + WEIGHTS + 4 * EXAMPLE  # gradients stay from the first one
+    asked = plan(HELD + WEIGHTS + 8 * EXAMPLE - 1, examples_per_step=120)
+    assert (asked.batch_size, asked.accumulate) == (6, 20)
+
+
+def test_then_activations_are_computed_again():
+    found = plan(HELD + WEIGHTS + EXAMPLE - 1)
+    assert (found.recompute, found.batch_size, found.accumulate) == (True, 8, 1)
+    assert found.peak.bytes == HELD + WEIGHTS + 8 * EXAMPLE // 10
+
+
+def test_then_weights_move_in_the_backward_pass():
+    found = plan(HELD + WEIGHTS - 1)
+    assert (found.fused_backward, found.accumulate, found.options) == (True, 1, {})
+    assert found.peak.phase in {"forward", "backward"}
+
+
+def test_then_the_state_is_rounded_and_last_the_rank_lowered():
+    galore = make_profile("galore")
+    cost = galore.methods[0]
+    least = peak_at(galore, cost, 8, Way(recomputed=True, fused=True)).bytes
+    found = plan(least - 1, galore)
+    assert set(found.options) == {"state_dtype"}
+    lower = plan(least - (cost.state_bytes // 2) - 40 * MIB, galore)
+    assert "rank" in lower.options
+    assert lower.options["rank"] < cost.options["rank"]
+    assert plan(WEIGHTS, galore) is None
+
+
+def test_what_the_user_fixed_stays_fixed():
+    tight = HELD + WEIGHTS + 8 * EXAMPLE - 1
+    assert plan(tight, accumulate=1, recompute=False, fused_backward=False).options
+    for asked in ({"recompute": False}, {"fused_backward": False}):
+        found = plan(HELD + WEIGHTS + EXAMPLE - 1, **asked)
+        assert not any(getattr(found, key) for key in asked)
+    always = plan(10**12, recompute=True)
+    assert (always.recompute, always.batch_size) == (True, 8)
+    fused = plan(10**12, fused_backward=True)
+    assert (fused.fused_backward, fused.accumulate) == (True, 1)
+
+
+@pytest.mark.parametrize("usable", [HELD + WEIGHTS + k * EXAMPLE + 7 for k in (1, 13, 86)])
+def test_auto_is_the_largest_whole_number_that_fits(usable):
+    found = plan(usable, batch_size="auto")
+    assert found.peak.bytes <= usable
+    assert peak_at(PROFILE, ADAMW, found.batch_size + 1).bytes > usable
+    assert not found.is_largest
+
+
+def test_auto_says_where_the_profile_ends():
+    found = plan(10**15, batch_size="auto")
+    assert (found.batch_size, found.is_largest) == (LARGEST, True)
+    advice = recommend(PROFILE, budget_bytes=10**15, batch_size="auto")
+    assert any("whose memory the profile knows" in text for text in advice.sentences)
+
+
+def test_auto_divides_the_examples_of_a_step_and_counts_held_gradients():
+    usable = HELD + WEIGHTS + 7 * EXAMPLE
+    found = plan(usable, batch_size="auto", examples_per_step=120)
+    assert (found.batch_size, found.accumulate) == (6, 20)
+    held = plan(usable, batch_size="auto", accumulate=3)
+    assert (held.batch_size, held.accumulate) == (7, 3)
+
+
+def test_auto_recomputes_only_where_one_example_does_not_fit_without():
+    found = plan(HELD + WEIGHTS + EXAMPLE - 1, batch_size="auto")
+    assert (found.recompute, found.batch_size) == (True, 9)
+    assert not plan(HELD + WEIGHTS + EXAMPLE, batch_size="auto").recompute
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"batch_size": 3, "examples_per_step": 8}, "no multiple of the batch size 3"),
+        ({"accumulate": 3, "examples_per_step": 8}, "cannot be cut into 3"),
+        ({"batch_size": 2, "accumulate": 2, "examples_per_step": 8}, "are not 8 examples"),
+        ({"accumulate": 2, "fused_backward": True}, "used up each gradient"),
+        ({"accumulate": 0}, "trains nothing"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(asked, message):
+    with pytest.raises(UsageError, match=message):
+        Request(**asked)
+
+
+def test_a_model_without_blocks_cannot_be_told_to_recompute():
+    flat = make_profile(blocks=False)
+    with pytest.raises(UsageError, match="no method of the profile can be run this way"):
+        recommend(flat, budget_bytes=10**12, request=Request(recompute=True))
+    assert not plan(HELD + WEIGHTS + EXAMPLE - 1, flat).recompute
+
+
+# ---- the recipe
+
+
+def recipe_for(budget, profile=PROFILE, **asked):
+    advice = recommend(profile, budget_bytes=budget, device="cpu", request=Request(**asked))
+    return to_recipe(advice, profile, recipe_path=Path("recipe.yaml")), advice
+
+
+def test_the_recipe_has_the_whole_plan_and_says_what_was_solved():
+    recipe, advice = recipe_for(HELD + WEIGHTS + EXAMPLE - 1, examples_per_step=64)
+    assert recipe.data.batch_size * recipe.data.accumulate == 64
+    assert recipe.recompute
+    assert recipe.clip_norm == 1.0
+    assert recipe.why.predicted_peak_bytes == advice.plan.peak.bytes
+    assert any("about a third more time" in text for text in recipe.why.evidence)
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+def test_gradients_that_are_gone_are_not_clipped():
+    recipe, advice = recipe_for(HELD + WEIGHTS - 1)
+    assert recipe.fused_backward
+    assert recipe.clip_norm is None
+    assert any("not clipped" in text for text in advice.sentences)
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+def test_headroom_is_kept_free():
+    budget = 10 * (HELD + WEIGHTS)
+    tight, roomy = (
+        recommend(PROFILE, budget_bytes=budget, batch_size="auto", device="cpu", headroom=share)
+        for share in (0.0, 0.2)
+    )
+    assert tight.chosen.peak.bytes > 0.8 * budget >= roomy.chosen.peak.bytes > 0.75 * budget
+
+
+def test_a_step_that_recomputes_takes_a_third_of_its_passes_longer():
+    timed = PROFILE.model_copy(
+        update={
+            "forward_backward_ms": 300.0,
+            "methods": [ADAMW.model_copy(update={"step_ms": 10.0, "overhead_ms": 0.0})],
+        }
+    )
+    recipe, _ = recipe_for(10**12, timed, recompute=True)
+    assert recipe.why.predicted_step_ms == pytest.approx(300 * 4 / 3 + 10)
+
+
+def test_with_nothing_left_to_change_it_is_refused_with_a_larger_budget():
+    with pytest.raises(DoesNotFitError, match="nothing fits"):
+        recipe_for(WEIGHTS)
+
+
+# ---- raced settings
+
+
+def raced(profile, **changes):
+    entry = Contestant(
+        method="galore",
+        options={"rank": 16},
+        lr=0.0123,
+        step_ms=1.0,
+        state_bytes=0,
+        trials=7,
+        verdict="better",
+    )
+    race = Race(
+        baseline="adamw",
+        metric="held-out loss",
+        minutes=20,
+        spent_seconds=1200,
+        horizon_seconds=60,
+        device="cpu",
+        precision="fp32",
+        batch_size=8,
+        target_sha256="ab" * 32,
+        seeds=[0],
+        fallback_lr=0.0045,
+        contestants=[entry.model_copy(update=changes)],
+        trials=[],
+    )
+    return profile.model_copy(update={"race": race})
+
+
+def test_the_recipe_takes_rate_options_and_fallback_of_the_race():
+    galore = make_profile("galore")
+    recipe, advice = recipe_for(10**12, raced(galore))
+    assert recipe.optimizer.lr == 0.0123
+    assert recipe.optimizer.options == {"rank": 16}
+    assert recipe.optimizer.fallback.lr == 0.0045
+    assert any("the best of 7 runs in the race" in text for text in recipe.why.evidence)
+    lower = method_costs(SHAPES, ["galore"], {"rank": 16})[0]
+    assert recipe.why.predicted_state_bytes == advice.chosen.cost.state_bytes == lower.state_bytes
+
+
+@pytest.mark.parametrize("changes", [{"verdict": "diverged"}, {"method": "soap"}])
+def test_a_race_without_a_result_for_the_method_changes_nothing(changes):
+    galore = make_profile("galore")
+    plain, _ = recipe_for(10**12, galore)
+    recipe, _ = recipe_for(10**12, raced(galore, **changes))
+    assert recipe.optimizer == plain.optimizer
+
+
+def test_a_race_of_another_version_of_the_model_changes_nothing():
+    galore = raced(make_profile("galore"))
+    target = galore.target.model_copy(update={"sha256": "cd" * 32})
+    recipe, _ = recipe_for(10**12, galore.model_copy(update={"target": target}))
+    assert recipe.optimizer.lr != 0.0123
