@@ -1,4 +1,4 @@
-"""Run the commands of the guide and write their outputs into it: `python docs/guide_outputs.py`, some ten minutes.
+"""Run the commands of the guide and write their outputs into it: `python docs/guide_outputs.py`, half an hour.
 
 In a folder of its own with a copy of the examples, as somebody who follows the guide would. A comment before a block
 names the parts of the output that are kept, by how their first lines begin: `<!-- shows: In short -->`.

@@ -70,4 +70,5 @@ def batch_point(passes: Passes, *, recomputed: bool) -> BatchPoint:
         backward_bytes=backward,
         without_gradients_bytes=without,
         update_bytes=update,
+        kept_bytes=total - gradients,
     )

@@ -170,12 +170,13 @@ def _sorted(found: dict[int, BatchPoint]) -> list[BatchPoint]:
     return [found[size] for size in sorted(found)]
 
 
-def _marks(point: BatchPoint) -> tuple[int, int, int, int]:
+def _marks(point: BatchPoint) -> tuple[int, ...]:
     return (
         point.forward_bytes,
         point.backward_bytes,
         point.without_gradients_bytes,
         point.update_bytes,
+        point.kept_bytes,
     )
 
 

@@ -38,12 +38,14 @@ class Budget:
         total_bytes: The budget as given.
         context_bytes: Taken by the device's context.
         reserve_bytes: Kept by the allocator.
-        headroom_bytes: Kept free because it was asked for.
+        headroom: Share of what is left to keep free.
+        headroom_bytes: The same in bytes.
     """
 
     total_bytes: int
     context_bytes: int
     reserve_bytes: int
+    headroom: float = 0.0
     headroom_bytes: int = 0
 
     @property
@@ -51,11 +53,6 @@ class Budget:
         """What tensors can use; 0 where the context alone is too large."""
         taken = self.context_bytes + self.reserve_bytes + self.headroom_bytes
         return max(self.total_bytes - taken, 0)
-
-    @property
-    def headroom(self) -> float:
-        """The headroom as a share of what is left for tensors."""
-        return self.headroom_bytes / max(self.headroom_bytes + self.usable_bytes, 1)
 
 
 def read_budget(
@@ -86,7 +83,7 @@ def read_budget(
     rest = max(total_bytes - constants.context_bytes, 0)
     reserve_bytes = int(rest * constants.reserve_share)
     kept_bytes = math.ceil((rest - reserve_bytes) * headroom)
-    return Budget(total_bytes, constants.context_bytes, reserve_bytes, kept_bytes)
+    return Budget(total_bytes, constants.context_bytes, reserve_bytes, headroom, kept_bytes)
 
 
 def smallest_budget(

@@ -15,6 +15,7 @@ from subopt.optimizers import shown_name
 from subopt.profilers.schema import Profile
 
 from .advice import Row
+from .evidence import load_evidence
 from .knapsack import leanest, pack
 from .knapsack_bound import upper_bound
 from .layer_patterns import patterns_for
@@ -62,7 +63,7 @@ def choose_mixed(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> Mi
         found = max(simpler, key=lambda solution: solution.value)
     mixed = replace(
         _described(found, -math.inf if bound is None else bound),
-        best_single=max((single for single in singles if single is not None), default=None),
+        best_single=_best([single for single in singles if single is not None]),
     )
     return replace(mixed, sentences=mixed_sentences(mixed))
 
@@ -156,6 +157,12 @@ def _rules(profile: Profile, use: MixedUse) -> list[Rule]:
         )
         for pattern in use.patterns
     ]
+
+
+def _best(singles: Sequence[tuple[float, str]]) -> tuple[float, str] | None:
+    """Return the one that promises most, of equals plain AdamW."""
+    baseline = load_evidence().baseline
+    return max(singles, key=lambda one: (round(one[0], 9), one[1] == baseline), default=None)
 
 
 def _single(problem: Problem, pick: int) -> tuple[float, str] | None:

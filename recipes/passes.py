@@ -9,7 +9,8 @@ is no answer. With b the batch size, b0 the profile's, and the bytes beyond weig
                or, where each weight is updated as soon as its gradient is complete,
                max(without_gradients(b), update(b) + the largest temporaries of an update)
 
-and each method's own phases move by as much as these differ from those at b0. A fused backward has no step after it.
+and each method's own phases move by as much as these differ from those at b0; the step by as much as the batches do.
+A fused backward pass has no step after it.
 """
 
 from __future__ import annotations
@@ -89,11 +90,8 @@ def changed_passes(
     base = _known_point(profile, profile.settings.batch_size, recomputed=False)
     point = _known_point(profile, batch_size, recomputed=way.recomputed)
     gradients = profile.memory.gradient_bytes
-    changed = {
-        phase: size
-        for phase, size in phases.items()
-        if phase in {"forward", "backward"} or not way.fused
-    }
+    kept = point.kept_bytes - base.kept_bytes
+    changed = {phase: size + kept for phase, size in phases.items() if not way.fused}
     changed["forward"] = phases["forward"] + point.forward_bytes - base.forward_bytes
     backward = point.backward_bytes
     if way.accumulating:
@@ -156,4 +154,5 @@ def _between(points: Sequence[BatchPoint], batch_size: int) -> BatchPoint:
         backward_bytes=at(left.backward_bytes, right.backward_bytes),
         without_gradients_bytes=at(left.without_gradients_bytes, right.without_gradients_bytes),
         update_bytes=at(left.update_bytes, right.update_bytes),
+        kept_bytes=at(left.kept_bytes, right.kept_bytes),
     )

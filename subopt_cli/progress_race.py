@@ -33,6 +33,7 @@ class RaceProgress(Bar):
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
+        from subopt.recipes.events import Interrupting, Warned
         from subopt.recipes.race import events
 
         match event:
@@ -48,12 +49,12 @@ class RaceProgress(Bar):
                 self.output.warning(f"{left_out.method} is out: {left_out.reason}")
             case events.TimeUp():
                 self.output.warning("the minutes are over before the race is")
-            case events.Interrupting(name):
+            case Interrupting(name):
                 self.exit_status = 128 + signal.Signals[name]
                 self.output.note(
                     "interrupted: finishing this step; finished trials are kept (once more to stop at once)"
                 )
-            case events.Warned(message, hint):
+            case Warned(message, hint):
                 self.output.warning(message + (f" ({hint})" if hint else ""))
             case _:
                 pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field as PydanticField
@@ -170,7 +171,7 @@ def _timing(field: Field, entrant: Entrant, *, evaluate: bool) -> _Timing:
     timing.build_ms = 1000 * (time.perf_counter() - begin_s)
     timing.state_bytes = trainable.optimizer.planned_state_bytes()
     for step in _steps_in_time():
-        took_ms = clock.timed_ms(lambda step=step: stepper.take(step), gpus)
+        took_ms = clock.timed_ms(partial(stepper.take, step), gpus)
         is_refresh = bool(schedule) and is_refresh_due(step, _SHORT_PERIOD, False)
         (timing.refresh_ms if is_refresh else timing.ordinary_ms).append(took_ms)
     if evaluate and field.target.has_eval:

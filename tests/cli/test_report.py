@@ -108,7 +108,7 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(page):
     ids = [attributes["id"] for _, attributes in page.elements if attributes.get("id")]
     assert len(ids) == len(set(ids))
     links = [a["href"] for tag, a in page.elements if tag == "a"]
-    assert len(links) == 15
+    assert len(links) == 16
     assert [link for link in links if link.removeprefix("#") not in ids] == []
     labelled = [a["aria-labelledby"] for _, a in page.elements if a.get("aria-labelledby")]
     assert set(labelled) <= set(ids)
@@ -130,7 +130,7 @@ def test_every_chart_has_a_figure_and_every_view_fits_its_traces(page):
     figures = page.figures
     drawn = [a["id"] for tag, a in page.elements if tag == "div" and a.get("class") == "chart"]
     assert sorted(drawn) == sorted(figures)
-    assert len(drawn) == 20
+    assert len(drawn) == 21
     pickers = {a["data-chart"] for tag, a in page.elements if tag == "select"}
     assert pickers == {name for name, figure in figures.items() if "views" in figure}
     for figure in figures.values():
@@ -254,6 +254,7 @@ def test_a_simulated_profile_says_what_is_left_out(full):
             "methods": [cost.model_copy(update=times) for cost in full.methods],
             "decompositions": [],
             "spent": [],
+            "race": None,
         }
     )
     found = Page(render(bare))
@@ -297,7 +298,8 @@ def test_a_profile_with_holes_is_drawn_without_them(full):
 
 
 def test_rendering_takes_a_profile_without_any_layer_or_method(full):
-    empty = full.model_copy(update={"layers": [], "methods": [], "decompositions": []})
+    nothing = {"layers": [], "methods": [], "decompositions": [], "race": None}
+    empty = full.model_copy(update=nothing)
     assert Page(render(empty)).figures == {}
 
 

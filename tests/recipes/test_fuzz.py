@@ -113,7 +113,8 @@ NASTY = [
 TOKENS = [
     b"NaN", b"Infinity", b"-Infinity", b"1e999", b"null", b"\x00", b"\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80",
     b"!!python/name:os.system ", b"&a ", b"*a", b"<<: ", b"---\n", b"%YAML 9.9\n", b"\t", b"\r", b"\xe2\x80\xa8",
-    b"|\n",     b">-\n", b"? ", b"{", b"[", b"]", b"}", b":", b",", b'"', b"'", b"\\", b"#", b"[" * 3000, b'{"a":' * 3000,
+    b"|\n",     b">-\n", b"? ", b"{", b"[", b"]", b"}", b":", b",", b'"', b"'", b"\\", b"#", b"[" * 3000,
+    b'{"a":' * 3000,
     b"9" * 5000, b"0x" + b"f" * 600, b"59:" * 700 + b"59", b"2026-13-45", b"=", b"~",
 ]  # fmt: skip
 

@@ -43,7 +43,8 @@ def point(size, recomputed):
         forward_bytes=activations,
         backward_bytes=activations + WEIGHTS,
         without_gradients_bytes=activations,
-        update_bytes=activations,
+        update_bytes=activations // 4,
+        kept_bytes=0,
     )
 
 

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from subopt.errors import FileFormatError, PreflightError, SuboptError, UsageError
 from subopt.recipes.data import lines, open_files
+from subopt.recipes.data.digest import file_digest
 
 from .conftest import files_of
 
@@ -261,3 +262,21 @@ def test_a_place_that_is_not_there(tmp_path, saved, change):
 def test_a_state_of_something_else(tmp_path, saved, change):
     files, state = saved
     assert "other training data" in refusal(files, tmp_path, {**state, **change})
+
+
+def test_a_digest_sees_beginning_middle_end_and_length(tmp_path):
+    path = tmp_path / "a.txt"
+    content = b"x" * 2**20
+    numbers = set()
+    for changed in (
+        content,
+        b"y" + content[1:],
+        content[: 2**19] + b"y" * 2**17 + content[2**19 + 2**17 :],
+        content[:-1] + b"y",
+        content + b"x",
+    ):
+        path.write_bytes(changed)
+        numbers.add(file_digest(path))
+    assert len(numbers) == 5
+    assert min(numbers) >= 0
+    assert max(numbers) < 2**63

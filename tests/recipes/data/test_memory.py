@@ -53,7 +53,9 @@ def test_a_long_file(tmp_path, write, name):
 
 def test_a_long_row_group(tmp_path):
     words = [f"{number} {TEXT}" for number in range(COPIES)]
-    parquet.write_table(pa.table({"text": words}), tmp_path / "a.parquet", use_dictionary=False)
+    parquet.write_table(
+        pa.table({"text": words}), tmp_path / "a.parquet", use_dictionary=False, compression="none"
+    )
     files = files_of("a.parquet", length=256)
     batches = open_files(files, tmp_path, 8, split="train")
     pool = pa.default_memory_pool()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -317,8 +318,8 @@ def test_synthetic_data_is_refused(tmp_path, fixed_paces, monkeypatch):
     runner = Races(tmp_path)
     target = race_module.training_target(runner.source.recipe, tmp_path)
     record = target.record.model_copy(update={"synthetic_data": True})
-    monkeypatch.setattr(target, "__dict__", {**vars(target), "record": record})
-    monkeypatch.setattr(race_module, "training_target", lambda recipe, base: target)
+    random = dataclasses.replace(target, record=record)
+    monkeypatch.setattr(race_module, "training_target", lambda recipe, base: random)
     with pytest.raises(UsageError, match="SYNTHETIC"):
         runner()
 
