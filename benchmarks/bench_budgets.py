@@ -64,9 +64,9 @@ class Case:
 CASES = (
     Case("autoencoder_digits", "examples/autoencoder_digits.py", 100),
     Case("convnet_digits", "examples/convnet_digits.py", 64),
-    Case("llama_bytes", "examples/llama_bytes.py", 8),
-    Case("gpt2", "hf:benchmarks/models/gpt2_config.json", 2),
-    Case("vit", "hf:benchmarks/models/vit_config.json", 8),
+    Case("llama_bytes", "examples/llama_bytes.py", 32),
+    Case("gpt2", "hf:benchmarks/models/gpt2_config.json", 16),
+    Case("vit", "hf:benchmarks/models/vit_config.json", 32),
 )
 
 

@@ -99,14 +99,14 @@ class Contender:
         return ordinary + (statistics.median(self.refresh_ms) - ordinary) / self.period
 
 
-def profiled(example: str) -> Profile:
+def profiled(example: str, methods: list[str]) -> Profile:
     """Profile an example: its methods timed as `subopt profile` times them, little else."""
     arguments, batch_size = EXAMPLES[example]
     EFFORTS["standard"] = replace(
         EFFORTS["standard"], shape_s=0.1
     )  # decompositions: not needed here
     target = load_target(str(ROOT / "examples" / f"{example}.py"), arguments)
-    return run_profile(target, Settings(batch_size=batch_size, batches=2))
+    return run_profile(target, Settings(batch_size=batch_size, batches=2), methods=methods)
 
 
 def contender(example: str, profile: Profile, method: str) -> Contender:
@@ -246,6 +246,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--examples", nargs="*", choices=list(EXAMPLES), default=list(EXAMPLES))
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--output", default=str(OUTPUT), help="path of both files, without suffix")
     parser.add_argument("--render", action="store_true", help="only write the page again")
     asked = parser.parse_args(arguments)
@@ -261,7 +262,7 @@ def main(arguments: list[str]) -> None:
             "rows": [],
         }
         for example in asked.examples:
-            profile = profiled(example)
+            profile = profiled(example, list(dict.fromkeys([BASELINE, *asked.methods])))
             print(f"{example}: profiled after {time.perf_counter() - begin_s:.0f} s", flush=True)
             racers = measured(example, profile, asked.rounds)
             result["parts"].append(parts_of(example, profile))

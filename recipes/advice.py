@@ -142,8 +142,9 @@ class Row:
 
     @property
     def is_recommendable(self) -> bool:
-        """Whether the estimate stays within the budget."""
-        return self.fit is not Fit.NO and self.headroom_bytes >= 0
+        """Whether it fits; where the profile has no activations, whether what it knows does."""
+        is_open = self.peak.high_bytes is None and self.fit is Fit.MAYBE
+        return self.fit is Fit.YES or (is_open and self.headroom_bytes >= 0)
 
 
 @dataclass(frozen=True, slots=True)

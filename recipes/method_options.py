@@ -68,7 +68,7 @@ def with_options(
     if not changed:
         return cost
     before = changed_options(cost)
-    old, new = (_held(profile, cost.method, options) for options in (before, before | changed))
+    old, new = (_held(profile, cost.method, options) for options in (before, {**before, **changed}))
     state, saved = new[0] - old[0], new[1] - old[1]
     peak = None if cost.peak is None else _shifted(cost.peak, state - saved)
     return cost.model_copy(

@@ -70,17 +70,23 @@ def steps_within(
         options: The options of the trial, which decide how often it refreshes.
     """
     horizon_ms = 1000 * horizon_s
-    extra_ms = 0.0 if pace.refresh_ms is None else max(0.0, pace.refresh_ms - pace.ordinary_ms)
-    resolved = get_method(method).resolve(options)
-
-    def time_ms(steps: int) -> float:
-        return steps * pace.ordinary_ms + extra_ms * _refreshes(steps, resolved)
-
     low, high = 0, int(horizon_ms / pace.ordinary_ms)
-    while low < high:  # time_ms grows with the steps
+    while low < high:  # the time grows with the steps
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if time_ms(middle) <= horizon_ms else (low, middle - 1)
-    return low, time_ms(low) / low if low else pace.ordinary_ms
+        fits = time_of_steps_ms(middle, pace, method, options) <= horizon_ms
+        low, high = (middle, high) if fits else (low, middle - 1)
+    if low == 0:
+        return 0, pace.ordinary_ms
+    return low, time_of_steps_ms(low, pace, method, options) / low
+
+
+def time_of_steps_ms(
+    steps: int, pace: Pace, method: str, options: Mapping[str, OptionValue]
+) -> float:
+    """Return the time of so many steps in ms, refreshes where they really come, the first one apart."""
+    extra_ms = 0.0 if pace.refresh_ms is None else max(0.0, pace.refresh_ms - pace.ordinary_ms)
+    refreshes = _refreshes(steps, get_method(method).resolve(options)) if extra_ms else 0
+    return steps * pace.ordinary_ms + extra_ms * refreshes
 
 
 def _refreshes(steps: int, options: Mapping[str, Any]) -> int:

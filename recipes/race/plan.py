@@ -12,7 +12,7 @@ from subopt.units import format_ms
 
 from .entrants import Entrant
 from .field import PARTS
-from .pace import Pace, steps_within
+from .pace import Pace, steps_within, time_of_steps_ms
 
 # Of the minutes; the rest is for what a plan cannot know.
 USABLE_SHARE = 0.95
@@ -101,10 +101,13 @@ def lay_out(
                 chosen = entrants[:count]
                 repeats = seeds if level.repeats else 1
                 horizon_s = _horizon_s(chosen, paces, left_s, trials, finalists, repeats)
-                if _steps(chosen[0], paces, horizon_s) >= _capped(level.steps, most_steps):
-                    longest_s = _time_of(chosen[0], paces, most_steps)
-                    fitting_s = min(horizon_s, longest_s)
-                    return _layout(entrants, count, paces, trials, repeats, finalists, fitting_s)
+                if _steps(chosen[0], paces, horizon_s) < _capped(level.steps, most_steps):
+                    continue
+                if most_steps is not None:
+                    horizon_s = min(horizon_s, _time_of(chosen[0], paces, max(most_steps, PARTS)))
+                able = [e for e in chosen if _steps(e, paces, horizon_s) >= PARTS]
+                if len(able) >= (count if is_fixed else 2):
+                    return _layout(entrants, count, paces, trials, repeats, finalists, horizon_s)
     raise _too_short(entrants, paces, minutes, spent_s, is_fixed=is_fixed, most_steps=most_steps)
 
 
@@ -118,11 +121,10 @@ def _steps(entrant: Entrant, paces: Mapping[str, Pace], horizon_s: float) -> int
     return steps_within(horizon_s, paces[entrant.method], entrant.method, entrant.options)[0]
 
 
-def _time_of(entrant: Entrant, paces: Mapping[str, Pace], steps: int | None) -> float:
-    """Return the time of so many of the baseline's steps, and a little more than that against rounding."""
-    if steps is None:
-        return math.inf
-    return (max(steps, PARTS) + 0.01) * paces[entrant.method].ordinary_ms / 1000
+def _time_of(entrant: Entrant, paces: Mapping[str, Pace], steps: int) -> float:
+    """Return the time of so many steps in seconds, and a little more against rounding."""
+    time_ms = time_of_steps_ms(steps, paces[entrant.method], entrant.method, entrant.options)
+    return time_ms * (1 + 1e-6) / 1000
 
 
 def _horizon_s(
@@ -194,9 +196,10 @@ def _too_short(
     if is_fixed:
         chosen = list(entrants)
     else:
-        quickest = min(entrants[1:], key=lambda entrant: _overhead_s(paces[entrant.method]))
+        quickest = min(entrants[1:], key=lambda entrant: _time_of(entrant, paces, PARTS))
         chosen = [entrants[0], quickest]
     run_s = _time_of(entrants[0], paces, _capped(level.steps, most_steps))
+    run_s = max(run_s, *(_time_of(entrant, paces, PARTS) for entrant in chosen))
     needed_s = sum(run_s + _overhead_s(paces[entrant.method]) for entrant in chosen)
     needed = math.ceil(10 * (needed_s + spent_s) / (60 * USABLE_SHARE)) / 10
     names = " and ".join([", ".join(e.method for e in chosen[:-1]), chosen[-1].method])

@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from subopt.profilers.schema import Profile, Race
+from subopt.profilers.target import load_target
 from subopt.recipes.race import race as race_module
+from subopt.recipes.race import running
 from subopt.recipes.race.joining import joined
 from subopt.recipes.race.pace import Pace
 from subopt.render_race import race_report
@@ -34,6 +36,8 @@ def quick(monkeypatch):
         return {entrant.method: Pace(ordinary_ms=1000.0) for entrant in entrants}, []
 
     monkeypatch.setattr(race_module, "measure_paces", paces)
+    for module in (race_module, running):
+        monkeypatch.setattr(module, "monotonic", lambda: 0.0)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -107,33 +111,20 @@ def test_the_report_draws_it_against_seconds_steps_and_tokens(profile):
     assert race_parts(profile) == []
 
 
-def test_from_profile_to_race_and_back(subopt, folder, quick):
-    assert (
-        subopt(
-            "profile", "model.py", "--detail", "quick", "--batches", "1", "--batch-size", "2"
-        ).status
-        == 0
-    )
-    path = ".subopt/profile.json"
-    ended = subopt(
-        "race",
-        path,
-        "--methods",
-        "lion",
-        "--minutes",
-        "1.2",
-        "--seeds",
-        "1",
-        "--device",
-        "cpu",
-        "--json",
-    )
+def test_from_profile_to_race_and_back(subopt, folder, quick, profile):
+    target = load_target("model.py", base=folder).record
+    profile.model_copy(update={"target": target}).save(folder / "profile.json")
+    words = ["race", "profile.json", "--methods", "lion", "--minutes", "1.2", "--seeds", "1"]
+    ended = subopt(*words, "--device", "cpu", "--json")
     assert ended.status == 0, ended.err
     race = Race.model_validate(json.loads(ended.out))
-    assert Profile.load(folder / path).race == race
+    assert Profile.load(folder / "profile.json").race == race
     assert Race.model_validate_json((folder / "runs/race-profile/race.json").read_text()) == race
     assert {contestant.method for contestant in race.contestants} == {"adamw", "lion"}
-    assert subopt("race", path, "--methods", "lion", "--minutes", "1.2").status == 2
+    assert "the result is in profile.json" in ended.err
+    again = subopt(*words)
+    assert again.status == 2
+    assert "--resume" in again.err
 
 
 @pytest.mark.parametrize(

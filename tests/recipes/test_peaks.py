@@ -73,7 +73,7 @@ def row(profile, method):
     return next(cost for cost in profile.methods if cost.method == method)
 
 
-@pytest.mark.parametrize("size", [2, 9, 40])
+@pytest.mark.parametrize("size", [2, 40])
 @pytest.mark.parametrize("method", ["adamw", "soap", "adafactor"])
 def test_the_peak_at_another_size_is_that_of_a_profile_made_there(profile_at, method, size):
     base, fresh = profile_at(4), profile_at(size)
@@ -84,7 +84,7 @@ def test_the_peak_at_another_size_is_that_of_a_profile_made_there(profile_at, me
     assert said.low_bytes <= found.bytes <= said.high_bytes
 
 
-@pytest.mark.parametrize("size", [2, 9])
+@pytest.mark.parametrize("size", [2, 40])
 def test_a_method_with_passes_of_its_own_is_never_below_what_it_takes(profile_at, size):
     base, fresh = profile_at(4), profile_at(size)
     said = peak_at(base, row(base, "dlrt"), size)

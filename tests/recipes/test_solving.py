@@ -24,6 +24,7 @@ from subopt.profilers.schema import (
 )
 from subopt.recipes.advisor import recommend, to_recipe
 from subopt.recipes.files import dump_recipe, parse_recipe
+from subopt.recipes.method_options import with_options
 from subopt.recipes.passes import Way
 from subopt.recipes.peaks import peak_at
 from subopt.recipes.solving import Request, solve
@@ -141,7 +142,8 @@ def test_then_the_state_is_rounded_and_last_the_rank_lowered():
     least = peak_at(galore, cost, 8, Way(recomputed=True, fused=True)).bytes
     found = plan(least - 1, galore)
     assert set(found.options) == {"state_dtype"}
-    lower = plan(least - (cost.state_bytes // 2) - 40 * MIB, galore)
+    rounded = with_options(galore, cost, {"state_dtype": "bf16"})
+    lower = plan(peak_at(galore, rounded, 8, Way(recomputed=True, fused=True)).bytes - 1, galore)
     assert "rank" in lower.options
     assert lower.options["rank"] < cost.options["rank"]
     assert plan(WEIGHTS, galore) is None
@@ -316,3 +318,16 @@ def test_a_race_of_another_version_of_the_model_changes_nothing():
     target = galore.target.model_copy(update={"sha256": "cd" * 32})
     recipe, _ = recipe_for(10**12, galore.model_copy(update={"target": target}))
     assert recipe.optimizer.lr != 0.0123
+
+
+def test_a_peak_that_leaves_no_room_for_what_libraries_take_is_not_recommended():
+    simulated = PROFILE.model_copy(
+        update={"settings": PROFILE.settings.model_copy(update={"simulate": True})}
+    )
+    cost = ADAMW.model_copy(
+        update={"peak": ADAMW.peak.model_copy(update={"high_bytes": ADAMW.peak.bytes + 64 * MIB})}
+    )
+    profile = simulated.model_copy(update={"methods": [cost]})
+    advice = recommend(profile, budget_bytes=cost.peak.bytes + MIB, device="cpu")
+    assert advice.plan.needed_bytes <= advice.budget.usable_bytes
+    assert advice.plan.batch_size < 8

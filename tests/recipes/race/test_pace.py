@@ -5,9 +5,17 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
+from subopt.errors import OptionError
 from subopt.optimizers import METHODS, is_refresh_due
-from subopt.recipes.race.pace import Pace, steps_within
+from subopt.profilers.target import load_target
+from subopt.recipes.files import parse_recipe
+from subopt.recipes.race.entrants import Entrant
+from subopt.recipes.race.field import Field
+from subopt.recipes.race.pace import ROUNDS, Pace, measure_paces, steps_within
+
+from .conftest import MODEL, RECIPE
 
 
 def counted(horizon_s, pace, method, options):
@@ -56,3 +64,41 @@ def test_a_longer_period_is_a_quicker_pace():
     assert often[0] < seldom[0]
     assert often[1] == pytest.approx(20.0, rel=0.01)
     assert seldom[1] == pytest.approx(12.0, rel=0.02)
+
+
+def measured(folder, names, model=MODEL, **keys):
+    """Paces of the tiny model, and whose steps were timed in which order."""
+    (folder / "model.py").write_text(model)
+    turns = []
+    settings = {"budget_s": 1e6, "is_over": lambda: False} | keys
+    paces, left_out = measure_paces(
+        Field(parse_recipe(RECIPE), load_target("model.py", base=folder), torch.device("cpu")),
+        [Entrant(method=name, start_lr=1e-3) for name in names],
+        on_progress=lambda name, done, total: turns.append((name, done, total)),
+        **settings,
+    )
+    return paces, left_out, turns
+
+
+def test_everyone_is_timed_in_turn(tmp_path):
+    paces, left_out, turns = measured(tmp_path, ["adamw", "galore"])
+    assert left_out == []
+    assert turns == [(name, k, 2 * ROUNDS) for k, name in enumerate(["adamw", "galore"] * ROUNDS)]
+    assert paces["adamw"].refresh_ms is None
+    assert paces["galore"].refresh_ms > 0
+    for pace in paces.values():
+        assert min(pace.ordinary_ms, pace.build_ms, pace.eval_ms, pace.state_bytes) > 0
+    assert paces["galore"].state_bytes != paces["adamw"].state_bytes
+    assert len(measured(tmp_path, ["adamw"], budget_s=0)[2]) == 1  # one round in any case
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, ["adamw"], is_over=lambda: True)
+
+
+def test_who_cannot_train_the_model_is_left_out(tmp_path):
+    model = MODEL.replace("nn.Linear(", "Own(") + "\n\nclass Own(nn.Linear):\n    pass\n"
+    paces, left_out, _ = measured(tmp_path, ["adamw", "dlrt"], model)
+    assert list(paces) == ["adamw"]
+    assert [item.method for item in left_out] == ["dlrt"]
+    assert "no layer that dlrt could replace" in left_out[0].reason
+    with pytest.raises(OptionError):
+        measured(tmp_path, ["dlrt"], model)  # without the first one there is no race

@@ -79,6 +79,17 @@ def test_a_method_too_slow_for_the_horizon_is_left_out():
     assert "too slow" in layout.left_out[0].reason
 
 
+def test_slow_methods_never_leave_a_race_of_one():
+    slow = {name: Pace(ordinary_ms=60_000.0) for name in NAMES if name != "adamw"}
+    for settings in ({"paces": slow}, {"paces": {"soap": slow["soap"]}, "is_fixed": True}):
+        with pytest.raises(UsageError) as caught:
+            laid_out(5, **settings)
+        needed = float(caught.value.hint.partition("--minutes ")[2].partition(";")[0])
+        layout, _ = laid_out(needed, **settings)
+        assert len(layout.contestants) == (8 if "is_fixed" in settings else 2)
+        assert layout.trials == 1
+
+
 def test_runs_are_never_longer_than_the_recipes():
     layout, paces = laid_out(600, most_steps=400)
     assert steps_within(layout.horizon_s, paces["adamw"], "adamw", {})[0] == 400

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections import Counter, defaultdict
 
 import pytest
@@ -260,31 +259,6 @@ def test_rules_apply_to_whom_they_can(tmp_path, fixed_paces, monkeypatch):
     monkeypatch.setattr(field, "make_trainable", watching)
     Races(tmp_path, recipe=recipe)(methods=["galore", "lion"], minutes=0.7, seeds=1)
     assert rules == {"adamw": ["outer"], "lion": ["outer"], "galore": ["inner", "outer"]}
-
-
-def test_paces_are_measured_where_none_are_invented(tmp_path):
-    runner = Races(tmp_path, recipe=RECIPE.replace("steps: 12", "steps: 10"))
-    race = runner(methods=["galore"], seeds=1, minutes=1)
-    assert len(runner.of(events.Pacing)) == 6
-    plan = json.loads((tmp_path / "race/plan.json").read_text())
-    paces = plan["paces"]
-    assert paces["adamw"]["refresh_ms"] is None
-    assert paces["galore"]["refresh_ms"] > 0
-    assert all(pace["ordinary_ms"] > 0 and pace["eval_ms"] > 0 for pace in paces.values())
-    assert {c.method: c.state_bytes for c in race.contestants} == {
-        name: pace["state_bytes"] for name, pace in paces.items()
-    }
-
-
-def test_a_method_that_cannot_train_the_model_is_left_out(tmp_path):
-    model = (
-        MODEL.replace("nn.Linear(6, 8)", "Own(6, 8)").replace("nn.Linear(8, 11)", "Own(8, 11)")
-        + "\n\nclass Own(nn.Linear):\n    pass\n"
-    )
-    recipe = RECIPE.replace("steps: 12", "steps: 10")
-    race = Races(tmp_path, model=model, recipe=recipe)(methods=["dlrt", "lion"], seeds=1, minutes=1)
-    assert [item.method for item in race.left_out] == ["dlrt"]
-    assert "no layer that dlrt could replace" in race.left_out[0].reason
 
 
 @pytest.mark.parametrize(
