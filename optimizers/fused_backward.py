@@ -45,7 +45,7 @@ class FusedBackward:
 
     Raises:
         OptionError: The optimizer's step is more than an update of each parameter alone.
-        PreflightError: In a backward pass: a parameter's gradient comes a second time within one step.
+        PreflightError: In a backward pass: a gradient is sparse, or a parameter's comes a second time within one step.
     """
 
     def __init__(self, optimizer: Composed) -> None:
@@ -96,6 +96,11 @@ class FusedBackward:
             )
         if parameter.grad is None or parameter.numel() == 0:
             return
+        if parameter.grad.is_sparse:
+            raise PreflightError(
+                "the model has sparse gradients, which no method here trains",
+                "build its embeddings with sparse=False",
+            )
         group = self._group_of(parameter)
         self._norms[parameter] = torch.linalg.vector_norm(parameter.grad)
         self._optimizer.update(parameter, group)

@@ -122,7 +122,7 @@ def _planned(
 ) -> tuple[list[Planned], Planned | None]:
     """Return the methods, best first, with the plan each row is for, and the chosen one of them."""
     if request.batch_size == "auto":
-        asked = smallest_plans(profile, costs, usable_bytes)
+        asked = smallest_plans(profile, costs, request, usable_bytes)
     else:
         asked = asked_plans(profile, costs, request, usable_bytes)
         if any(item.is_recommendable for item in asked):

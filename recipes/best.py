@@ -14,12 +14,23 @@ from safetensors import SafetensorError, safe_open
 from subopt.errors import FileFormatError
 
 from .disk import told_when_full, write_text
+from .untrusted import read_json
 from .weights import save_weights
 
 WEIGHTS = "model.safetensors"
 RECORD = "best.json"
 # In the weights' own file too: the two files cannot be replaced in one step, and this one says what it holds.
 _KEY = "best"
+# What a damaged file, or a strange text in its metadata, makes its readers raise.
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ def load_best(folder: Path) -> Best | None:
         best = Best(int(noted["step"]), float(noted["eval_loss"]))
         if not math.isfinite(best.eval_loss):
             raise ValueError(f"a loss of {best.eval_loss}")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise FileFormatError(
             f"{path} is damaged: {error}", f"delete the folder {folder}, then --resume again"
         ) from None
@@ -88,7 +99,7 @@ def discard_best(folder: Path) -> None:
 
 def _record(folder: Path) -> object:
     try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return read_json(folder / RECORD)
     except (OSError, ValueError):
         return None
 

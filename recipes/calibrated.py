@@ -37,7 +37,7 @@ def step_correction_text(profile: Profile) -> str | None:
     if factor is None or profile.calibration is None or profile.calibration.step_ms is None:
         return None
     runs = profile.calibration.step_ms.runs
-    return f"predicted time of a step: {factor:.2f} of the profile's, as {runs} earlier runs on this machine took"
+    return f"predicted time of a step: {factor:.2f} times the profile's, as {runs} earlier runs on this machine took"
 
 
 def _runs(ratios: Ratios) -> str:
@@ -46,4 +46,4 @@ def _runs(ratios: Ratios) -> str:
 
 def _range(ratios: Ratios) -> str:
     least, largest = f"{ratios.least:.2f}", f"{ratios.largest:.2f}"
-    return f"{least} of" if least == largest else f"{least} to {largest} of"
+    return f"{least} times" if least == largest else f"{least} to {largest} times"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from subopt.errors import UsageError
 from subopt.profilers.schema import MethodCost, Profile
 from subopt.units import format_bytes
 
@@ -102,6 +103,11 @@ def _larger_budget(
     device: DeviceKind,
 ) -> Change:
     plans = [(cost, plan) for cost in costs if (plan := least(profile, cost, request)) is not None]
+    if not plans:
+        raise UsageError(
+            f"the profile does not know the memory of {request.examples_per_step} examples at once",
+            "ask for fewer --examples-per-step, or leave out --fused-backward on",
+        )
     cost, plan = min(plans, key=lambda pair: pair[1].needed_bytes)
     needed = smallest_budget(plan.needed_bytes, device, headroom=budget.headroom)
     text = f"a budget of {format_bytes(needed)} or more ({cost.method})"

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from subopt.errors import FileFormatError
+from subopt.profilers.randomness import set_cpu_state
 
 from .disk import free_disk_bytes, no_space_for, sync, told_when_full
 from .planning import actual_state_bytes, model_bytes
@@ -225,6 +226,8 @@ def _restored(trainer: Any, step: int) -> Restored:
             raise TypeError("its losses are no numbers")
     with preserved_rng():
         set_rng_state(rng)
+        if "iterable" in data:
+            set_cpu_state(data["random"])
     return Restored(progress, data, rng)
 
 

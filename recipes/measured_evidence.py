@@ -141,7 +141,7 @@ def _doubts(
     if settings.steps + settings.warmup_steps == 0:
         found.append(("gradients of untrained weights", UNTRAINED))
     if settings.batches < FEW_BATCHES:
-        found.append((f"{settings.batches} batches", LITTLE))
+        found.append((f"{settings.batches} batch{'' if settings.batches == 1 else 'es'}", LITTLE))
     if coverage < MOST:
         found.append((f"{coverage:.0%} of the matrices measured", LITTLE))
     if profile.target.synthetic_data:

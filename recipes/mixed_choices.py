@@ -29,7 +29,7 @@ from .advice import Row
 from .knapsack_bound import Choice
 from .measured_evidence import layer_gain
 from .method_options import changed_options, parameter_dtype
-from .ranking import GAIN_PER_DOUBLING
+from .ranking import time_price
 from .schema import OptionValue
 
 # Beside the profile's own rank, for methods whose moments live in a subspace: shares of the short side.
@@ -161,7 +161,7 @@ def _score(row: Row) -> float:
 
 
 def _time_cost(row: Row) -> float:
-    return 0.0 if row.overhead is None else GAIN_PER_DOUBLING * math.log2(1 + row.overhead.share)
+    return 0.0 if row.overhead is None else time_price(row.overhead.share)
 
 
 def _attention(row: Row) -> float:

@@ -40,11 +40,11 @@ def _what(mixed: Mixed) -> str:
 
 
 def _against_one(mixed: Mixed) -> str:
-    promise = f"It promises {mixed.gain:+.1%} against plain AdamW in equal time"
+    promise = f"It promises {mixed.gain:+.1%} against plain AdamW in equal time, less what a change from it must be worth ({WORTH_A_CHANGE:.0%})"
     if mixed.best_single is None:
         return f"{promise}; no method of which anything is known fits alone."
     gain, method = mixed.best_single
-    text = f"{promise}, the best single method that fits, {method}, {gain:+.1%}"
+    text = f"{promise}; the best single method that fits, {method}, {gain:+.1%}"
     if mixed.gain - gain < WORTH_A_CHANGE:
         return f"{text}: not enough of a difference to be worth a mix."
     return f"{text}."

@@ -40,11 +40,11 @@ def plan_sentences(
 
 
 def _filled(plan: Solved, budget: Budget) -> str:
-    available = budget.usable_bytes + budget.headroom_bytes
-    left = f"{format_bytes(available - plan.needed_bytes)} of {format_bytes(available)} are left"
     count = "" if plan.accumulate == 1 else f", {plan.accumulate} of them to a step,"
-    why = "whose memory the profile knows" if plan.is_largest else "that fits"
-    return f"{plan.batch_size} examples{count} are the largest micro-batch {why}: {left}."
+    why = "that fits"
+    if plan.is_largest:
+        why = "whose memory the profile knows; a larger one may fit"
+    return f"{plan.batch_size} examples{count} are the largest micro-batch {why}."
 
 
 def _has_batch_norm(profile: Profile) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,9 +12,9 @@ from .evidence import load_evidence
 from .method_options import with_options
 from .passes import Way
 from .peaks import peak_at
-from .ranking import GAIN_PER_DOUBLING
+from .ranking import time_price
 from .rows import make_row
-from .solving import RECOMPUTE_SHARE, Request, Solved, as_asked, solve
+from .solving import RECOMPUTE_SHARE, Request, Solved, as_asked, can_run, solve
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +61,17 @@ def solved_plans(
             continue
         row = _row(profile, with_options(profile, cost, plan.options), plan, usable_bytes)
         if plan.recompute and request.recompute == "auto" and row.score is not None:
-            row = replace(row, score=row.score - GAIN_PER_DOUBLING * math.log2(1 + RECOMPUTE_SHARE))
+            row = replace(row, score=row.score - time_price(RECOMPUTE_SHARE))
         found.append(Planned(row, plan))
     return found
 
 
 def smallest_plans(
-    profile: Profile, costs: Iterable[MethodCost], usable_bytes: int
+    profile: Profile, costs: Iterable[MethodCost], request: Request, usable_bytes: int
 ) -> list[Planned]:
-    """Return the methods with one example per step, whether they fit or not."""
-    plans = [(cost, Solved(1, 1, peak_at(profile, cost, 1, Way()))) for cost in costs]
+    """Return the methods with one example per step, whether they fit or not; without those that cannot run that way."""
+    able = [cost for cost in costs if can_run(profile, cost, request)]
+    plans = [(cost, Solved(1, 1, peak_at(profile, cost, 1, Way()))) for cost in able]
     return [Planned(_row(profile, cost, plan, usable_bytes), plan) for cost, plan in plans]
 
 

@@ -68,7 +68,7 @@ def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | No
     Args:
         profile: The profile.
         method: Method id.
-        batch_size: Examples of a micro-batch in the question.
+        batch_size: Examples of one step in the question, of all its micro-batches.
     """
     race = profile.race
     if race is None:
@@ -82,7 +82,13 @@ def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | No
         return RacedGain(found, 0.0, 0.0, False, differs, _losses_text(found, race))
     if found.verdict == "diverged" or base is None:
         gone = found.verdict == "diverged"
-        text = "it diverged at every rate tried" if gone else "the baseline has no loss to compare"
+        text = "the baseline has no loss to compare"
+        if gone:
+            text = (
+                "it diverged with another seed"
+                if found.losses
+                else "it diverged at every rate tried"
+            )
         return RacedGain(found, -1.0 if gone else None, 0.0, gone, differs, text)
     difference = _difference(found, race)
     if difference is None:

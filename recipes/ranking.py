@@ -16,7 +16,7 @@ from .budget import Fit
 from .evidence import Published
 from .measured_evidence import MeasuredGain
 from .raced_evidence import RacedGain
-from .step_time import beside_optimizer_ms
+from .step_time import relative_step_time
 
 # What twice the steps are worth, as a share of perplexity. Nguyen et al. 2025, section 5.2 and table 2: AdaDiag reaches
 # Adam's final perplexity in 1/1.8 to 1/2 of the steps, and after all of them is 7.7 to 11.4 % below it.
@@ -191,16 +191,14 @@ def time_overhead(
         profile: The profile.
         cost: The method's row.
         baseline: The baseline's row; None where the profile has none.
-        batch_size: Examples of one micro-batch.
+        batch_size: Examples of one step, of all its micro-batches.
     """
     if baseline is None:
         return None
     growth = batch_size / profile.settings.batch_size
-    rest_ms = beside_optimizer_ms(profile, batch_size)
-    if rest_ms and cost.step_ms is not None and cost.overhead_ms is not None:
-        whole_ms = rest_ms + cost.step_ms - cost.overhead_ms
-        if whole_ms > max(0.0, -cost.overhead_ms):  # else a step would take no time
-            return TimeOverhead(cost.overhead_ms / whole_ms, "measured here")
+    share = relative_step_time(profile, cost, batch_size)
+    if share is not None:
+        return TimeOverhead(share, "measured here")
     if cost.relative_flops is not None and baseline.relative_flops is not None:
         extra = (cost.relative_flops - baseline.relative_flops) / growth
         return TimeOverhead(extra / (1 + baseline.relative_flops / growth), "formula")

@@ -233,6 +233,11 @@ class _Search:
                 yield whole // accumulate, accumulate
 
 
+def can_run(profile: Profile, cost: MethodCost, request: Request) -> bool:
+    """Return whether a method can run in one of the ways asked for, and the profile knows what that takes."""
+    return next(_ways(profile, cost, request), None) is not None
+
+
 def asked_sizes(profile: Profile, request: Request) -> tuple[int, int]:
     """Return the examples of a step and of a micro-batch as they are asked for."""
     size, whole, count = request.batch_size, request.examples_per_step, request.accumulate

@@ -37,6 +37,6 @@ def relative_step_time(profile: Profile, cost: MethodCost, batch_size: int) -> f
     The overhead was timed in turn with the baseline's step, so whole step - overhead is the baseline's at that moment.
     """
     whole_ms = whole_step_ms(profile, cost, batch_size)
-    if whole_ms is None or cost.overhead_ms is None or whole_ms <= cost.overhead_ms:
+    if whole_ms is None or cost.overhead_ms is None or whole_ms <= max(cost.overhead_ms, 0.0):
         return None
     return cost.overhead_ms / (whole_ms - cost.overhead_ms)

@@ -130,7 +130,8 @@ def _why_adamw(
     best = max(known, key=_score)
     promise = f"{best.method} promises {_promise(best, measure)}"
     if best.is_promising and best.fit is not Fit.YES:
-        return f"{promise}, but may not fit: its peak is {format_bytes(best.peak.bytes)}."
+        fits = "does not fit" if best.fit is Fit.NO else "may not fit"
+        return f"{promise}, but {fits}: its peak is {format_bytes(best.peak.bytes)}."
     if best.is_promising and objective != "quality":
         return f"{promise}, but {objective} was asked for."
     if _score(best) > 0:

@@ -64,7 +64,13 @@ def advice_report(
         everything: Whether to show every method, not the best ones alone.
     """
     shown = advice.rows if everything else shown_rows(advice)
-    title = f"Methods for batch size {advice.batch_size}, best first by {advice.objective}"
+    sizes = {row.peak.batch_size for row in advice.rows}
+    what = (
+        "each at a micro-batch of its own"
+        if len(sizes) > 1
+        else f"for batch size {advice.batch_size}"
+    )
+    title = f"Methods {what}, best first by {advice.objective}"
     parts: list[RenderableType] = [
         section("Memory", Text(budget_line)),
         section(title, advice_table(shown, advice)),
@@ -151,5 +157,5 @@ def _counted(estimate: Estimate) -> str:
     error = percent(estimate.error)
     return (
         f"{estimate.kind}: {found} found, {left} left after doubts and time; "
-        f"weight {estimate.weight:g}, error {error}"
+        f"weight {estimate.weight:.3g}, error {error}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,10 @@ Part = Literal["train", "eval"]
 
 class Sharded(Protocol):
     """A file in shards."""
+
+    @property
+    def source(self) -> object:
+        """Equal for two that read the same documents, however they were named."""
 
     def __len__(self) -> int: ...
     def digest(self) -> int:
@@ -79,22 +83,36 @@ def open_corpus(files: Files, base: Path) -> tuple[Corpus, Corpus | None]:
         FileFormatError: A file is not of its format.
         PreflightError: There is nothing to train on.
     """
-    held_out = expand(files.eval, base, files.format)
-    training = [place for place in expand(files.train, base, files.format) if place not in held_out]
+    held_out = _opened(files.eval, files, base, "eval")
+    training = {
+        source: file
+        for source, file in _opened(files.train, files, base, "train").items()
+        if source not in held_out
+    }
     if not training:
         raise UsageError(
             "every file of data.files.train is in data.files.eval too",
             "name files to train on that are not held out",
         )
-    corpus = _corpus(training, files, "train")
+    corpus = _corpus(training.values(), "train")
     if held_out:
-        return corpus, _corpus(held_out, files, "eval")
+        return corpus, _corpus(held_out.values(), "eval")
     return (corpus, None) if files.held_out == 0 else _divided(corpus, files.held_out)
 
 
-def _corpus(places: Sequence[Place], files: Files, part: Part) -> Corpus:
-    opened = [_open(place, files.field, part) for place in places]
-    names = [str(place.path or place.name) for place in places]
+def _opened(
+    entries: Sequence[str], files: Files, base: Path, part: Part
+) -> dict[object, tuple[str, Sharded]]:
+    """Return what the entries name, each once, by its source and with what to call it."""
+    found: dict[object, tuple[str, Sharded]] = {}
+    for place in expand(entries, base, files.format):
+        file = _open(place, files.field, part)
+        found.setdefault(file.source, (str(place.path or place.name), file))
+    return found
+
+
+def _corpus(named: Collection[tuple[str, Sharded]], part: Part) -> Corpus:
+    names, opened = [name for name, _ in named], [file for _, file in named]
     total = sum(len(file) for file in opened)
     if total == 0:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -28,7 +28,7 @@ class _LineFile:
     """What the two kinds have in common: shards, compression, and errors that name the line."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = self.source = path
         self._size = path.stat().st_size
         self._is_compressed = path.suffix in {".gz", ".zst"}
         # Now: later a missing package would be told of late, and a user's own pyarrow.py would take its place.

@@ -61,19 +61,28 @@ def moved(files: Files, base: Path, to: Path) -> Files:
 
     def move(entry: str) -> str:
         path = Path(entry).expanduser()
-        return entry if path.is_absolute() else _seen_from(to, base.resolve() / path)
+        if path.is_absolute():
+            return entry
+        if _is_pattern(entry, base):  # and no folder that it goes through is a part of the pattern
+            root, folder = (Path(glob.escape(str(place.resolve()))) for place in (base, to))
+            return _seen_from(folder, root / path)
+        return _seen_from(to.resolve(), base.resolve() / path)
 
     return _with_places(files, move)
 
 
 def relative(files: Files, to: Path) -> Files:
     """Return files of absolute paths as they are named from the folder `to`."""
-    return _with_places(files, lambda entry: _seen_from(to, Path(entry)))
+    return _with_places(files, lambda entry: _seen_from(to.resolve(), Path(entry)))
+
+
+def _is_pattern(entry: str, base: Path) -> bool:
+    return glob.has_magic(entry) and existing(entry, base) is None
 
 
 def _seen_from(folder: Path, path: Path) -> str:
     try:
-        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+        return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive on Windows
         return str(path)
 
@@ -83,8 +92,8 @@ def absolute(files: Files, base: Path) -> Files:
 
     def place(entry: str) -> str:
         path = Path(entry).expanduser()
-        is_pattern = glob.has_magic(entry) and existing(entry, base) is None
-        root = glob.escape(str(base.resolve())) if is_pattern else str(base.resolve())
+        folder = str(base.resolve())
+        root = glob.escape(folder) if _is_pattern(entry, base) else folder
         return os.path.normpath(Path(root) / path)
 
     return _with_places(files, place)

@@ -39,7 +39,8 @@ class ParquetFile:
             from pyarrow import parquet
         except ImportError:
             raise UsageError(f"{path} needs pyarrow", "pip install 'subopt[export]'") from None
-        self.path, self._field = path, field
+        self.path = self.source = path
+        self._field = field
         self._parquet, self._errors = parquet, (pyarrow.ArrowException, OSError, UnicodeDecodeError)
         with self._open() as file:
             self._groups = int(file.num_row_groups)
@@ -116,6 +117,9 @@ class DataSet:
             raise _not_text(self._name, field, kind)
         self._rows = found.select_columns([field]).with_format(None)
         self._field = field
+        files = [file["filename"] for file in found.cache_files]
+        # A slice of a split has the split's files; what is in memory alone has none.
+        self.source = (str(found.split), len(found), *(files or [self._name, place.name or part]))
 
     def __len__(self) -> int:
         return math.ceil(len(self._rows) / _ROWS)

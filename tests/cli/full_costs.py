@@ -9,6 +9,7 @@ from subopt.optimizers import Method
 from subopt.profilers.architectures import WeightShape
 from subopt.profilers.costs import options_for, state_bytes, weight_bytes_saved
 from subopt.profilers.schema import (
+    BatchPoint,
     Category,
     Content,
     Decomposition,
@@ -106,6 +107,14 @@ def memory(adamw: MethodCost, weights: list[WeightShape]) -> Memory:
         savings=[
             Saving(change="compute the loss in chunks", bytes=2 * logits),
             Saving(change="halve the batch and accumulate", bytes=3 * 2**30),
+        ],
+        by_batch=[
+            BatchPoint(
+                batch_size=size, recomputed=recomputed, forward_bytes=size * unit, backward_bytes=2 * size * unit,
+                without_gradients_bytes=size * unit, update_bytes=size * unit, kept_bytes=size * 2**12,
+            )
+            for recomputed, unit in ((False, 2**27), (True, 2**25))
+            for size in (1, 8, 64)
         ],
     )  # fmt: skip
 

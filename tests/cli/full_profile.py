@@ -8,10 +8,13 @@ from random import Random
 
 from subopt.optimizers import METHODS, matrix_shape
 from subopt.profilers.architectures import WeightShape
+from subopt.profilers.cost_record import Ratios
+from subopt.profilers.data_record import Files
 from subopt.profilers.schema import (
     Activations,
     Agreement,
     Blocks,
+    Calibration,
     Diagonality,
     Environment,
     Gpu,
@@ -58,6 +61,7 @@ def full_profile(layers: int = 8, seed: int = 0) -> Profile:
             spec="examples/llama_bytes.py", kwargs={"size": "60m", "layers": layers}, line=41,
             file="/home/ada/project/examples/llama_bytes.py", picked="function build_model",
             sha256="9f" * 32, synthetic_data=True,
+            files=Files(train=["/data/texts/*.txt"], format="text", eval=["/data/held_out.txt"], separator="</s>"),
         ),
         environment=_environment(),
         settings=Settings(
@@ -70,6 +74,8 @@ def full_profile(layers: int = 8, seed: int = 0) -> Profile:
         methods=rows,
         decompositions=[*timings((HIDDEN, HIDDEN)), *timings((HIDDEN, INNER))],
         forward_backward_ms=212.0,
+        batch_ms=3.1,
+        clip_ms=1.4,
         spent=[
             Spent(on="optimizer steps", seconds=19.4),
             Spent(on="decompositions", seconds=14.9),
@@ -82,6 +88,10 @@ def full_profile(layers: int = 8, seed: int = 0) -> Profile:
         passes=78,
         missing=["dlrt: one step takes longer than its share of the time"],
         interrupted=True,
+        calibration=Calibration(
+            peak=Ratios(runs=12, median=0.99, least=0.97, largest=1.04),
+            step_ms=Ratios(runs=9, median=1.06, least=1.01, largest=1.2),
+        ),
         race=made_up_race(),
     )  # fmt: skip
 

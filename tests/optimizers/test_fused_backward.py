@@ -154,6 +154,13 @@ def test_a_second_backward_pass_in_one_step_is_refused():
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_a_sparse_gradient_is_refused():
+    model = nn.Embedding(5, 4, sparse=True)
+    FusedBackward(create("adamw", model)).attach()
+    with pytest.raises(PreflightError, match="sparse gradients"):
+        model(torch.arange(3)).sum().backward()
+
+
 def test_a_state_loaded_in_between_is_followed():
     whole = trained("adadiag++", {"period": 2}, fused=True, steps=6)
     model, optimizer = trained("adadiag++", {"period": 2}, fused=True, steps=3)

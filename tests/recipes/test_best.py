@@ -13,7 +13,7 @@ from subopt.errors import FileFormatError, PreflightError
 from subopt.recipes import best as module
 from subopt.recipes import events
 from subopt.recipes.best import Best, load_best, save_best
-from subopt.recipes.weights import load_weights
+from subopt.recipes.weights import load_weights, save_weights
 
 from .running import Run
 
@@ -151,6 +151,16 @@ def test_a_damaged_best_is_told(tmp_path, damage):
     with pytest.raises(FileFormatError, match=r"best.model.safetensors is damaged") as caught:
         load_best(tmp_path / "best")
     assert "delete the folder" in caught.value.hint
+
+
+def test_notes_that_nest_without_end_are_refused(tmp_path):
+    deep = "[" * 10**5
+    save_best(tmp_path / "best", {"weight": torch.arange(3.0)}, Best(1, 2.0))
+    (tmp_path / "best" / "best.json").write_text(deep)
+    assert load_best(tmp_path / "best") == Best(1, 2.0)
+    save_weights({"weight": torch.ones(3)}, tmp_path / "best" / "model.safetensors", {"best": deep})
+    with pytest.raises(FileFormatError, match=r"best.model.safetensors is damaged"):
+        load_best(tmp_path / "best")
 
 
 def test_without_held_out_data_it_is_refused(recipe_path):

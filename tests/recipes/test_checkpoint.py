@@ -9,6 +9,7 @@ from torch import nn
 
 from subopt.errors import FileFormatError
 from subopt.optimizers import create
+from subopt.profilers.randomness import cpu_state
 from subopt.recipes import checkpoint as module
 from subopt.recipes.checkpoint import (
     Progress,
@@ -110,6 +111,20 @@ def test_damage_is_told_with_the_file_and_the_way_on(tmp_path, name, damage):
     with pytest.raises(FileFormatError, match=f"{name} is damaged") as caught:
         load_checkpoint(path, model, optimizer)
     assert "to go on from step-2" in caught.value.hint
+
+
+@pytest.mark.parametrize("random", [{}, {"random": "x"}, {"random": {}}])
+def test_generators_of_the_data_are_tried_before_they_are_needed(tmp_path, random):
+    model = model_of()
+    optimizer = stepped(model)
+    data = {"position": 3, "iterable": {"at": 3}}
+    good = save(tmp_path, model, optimizer, data={**data, "random": cpu_state()})
+    before = torch.get_rng_state()
+    assert load_checkpoint(good, model, optimizer).data["iterable"] == {"at": 3}
+    assert torch.equal(torch.get_rng_state(), before)
+    bad = save(tmp_path, model, optimizer, 4, data={**data, **random})
+    with pytest.raises(FileFormatError, match=r"trainer\.pt is damaged"):
+        load_checkpoint(bad, model, optimizer)
 
 
 def test_a_checkpoint_of_another_model_or_method_is_told(tmp_path):

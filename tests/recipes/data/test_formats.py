@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from subopt.errors import UsageError
 from subopt.recipes.data import open_files
 
 from .conftest import DOCUMENTS, files_of, reference_windows, windows_of
@@ -70,6 +71,25 @@ def test_splits_of_a_data_set(tmp_path, data_set):
     assert bytes(batch["input_ids"][0].tolist()) == (b"held out " * 40)[:32]
     swapped = files_of(f"{data_set}:validation", shuffle=False)
     assert bytes(windows_of(swapped, tmp_path, 1)[0].tolist()) == (b"held out " * 40)[:32]
+
+
+def test_a_data_set_may_be_named_for_both_parts(tmp_path, data_set):
+    files = files_of(data_set, eval=[data_set], shuffle=False)
+    (batch,) = open_files(files, tmp_path, 100, split="eval")
+    assert bytes(batch["input_ids"][0].tolist()) == (b"held out " * 40)[:32]
+    expected = reference_windows(DOCUMENTS, 32)
+    np.testing.assert_array_equal(windows_of(files, tmp_path, len(expected)), expected)
+
+
+def test_a_split_that_is_held_out_under_another_name_is_not_trained_on(tmp_path, data_set):
+    held = f"{data_set}:train"
+    with pytest.raises(UsageError, match=r"is in data\.files\.eval too"):
+        open_files(files_of(data_set, eval=[held]), tmp_path, 1, split="train")
+    files = files_of(f"{data_set}:validation", data_set, eval=[held], shuffle=False)
+    expected = reference_windows(["held out " * 40], 32)
+    np.testing.assert_array_equal(
+        windows_of(files, tmp_path, 2 * len(expected)), np.concatenate([expected] * 2)
+    )
 
 
 def test_formats_may_be_mixed_and_a_file_named_twice_counts_once(tmp_path, texts, parquet_file):

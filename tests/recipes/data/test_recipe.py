@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from subopt.errors import FileFormatError, UsageError
-from subopt.recipes.data.paths import absolute, moved, relative
+from subopt.recipes.data.paths import absolute, expand, moved, relative
 from subopt.recipes.files import apply_overrides, parse_recipe
 from subopt.recipes.writer import dump_recipe
 
@@ -74,3 +74,11 @@ def test_a_folder_with_brackets_stays_a_folder(tmp_path):
     folder.mkdir()
     files = parse_recipe(RECIPE).data.files
     assert absolute(files, folder).train[0] == f"{tmp_path}/a[[]1]/texts/*.txt"
+    run = tmp_path / "runs[2]" / "one"
+    seen = moved(files, folder, run)
+    assert absolute(seen, run) == absolute(files, folder)
+    (folder / "texts").mkdir()
+    text = folder / "texts" / "x.txt"
+    text.write_text("found")
+    run.mkdir(parents=True)
+    assert [place.path for place in expand(seen.train[:1], run, None)] == [text.resolve()]
