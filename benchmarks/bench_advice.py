@@ -2,6 +2,8 @@
 
     python benchmarks/bench_advice.py pace                     # first: the time of a step, all methods in turn
     python benchmarks/bench_advice.py train --time-limit 120   # runs what is not yet measured
+    python benchmarks/bench_advice.py advise --minutes 5       # what is recommended, before and after a race
+    python benchmarks/bench_advice.py render
 
 Time is CPU time of one thread, so a busy machine changes how long the sweep takes and not who wins: a method gets as
 many steps as fit into the same seconds at its own pace. The learning rate is searched by walking a ladder of half
@@ -15,6 +17,9 @@ import json
 import math
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, conditions, load_example
-from _sweep import Gradients, Problem, Row, Run, sweep, warmup_then_cosine
+from _common import RESULTS, ROOT, conditions, load_example
+from _sweep import Gradients, Problem, Row, Run, read_results, sweep, warmup_then_cosine
+from render_advice import render
 
 from subopt.optimizers import METHODS, create, get_method
 
@@ -47,6 +53,11 @@ PROBLEMS = {
     "llama": _problem("llama_bytes", ("tiny",), 4, 3e-3),
 }
 HORIZON_S = {"autoencoder": 6.0, "convnet": 5.0, "llama": 30.0}
+TITLES = {
+    "autoencoder": "Autoencoder on digits",
+    "convnet": "Convolutional net on digits",
+    "llama": "Byte LLaMA, 1.9M parameters",
+}
 SEEDS = {"autoencoder": (0, 1, 2), "convnet": (0, 1, 2), "llama": (0, 1)}
 
 
@@ -171,13 +182,42 @@ def problem_of(run: Run) -> Problem:
     return replace(PROBLEMS[run.problem], warmup_steps=int(run.steps * WARMUP_SHARE))
 
 
+def advise(name: str, minutes: float) -> dict[str, str]:
+    """Return what `subopt recommend` chooses for a problem with ample memory, before and after a race."""
+    problem = PROBLEMS[name]
+    model = ROOT / "examples" / f"{problem.example}.py"
+    with tempfile.TemporaryDirectory() as folder:
+        profile = f"{folder}/profile.json"
+        _subopt("profile", str(model), "--batch-size", str(problem.batch_size), "-o", profile)
+        before = _chosen(profile, folder)
+        _subopt("race", profile, "--minutes", str(minutes), "--output", f"{folder}/race")
+        return {
+            "without a race": before,
+            f"after a race of {minutes:g} minutes": _chosen(profile, folder),
+        }
+
+
+def _chosen(profile: str, folder: str) -> str:
+    asked = ("--gpu-mem", "24G", "--profile", profile, "-o", f"{folder}/recipe.yaml", "--json")
+    method: str = json.loads(_subopt("recommend", *asked))["chosen"]["method"]
+    return method
+
+
+def _subopt(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "subopt", *words], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
 def main() -> None:
-    """Measure the paces, or train what is missing."""
+    """Measure the paces, train what is missing, ask for advice, or write the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("stage", choices=("pace", "train"))
+    parser.add_argument("stage", choices=("pace", "train", "advise", "render"))
     parser.add_argument("--problem", choices=PROBLEMS, help="only this one")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each race")
     parser.add_argument("--last-first", action="store_true", help="for a second process")
     parser.add_argument("--time-limit", type=float, default=60.0, help="minutes")
     arguments = parser.parse_args()
@@ -190,9 +230,22 @@ def main() -> None:
             document = {"pace_ms": measured, "load_average": os.getloadavg()[0], **conditions()}
             timing.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         return
+    advice = RESULTS / f"{NAME}_chosen.json"
+    problems = [arguments.problem] if arguments.problem else list(PROBLEMS)
+    if arguments.stage == "advise":
+        chosen = json.loads(advice.read_text(encoding="utf-8")) if advice.exists() else {}
+        for name in problems:
+            chosen[name] = advise(name, arguments.minutes)
+            advice.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+        return
+    if arguments.stage == "render":
+        notes = (RESULTS / f"{NAME}_notes.md").read_text(encoding="utf-8")
+        chosen = json.loads(advice.read_text(encoding="utf-8"))
+        report = render(read_results(RESULTS / f"{NAME}.jsonl"), TITLES, chosen, notes)
+        (RESULTS / f"{NAME}.md").write_text(report, encoding="utf-8")
+        return
     pace_ms = read_paces(timing)
     methods = list(METHODS)[::-1] if arguments.last_first else list(METHODS)
-    problems = [arguments.problem] if arguments.problem else list(PROBLEMS)
     sweep(
         RESULTS / f"{NAME}.jsonl",
         lambda rows: list(itertools.islice(wanted(pace_ms, rows, problems, methods), 1)),

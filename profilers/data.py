@@ -155,11 +155,8 @@ def _check_reads_back(state: object) -> None:
         torch.save(state, buffer)
         buffer.seek(0)
         torch.load(buffer, weights_only=True)
-    except (
-        pickle.PickleError,
-        AttributeError,
-        TypeError,
-    ):  # what pickle raises for what it cannot write
+    # what pickle raises for what it cannot write
+    except (pickle.PickleError, AttributeError, TypeError):
         raise PreflightError(
             "state_dict() of batches holds objects that a checkpoint cannot hold safely",
             "return only tensors, numbers, text, and lists and dicts of them",

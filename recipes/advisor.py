@@ -84,7 +84,7 @@ def recommend(
         changes = changes_that_fit(profile, costs, others, budget, request, device)
         said = refusal_sentences(rows, changes)
     else:
-        solved = tuple(plan_sentences(profile, request, chosen.plan, budget))
+        solved = tuple(plan_sentences(profile, request, chosen.plan))
         if mixed:
             mix, about_mix = mixed_at(profile, costs, chosen.plan, budget.usable_bytes)
         said = [

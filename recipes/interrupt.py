@@ -47,9 +47,8 @@ class Interrupt:
         """Handle a signal: note the first, end on the second."""
         if number == _HANG_UP:
             _leave_terminals(self._terminals)
-            if (
-                self.requested
-            ):  # a closing terminal may send it twice, and nobody is there to mean it
+            # a closing terminal may send it twice, and nobody is there to mean it
+            if self.requested:
                 return
         if self.requested:
             raise Ended(number)

@@ -40,7 +40,10 @@ def _what(mixed: Mixed) -> str:
 
 
 def _against_one(mixed: Mixed) -> str:
-    promise = f"It promises {mixed.gain:+.1%} against plain AdamW in equal time, less what a change from it must be worth ({WORTH_A_CHANGE:.0%})"
+    promise = (
+        f"It promises {mixed.gain:+.1%} against plain AdamW in equal time, less what a change from it must be worth "
+        f"({WORTH_A_CHANGE:.0%})"
+    )
     if mixed.best_single is None:
         return f"{promise}; no method of which anything is known fits alone."
     gain, method = mixed.best_single

@@ -1,22 +1,18 @@
-"""The plan in words: what was changed so that it fits, what that costs, and how much of the budget is left."""
+"""The plan in words: what was changed so that it fits, and what that costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from subopt.profilers.schema import Profile
-from subopt.units import format_bytes
 
-from .budget import Budget
 from .solving import Request, Solved, asked_sizes
 
 
-def plan_sentences(
-    profile: Profile, request: Request, plan: Solved, budget: Budget
-) -> Iterator[str]:
+def plan_sentences(profile: Profile, request: Request, plan: Solved) -> Iterator[str]:
     """Yield what a person should know of a plan; nothing where it is what was asked for."""
     if request.batch_size == "auto":
-        yield _filled(plan, budget)
+        yield _filled(plan)
     elif plan.batch_size != asked_sizes(profile, request)[1]:
         yield (
             f"Micro-batches of {plan.batch_size}, {plan.accumulate} to a step: "
@@ -39,7 +35,7 @@ def plan_sentences(
         yield f"Its options were made leaner so that it fits: {wishes}. That changes what it computes."
 
 
-def _filled(plan: Solved, budget: Budget) -> str:
+def _filled(plan: Solved) -> str:
     count = "" if plan.accumulate == 1 else f", {plan.accumulate} of them to a step,"
     why = "that fits"
     if plan.is_largest:

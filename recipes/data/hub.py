@@ -26,8 +26,7 @@ def _answers(address: str) -> bool:
 
     try:
         get_session().head(address, timeout=_TIMEOUT_S)
-    except (
-        Exception
-    ):  # of whatever kind the client in use has for no network, a proxy's refusal, or offline mode
+    # of whatever kind the client in use has for no network, a proxy's refusal, or offline mode
+    except Exception:
         return False
     return True

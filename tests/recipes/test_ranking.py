@@ -195,6 +195,11 @@ def test_what_diverged_is_last_and_says_so():
     advice = advise(raced=race(gone, contestant("muon", (2.5, 2.5))))
     assert order(advice)[:3] == ["adamw", "muon", "soap"]
     assert "it diverged at every rate tried" in row_of(advice, "soap").reasons
+    later = race(contestant("soap", (1.9,), verdict="diverged"))
+    assert (
+        raced_gain(profile([MATRIX], ALL, race=later), "soap", 8).text
+        == "it diverged with another seed"
+    )
 
 
 def test_what_was_dropped_early_counts_as_not_raced():

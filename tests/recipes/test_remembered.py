@@ -160,8 +160,8 @@ def test_what_is_said():
     many = Ratios(runs=12, median=1.0, least=0.97, largest=1.04)
     assert calibration_sentences(None) == []
     assert calibration_sentences(Calibration(peak=many, step_ms=one)) == [
-        "12 earlier runs on this machine took 0.97 to 1.04 of the predicted peak.",
-        "1 earlier run on this machine took 1.00 of the predicted time of a step.",
+        "12 earlier runs on this machine took 0.97 to 1.04 times the predicted peak.",
+        "1 earlier run on this machine took 1.00 times the predicted time of a step.",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ from subopt.recipes.files import dump_recipe, parse_recipe
 from subopt.recipes.method_options import with_options
 from subopt.recipes.passes import Way
 from subopt.recipes.peaks import peak_at
+from subopt.recipes.plans import solved_plans
+from subopt.recipes.ranking import GAIN_PER_DOUBLING
 from subopt.recipes.solving import Request, solve
 
 MIB = 2**20
@@ -203,6 +206,37 @@ def test_auto_recomputes_only_where_one_example_does_not_fit_without():
 def test_numbers_that_contradict_each_other_are_refused(asked, message):
     with pytest.raises(UsageError, match=message):
         Request(**asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"recompute": True}, "no method of the profile can be run this way"),
+        ({"fused_backward": True, "examples_per_step": LARGEST + 1}, "at once"),
+    ],
+)
+def test_auto_refuses_a_way_that_no_batch_can_run(asked, message):
+    profile = make_profile(blocks=False)
+    request = Request(batch_size="auto", **asked)
+    with pytest.raises(UsageError, match=message):
+        recommend(profile, budget_bytes=10**12, request=request)
+
+
+def test_recomputing_that_others_need_not_has_its_price_in_the_ranking():
+    profile = make_profile("adamw", "adafactor-nomom")
+    lean = min(cost.state_bytes for cost in profile.methods)
+    usable = WEIGHTS + lean + WEIGHTS + EXAMPLE  # one example for the leaner, none for the other
+    request = Request(batch_size="auto")
+    rows = {
+        item.plan.recompute: item.row
+        for item in solved_plans(profile, profile.methods, request, usable)
+    }
+    assert rows[True].score == pytest.approx(-GAIN_PER_DOUBLING * math.log2(4 / 3))
+
+
+def test_a_fused_backward_pass_still_begins_with_all_activations():
+    usable = peak_at(PROFILE, ADAMW, 8, Way(fused=True))
+    assert usable.bytes == HELD + 8 * EXAMPLE  # the update's own instant has a quarter of them
 
 
 def test_a_model_without_blocks_cannot_be_told_to_recompute():

@@ -267,7 +267,7 @@ def test_gradients_that_are_not_finite_are_left_out_and_told(run):
         "return self.head(self.outer(hidden)) + (self.inner.weight.sum() * 0).abs().sqrt() * 0",
     )
     result = run("run", "clip_norm=1.0")
-    assert result.diagnostics["nonfinite_gradients"] >= 6
+    assert result.diagnostics["nonfinite_gradients"] == 6  # one weight of six, in each step
     assert "NaN or infinite" in run.of(events.Warned)[-1].message
     assert run.of(events.Stepped)[0].grad_norm is None
     weights = load_file(result.weights)
