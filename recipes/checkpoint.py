@@ -28,7 +28,7 @@ from subopt.profilers.randomness import set_cpu_state
 from .disk import free_disk_bytes, no_space_for, sync, told_when_full
 from .planning import actual_state_bytes, model_bytes
 from .rng import preserved_rng, rng_state, set_rng_state
-from .untrusted import MOST_VALUES, read_json, read_tensors
+from .untrusted import read_json, read_tensors
 from .weights import load_weights, save_weights
 
 MANIFEST = "checkpoint.json"
@@ -38,8 +38,6 @@ _FILES = {"model.safetensors", "optimizer.pt", "trainer.pt"}
 _CHUNK_BYTES = 1 << 20
 # Nobody accumulates more; skipping that many takes minutes and not years.
 _MOST_BATCHES_PER_STEP = 100_000
-# Tensors and numbers of an optimizer's state and groups.
-_MOST_STATE_VALUES = 2**20
 # File headers, names, generators and the manifest: about 20 KiB for a small model, 100 KiB for 400 tensors.
 _OVERHEAD_BYTES = 1 << 17
 
@@ -149,7 +147,7 @@ def load_checkpoint(
     step = _verify(path)
     load_weights(model, path / "model.safetensors")
     if optimizer is not None:
-        state = _load(path / "optimizer.pt", most_values=_MOST_STATE_VALUES)
+        state = _load(path / "optimizer.pt")
         try:
             optimizer.load_state_dict(state)
         except Exception as error:  # torch checks nothing of what it is given
@@ -201,9 +199,9 @@ def _save(content: Any, path: Path) -> None:
     sync(path)
 
 
-def _load(path: Path, *, most_values: int = MOST_VALUES) -> Any:
+def _load(path: Path) -> Any:
     try:
-        return read_tensors(path, most_values=most_values)
+        return read_tensors(path)
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from None
 

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A checkpoint's own lists, such as the order of a shuffled data set, may be long; a bomb is without end.
-MOST_VALUES = 2**24
 DEEPEST = 50
 # State of 8 bits shows itself as numbers of 32, and a small file is mostly its directory.
 _TENSOR_PER_FILE = 8
@@ -25,7 +23,7 @@ _LONGEST_JSON = 10 << 20
 _PLAIN = (str, int, float, complex, bytes, type(None), torch.dtype, torch.device)
 
 
-def read_tensors(path: Path, *, most_values: int = MOST_VALUES) -> Any:
+def read_tensors(path: Path) -> Any:
     """Return what `torch.save` wrote: tensors, numbers and text in lists and dicts.
 
     Raises:
@@ -38,7 +36,8 @@ def read_tensors(path: Path, *, most_values: int = MOST_VALUES) -> Any:
     except Exception as error:  # what a damaged pickle makes its reader raise has no bounds
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(first) from None
-    _check_content(content, _LEAST_ROOM + _TENSOR_PER_FILE * size, most_values)
+    # A value takes a byte at least; what is seen oftener than that holds itself again and again.
+    _check_content(content, _LEAST_ROOM + _TENSOR_PER_FILE * size, most_values=size)
     return content
 
 
@@ -69,7 +68,7 @@ def _check_archive(path: Path, size: int) -> None:
         raise ValueError("it unpacks to more than its size")
 
 
-def _check_content(content: Any, most_bytes: int, most_values: int) -> None:
+def _check_content(content: Any, most_bytes: int, *, most_values: int) -> None:
     pending: list[Iterator[Any]] = [iter([content])]
     values = 0
     while pending:
