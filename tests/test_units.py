@@ -140,6 +140,7 @@ def test_durations_are_written_in_the_unit_people_use(
         (errors.UserCodeError, 1),
         (errors.DoesNotFitError, 3),
         (errors.NonFiniteLossError, 4),
+        (errors.DiskFullError, 1),
     ],
 )
 def test_an_error_carries_a_message_a_hint_and_an_exit_status(
@@ -162,7 +163,7 @@ def test_every_error_of_the_family_has_its_status_listed_above() -> None:
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, errors.SuboptError)
     }
-    assert len(family - {errors.SuboptError}) == 8
+    assert len(family - {errors.SuboptError}) == 9
 
 
 def test_a_wrong_option_is_a_value_error_too() -> None:
