@@ -67,10 +67,16 @@ def recommend(
 
     Raises:
         OptionError: An unknown method.
-        UsageError: The profile lacks what the question needs: method costs, or activations for another batch size.
+        UsageError: The profile lacks what the question needs: method costs, or activations for another batch size; or
+            the least memory is asked for at the largest batch.
     """
     budget = read_budget(budget_bytes, device, headroom=headroom)
     request = Request(batch_size=batch_size) if request is None else request
+    if objective == "memory" and request.batch_size == "auto":
+        raise UsageError(
+            "the largest batch fills the budget with every method, so there is no least memory to rank by",
+            "give a batch size, or another objective",
+        )
     unavailable = _unavailable(profile, methods)
     costs, others = _split(profile, methods, without=dict(unavailable))
     costs = [as_raced(profile, cost) for cost in costs]

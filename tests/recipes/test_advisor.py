@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from subopt.errors import OptionError, UsageError
@@ -325,6 +325,7 @@ def test_another_batch_size_needs_activations():
 )
 @settings(max_examples=60, deadline=None)
 def test_nothing_recommended_exceeds_its_budget(budget, batch, objective, margin, device):
+    assume((objective, batch) != ("memory", "auto"))  # refused
     profile = PROFILE if margin == 0 else WIDE
     advice = recommend(
         profile, budget_bytes=budget, objective=objective, batch_size=batch, device=device
@@ -372,6 +373,11 @@ def test_auto_batch_is_the_largest_that_fits():
     size, cost = advice.batch_size, advice.chosen.cost
     assert advice.chosen.peak == peak_at(PROFILE, cost, size)
     assert peak_at(PROFILE, cost, size).bytes <= 8 * GIB < peak_at(PROFILE, cost, size + 1).bytes
+
+
+def test_the_least_memory_at_the_largest_batch_is_no_question():
+    with pytest.raises(UsageError, match="fills the budget with every method"):
+        recommend(PROFILE, budget_bytes=8 * GIB, batch_size="auto", objective="memory")
 
 
 def test_auto_gives_each_method_its_own_largest_batch():
