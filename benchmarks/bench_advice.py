@@ -210,6 +210,36 @@ def _subopt(*words: str) -> str:
     return done.stdout
 
 
+PACES = RESULTS / f"{NAME}_pace.json"
+RUNS = RESULTS / f"{NAME}.jsonl"
+CHOSEN = RESULTS / f"{NAME}_chosen.json"
+
+
+def measure_paces() -> None:
+    """Write the paces, problem by problem."""
+    measured = {}
+    for name, problem in PROBLEMS.items():
+        measured[name] = paces(problem)
+        document = {"pace_ms": measured, "load_average": os.getloadavg()[0], **conditions()}
+        PACES.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def ask(problems: Sequence[str], minutes: float) -> None:
+    """Write what is recommended, problem by problem."""
+    chosen = json.loads(CHOSEN.read_text(encoding="utf-8")) if CHOSEN.exists() else {}
+    for name in problems:
+        chosen[name] = advise(name, minutes)
+        CHOSEN.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+
+
+def report() -> None:
+    """Write the report from what was measured and chosen, and from the notes beside it."""
+    notes = (RESULTS / f"{NAME}_notes.md").read_text(encoding="utf-8")
+    chosen = json.loads(CHOSEN.read_text(encoding="utf-8"))
+    text = render(read_results(RUNS), TITLES, chosen, notes)
+    (RESULTS / f"{NAME}.md").write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Measure the paces, train what is missing, ask for advice, or write the report."""
     parser = argparse.ArgumentParser(
@@ -222,36 +252,22 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=60.0, help="minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    timing = RESULTS / f"{NAME}_pace.json"
-    if arguments.stage == "pace":
-        measured = {}
-        for name, problem in PROBLEMS.items():
-            measured[name] = paces(problem)
-            document = {"pace_ms": measured, "load_average": os.getloadavg()[0], **conditions()}
-            timing.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        return
-    advice = RESULTS / f"{NAME}_chosen.json"
     problems = [arguments.problem] if arguments.problem else list(PROBLEMS)
-    if arguments.stage == "advise":
-        chosen = json.loads(advice.read_text(encoding="utf-8")) if advice.exists() else {}
-        for name in problems:
-            chosen[name] = advise(name, arguments.minutes)
-            advice.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
-        return
-    if arguments.stage == "render":
-        notes = (RESULTS / f"{NAME}_notes.md").read_text(encoding="utf-8")
-        chosen = json.loads(advice.read_text(encoding="utf-8"))
-        report = render(read_results(RESULTS / f"{NAME}.jsonl"), TITLES, chosen, notes)
-        (RESULTS / f"{NAME}.md").write_text(report, encoding="utf-8")
-        return
-    pace_ms = read_paces(timing)
     methods = list(METHODS)[::-1] if arguments.last_first else list(METHODS)
-    sweep(
-        RESULTS / f"{NAME}.jsonl",
-        lambda rows: list(itertools.islice(wanted(pace_ms, rows, problems, methods), 1)),
-        problem_of,
-        arguments.time_limit,
-    )
+    if arguments.stage == "pace":
+        measure_paces()
+    elif arguments.stage == "advise":
+        ask(problems, arguments.minutes)
+    elif arguments.stage == "render":
+        report()
+    else:
+        pace_ms = read_paces(PACES)
+        sweep(
+            RUNS,
+            lambda rows: list(itertools.islice(wanted(pace_ms, rows, problems, methods), 1)),
+            problem_of,
+            arguments.time_limit,
+        )
 
 
 if __name__ == "__main__":

@@ -115,8 +115,9 @@ def test_a_recipe_corrects_the_time_once_and_says_so(profile, tmp_path):
     assert corrected.why.step_factor == 1.5
     assert corrected.why.predicted_step_ms == pytest.approx(1.5 * plain.why.predicted_step_ms)
     assert any("3 earlier runs" in text and "1.50" in text for text in corrected.why.evidence)
-    assert "3 earlier runs on this machine took 1.20 to 1.80 times the predicted time of a step." in (
-        advice.sentences
+    assert (
+        "3 earlier runs on this machine took 1.20 to 1.80 times the predicted time of a step."
+        in (advice.sentences)
     )
     # an untimed profile has nothing to correct
     _, untimed = recipe_of(calibrated(profile, 3), tmp_path)

@@ -230,7 +230,11 @@ def test_methods_without_closure_are_those_that_can_be_fused():
     [
         ([], ["data.batch_size=4 data.accumulate=2", "recompute=true"], []),
         (FUSED, ["data.batch_size=4", "recompute=true"], ["accumulate"]),
-        (["recompute=true", "data.batch_size=1"], ["subopt recommend"], ["batch_size", "recompute"]),
+        (
+            ["recompute=true", "data.batch_size=1"],
+            ["subopt recommend"],
+            ["batch_size", "recompute"],
+        ),
     ],
 )
 def test_what_to_change_for_less_memory_does_not_contradict_the_recipe(
