@@ -1,7 +1,7 @@
 """What lies off the diagonal of a layer's second moment: histograms of sampled entries, the same ones in every basis.
 
 C_ij = (1/K) sum_k g_k[i] g_k[j] needs the gradients' coordinates i and j alone, so a sample of pairs costs K numbers
-for each of its coordinates. Paper 001's figures 1, 12 and 13 show such histograms for two layers.
+for each of its coordinates. Nguyen et al. 2025, figures 1, 12 and 13, show such histograms for two layers.
 """
 
 from __future__ import annotations
