@@ -7,6 +7,8 @@ import itertools
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -68,3 +70,27 @@ def _chromium() -> str | None:
 def chromium_path() -> str | None:
     """The browser that tests marked `browser` start."""
     return _chromium()
+
+
+# Root needs --no-sandbox; the others keep Chromium from talking to the network by itself.
+_CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="session")
+def browser(chromium_path: str) -> Iterator[Any]:
+    """Chromium without a window, one for all tests of a process: playwright starts only once in it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=chromium_path, args=list(_CHROMIUM_FLAGS)
+        )
+        yield chromium
+        chromium.close()

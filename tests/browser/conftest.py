@@ -1,4 +1,4 @@
-"""One browser for all tests of a process, and a page that notes everything a reader should never meet."""
+"""A page of the browser that notes everything a reader should never meet."""
 
 from __future__ import annotations
 
@@ -11,27 +11,7 @@ import pytest
 from subopt.profilers.schema import Profile
 from subopt.report import render
 
-# Root needs --no-sandbox; the others keep Chromium from talking to the network by itself.
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 HEIGHTS = {390: 844, 1920: 1080}
-
-
-@pytest.fixture(scope="session")
-def browser(chromium_path: str) -> Iterator[Any]:
-    """Chromium without a window."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=chromium_path, args=list(FLAGS))
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -141,21 +141,17 @@ def test_the_bytes_on_a_methods_page_are_the_registrys(site):
 
 
 @pytest.mark.browser
-def test_the_site_works_from_the_disk_and_on_a_phone(site, chromium_path):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        requested = []
-        page.on("request", lambda request: requested.append(request.url))
-        for name in ("guide", "accuracy", "commands/profile", "methods/soap"):
-            page.goto((site / f"{name}.html").as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
-        page.set_viewport_size({"width": 1280, "height": 800})
-        page.goto((site / "methods" / "soap.html").as_uri())
-        page.locator("input[name=query]").press_sequentially("frequent directions")
-        page.wait_for_selector(".md-search-result__item", state="attached")
-        assert "sketchy" in page.inner_text(".md-search-result")
-        assert not [url for url in requested if url.startswith("http")]
-        browser.close()
+def test_the_site_works_from_the_disk_and_on_a_phone(site, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    requested = []
+    page.on("request", lambda request: requested.append(request.url))
+    for name in ("guide", "accuracy", "commands/profile", "methods/soap"):
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto((site / "methods" / "soap.html").as_uri())
+    page.locator("input[name=query]").press_sequentially("frequent directions")
+    page.wait_for_selector(".md-search-result__item", state="attached")
+    assert "sketchy" in page.inner_text(".md-search-result")
+    assert not [url for url in requested if url.startswith("http")]
+    page.close()

@@ -29,6 +29,14 @@ with locked(Path(sys.argv[1]), print):
 """
 
 
+@pytest.fixture(autouse=True)
+def hangup_means_something():
+    """As in a terminal: under nohup, which the tests may run in, SIGHUP is ignored."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
 @pytest.fixture
 def holder(tmp_path):
     """Another process that trains in the folder `run`."""
