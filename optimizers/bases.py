@@ -25,6 +25,9 @@ class Basis(Protocol):
     def short_first(self) -> bool:
         """Whether matrices come to it transposed where they are tall."""
 
+    def reaches(self, m: int, n: int, options: Options) -> bool:
+        """Return whether it has a basis for either side of an m x n matrix."""
+
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return the state it keeps for an m x n matrix."""
 
@@ -42,6 +45,9 @@ class Basis(Protocol):
 
     def lift(self, state: State, step: Tensor) -> Tensor:
         """Return a step in the parameter's coordinates."""
+
+    def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
+        """W <- decay W - rate lift(step) in place, without forming the lifted step."""
 
     def follow(
         self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options
@@ -66,6 +72,10 @@ class Identity:
 
     short_first = False
 
+    def reaches(self, m: int, n: int, options: Options) -> bool:
+        """Return False."""
+        return False
+
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return no state."""
         return {}
@@ -88,6 +98,12 @@ class Identity:
     def lift(self, state: State, step: Tensor) -> Tensor:
         """Return the step."""
         return step
+
+    def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
+        """W <- decay W - rate step."""
+        if decay != 1:
+            W.mul_(decay)
+        W.add_(step, alpha=-rate)
 
     def follow(
         self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options

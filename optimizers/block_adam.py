@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from .decompositions import LinAlgError
 from .flops import Flops
 from .matrix_roots import chunks, spectrum
 from .slots import Layout, Slot
-from .step_rule import Hyper, State
+from .step_rule import Hyper, State, WholeStep
 
 
 def block_side(n: int, block_size: int) -> int:
@@ -50,6 +51,7 @@ class BlockAdam:
     eps: float = 1e-16
     vector: str = "adam"
     averages_gradient: bool = True
+    whole_step: ClassVar[WholeStep | None] = None
 
     def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return M, V and the counter of failures."""

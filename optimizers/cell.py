@@ -17,8 +17,9 @@ from .slots import Layout, Slot
 from .step_rule import State, StepRule
 from .torch_rules import TORCH_RULES, TorchRule
 
+IDENTITY = Identity()
 BASES: dict[str, Basis] = {
-    "identity": Identity(),
+    "identity": IDENTITY,
     "one-sided": Periodic(sides=1),
     "two-sided": Periodic(sides=2),
     "online-pca": OnlinePCA(),
@@ -47,15 +48,17 @@ class Cell:
         """Return the cell that these options mean for a tensor of this shape.
 
         Tensors that are not matrices (a side below 2) have no basis; moments that need rows and columns give way to
-        their `vector` moments, with those' own eps.
+        their `vector` moments, with those' own eps. A matrix that the basis does not reach keeps its own coordinates.
         """
         moments = STEP_RULES[options["moments"]]
-        if matrix_shape(shape)[0] >= 2:
-            return cls(BASES[options["basis"]], moments, options)
+        m, n = matrix_shape(shape)
+        if m >= 2:
+            basis = BASES[options["basis"]]
+            return cls(basis if basis.reaches(m, n, options) else IDENTITY, moments, options)
         vector = STEP_RULES[moments.vector]
         if vector is not moments:
             options = {**options, "moments": vector.name, "eps": vector.eps}
-        return cls(BASES["identity"], vector, options)
+        return cls(IDENTITY, vector, options)
 
     def layout(self, shape: Sequence[int]) -> Layout:
         """Return everything kept for a parameter of this shape."""
@@ -96,21 +99,41 @@ class Cell:
 
         Args:
             parameter: Modified in place.
-            gradient: Finite, in the parameter's shape and the dtype of computation.
+            gradient: Finite, in the parameter's shape and the dtype of computation; not modified.
             usable: Whether the gradient that came was finite and not zero, a tensor beside the parameter.
             state: What `layout` describes; modified in place.
             t: 1, 2, ...
             group: The parameter group, for lr, scale and weight decay.
         """
+        if self._took_whole_step(parameter, gradient, state, t):
+            return
         G = as_matrix(gradient, short_first=self.basis.short_first)
         self.basis.prepare(state, G, usable, t, self.options)
         projected = self.basis.project(state, G)
         count = moment_step(state, t)
         if count > 0:  # at 0 the gradient only fitted the first basis
             step = self.moments.update(projected, state, count, self.options)
-            update = self.basis.lift(state, step)
-            _descend(parameter, as_parameter(update, parameter.shape), group)
+            self._descend(parameter, step, state, group)
         self.basis.follow(state, G, projected, usable, t, self.options)
+
+    def _took_whole_step(self, parameter: Tensor, gradient: Tensor, state: State, t: int) -> bool:
+        """Whether the moments went all the way from gradient to parameter by themselves."""
+        whole_step = self.moments.whole_step
+        if self.basis is not IDENTITY or whole_step is None or self.options["scale"] != 1:
+            return False
+        return whole_step(parameter, gradient, state, t, self.options)
+
+    def _descend(
+        self, parameter: Tensor, step: Tensor, state: State, group: Mapping[str, Any]
+    ) -> None:
+        lr, scale = group["lr"], group["scale"]
+        # A learning rate that is a tensor must stay one, and only a contiguous parameter has a matrix view.
+        if isinstance(lr, Tensor) or parameter.dtype != step.dtype or not parameter.is_contiguous():
+            update = as_parameter(self.basis.lift(state, step), parameter.shape)
+            _descend(parameter, update, group)
+            return
+        W = as_matrix(parameter, short_first=self.basis.short_first)
+        self.basis.descend(W, state, step, lr * scale, 1 - lr * group["weight_decay"])
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Composed(torch.optim.Optimizer):
         gradient, finite, usable = finite_gradient(gradient, dtypes.compute)
         state["nonfinite_gradients"].add_(~finite)
         if group["maximize"]:
-            gradient.neg_()
+            gradient = -gradient
         rule.apply(parameter, gradient, usable, state, t, group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

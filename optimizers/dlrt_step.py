@@ -258,7 +258,7 @@ class LayerStep:
             )
         gradient, finite, _ = finite_gradient(parameter.grad, self._dtypes.compute)
         parameter.grad = None
-        return (gradient.neg_() if self.group["maximize"] else gradient), finite
+        return (-gradient if self.group["maximize"] else gradient), finite
 
     def _moved(self, X: Tensor, step: Tensor) -> Tensor:
         """Return (1 - h weight_decay) X - h step."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import low_bit
+from . import fused_adam, low_bit
 from .averages import average, average_square, debiased
 from .flops import Flops
 from .slots import Layout, Slot
-from .step_rule import Hyper, State
+from .step_rule import Hyper, State, WholeStep
 
 
 def adam(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
@@ -26,9 +26,12 @@ def adam(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
     eps stands outside the root, as in torch.optim.AdamW (paper 1's algorithm prints it inside, its ODE outside).
     Source: Kingma and Ba 2015; in rotated coordinates Nguyen et al. 2025, algorithm 1.
     """
-    beta1, beta2 = hyper["betas"]
-    M = average(state["exp_avg"], G, debiased(beta1, t))
-    return _rms_normalised(M, G, state, debiased(beta2, t), hyper["eps"])
+    step = torch.zeros_like(G)
+    if fused_adam.descend(step, G, state, t, {**hyper, "lr": -1.0, "weight_decay": 0.0}):
+        return step
+    beta1, beta2 = (debiased(beta, t) for beta in hyper["betas"])
+    M = average(state["exp_avg"], G, beta1)
+    return _rms_normalised(M, G, state, beta2, hyper["eps"])
 
 
 def adam_without_momentum(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
@@ -139,6 +142,7 @@ class Moments:
             is one of normalised steps.
         debiases: Whether that average is bias-corrected.
         vector: The moments for tensors that are not matrices; its own id where it treats elements one by one.
+        whole_step: The step on the weights themselves, in their own coordinates, where that is faster than `update`.
     """
 
     name: str
@@ -150,6 +154,7 @@ class Moments:
     averages_gradient: bool = False
     debiases: bool = True
     vector: str = ""
+    whole_step: WholeStep | None = None
 
     def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return the state kept for m x n coordinates."""
@@ -180,6 +185,7 @@ MOMENTS = {
             flops_per_element=10,
             averages_gradient=True,
             vector="adam",
+            whole_step=fused_adam.descend,
         ),
         Moments(
             "adam-nomom",

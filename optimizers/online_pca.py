@@ -101,6 +101,10 @@ class OnlinePCA:
     def _sides(self) -> tuple[_Side, ...]:
         return (_LEFT, _RIGHT)[: self.sides]
 
+    def reaches(self, m: int, n: int, options: Options) -> bool:
+        """Return True."""
+        return True
+
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return P (and Q), Adam's moments of them, and the counters."""
         r, _ = self.coordinates(m, n, options)
@@ -153,6 +157,13 @@ class OnlinePCA:
         """Return P N, or P N Q^T."""
         lifted = state["basis_left"].to(step.dtype) @ step
         return lifted @ state["basis_right"].to(step.dtype).mT if self.sides == 2 else lifted
+
+    def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
+        """W <- decay W - rate P N, or P N Q^T."""
+        if self.sides == 2:
+            step = step @ state["basis_right"].to(step.dtype).mT
+        P = state["basis_left"].to(step.dtype)
+        torch.addmm(W, P, step, beta=decay, alpha=-rate, out=W)
 
     def follow(
         self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options

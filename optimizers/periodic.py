@@ -68,6 +68,10 @@ class Periodic:
         limit = options["max_dim"]
         return sum(limit is None or size <= limit for size in (m, n)[: self.sides])
 
+    def reaches(self, m: int, n: int, options: Options) -> bool:
+        """Return whether a side is short enough for a basis."""
+        return self._sides_within(m, n, options) > 0
+
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return P (and Q), the covariances where they are the source, and the counters."""
         sides = self._sides_within(m, n, options)
@@ -173,6 +177,13 @@ class Periodic:
         if "basis_right" in state:
             return lifted @ state["basis_right"].to(step.dtype).mT
         return lifted
+
+    def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
+        """W <- decay W - rate P N, or P N Q^T."""
+        if "basis_right" in state:
+            step = step @ state["basis_right"].to(step.dtype).mT
+        P = state["basis_left"].to(step.dtype)
+        torch.addmm(W, P, step, beta=decay, alpha=-rate, out=W)
 
     def follow(
         self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options

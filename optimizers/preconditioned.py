@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from .averages import average, debiased
 from .flops import Flops
 from .grafting import graft_flops, graft_layout, graft_step, grafted
 from .slots import Layout, Slot
-from .step_rule import Hyper, State
+from .step_rule import Hyper, State, WholeStep
 
 
 class Preconditioner(Protocol):
@@ -60,6 +60,7 @@ class Preconditioned:
     vector: str = "adam"
     averages_gradient: bool = False
     smallest_rank: int = 1
+    whole_step: ClassVar[WholeStep | None] = None
 
     def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return the state kept for an m x n matrix."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -12,6 +12,8 @@ from .slots import Layout
 
 State = Mapping[str, Tensor]
 Hyper = Mapping[str, Any]
+# Takes W, G, the state, t and the options; says whether it took the step on W itself, learning rate and all.
+WholeStep = Callable[[Tensor, Tensor, State, int, Hyper], bool]
 
 
 class StepRule(Protocol):
@@ -36,6 +38,10 @@ class StepRule(Protocol):
     @property
     def vector(self) -> str:
         """The moments for tensors that are not matrices."""
+
+    @property
+    def whole_step(self) -> WholeStep | None:
+        """The whole step on weights in their own coordinates, where that is faster than `update`."""
 
     def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return the state kept for an m x n matrix."""

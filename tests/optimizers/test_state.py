@@ -213,11 +213,17 @@ def test_state_holds_tensors_only(name):
     assert all(isinstance(value, torch.Tensor) for value in optimizer.state[parameter].values())
 
 
-def test_transient_bytes_of_adam_are_its_three_temporaries():
-    # The float32 copy of the gradient with non-finite entries masked, sqrt(V) + eps, and three scalars.
+@pytest.mark.parametrize(
+    ("dtype", "copies"),
+    [
+        (torch.float32, 0),  # the gradient is read where it lies, and the fused kernel has no temporaries
+        (torch.bfloat16, 4),  # float32: the gradient, M and V, and the step
+    ],
+)
+def test_transient_bytes_of_adam_are_what_its_dtype_makes_it_convert(dtype, copies):
     resolved = METHODS["adamw"].resolve()
-    small, large = (transient_bytes((side, 64), torch.float32, resolved) for side in (64, 128))
-    assert large - small == 2 * 64 * 64 * 4
+    small, large = (transient_bytes((side, 64), dtype, resolved) for side in (64, 128))
+    assert large - small == copies * 64 * 64 * 4
 
 
 def test_transient_bytes_grow_with_the_decomposition():
