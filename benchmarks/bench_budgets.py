@@ -38,10 +38,10 @@ from subopt.profilers.schema import Profile, Settings
 from subopt.profilers.session import Session
 from subopt.profilers.simulated import at_its_largest, fake_model
 from subopt.profilers.target import load_target, without_address_warnings
-from subopt.recipes.advisor import recommend, to_recipe
-from subopt.recipes.budget import smallest_budget
+from subopt.recipes.advice.advisor import recommend, to_recipe
+from subopt.recipes.plan.budget import smallest_budget
+from subopt.recipes.plan.solving import Request
 from subopt.recipes.schema import Recipe
-from subopt.recipes.solving import Request
 from subopt.units import format_bytes
 
 OUTPUT = RESULTS / "budgets_cpu_202611"

@@ -35,11 +35,11 @@ from subopt.profilers.effort import EFFORTS
 from subopt.profilers.profile import BASELINE, run_profile
 from subopt.profilers.schema import Profile, Settings
 from subopt.profilers.target import load_target
-from subopt.recipes.changes import changed_options
+from subopt.recipes.advice.changes import changed_options
+from subopt.recipes.plan.step_time import relative_step_time, whole_step_ms
 from subopt.recipes.schema import Data, Model, Optimizer, Recipe, Schedule
-from subopt.recipes.step_time import relative_step_time, whole_step_ms
-from subopt.recipes.stepper import Stepper
-from subopt.recipes.trainable import make_trainable, training_target
+from subopt.recipes.training.stepper import Stepper
+from subopt.recipes.training.trainable import make_trainable, training_target
 
 OUTPUT = RESULTS / "predictions_cpu_202611"
 # example: arguments, batch size

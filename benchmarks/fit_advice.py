@@ -22,17 +22,17 @@ from _common import RESULTS
 from bench_advice import NAME, PROBLEMS, read_paces
 
 from subopt.profilers.schema import Layer, MethodCost, Profile
-from subopt.recipes.layer_reading import LayerReading, read_layer
-from subopt.recipes.measured_evidence import (
+from subopt.recipes.evidence.layer_reading import LayerReading, read_layer
+from subopt.recipes.evidence.measured import (
     AGREEMENT_WORTH,
     DIAGONALITY_WORTH,
     ENERGY_WORTH,
     MOST_DECADES,
     measured_gain,
 )
-from subopt.recipes.raced_evidence import gain_from_losses
-from subopt.recipes.ranking import time_price
-from subopt.recipes.traits import model_kind
+from subopt.recipes.evidence.raced import gain_from_losses
+from subopt.recipes.evidence.traits import model_kind
+from subopt.recipes.ranking.rule import time_price
 
 Constants = tuple[float, float, float, float]
 IN_USE: Constants = (DIAGONALITY_WORTH, MOST_DECADES, AGREEMENT_WORTH, ENERGY_WORTH)

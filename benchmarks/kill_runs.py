@@ -29,11 +29,11 @@ import torch
 from _common import RESULTS, conditions
 from safetensors.torch import load_file
 
-from subopt.recipes.events import Started
 from subopt.recipes.files import apply_overrides, load_recipe
-from subopt.recipes.metrics import read_metrics
 from subopt.recipes.schema import Recipe
-from subopt.recipes.trainer import train
+from subopt.recipes.training.events import Started
+from subopt.recipes.training.metrics import read_metrics
+from subopt.recipes.training.trainer import train
 
 OUTPUT = RESULTS / "kills_cpu_202611"
 

@@ -1,7 +1,7 @@
 """How earlier runs on this machine compared with their predictions, and what that says of new ones.
 
 A peak's estimate stays what it is; its interval is widened by as much as earlier runs went beyond theirs, and never
-narrowed. A step's time is multiplied by the median where a recipe is made, see `subopt.recipes.calibrated`.
+narrowed. A step's time is multiplied by the median where a recipe is made, see `subopt.recipes.advice.calibrated`.
 """
 
 from __future__ import annotations

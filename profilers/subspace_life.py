@@ -20,7 +20,7 @@ from subopt.optimizers.online_pca import OnlinePCA, orthonormalised
 from subopt.optimizers.slots import Dtypes, allocate
 
 from .layer_record import SubspaceLife
-from .spectrum import solvable
+from .spectrum import energies, solvable
 from .subspace_curves import Curves, energy_kept
 from .subspace_plan import Schedule, Size
 
@@ -103,7 +103,7 @@ class FollowedLayer:
                 kept = energy_kept(P.to(G.device), G, self._curves.ranks)
                 self._curves.add_frozen(source, lag, kept)
         if lag == 1:
-            self._curves.add_judged(_energies(G))
+            self._curves.add_judged(energies(G, torch.float32))
         if fitted.tracker:
             self._follow(fitted.tracker, lag, G, group)
 
@@ -163,16 +163,6 @@ class FollowedLayer:
         state["basis_left"].copy_(canonical_signs(P[:, : self._size.rank]))
         state["fitted_at"].fill_(1)
         return state
-
-
-def _energies(G: Tensor) -> Tensor:
-    """Return the squared singular values, largest first, in float64; solved in it only where float32 does not do."""
-    gram = G @ G.mT
-    try:
-        energy: Tensor = torch.linalg.eigvalsh(gram)
-    except LinAlgError:
-        energy = torch.linalg.eigvalsh(gram.to(torch.float64))
-    return energy.flip(0).clamp(min=0).to(torch.float64)
 
 
 def _solved(fit: Callable[[], Tensor]) -> Tensor | None:

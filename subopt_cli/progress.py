@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from subopt.profilers.profile import Progress as StageEvent
-    from subopt.recipes.events import Event, Stepped
+    from subopt.recipes.training.events import Event, Stepped
 
     from .output import Output
 
@@ -79,7 +79,7 @@ class StageProgress(Bar):
 
 
 class TrainingProgress(Bar):
-    """Shows a training run: call it with every event of `subopt.recipes.events`."""
+    """Shows a training run: call it with every event of `subopt.recipes.training.events`."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(output)
@@ -88,7 +88,7 @@ class TrainingProgress(Bar):
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from subopt.recipes import events
+        from subopt.recipes.training import events
 
         match event:
             case events.Started(plan):

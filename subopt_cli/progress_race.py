@@ -33,8 +33,8 @@ class RaceProgress(Bar):
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from subopt.recipes.events import Interrupting, Warned
         from subopt.recipes.race import events
+        from subopt.recipes.training.events import Interrupting, Warned
 
         match event:
             case events.Pacing():

@@ -13,7 +13,8 @@ from .render_text import DASH, facts, numbered, percent, plural, section
 from .units import format_bytes
 
 if TYPE_CHECKING:
-    from subopt.recipes.advice import Advice, Estimate, Row
+    from subopt.recipes.advice.answer import Advice
+    from subopt.recipes.ranking.row import Estimate, Row
 
 _COLUMNS = (
     Column("method", is_text=True),

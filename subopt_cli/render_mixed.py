@@ -11,7 +11,7 @@ from .render_text import DASH, count, facts, section
 from .units import format_bytes, format_ms
 
 if TYPE_CHECKING:
-    from subopt.recipes.mixed_record import Mixed, MixedUse
+    from subopt.recipes.mixed.record import Mixed, MixedUse
 
 _COLUMNS = (
     Column("layers", is_text=True),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rich.console import RenderableType
 from rich.text import Text
 
-from subopt.recipes.calibrated import calibration_sentences
+from subopt.recipes.advice.calibrated import calibration_sentences
 
 from .readings import batches_seen, measured_layers, training_steps
 from .render_blocks import BLOCK_LEGEND, block_table

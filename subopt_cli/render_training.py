@@ -13,8 +13,8 @@ from .render_text import DASH, count, facts, plural, section
 from .units import format_bytes, format_ms
 
 if TYPE_CHECKING:
-    from subopt.recipes.events import Evaluated, Plan, Stepped
-    from subopt.recipes.result import Result
+    from subopt.recipes.run_folder.result import Result
+    from subopt.recipes.training.events import Evaluated, Plan, Stepped
 
 
 def plan_facts(plan: Plan) -> RenderableType:

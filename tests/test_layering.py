@@ -25,6 +25,19 @@ ALLOWED = {
     "recipes": (*LEAVES, "subopt.optimizers", "subopt.profilers"),
     "subopt_cli": ("subopt",),
 }
+# The sub-packages of `recipes`, each with those it may import; the modules at the top import none of them.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "data": (),
+    "plan": (),
+    "evidence": ("plan",),
+    "ranking": ("plan", "evidence"),
+    "mixed": ("plan", "evidence", "ranking"),
+    "advice": ("data", "plan", "evidence", "ranking", "mixed"),
+    "run_folder": ("data",),
+    "training": ("data", "plan", "run_folder"),
+    "tracking": ("run_folder", "training"),
+    "race": ("evidence", "advice", "run_folder", "training"),
+}
 # What a module imports of an optional extra, and imports only when it is asked to.
 EXTRAS = {"subopt.optimizers.low_bit": ("torchao",)}
 TERMINAL_LIBRARIES = {"rich", "typer", "click"}
@@ -75,6 +88,20 @@ def is_allowed(name: str, folder: str, ours: tuple[str, ...]) -> bool:
     return folder == "subopt_cli" or top not in TERMINAL_LIBRARIES
 
 
+def part_of_recipes(name: str) -> str | None:
+    """The sub-package that a dotted name is in: `subopt.recipes.plan.budget` is in `plan`; None outside of all."""
+    parts = name.split(".")
+    inside = parts[:2] == ["subopt", "recipes"] and len(parts) > 2 and parts[2] in RECIPES
+    return parts[2] if inside else None
+
+
+def imports_of_later_parts(path: Path, source: str) -> list[str]:
+    """The imports of a module of `recipes` that its sub-package may not have."""
+    own = part_of_recipes(module_name(path))
+    allowed = {None} if own is None else {None, own, *RECIPES[own]}
+    return [name for name in imports(path, source) if part_of_recipes(name) not in allowed]
+
+
 def prints(source: str) -> list[int]:
     """Lines that write to the terminal: `print(...)`, `sys.stdout.write(...)`, `sys.stderr.write(...)`."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
@@ -85,6 +112,54 @@ def prints(source: str) -> list[int]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_module_imports_only_from_layers_below(path: Path) -> None:
     assert forbidden_imports(path, path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if path.relative_to(ROOT).parts[0] == "recipes"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_a_part_of_recipes_imports_only_from_parts_below(path: Path) -> None:
+    assert imports_of_later_parts(path, path.read_text("utf-8")) == []
+
+
+def test_the_parts_of_recipes_are_all_listed_and_each_after_what_it_imports() -> None:
+    assert set(RECIPES) == {file.parent.name for file in (ROOT / "recipes").glob("*/__init__.py")}
+    parts = list(RECIPES)
+    for part, below in RECIPES.items():
+        assert set(below) <= set(parts[: parts.index(part)]), part
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "names"),
+    [
+        ("recipes/files.py", "from .plan import budget", ["subopt.recipes.plan.budget"]),
+        (
+            "recipes/plan/peaks.py",
+            "from ..advice import advisor",
+            ["subopt.recipes.advice.advisor"],
+        ),
+        ("recipes/plan/peaks.py", "def f():\n    from .. import race", ["subopt.recipes.race"]),
+        (
+            "recipes/training/trainer.py",
+            "from ..tracking import wandb",
+            ["subopt.recipes.tracking.wandb"],
+        ),
+        (
+            "recipes/race/plan.py",
+            "from ..plan.budget import Fit",
+            ["subopt.recipes.plan.budget.Fit"],
+        ),
+        (
+            "recipes/race/plan.py",
+            "from ..advice.advisor import recommend\nfrom ..rng import rng_state",
+            [],
+        ),
+        ("recipes/plan/peaks.py", "from .budget import Fit\nfrom ..schema import Recipe", []),
+    ],
+)
+def test_an_import_from_a_part_above_is_found(path: str, source: str, names: list[str]) -> None:
+    assert imports_of_later_parts(ROOT / path, source) == names
 
 
 @pytest.mark.parametrize(
@@ -105,7 +180,7 @@ def test_every_folder_has_modules_to_check(folder: str) -> None:
     ("path", "source", "name"),
     [
         ("optimizers/svd.py", "from subopt.profilers import profile", "subopt.profilers.profile"),
-        ("optimizers/svd.py", "from ..recipes import trainer", "subopt.recipes.trainer"),
+        ("optimizers/svd.py", "from ..recipes import training", "subopt.recipes.training"),
         ("optimizers/svd.py", "def f():\n    import numpy as np", "numpy"),
         ("optimizers/svd.py", "import torchao", "torchao"),
         ("optimizers/svd.py", "import optimizers", "optimizers"),
@@ -113,7 +188,7 @@ def test_every_folder_has_modules_to_check(folder: str) -> None:
         ("profilers/cost.py", "import subopt", "subopt"),
         ("profilers/cost.py", "from subopt.output import Sink", "subopt.output.Sink"),
         ("profilers/cost.py", "from rich.table import Table", "rich.table.Table"),
-        ("recipes/trainer.py", "import subopt.app", "subopt.app"),
+        ("recipes/training/trainer.py", "import subopt.app", "subopt.app"),
         ("subopt_cli/app.py", "import recipes", "recipes"),
         ("subopt_cli/errors.py", "from .app import main", "subopt.app.main"),
     ],
@@ -131,8 +206,14 @@ def test_an_import_from_a_layer_above_is_found(path: str, source: str, name: str
             "profilers/cost.py",
             "from subopt import __version__\nfrom subopt.optimizers import METHODS",
         ),
-        ("recipes/trainer.py", "from subopt.profilers.schema import Profile\nimport accelerate"),
-        ("subopt_cli/commands/train.py", "from subopt.recipes.trainer import train\nimport typer"),
+        (
+            "recipes/training/trainer.py",
+            "from subopt.profilers.schema import Profile\nimport accelerate",
+        ),
+        (
+            "subopt_cli/commands/train.py",
+            "from subopt.recipes.training.trainer import train\nimport typer",
+        ),
         ("subopt_cli/units.py", "from .errors import UsageError"),
     ],
 )

@@ -10,7 +10,7 @@ from tables import table
 
 from subopt.optimizers import METHODS, Method
 from subopt.optimizers.options import OPTIONS
-from subopt.recipes.evidence import load_evidence
+from subopt.recipes.evidence.published import load_evidence
 from subopt.units import format_bytes
 
 SHAPES = ((512, 512), (1024, 4096), (4096, 11008))
@@ -192,7 +192,7 @@ def _published(method: Method) -> str:
     elif method.name in evidence.relative_rates:
         relative = evidence.relative_rates[method.name]
         parts.append(f"Learning rate: {relative.factor:g} times AdamW's ({relative.source}).")
-    parts.append("All of it is in [`recipes/evidence.yaml`](../../recipes/evidence.yaml).")
+    parts.append("All of it is in [`recipes/evidence/published.yaml`](../../recipes/evidence/published.yaml).")
     return "\n\n".join(parts)
 
 

@@ -9,18 +9,20 @@ from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method
 from subopt.profilers.schema import MethodCost, Profile
 
-from .advice import Advice, Change, Objective, Row
-from .budget import DeviceKind, read_budget
+from ..evidence.raced_settings import as_raced
+from ..mixed.recipe import mixed_at
+from ..mixed.record import Mixed
+from ..plan.budget import DeviceKind, read_budget
+from ..plan.method_options import changed_options
+from ..plan.sentences import plan_sentences
+from ..plan.solving import Request
+from ..ranking.planned import Planned, asked_plans, least_changed, smallest_plans, solved_plans
+from ..ranking.row import Objective, Row
+from ..ranking.rule import ranked
+from .answer import Advice, Change
 from .calibrated import calibration_sentences
 from .changes import changes_that_fit
-from .method_options import changed_options
-from .mixed_recipe import mixed_at
-from .mixed_record import Mixed
-from .plan_sentences import plan_sentences
-from .plans import Planned, asked_plans, least_changed, smallest_plans, solved_plans
 from .proposal import to_recipe
-from .raced_settings import as_raced
-from .ranking import ranked
 from .sentences import (
     budget_sentence,
     data_sentence,
@@ -28,7 +30,6 @@ from .sentences import (
     refusal_sentences,
     unavailable_sentence,
 )
-from .solving import Request
 from .verdict import certainty_sentence, choice_sentences
 
 __all__ = ["Advice", "Change", "Row", "recommend", "to_recipe"]
@@ -48,7 +49,7 @@ def recommend(
 ) -> Advice:
     """Rank the profile's methods under a memory budget, choose one, and solve for the rest of the plan.
 
-    The rule is `ranking.score` and `ranking.sort_key`. Where a method fits as it is asked for, nothing is changed;
+    The rule is `score` and `sort_key` of `ranking.rule`. Where a method fits as it is asked for, nothing is changed;
     where none does, each is made to fit by the smallest change (`solving`), and among those whose own options are the
     least changed the best is chosen. The result depends on nothing but the arguments.
 

@@ -13,12 +13,12 @@ from subopt.errors import UsageError
 from subopt.profilers.schema import MethodCost, Profile
 from subopt.units import format_bytes
 
-from .advice import Change, ChangeKind
-from .budget import Budget, DeviceKind, smallest_budget
-from .method_options import changed_options
-from .plans import Planned, least_changed, solved_plans
-from .ranking import ranked
-from .solving import Request, Solved, least
+from ..plan.budget import Budget, DeviceKind, smallest_budget
+from ..plan.method_options import changed_options
+from ..plan.solving import Request, Solved, least
+from ..ranking.planned import Planned, least_changed, solved_plans
+from ..ranking.rule import ranked
+from .answer import Change, ChangeKind
 
 __all__ = ["changed_options", "changes_that_fit"]
 

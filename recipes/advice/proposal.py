@@ -9,28 +9,19 @@ from pathlib import Path
 
 from subopt.profilers.schema import Files, Profile
 
-from .advice import Advice, Row
+from ..data.paths import relative
+from ..evidence.published import LearningRate, load_evidence, published_lr
+from ..evidence.raced_settings import raced
+from ..evidence.rates import known_rate
+from ..evidence.traits import model_kind, tokens_per_step, trainable_parameters
+from ..mixed.recipe import with_mixed
+from ..plan.method_options import changed_options
+from ..plan.solving import Solved
+from ..ranking.row import Row
+from ..schema import Checkpoint, Data, Evaluation, Fallback, Model, Optimizer, Recipe, Schedule, Why
+from .answer import Advice
 from .calibrated import step_correction_text, step_factor
-from .data.paths import relative
-from .evidence import LearningRate, load_evidence, published_lr
-from .method_options import changed_options
-from .mixed_recipe import with_mixed
-from .raced_settings import raced
-from .rates import known_rate
-from .schema import (
-    Checkpoint,
-    Data,
-    Evaluation,
-    Fallback,
-    Model,
-    Optimizer,
-    Recipe,
-    Schedule,
-    Why,
-)
 from .sentences import data_sentence
-from .solving import Solved
-from .traits import model_kind, tokens_per_step, trainable_parameters
 
 DEFAULT_STEPS = 1000
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from subopt.profilers.schema import Profile
 from subopt.units import format_bytes
 
-from .advice import Expected, KnownFrom, Objective, Row
-from .budget import Fit
-from .evidence import Certainty
-from .sentences import gain_text, low_rank_text, measure_of, overhead_text, share_text
+from ..evidence.published import Certainty
+from ..plan.budget import Fit
+from ..ranking.phrases import gain_text, low_rank_text, measure_of, overhead_text, share_text
+from ..ranking.row import Expected, KnownFrom, Objective, Row
 
 _HOW_NEAR = {
     Certainty.NEAR: "the same kind of model at about this size and batch",

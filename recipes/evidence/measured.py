@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from subopt.profilers.schema import Layer, MethodCost, Profile
 
-from .evidence import load_evidence
 from .layer_reading import LayerReading, read_layer
 from .method_family import family_of
+from .published import load_evidence
 
 # Ten times the diagonality. AdaDiag takes away 7.7 to 11.4 % of Adam's perplexity (Nguyen et al. 2025, table 2); on a
 # LLaMA's gradients its basis is worth some 1.1 decades. Beyond two decades no more gain was seen: Muon's and SOAP's

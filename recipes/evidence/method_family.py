@@ -11,7 +11,7 @@ from subopt.optimizers import get_method, matrix_shape
 from subopt.optimizers.bases import resolve_rank
 from subopt.profilers.schema import MethodCost
 
-from .evidence import load_evidence
+from .published import load_evidence
 
 Coordinates: TypeAlias = Literal["one_sided", "two_sided", "covariance"]
 

@@ -1,6 +1,6 @@
 """Two questions to the papers: how much did a method gain in the setting nearest to this model, and at what rate.
 
-The numbers live in `evidence.yaml` next to this file, each with its paper and table.
+The numbers live in `published.yaml` next to this file, each with its paper and table.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from .evidence_file import Evidence, PublishedRate, Result, load_evidence
+from .published_file import Evidence, PublishedRate, Result, load_evidence
 
 __all__ = [
     "Certainty",
@@ -125,7 +125,7 @@ def published_lr(method: str, parameter_count: int, kind: str | None = None) -> 
     base = _nearest_rate(evidence.baseline, parameter_count, kind)
     if base is None:
         raise LookupError(
-            f"evidence.yaml holds no learning rate for its baseline {evidence.baseline}"
+            f"published.yaml holds no learning rate for its baseline {evidence.baseline}"
         )
     relative = evidence.relative_rates.get(method)
     if relative is not None:

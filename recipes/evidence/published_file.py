@@ -1,4 +1,4 @@
-"""Reads `evidence.yaml`, the papers' result tables and learning rates as data, into frozen records."""
+"""Reads `published.yaml`, the papers' result tables and learning rates as data, into frozen records."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Evidence:
 @cache
 def load_evidence() -> Evidence:
     """Return the bundled evidence, read once."""
-    text = resources.files(__package__).joinpath("evidence.yaml").read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath("published.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
     papers = {key: Paper(key, **fields) for key, fields in raw["papers"].items()}
     return Evidence(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from subopt.optimizers import get_method
 from subopt.profilers.schema import Contestant, MethodCost, Profile, Race
 
-from .method_options import with_options
+from ..plan.method_options import with_options
 
 
 def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from subopt.profilers.schema import Profile
 
-from .evidence import LearningRate, published_lr
+from .published import LearningRate, published_lr
 from .raced_settings import raced, raced_rate_reason
 from .traits import model_kind, trainable_parameters
 

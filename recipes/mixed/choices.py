@@ -25,12 +25,12 @@ from subopt.optimizers import Method, get_method, matrix_shape
 from subopt.optimizers.bases import resolve_rank
 from subopt.profilers.schema import Layer, MethodCost, Profile
 
-from .advice import Row
+from ..evidence.measured import layer_gain
+from ..plan.method_options import changed_options, parameter_dtype
+from ..ranking.row import Row
+from ..ranking.rule import time_price
+from ..schema import OptionValue
 from .knapsack_bound import Choice
-from .measured_evidence import layer_gain
-from .method_options import changed_options, parameter_dtype
-from .ranking import time_price
-from .schema import OptionValue
 
 # Beside the profile's own rank, for methods whose moments live in a subspace: shares of the short side.
 RANKS = (0.5, 0.25, 0.125)

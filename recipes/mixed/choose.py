@@ -14,19 +14,19 @@ from dataclasses import replace
 from subopt.optimizers import shown_name
 from subopt.profilers.schema import Profile
 
-from .advice import Row
-from .evidence import load_evidence
+from ..evidence.published import load_evidence
+from ..evidence.rates import known_rate
+from ..plan.peaks import PeakAt
+from ..ranking.row import Row
+from ..schema import Rule
+from .choices import Measured
+from .fallback import FallbackKind, kind_of
 from .knapsack import leanest, pack
 from .knapsack_bound import upper_bound
 from .layer_patterns import patterns_for
-from .mixed_choices import Measured
-from .mixed_fallback import FallbackKind, kind_of
-from .mixed_problem import Problem, Solution, problem_of, solved
-from .mixed_record import Mixed, MixedUse
-from .mixed_sentences import mixed_sentences
-from .peaks import PeakAt
-from .rates import known_rate
-from .schema import Rule
+from .problem import Problem, Solution, problem_of, solved
+from .record import Mixed, MixedUse
+from .sentences import mixed_sentences
 
 # More methods than this make a recipe that nobody can read, or tell apart from chance.
 MOST_METHODS = 3

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from subopt.profilers.schema import Profile
 
+from ..evidence.traits import trainable_parameters
+from ..plan.method_options import parameter_dtype
+from .choices import Measured
 from .knapsack_bound import Choice
-from .method_options import parameter_dtype
-from .mixed_choices import Measured
-from .traits import trainable_parameters
 
 
 @dataclass(frozen=True, slots=True)

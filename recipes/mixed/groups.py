@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from subopt.optimizers import shown_name
 from subopt.profilers.schema import Layer
 
+from .choices import Measured
 from .knapsack_bound import Choice
 from .layer_patterns import role_of
-from .mixed_choices import Measured
 
 # As a share of the loss measure: a tenth of what a change of the method must promise.
 WORTH_A_SPLIT = 0.001

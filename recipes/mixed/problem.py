@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from subopt.profilers.schema import Layer, Profile
 
-from .advice import Row
+from ..ranking.row import Row
+from .choices import Measured, matrices, measured_candidates
+from .fallback import FallbackKind, fallback_kinds, kind_of
+from .groups import GroupChoice, group_choices, like_layers
 from .knapsack import pack
 from .knapsack_bound import Choice, Items
-from .mixed_choices import Measured, matrices, measured_candidates
-from .mixed_fallback import FallbackKind, fallback_kinds, kind_of
-from .mixed_groups import GroupChoice, group_choices, like_layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from subopt.profilers.schema import MethodCost, Profile
 from subopt.units import format_bytes
 
-from .evidence import load_evidence
-from .mixed import choose_mixed, leanest_bytes
-from .mixed_record import Mixed
-from .plans import asked_plans
-from .rates import known_rate
-from .schema import Fallback, Recipe
-from .solving import Request, Solved
+from ..evidence.published import load_evidence
+from ..evidence.rates import known_rate
+from ..plan.solving import Request, Solved
+from ..ranking.planned import asked_plans
+from ..schema import Fallback, Recipe
+from .choose import choose_mixed, leanest_bytes
+from .record import Mixed
 
 
 def mixed_at(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from subopt.optimizers import get_method
 
-from .peaks import PeakAt
-from .schema import OptionValue, Rule
+from ..plan.peaks import PeakAt
+from ..schema import OptionValue, Rule
 
 
 @dataclass(frozen=True, slots=True)

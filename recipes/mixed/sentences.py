@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .mixed_record import Mixed, MixedUse
-from .ranking import WORTH_A_CHANGE
+from ..ranking.rule import WORTH_A_CHANGE
+from .record import Mixed, MixedUse
 
 
 def mixed_sentences(mixed: Mixed) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from subopt.profilers.architectures import WeightShape
 from subopt.profilers.costs import state_bytes, weight_bytes_saved
 from subopt.profilers.schema import MethodCost, Peak, PhasePeaks, Profile
 
-from .schema import OptionValue
+from ..schema import OptionValue
 
 _PARAMETER_DTYPES = {"fp32": torch.float32, "bf16-mixed": torch.float32, "bf16": torch.bfloat16}
 

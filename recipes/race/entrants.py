@@ -14,9 +14,9 @@ from subopt.optimizers import METHODS, get_method, treatments
 from subopt.profilers.race_record import LeftOut, OptionValue, Rate
 from subopt.profilers.record import Record
 
-from ..advisor import recommend
-from ..changes import changed_options
-from ..evidence import load_evidence, published, published_lr
+from ..advice.advisor import recommend
+from ..advice.changes import changed_options
+from ..evidence.published import load_evidence, published, published_lr
 from .source import RaceSource
 
 # A budget that everything fits: the ranking is asked for without one.

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from subopt.profilers.race_record import CurvePoint, LeftOut, Trial
 
-from ..events import Interrupting, Warned
+from ..training.events import Interrupting, Warned
 from .field import Order
 from .folder import Plan
 

@@ -16,10 +16,10 @@ from subopt.optimizers import get_method
 from subopt.profilers.race_record import CurvePoint, OptionValue, Trial
 from subopt.profilers.target import LoadedTarget
 
-from ..evaluation import held_out_loss
 from ..schema import Fallback, Recipe, Rule
-from ..stepper import Stepper
-from ..trainable import Trainable, make_trainable
+from ..training.evaluation import held_out_loss
+from ..training.stepper import Stepper
+from ..training.trainable import Trainable, make_trainable
 
 # What would make trials start slowly, or is not for every method, and changes no result.
 _WITHOUT = {"compile": False, "fused_backward": False}

@@ -15,7 +15,7 @@ from subopt.optimizers import get_method
 from subopt.profilers.race_record import LeftOut, Race, Seconds, Trial
 from subopt.profilers.record import Count, Record
 
-from ..disk import sync, write_text
+from ..run_folder.disk import sync, write_text
 from .entrants import Entrant
 from .pace import Pace
 

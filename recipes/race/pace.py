@@ -17,8 +17,8 @@ from subopt.profilers.costs import options_for
 from subopt.profilers.race_record import LeftOut, OptionValue
 from subopt.profilers.record import Bytes, Milliseconds, Record
 
-from ..stepper import Stepper
-from ..trainable import make_trainable
+from ..training.stepper import Stepper
+from ..training.trainable import make_trainable
 from .entrants import Entrant
 from .field import Field, held_out, release
 

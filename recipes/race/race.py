@@ -14,11 +14,11 @@ from subopt.errors import UsageError
 from subopt.profilers.device import resolve_device
 from subopt.profilers.race_record import LeftOut, Race
 
-from ..events import Interrupting, Warned
-from ..evidence import load_evidence
-from ..interrupt import Interrupt, interruptible
-from ..session import check_unchanged
-from ..trainable import make_trainable, training_target
+from ..evidence.published import load_evidence
+from ..training.events import Interrupting, Warned
+from ..training.interrupt import Interrupt, interruptible
+from ..training.session import check_unchanged
+from ..training.trainable import make_trainable, training_target
 from .entrants import Entrant, entrants_of
 from .events import OnEvent, Pacing, Planned, ignore
 from .field import Field, quick_release, release

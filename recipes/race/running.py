@@ -8,7 +8,7 @@ from time import monotonic
 from subopt.errors import DoesNotFitError, OptionError, PreflightError
 from subopt.profilers.race_record import LeftOut, OptionValue, Race, Trial
 
-from ..interrupt import Interrupt
+from ..training.interrupt import Interrupt
 from .entrants import Entrant
 from .events import Dropped, OnEvent, PointReached, TimeUp, TrialEnded, TrialStarted
 from .field import Field, Order, release, run_trial

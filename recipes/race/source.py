@@ -7,10 +7,10 @@ from pathlib import Path
 
 from subopt.profilers.schema import Profile
 
-from ..evidence import load_evidence, published_lr
-from ..proposal import CLIP_NORM, DEFAULT_STEPS, FINAL_RATIO, WARMUP_SHARE, relative_target
+from ..advice.proposal import CLIP_NORM, DEFAULT_STEPS, FINAL_RATIO, WARMUP_SHARE, relative_target
+from ..evidence.published import load_evidence, published_lr
+from ..evidence.traits import model_kind, trainable_parameters
 from ..schema import Data, Model, Optimizer, Recipe, Schedule
-from ..traits import model_kind, trainable_parameters
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from subopt.profilers.schema import MethodCost, Profile
 from subopt.units import format_bytes, format_ms
 
-from .advice import Evidence, Row, TimeOverhead
-from .budget import Fit
-from .evidence import Published, load_evidence, published
-from .measured_evidence import MeasuredGain, measured_gain
-from .peaks import PeakAt, peak_at
-from .raced_evidence import RacedGain, raced_gain
-from .ranking import expected_gain, score, time_overhead
-from .sentences import gain_text, low_rank_text, measure_of, overhead_text, share_text
-from .step_time import whole_step_ms
-from .traits import model_kind, tokens_per_step, trainable_parameters
+from ..evidence.measured import MeasuredGain, measured_gain
+from ..evidence.published import Published, load_evidence, published
+from ..evidence.raced import RacedGain, raced_gain
+from ..evidence.traits import model_kind, tokens_per_step, trainable_parameters
+from ..plan.budget import Fit
+from ..plan.peaks import PeakAt, peak_at
+from ..plan.step_time import whole_step_ms
+from .phrases import gain_text, low_rank_text, measure_of, overhead_text, share_text
+from .row import Evidence, Row, TimeOverhead
+from .rule import expected_gain, score, time_overhead
 
 
 def make_row(

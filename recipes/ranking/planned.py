@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from subopt.profilers.schema import MethodCost, Profile
 
-from .advice import Row
-from .evidence import load_evidence
-from .method_options import with_options
-from .passes import Way
-from .peaks import peak_at
-from .ranking import time_price
-from .rows import make_row
-from .solving import RECOMPUTE_SHARE, Request, Solved, as_asked, can_run, solve
+from ..evidence.published import load_evidence
+from ..plan.method_options import with_options
+from ..plan.passes import Way
+from ..plan.peaks import peak_at
+from ..plan.solving import RECOMPUTE_SHARE, Request, Solved, as_asked, can_run, solve
+from .make_row import make_row
+from .row import Row
+from .rule import time_price
 
 
 @dataclass(frozen=True, slots=True)

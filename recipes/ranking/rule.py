@@ -11,12 +11,12 @@ from typing import TypeAlias
 
 from subopt.profilers.schema import MethodCost, Profile
 
-from .advice import Estimate, Expected, Objective, Row, TimeOverhead
-from .budget import Fit
-from .evidence import Published
-from .measured_evidence import MeasuredGain
-from .raced_evidence import RacedGain
-from .step_time import relative_step_time
+from ..evidence.measured import MeasuredGain
+from ..evidence.published import Published
+from ..evidence.raced import RacedGain
+from ..plan.budget import Fit
+from ..plan.step_time import relative_step_time
+from .row import Estimate, Expected, Objective, Row, TimeOverhead
 
 # What twice the steps are worth, as a share of perplexity. Nguyen et al. 2025, section 5.2 and table 2: AdaDiag reaches
 # Adam's final perplexity in 1/1.8 to 1/2 of the steps, and after all of them is 7.7 to 11.4 % below it.

@@ -25,9 +25,9 @@ from torch import nn
 from subopt.errors import FileFormatError
 from subopt.profilers.randomness import set_cpu_state
 
+from ..rng import preserved_rng, rng_state, set_rng_state
 from .disk import free_disk_bytes, no_space_for, sync, told_when_full
-from .planning import actual_state_bytes, model_bytes
-from .rng import preserved_rng, rng_state, set_rng_state
+from .held_bytes import actual_state_bytes, model_bytes
 from .untrusted import read_json, read_tensors
 from .weights import load_weights, save_weights
 

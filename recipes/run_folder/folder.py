@@ -9,13 +9,13 @@ from typing import Any
 
 from subopt.errors import UsageError
 
+from ..data.paths import absolute, moved
+from ..files import load_recipe
+from ..schema import Recipe
+from ..writer import dump_recipe
 from .best import discard_best
 from .checkpoint import checkpoints_in, discard_all, sweep
-from .data.paths import absolute, moved
 from .disk import write_text
-from .files import load_recipe
-from .schema import Recipe
-from .writer import dump_recipe
 
 # A resumed run may see and save differently, and compute the same numbers in less memory; anything else would make it
 # another run.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .run_folder import RunFolder
-from .tracking import missing
+from ..run_folder.folder import RunFolder
+from .trackers import missing
 
 
 class TensorBoard:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from subopt.errors import UsageError, suggestion
 
-from .events import Evaluated, Event, OnEvent, Saved, Started, Stepped, Warned
+from ..training.events import Evaluated, Event, OnEvent, Saved, Started, Stepped, Warned
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .tracking import missing
+from .trackers import missing
 
 
 class Trackio:

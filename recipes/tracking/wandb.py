@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .disk import write_text
-from .tracking import missing
+from ..run_folder.disk import write_text
+from .trackers import missing
 
 
 class WeightsAndBiases:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from subopt.optimizers import get_method
 
-from .best import Best
-from .checkpoint import Progress
+from ..run_folder.best import Best
+from ..run_folder.checkpoint import Progress
+from ..run_folder.held_bytes import actual_state_bytes
+from ..run_folder.result import Figures, Result
+from ..schema import Recipe
 from .metrics import median_step_ms
-from .planning import actual_state_bytes
-from .result import Figures, Result
-from .schema import Recipe
 from .session import Session
 
 

@@ -12,10 +12,10 @@ from torch import nn
 from subopt.errors import PreflightError
 from subopt.profilers.target import LoadedTarget
 
+from ..placement import prepare_batch
+from ..rng import preserved_rng, seed_everything
+from ..schema import Recipe
 from .device_memory import told_out_of_memory
-from .placement import prepare_batch
-from .rng import preserved_rng, seed_everything
-from .schema import Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

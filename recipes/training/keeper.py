@@ -10,12 +10,12 @@ from torch import Tensor
 from subopt.errors import NonFiniteLossError
 from subopt.optimizers import get_method
 
-from .best import Best, discard_best, load_best, save_best
-from .checkpoint import Progress, save_checkpoint
-from .disk import told_when_full
+from ..run_folder.best import Best, discard_best, load_best, save_best
+from ..run_folder.checkpoint import Progress, save_checkpoint
+from ..run_folder.disk import told_when_full
+from ..run_folder.weights import all_finite, save_weights
 from .events import OnEvent, Saved, Warned
 from .session import Session
-from .weights import all_finite, save_weights
 
 
 class Keeper:

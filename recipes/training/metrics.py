@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .disk import told_when_full, write_text
+from ..run_folder.disk import told_when_full, write_text
 from .events import Evaluated, Stepped
 
 _STEP_KEYS = ("step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms")

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from subopt.optimizers import Treatment, get_method, stored_bytes
+from subopt.optimizers import Treatment, get_method
 from subopt.optimizers.rules import is_frozen, rule_for, rule_uses
 
+from ..schema import Recipe
 from .events import Plan
-from .schema import Recipe
 
 if TYPE_CHECKING:
     from .trainable import Trainable
-
-
-def model_bytes(model: nn.Module) -> int:
-    """Return the bytes of a model's parameters and buffers."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def actual_state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes of the tensors an optimizer holds."""
-    return sum(
-        stored_bytes(value)
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, torch.Tensor)
-    )
 
 
 def make_plan(

@@ -12,8 +12,8 @@ from subopt import __version__
 from subopt.profilers.calibration import LEAST_STEPS
 from subopt.profilers.history import VARIABLE, Numbers, PastRun, device_name, record_run
 
+from ..run_folder.result import Figures, Result
 from .events import OnEvent, Warned
-from .result import Figures, Result
 from .session import Session
 
 

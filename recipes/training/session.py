@@ -12,12 +12,12 @@ from subopt.profilers.device import resolve_device
 from subopt.profilers.target import LoadedTarget
 from subopt.units import format_bytes
 
-from .budget import read_budget
+from ..plan.budget import read_budget
+from ..run_folder.folder import RunFolder
+from ..schema import Recipe
 from .device_memory import free_bytes
 from .events import Plan, Warned
 from .planning import less_memory, make_plan
-from .run_folder import RunFolder
-from .schema import Recipe
 from .trainable import Trainable, make_trainable, training_target
 
 

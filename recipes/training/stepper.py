@@ -12,9 +12,9 @@ from subopt.errors import PreflightError
 from subopt.optimizers import FusedBackward, get_method
 from subopt.profilers.data import BatchStream, tokens_in
 
+from ..schedule import LearningRate
 from .device_memory import told_out_of_memory
 from .planning import less_memory
-from .schedule import LearningRate
 from .trainable import Trainable
 
 

@@ -18,14 +18,15 @@ from subopt.profilers.preflight import preflight
 from subopt.profilers.recompute import recompute_blocks
 from subopt.profilers.target import LoadedTarget, load_target
 
+from ..contradictions import contradictions
+from ..placement import make_accelerator, prepare_batch
+from ..rng import seed_everything
+from ..run_folder.held_bytes import model_bytes
+from ..schema import Recipe
 from .compilation import compiled
-from .contradictions import contradictions
 from .device_memory import PeakMemory, told_out_of_memory
 from .evaluation import held_out_loss
-from .placement import make_accelerator, prepare_batch
-from .planning import less_memory, model_bytes
-from .rng import seed_everything
-from .schema import Recipe
+from .planning import less_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -83,7 +84,7 @@ def training_target(recipe: Recipe, base: Path) -> LoadedTarget:
     target = load_target(recipe.model.target, recipe.model.kwargs, base=base)
     if recipe.data.files is None:
         return target
-    from .data.source import with_files
+    from ..data.source import with_files
 
     return with_files(target, recipe.data.files, base)
 

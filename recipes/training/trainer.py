@@ -10,7 +10,12 @@ from pathlib import Path
 
 from subopt.profilers.data import BatchStream
 
-from .checkpoint import Progress, Restored, load_checkpoint
+from ..rng import seed_everything, set_rng_state
+from ..run_folder.checkpoint import Progress, Restored, load_checkpoint
+from ..run_folder.folder import RunFolder
+from ..run_folder.lock import check_unlocked, locked
+from ..run_folder.result import Result
+from ..schema import Recipe
 from .conclusion import Run, conclude
 from .evaluation import held_out_loss
 from .events import (
@@ -26,13 +31,8 @@ from .events import (
 )
 from .interrupt import Interrupt, interruptible
 from .keeper import Keeper
-from .lock import check_unlocked, locked
 from .metrics import MetricsLog
 from .remembered import remember
-from .result import Result
-from .rng import seed_everything, set_rng_state
-from .run_folder import RunFolder
-from .schema import Recipe
 from .session import Session, open_session
 from .stepper import Stepper
 

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..units import format_bytes, parse_size
 
 if TYPE_CHECKING:
-    from subopt.recipes.budget import Budget
+    from subopt.recipes.plan.budget import Budget
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")

@@ -77,8 +77,8 @@ def export(
 
 
 def _script(recipe_path: Path, framework: Framework, to: Path | None, *, force: bool) -> None:
-    from subopt.recipes.disk import replaced
     from subopt.recipes.files import load_recipe
+    from subopt.recipes.run_folder.disk import replaced
     from subopt.recipes.script import left_out, training_script
 
     from ..output import Output

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from subopt.profilers.schema import Files, Profile, Settings
 
+    from ..output import Output
+
 EXIT_INTERRUPTED = 130
 
 
@@ -137,25 +139,15 @@ def profile(
     """
     from subopt.profilers.device import resolve_device
     from subopt.profilers.effort import EFFORTS
-    from subopt.profilers.profile import run_profile
-    from subopt.profilers.target import load_target
 
     from ..output import Output
-    from ..progress import StageProgress
-    from ..render_preflight import preflight_report
 
     output = Output(as_json=as_json)
     check_can_write(to)
     check_may_replace(to, '"schema_version"', "a profile", "name another file with -o")
     pairs = split_pairs(arguments or [])
-    if data and target.startswith(
-        "hf:"
-    ):  # whose batches have a length too: the same one, whichever was given
-        given = pairs.get("sequence_length", "")
-        if sequence_length is not None:
-            pairs["sequence_length"] = str(sequence_length)
-        elif given.isdecimal():
-            sequence_length = int(given)
+    if data and target.startswith("hf:"):
+        sequence_length = _one_length(pairs, sequence_length)
     options = {"tokenizer": tokenizer, "field": field, "sequence_length": sequence_length}
     files = _files(data, inputs, options)
     settings = _settings(
@@ -172,19 +164,7 @@ def profile(
         gpu_mem_bytes=None if gpu_mem is None else read_gpu_memory(gpu_mem),
         max_memory_bytes=None if max_memory is None else parse_size(max_memory),
     )
-    with output.guarded_stdout():
-        loaded = load_target(target, pairs, inputs=inputs or [])
-        if files is not None:
-            from subopt.recipes.data import with_files
-
-            loaded = with_files(loaded, files, Path.cwd())
-        with StageProgress(output) as progress:
-            found = run_profile(
-                loaded,
-                settings,
-                progress=progress,
-                on_preflight=lambda checks: output.aside(preflight_report(loaded.record, checks)),
-            )
+    found = _measured(output, target, pairs, inputs or [], files, settings)
     found.save(to)
     output.note(f"wrote {to}")
     output.document(found.model_dump(mode="json"))
@@ -192,6 +172,45 @@ def profile(
     if found.interrupted:
         output.warning("interrupted: the profile holds what was complete")
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _measured(
+    output: Output,
+    target: str,
+    pairs: dict[str, str],
+    inputs: list[str],
+    files: Files | None,
+    settings: Settings,
+) -> Profile:
+    """Load the model and its batches, and measure them while the stages are shown."""
+    from subopt.profilers.profile import run_profile
+    from subopt.profilers.target import load_target
+
+    from ..progress import StageProgress
+    from ..render_preflight import preflight_report
+
+    with output.guarded_stdout():
+        loaded = load_target(target, pairs, inputs=inputs)
+        if files is not None:
+            from subopt.recipes.data import with_files
+
+            loaded = with_files(loaded, files, Path.cwd())
+        with StageProgress(output) as progress:
+            return run_profile(
+                loaded,
+                settings,
+                progress=progress,
+                on_preflight=lambda checks: output.aside(preflight_report(loaded.record, checks)),
+            )
+
+
+def _one_length(pairs: dict[str, str], sequence_length: int | None) -> int | None:
+    """Give the files' examples and the made-up batches of an `hf:` model one length, whichever was given."""
+    if sequence_length is not None:
+        pairs["sequence_length"] = str(sequence_length)
+        return sequence_length
+    given = pairs.get("sequence_length", "")
+    return int(given) if given.isdecimal() else None
 
 
 def _settings(**values: Any) -> Settings:
@@ -254,7 +273,7 @@ def split_pairs(words: list[str]) -> dict[str, str]:
 
 
 def _report(found: Profile) -> list[RenderableType]:
-    from subopt.recipes.budget import read_budget
+    from subopt.recipes.plan.budget import read_budget
 
     from ..render_profile import profile_report
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,11 @@ from ._options import (
     read_gpu_memory,
     split_names,
 )
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from subopt.recipes.advice.answer import Advice
 
 DEFAULT_RECIPE = Path("recipe.yaml")
 
@@ -110,14 +115,12 @@ def recommend(
     Ranks all methods, by what the papers report and by what was measured on this model, and says why.
     """
     from subopt.profilers.schema import Profile
-    from subopt.recipes.advisor import recommend as advise
-    from subopt.recipes.advisor import to_recipe
+    from subopt.recipes.advice.advisor import recommend as advise
+    from subopt.recipes.advice.advisor import to_recipe
     from subopt.recipes.files import dump_recipe
-    from subopt.recipes.solving import Request
+    from subopt.recipes.plan.solving import Request
 
     from ..output import Output, plain
-    from ..render_advice import advice_report
-    from ..render_mixed import mixed_section
 
     output = Output(as_json=as_json)
     check_can_write(to)
@@ -140,14 +143,23 @@ def recommend(
         mixed=mixed,
     )
     output.document(plain(advice))
+    output.show(*_report(advice, gpu_mem, explain=explain, everything=everything))
+    advice.require_chosen()
+    write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to)))
+    output.note(f"wrote {to}; train with: subopt train {to}")
+
+
+def _report(
+    advice: Advice, gpu_mem: str, *, explain: bool, everything: bool
+) -> list[RenderableType]:
+    from ..render_advice import advice_report
+    from ..render_mixed import mixed_section
+
     budget_line = describe_budget(gpu_mem, advice.budget)
     report = advice_report(advice, budget_line, explain=explain, everything=everything)
     if advice.mixed is not None:
         report.append(mixed_section(advice.mixed))
-    output.show(*report)
-    advice.require_chosen()
-    write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to)))
-    output.note(f"wrote {to}; train with: subopt train {to}")
+    return report
 
 
 def _parse_batch_size(text: str | None) -> int | Literal["auto"] | None:

@@ -29,7 +29,7 @@ def report(
     PROFILE is .subopt/profile.json by default.
     """
     from subopt.profilers.schema import Profile
-    from subopt.recipes.budget import read_budget
+    from subopt.recipes.plan.budget import read_budget
 
     from ..output import Output
     from ..report import MARK, render

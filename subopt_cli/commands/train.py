@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -12,11 +12,25 @@ from ..errors import UsageError
 from ._options import Debug, Device
 
 if TYPE_CHECKING:
-    from subopt.recipes.events import OnEvent
+    from collections.abc import Sequence
+
+    from subopt.recipes.schema import Recipe
+    from subopt.recipes.tracking.trackers import Tracker
+    from subopt.recipes.training.events import OnEvent
 
     from ..output import Output
 
 RUNS = Path("runs")
+
+
+class Asked(TypedDict):
+    """What a run is asked for beside its recipe, as `plan` and `train` take it."""
+
+    recipe_path: Path
+    output: Path
+    resume: bool
+    force: bool
+    device: str | None
 
 
 def train(
@@ -77,16 +91,12 @@ def train(
 ) -> None:
     """Train a model from a recipe."""
     from subopt.recipes.bundled import open_recipe, require_model
-    from subopt.recipes.events import each_of
     from subopt.recipes.files import apply_overrides
-    from subopt.recipes.interrupt import Ended
-    from subopt.recipes.tracking import Tracking, make_trackers, parse_trackers
-    from subopt.recipes.trainer import plan
-    from subopt.recipes.trainer import train as run
+    from subopt.recipes.tracking.trackers import make_trackers, parse_trackers
+    from subopt.recipes.training.trainer import plan
 
     from ..output import Output
-    from ..progress import TrainingProgress
-    from ..render_training import plan_facts, result_report
+    from ..render_training import plan_facts
 
     output = Output()
     if listed:
@@ -103,36 +113,35 @@ def train(
     folder = to or default_folder(recipe_path)
     names = parse_trackers(track + (",tensorboard" if tensorboard else ""))
     trackers = make_trackers(names, folder)
+    asked = Asked(recipe_path=recipe_path, output=folder, resume=resume, force=force, device=device)
     if dry_run:
         with output.guarded_stdout():
-            planned = plan(
-                settled,
-                recipe_path=recipe_path,
-                output=folder,
-                resume=resume,
-                force=force,
-                device=device,
-            )
+            planned = plan(settled, **asked)
         output.show(plan_facts(planned))
         return
+    _run(output, settled, asked, trackers)
+
+
+def _run(output: Output, recipe: Recipe, asked: Asked, trackers: Sequence[Tracker]) -> None:
+    """Train, show how it goes and what it came to, and exit with its status."""
+    from subopt.recipes.tracking.trackers import Tracking
+    from subopt.recipes.training.events import each_of
+    from subopt.recipes.training.interrupt import Ended
+    from subopt.recipes.training.trainer import train as run
+
+    from ..progress import TrainingProgress
+    from ..render_training import result_report
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(output.guarded_stdout())
         progress = stack.enter_context(TrainingProgress(output))
-        settings = settled.model_dump(mode="json")
+        settings = recipe.model_dump(mode="json")
         listeners: list[OnEvent] = [
             progress,
             *(stack.enter_context(Tracking(each, settings, progress)) for each in trackers),
         ]
         try:
-            result = run(
-                settled,
-                recipe_path=recipe_path,
-                output=folder,
-                resume=resume,
-                force=force,
-                device=device,
-                on_event=each_of(*listeners),
-            )
+            result = run(recipe, **asked, on_event=each_of(*listeners))
         except Ended as error:
             raise typer.Exit(error.exit_status) from None
     output.show(*result_report(result))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .charts_diagonality import agreement_charts, diagonality_charts, off_diagonal_charts
@@ -38,6 +37,33 @@ def sections_of(
         usable_bytes: What a training run may fill of it.
     """
     limits = {"budget_bytes": budget_bytes, "usable_bytes": usable_bytes}
+    return [
+        Section("summary", "Summary", "", summary_parts(profile, **limits)),
+        Section(
+            "race",
+            "Race",
+            "The methods against each other on this model, for equal time.",
+            race_parts(profile),
+            "there was none: subopt race",
+        ),
+        *_gradient_sections(profile),
+        *_structure_sections(profile),
+        *_cost_sections(profile, budget_bytes, usable_bytes),
+        Section(
+            "treatment",
+            "Parameters",
+            "What becomes of each parameter, and why.",
+            parameter_table(profile),
+            "the model has none",
+        ),
+        Section("cost", "The profile's own time", "", spent_table(profile), "it was not recorded"),
+        Section("glossary", "Glossary", "", [Glossary(DEFINITIONS)]),
+        Section("environment", "Environment and settings", "", environment_parts(profile)),
+    ]
+
+
+def _gradient_sections(profile: Profile) -> list[Section]:
+    """Return what the gradients of single batches and the bases followed over steps say."""
     gradients = _why(profile, "gradients were not measured")
     deeper = _why(profile, "not measured", "at --detail quick")
     followed = _why(profile, "no training steps were taken to follow bases along (--steps)")
@@ -47,103 +73,100 @@ def sections_of(
         *agreement_charts(profile),
     ]
     life: list[Part] = [*life_charts(profile), *life_tables(profile)]
-    memory: list[Part] = [*memory_charts(profile, **limits), *memory_tables(profile)]
-    time: list[Part] = [
-        *decomposition_charts(profile),
-        *step_charts(profile),
-        *decomposition_tables(profile),
-    ]
-    timed = _why(profile, "no time was measured")
     return [
-        Section("summary", "Summary", "", summary_parts(profile, **limits)),
-        _section(
-            "race",
-            "Race",
-            "The methods against each other on this model, for equal time.",
-            race_parts(profile),
-            "there was none: subopt race",
-        ),
-        _section(
+        Section(
             "spectra",
             "Gradient spectra",
             "How few directions would do.",
             spectra_charts(profile),
             gradients,
         ),
-        _section(
+        Section(
             "layers",
             "Layers and metrics",
             "Which layers differ from the others.",
             heat_map(profile),
             gradients,
         ),
-        _section(
+        Section(
             "diagonality",
             "Diagonality",
             "Whether rotating the coordinates pays on this model.",
             diagonality,
             deeper,
         ),
-        _section(
+        Section(
             "subspaces",
             "Subspace life",
             "How often a basis must be found anew, and whether following it is better.",
             life,
             followed,
         ),
-        _section(
+    ]
+
+
+def _structure_sections(profile: Profile) -> list[Section]:
+    """Return what noise, blocks and layer inputs say."""
+    deeper = _why(profile, "not measured", "at --detail quick")
+    return [
+        Section(
             "noise",
             "Gradient noise",
             "How far one batch can be trusted.",
             noise_charts(profile),
             deeper,
         ),
-        _section(
+        Section(
             "blocks",
             "Blocks and shared basis",
             "Whether a matrix for each neuron would see more.",
             block_charts(profile),
             deeper,
         ),
-        _section(
+        Section(
             "activations",
             "Layer inputs",
             "What the gradients inherit from the activations.",
             activation_charts(profile),
             deeper,
         ),
-        _section(
+    ]
+
+
+def _cost_sections(
+    profile: Profile, budget_bytes: int | None, usable_bytes: int | None
+) -> list[Section]:
+    """Return what the methods take: memory, time, and the table of them all."""
+    limits = {"budget_bytes": budget_bytes, "usable_bytes": usable_bytes}
+    memory: list[Part] = [*memory_charts(profile, **limits), *memory_tables(profile)]
+    time: list[Part] = [
+        *decomposition_charts(profile),
+        *step_charts(profile),
+        *decomposition_tables(profile),
+    ]
+    return [
+        Section(
             "memory-use",
             "Memory",
             "What fills it, and whether another optimizer would help.",
             memory,
             "no method was costed",
         ),
-        _section(
-            "time", "Time", "What decompositions cost here, against following a basis.", time, timed
+        Section(
+            "time",
+            "Time",
+            "What decompositions cost here, against following a basis.",
+            time,
+            _why(profile, "no time was measured"),
         ),
-        _section(
+        Section(
             "method-table",
             "Methods",
             "",
             method_tables(profile, usable_bytes),
             "no method was costed",
         ),
-        _section(
-            "treatment",
-            "Parameters",
-            "What becomes of each parameter, and why.",
-            parameter_table(profile),
-            "the model has none",
-        ),
-        _section("cost", "The profile's own time", "", spent_table(profile), "it was not recorded"),
-        Section("glossary", "Glossary", "", [Glossary(DEFINITIONS)]),
-        Section("environment", "Environment and settings", "", environment_parts(profile)),
     ]
-
-
-def _section(name: str, title: str, lead: str, parts: Sequence[Part], why_absent: str) -> Section:
-    return Section(name, title, lead, parts, why_absent)
 
 
 def _why(profile: Profile, reason: str, at_quick: str = "") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
-from subopt.recipes.calibrated import calibration_sentences
+from subopt.recipes.advice.calibrated import calibration_sentences
 
 from ..readings import (
     batches_seen,

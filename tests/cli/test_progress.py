@@ -11,7 +11,7 @@ from subopt.output import Output
 from subopt.profilers.profile import Progress
 from subopt.profilers.schema import Environment, Gpu
 from subopt.progress import StageProgress, TrainingProgress
-from subopt.recipes import events
+from subopt.recipes.training import events
 from subopt.render_environment import concerns
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from subopt.optimizers import METHODS, low_bit
 from subopt.readings import kept_share, measured_layers, short_side
-from subopt.recipes.advisor import recommend
-from subopt.recipes.events import Evaluated, Plan, Stepped
-from subopt.recipes.result import Figures, Result
+from subopt.recipes.advice.advisor import recommend
+from subopt.recipes.run_folder.result import Figures, Result
+from subopt.recipes.training.events import Evaluated, Plan, Stepped
 from subopt.render_advice import SHOWN, advice_report
 from subopt.render_blocks import block_table
 from subopt.render_decompositions import decomposition_tables, spike_table

@@ -326,7 +326,7 @@ def test_the_command_writes_the_page(subopt, folder, full):
 
 
 def usable(profile: Profile) -> int:
-    from subopt.recipes.budget import read_budget
+    from subopt.recipes.plan.budget import read_budget
 
     return read_budget(profile.settings.gpu_mem_bytes).usable_bytes
 

@@ -18,7 +18,7 @@ from subopt.profilers import decompositions, hf_files, hf_target
 from subopt.profilers.profile import run_profile
 from subopt.profilers.schema import Profile, Settings
 from subopt.profilers.target import load_target
-from subopt.recipes.proposal import relative_target
+from subopt.recipes.advice.proposal import relative_target
 
 MODELS = Path(__file__).parent.parent / "assets/other_models"
 ATTENTION = {"num_attention_heads": 2, "num_hidden_layers": 1, "hidden_size": 16}

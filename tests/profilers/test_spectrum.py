@@ -12,6 +12,7 @@ from subopt.profilers.spectrum import (
     effective_rank,
     energies,
     energy_at_rank,
+    lower_gram,
     rank_at_energy,
     reported_ranks,
     sketch_rank,
@@ -78,6 +79,28 @@ def test_energies_are_squared_singular_values(shape):
     torch.testing.assert_close(
         energies(G), torch.linalg.svdvals(G.double()).square(), rtol=1e-9, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (40, 40), (70, 300), (300, 70), (1, 5000)])
+@pytest.mark.parametrize("scale", [1.0, 1e-25])
+def test_energies_in_float32_are_the_same_to_rounding(shape, scale):
+    G = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * scale
+    exact = torch.linalg.svdvals(G.double()).square()
+    found = energies(G, torch.float32)
+    assert found.dtype == torch.float64
+    # A float32 Gram matrix is off by a few 2^-24 of its largest entries.
+    torch.testing.assert_close(found / exact.sum(), exact / exact.sum(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 3), (31, 32), (40, 70), (129, 500), (257, 257)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_the_lower_half_of_the_gram_matrix_is_summed_in_pieces_and_strips(monkeypatch, m, n, kind):
+    monkeypatch.setattr(spectrum, "_SLICE", 1024)
+    G = torch.randn(n, m, generator=torch.Generator().manual_seed(3)).T
+    expected = (G.double() @ G.double().T).to(kind)
+    rounding = 1e-12 if kind == torch.float64 else 1e-4
+    found = lower_gram(G, kind)
+    torch.testing.assert_close(found.tril(), expected.tril(), rtol=rounding, atol=rounding)
 
 
 def test_an_orthogonal_matrix_has_full_ranks_and_meets_a_share_exactly():

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from subopt.app import main
-from subopt.recipes.device_memory import PeakMemory
+from subopt.recipes.training.device_memory import PeakMemory
 
 # What the hostile files try to make.
 CANARY = "CANARY"

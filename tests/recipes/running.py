@@ -5,9 +5,9 @@ import signal
 import torch
 from safetensors.torch import load_file
 
-from subopt.recipes import events
 from subopt.recipes.files import apply_overrides, load_recipe
-from subopt.recipes.trainer import train
+from subopt.recipes.training import events
+from subopt.recipes.training.trainer import train
 
 
 class Run:

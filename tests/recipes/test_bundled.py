@@ -10,7 +10,7 @@ from subopt.errors import FileFormatError, UsageError
 from subopt.optimizers import get_method
 from subopt.recipes.bundled import NO_MODEL, bundled_names, load_bundled, open_recipe, require_model
 from subopt.recipes.files import apply_overrides
-from subopt.recipes.trainer import train
+from subopt.recipes.training.trainer import train
 
 # Nguyen et al. 2025, table 7: steps, warm-up steps, learning rate.
 TABLE_7 = {

@@ -20,11 +20,11 @@ from subopt.errors import SuboptError
 from subopt.profilers import history
 from subopt.profilers.race_record import Trial
 from subopt.profilers.schema import Profile
-from subopt.recipes import checkpoint
 from subopt.recipes.files import dump_recipe, load_recipe, parse_recipe
-from subopt.recipes.metrics import median_step_ms, read_metrics
 from subopt.recipes.race.folder import Entry, Plan, RaceFolder
-from subopt.recipes.result import Figures, Result
+from subopt.recipes.run_folder import checkpoint
+from subopt.recipes.run_folder.result import Figures, Result
+from subopt.recipes.training.metrics import median_step_ms, read_metrics
 
 from ..cli.full_profile import full_profile
 from ..profilers.test_history import run_of

@@ -15,7 +15,7 @@ from subopt.profilers.schema import Profile
 
 from ..cli.full_profile import full_profile
 from .hostile import check_no_canary, check_refused, ends
-from .test_hostile_checkpoints import Code
+from .run_folder.test_hostile_checkpoints import Code
 
 ESCAPES = "\x1b[2J\x1b]0;pwned\x07\x9b31m\u202e"
 HTML = "<script>document.title='pwned'</script><img src=x onerror=alert(1)>"

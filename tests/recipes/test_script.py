@@ -13,7 +13,7 @@ from subopt.errors import UsageError
 from subopt.optimizers import get_method
 from subopt.recipes.files import apply_overrides, load_recipe
 from subopt.recipes.script import left_out, literal, training_script
-from subopt.recipes.trainer import train
+from subopt.recipes.training.trainer import train
 
 SETTINGS = (
     "optimizer.method=adadiag", "optimizer.options={period: 2}", "optimizer.weight_decay=0.1",

@@ -25,17 +25,17 @@ from subopt.profilers.schema import (
     Settings,
     Target,
 )
-from subopt.recipes import method_options
-from subopt.recipes.advisor import recommend, to_recipe
-from subopt.recipes.budget import Fit, read_budget
-from subopt.recipes.evidence import load_evidence, published, published_lr
+from subopt.recipes.advice.advisor import recommend, to_recipe
+from subopt.recipes.advice.proposal import profile_sha256, relative_target
+from subopt.recipes.evidence.published import load_evidence, published, published_lr
+from subopt.recipes.evidence.traits import model_kind, trainable_parameters
 from subopt.recipes.files import dump_recipe, parse_recipe
-from subopt.recipes.passes import Way
-from subopt.recipes.peaks import peak_at
-from subopt.recipes.proposal import profile_sha256, relative_target
-from subopt.recipes.ranking import GAIN_PER_DOUBLING, PUBLISHED_ERROR, WORTH_A_CHANGE
-from subopt.recipes.solving import Request
-from subopt.recipes.traits import model_kind, trainable_parameters
+from subopt.recipes.plan import method_options
+from subopt.recipes.plan.budget import Fit, read_budget
+from subopt.recipes.plan.passes import Way
+from subopt.recipes.plan.peaks import peak_at
+from subopt.recipes.plan.solving import Request
+from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING, PUBLISHED_ERROR, WORTH_A_CHANGE
 from subopt.units import format_bytes
 
 MIB, GIB = 2**20, 2**30

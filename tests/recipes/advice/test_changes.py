@@ -18,8 +18,8 @@ from subopt.profilers.schema import (
     Settings,
     Target,
 )
-from subopt.recipes.advisor import recommend
-from subopt.recipes.solving import Request
+from subopt.recipes.advice.advisor import recommend
+from subopt.recipes.plan.solving import Request
 
 MIB = 2**20
 SHAPES = llama_shapes("60m")

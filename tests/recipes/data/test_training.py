@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from subopt.errors import FileFormatError, UsageError
-from subopt.recipes import events
 from subopt.recipes.data import windows
 from subopt.recipes.files import load_recipe
-from subopt.recipes.trainer import train
+from subopt.recipes.training import events
+from subopt.recipes.training.trainer import train
 
 from .test_source import LLAMA
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subopt.recipes.evidence import (
+from subopt.recipes.evidence.published import (
     Certainty,
     LearningRate,
     load_evidence,
@@ -241,5 +241,6 @@ def test_the_file_has_no_key_twice():
         return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
     Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    text = resources.files("subopt.recipes").joinpath("evidence.yaml").read_text(encoding="utf-8")
+    file = resources.files("subopt.recipes.evidence").joinpath("published.yaml")
+    text = file.read_text(encoding="utf-8")
     assert yaml.load(text, Strict)["baseline"] == EVIDENCE.baseline

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from subopt.optimizers import METHODS
 from subopt.profilers.schema import Blocks
-from subopt.recipes.layer_reading import mean_over, read_layer
-from subopt.recipes.measured_evidence import (
+from subopt.recipes.evidence.layer_reading import mean_over, read_layer
+from subopt.recipes.evidence.measured import (
     AGREEMENT_WORTH,
     DIAGONALITY_WORTH,
     ENERGY_WORTH,
@@ -22,9 +22,9 @@ from subopt.recipes.measured_evidence import (
     layer_gain,
     measured_gain,
 )
-from subopt.recipes.method_family import family_of
+from subopt.recipes.evidence.method_family import family_of
 
-from .advice_profile import agreement, cost, diagonality, layer, life, profile, spectrum
+from ..advice_profile import agreement, cost, diagonality, layer, life, profile, spectrum
 
 BLOCKS = Blocks(
     by_output=0.2,

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from subopt.recipes import knapsack
-from subopt.recipes.knapsack import leanest, pack
-from subopt.recipes.knapsack_bound import Choice, upper_bound
+from subopt.recipes.mixed import knapsack
+from subopt.recipes.mixed.knapsack import leanest, pack
+from subopt.recipes.mixed.knapsack_bound import Choice, upper_bound
 
 
 def random_items(rng, count, choices, *, limits=(60, 80, 10**6), largest=40):

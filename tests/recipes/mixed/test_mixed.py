@@ -14,22 +14,22 @@ from subopt.app import app
 from subopt.optimizers import create, get_method, treatments
 from subopt.profilers.costs import method_costs, weights_of
 from subopt.profilers.schema import Layer
-from subopt.recipes import mixed as mixed_module
-from subopt.recipes.advisor import recommend, to_recipe
+from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.files import dump_recipe, parse_recipe
-from subopt.recipes.layer_patterns import patterns_for, role_of
-from subopt.recipes.mixed import choose_mixed, leanest_bytes
-from subopt.recipes.mixed_choices import matrices, measured_candidates
-from subopt.recipes.mixed_groups import WORTH_A_SPLIT, group_choices, like_layers
-from subopt.recipes.mixed_problem import problem_of
-from subopt.recipes.mixed_sentences import mixed_sentences
-from subopt.recipes.planning import actual_state_bytes
-from subopt.recipes.plans import asked_plans
-from subopt.recipes.ranking import WORTH_A_CHANGE
-from subopt.recipes.solving import Request
+from subopt.recipes.mixed import choose as mixed_module
+from subopt.recipes.mixed.choices import matrices, measured_candidates
+from subopt.recipes.mixed.choose import choose_mixed, leanest_bytes
+from subopt.recipes.mixed.groups import WORTH_A_SPLIT, group_choices, like_layers
+from subopt.recipes.mixed.layer_patterns import patterns_for, role_of
+from subopt.recipes.mixed.problem import problem_of
+from subopt.recipes.mixed.sentences import mixed_sentences
+from subopt.recipes.plan.solving import Request
+from subopt.recipes.ranking.planned import asked_plans
+from subopt.recipes.ranking.rule import WORTH_A_CHANGE
+from subopt.recipes.run_folder.held_bytes import actual_state_bytes
 from subopt.render_mixed import mixed_section
 
-from . import advice_profile as build
+from .. import advice_profile as build
 
 MODEL = """
 import torch
@@ -324,7 +324,7 @@ def test_the_command_writes_a_mixed_recipe_that_trains(advice, tmp_path, monkeyp
     profile, found = advice
     profile.save(tmp_path / "p.json")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("subopt.recipes.advisor.recommend", lambda profile, **keys: found)
+    monkeypatch.setattr("subopt.recipes.advice.advisor.recommend", lambda profile, **keys: found)
     run = CliRunner()
     words = ["recommend", "--profile", "p.json", "--gpu-mem", "4GB", "--mixed", "-o", "r.yaml"]
     shown = run.invoke(app, words, env={"COLUMNS": "160"})

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subopt.errors import UsageError
-from subopt.recipes.budget import (
+from subopt.recipes.plan.budget import (
     CUDA_CONTEXT_BYTES,
     RESERVE_SHARE,
     Fit,

@@ -8,9 +8,9 @@ from subopt.errors import UsageError
 from subopt.profilers.profile import run_profile
 from subopt.profilers.schema import Calibration, Ratios, Settings
 from subopt.profilers.target import load_target
-from subopt.recipes.budget import Fit
-from subopt.recipes.passes import Way
-from subopt.recipes.peaks import peak_at
+from subopt.recipes.plan.budget import Fit
+from subopt.recipes.plan.passes import Way
+from subopt.recipes.plan.peaks import peak_at
 
 MODEL = """
 import torch

@@ -23,14 +23,14 @@ from subopt.profilers.schema import (
     Settings,
     Target,
 )
-from subopt.recipes.advisor import recommend, to_recipe
+from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.files import dump_recipe, parse_recipe
-from subopt.recipes.method_options import with_options
-from subopt.recipes.passes import Way
-from subopt.recipes.peaks import peak_at
-from subopt.recipes.plans import solved_plans
-from subopt.recipes.ranking import GAIN_PER_DOUBLING
-from subopt.recipes.solving import Request, solve
+from subopt.recipes.plan.method_options import with_options
+from subopt.recipes.plan.passes import Way
+from subopt.recipes.plan.peaks import peak_at
+from subopt.recipes.plan.solving import Request, solve
+from subopt.recipes.ranking.planned import solved_plans
+from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING
 
 MIB = 2**20
 SHAPES = llama_shapes("60m")

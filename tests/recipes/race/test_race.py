@@ -15,7 +15,7 @@ from subopt.recipes.files import parse_recipe
 from subopt.recipes.race import events, field, running
 from subopt.recipes.race import race as race_module
 from subopt.recipes.race.source import RaceSource
-from subopt.recipes.trainable import Trainable
+from subopt.recipes.training.trainable import Trainable
 
 from .conftest import MINUTES, MODEL, RECIPE, SHORT, Races
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subopt.optimizers import METHODS
-from subopt.recipes.advice import TimeOverhead
-from subopt.recipes.advisor import recommend
-from subopt.recipes.evidence import published
-from subopt.recipes.measured_evidence import MeasuredGain, measured_gain
-from subopt.recipes.raced_evidence import UNKNOWN_SPREAD, gain_from_losses, raced_gain
-from subopt.recipes.ranking import (
+from subopt.recipes.advice.advisor import recommend
+from subopt.recipes.evidence.measured import MeasuredGain, measured_gain
+from subopt.recipes.evidence.published import published
+from subopt.recipes.evidence.raced import UNKNOWN_SPREAD, gain_from_losses, raced_gain
+from subopt.recipes.ranking.row import TimeOverhead
+from subopt.recipes.ranking.rule import (
     CUT_SHORT,
     FAR_ERROR,
     GAIN_PER_DOUBLING,
@@ -29,7 +29,7 @@ from subopt.recipes.ranking import (
     expected_gain,
 )
 
-from .advice_profile import (
+from ..advice_profile import (
     GIB,
     agreement,
     contestant,

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, load_model
 
 from subopt.app import main
 from subopt.errors import FileFormatError, PreflightError
-from subopt.recipes import best as module
-from subopt.recipes import events
-from subopt.recipes.best import Best, load_best, save_best
-from subopt.recipes.weights import load_weights, save_weights
+from subopt.recipes.run_folder import best as module
+from subopt.recipes.run_folder.best import Best, load_best, save_best
+from subopt.recipes.run_folder.weights import load_weights, save_weights
+from subopt.recipes.training import events
 
-from .running import Run
+from ..running import Run
 
 # A held-out loss that is lowest after the fourth of six steps.
 VALLEY = """
@@ -93,7 +93,7 @@ def killed_at(run, monkeypatch, step):
 
 def test_a_kill_after_the_best_step_ends_with_the_same_best(run, tmp_path, monkeypatch):
     from subopt.recipes.files import apply_overrides, load_recipe
-    from subopt.recipes.trainer import train
+    from subopt.recipes.training.trainer import train
 
     run("whole", *BEST)
     recipe = apply_overrides(load_recipe(run.recipe_path), [*BEST, "checkpoint.every=2"])

@@ -10,8 +10,9 @@ from torch import nn
 from subopt.errors import FileFormatError
 from subopt.optimizers import create
 from subopt.profilers.randomness import cpu_state
-from subopt.recipes import checkpoint as module
-from subopt.recipes.checkpoint import (
+from subopt.recipes.rng import preserved_rng, rng_state, seed_everything, set_rng_state
+from subopt.recipes.run_folder import checkpoint as module
+from subopt.recipes.run_folder.checkpoint import (
     Progress,
     checkpoints_in,
     discard_all,
@@ -19,8 +20,7 @@ from subopt.recipes.checkpoint import (
     save_checkpoint,
     sweep,
 )
-from subopt.recipes.rng import preserved_rng, rng_state, seed_everything, set_rng_state
-from subopt.recipes.weights import load_weights, save_weights
+from subopt.recipes.run_folder.weights import load_weights, save_weights
 
 
 def model_of(width=4, dtype=torch.float32):

@@ -10,10 +10,11 @@ import pytest
 
 from subopt.app import main
 from subopt.errors import DiskFullError
-from subopt.recipes import disk, metrics
-from subopt.recipes.checkpoint import checkpoints_in
+from subopt.recipes.run_folder import disk
+from subopt.recipes.run_folder.checkpoint import checkpoints_in
+from subopt.recipes.training import metrics
 
-from .running import Run, same_weights
+from ..running import Run, same_weights
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -178,7 +179,9 @@ def test_the_command_on_a_real_full_disk(run, small_disk, monkeypatch, capsys):
     monkeypatch.chdir(run.recipe_path.parent)
     words = ["train", "recipe.yaml", "--device", "cpu", "--output", str(small_disk / "run")]
     words += ["checkpoint.every=2"]
-    monkeypatch.setattr("subopt.recipes.checkpoint._OVERHEAD_BYTES", 0)  # let the kernel refuse
+    monkeypatch.setattr(
+        "subopt.recipes.run_folder.checkpoint._OVERHEAD_BYTES", 0
+    )  # let the kernel refuse
     (small_disk / "ballast").write_bytes(bytes(210 << 10))
     assert main(words) == 1
     error = capsys.readouterr().err

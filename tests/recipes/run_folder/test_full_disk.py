@@ -13,8 +13,13 @@ from torch import nn
 
 from subopt.errors import DiskFullError
 from subopt.optimizers import create
-from subopt.recipes import checkpoint, weights
-from subopt.recipes.checkpoint import Progress, checkpoints_in, load_checkpoint, save_checkpoint
+from subopt.recipes.run_folder import checkpoint, weights
+from subopt.recipes.run_folder.checkpoint import (
+    Progress,
+    checkpoints_in,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 # More than a checkpoint has; a test below sees to that.
 MOST_WRITES = 24

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from subopt.recipes.checkpoint import MANIFEST
 from subopt.recipes.files import apply_overrides, load_recipe
-from subopt.recipes.trainer import train
+from subopt.recipes.run_folder.checkpoint import MANIFEST
+from subopt.recipes.training.trainer import train
 
-from .conftest import MODEL, RECIPE
-from .hostile import CANARY, check_no_canary, check_refused, ends
+from ..conftest import MODEL, RECIPE
+from ..hostile import CANARY, check_no_canary, check_refused, ends
 
 BIG = 2**40
 

@@ -10,19 +10,20 @@ import pytest
 
 from subopt.app import main
 from subopt.errors import UsageError
-from subopt.recipes import events, lock
 from subopt.recipes.files import load_recipe
-from subopt.recipes.lock import check_unlocked, locked
-from subopt.recipes.trainer import plan
+from subopt.recipes.run_folder import lock
+from subopt.recipes.run_folder.lock import check_unlocked, locked
+from subopt.recipes.training import events
+from subopt.recipes.training.trainer import plan
 
-from .running import Run, same_weights
+from ..running import Run, same_weights
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs flock")
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from subopt.recipes.lock import locked
+from subopt.recipes.run_folder.lock import locked
 with locked(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)
@@ -117,7 +118,7 @@ def test_a_lock_that_was_removed_and_made_anew_is_not_shared(tmp_path, monkeypat
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     """As workers that load data do, which outlive a killed parent for a while."""
     script = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom subopt.recipes.lock import locked\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom subopt.recipes.run_folder.lock import locked\n"
         "with locked(Path(sys.argv[1]), print):\n"
         "    end, far_end = os.pipe()\n"
         "    if os.fork() == 0:\n        os.write(far_end, b'.')\n        time.sleep(30)\n        os._exit(0)\n"
@@ -161,7 +162,7 @@ def test_a_signal_ends_the_run_after_its_step_and_it_can_go_on(recipe_path, name
 
 TERMINAL = """
 import os, pty, signal, sys, time
-from subopt.recipes.interrupt import interruptible
+from subopt.recipes.training.interrupt import interruptible
 
 child, terminal = pty.fork()
 if child == 0:

@@ -10,9 +10,9 @@ import pytest
 
 from subopt.app import main
 from subopt.errors import UsageError
-from subopt.recipes import events
-from subopt.recipes.tensorboard import TensorBoard
-from subopt.recipes.tracking import Tracking
+from subopt.recipes.tracking.tensorboard import TensorBoard
+from subopt.recipes.tracking.trackers import Tracking
+from subopt.recipes.training import events
 
 
 class FakeWriter:

@@ -10,8 +10,8 @@ import pytest
 
 from subopt.app import main
 from subopt.errors import UsageError
-from subopt.recipes import events
-from subopt.recipes.tracking import Tracking, parse_trackers
+from subopt.recipes.tracking.trackers import Tracking, parse_trackers
+from subopt.recipes.training import events
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from subopt.errors import OptionError, PreflightError
 from subopt.optimizers import METHODS
 from subopt.optimizers.low_rank_model import to_dense
 from subopt.profilers.data import BatchStream
-from subopt.recipes import events, trainable
 from subopt.recipes.files import apply_overrides, load_recipe
-from subopt.recipes.session import open_session
-from subopt.recipes.stepper import Stepper
-from subopt.recipes.trainer import train
+from subopt.recipes.training import events, trainable
+from subopt.recipes.training.session import open_session
+from subopt.recipes.training.stepper import Stepper
+from subopt.recipes.training.trainer import train
 
 
 @pytest.fixture

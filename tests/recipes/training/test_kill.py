@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("kill_run.py")
+SCRIPT = Path(__file__).parents[1] / "kill_run.py"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -11,13 +11,13 @@ from subopt.profilers.history import past_runs
 from subopt.profilers.profile import run_profile
 from subopt.profilers.schema import Calibration, Ratios, Settings
 from subopt.profilers.target import load_target
-from subopt.recipes.advisor import recommend, to_recipe
-from subopt.recipes.calibrated import calibration_sentences, step_factor
-from subopt.recipes.events import Warned
+from subopt.recipes.advice.advisor import recommend, to_recipe
+from subopt.recipes.advice.calibrated import calibration_sentences, step_factor
 from subopt.recipes.files import apply_overrides, load_recipe
-from subopt.recipes.metrics import median_step_ms
-from subopt.recipes.step_time import relative_step_time, whole_step_ms
-from subopt.recipes.trainer import train
+from subopt.recipes.plan.step_time import relative_step_time, whole_step_ms
+from subopt.recipes.training.events import Warned
+from subopt.recipes.training.metrics import median_step_ms
+from subopt.recipes.training.trainer import train
 
 GIB = 2**30
 

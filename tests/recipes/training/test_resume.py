@@ -11,11 +11,11 @@ import torch
 from subopt.profilers.profile import run_profile
 from subopt.profilers.schema import Contestant, Race, Settings, Trial
 from subopt.profilers.target import load_target
-from subopt.recipes.advisor import recommend, to_recipe
+from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.files import dump_recipe
-from subopt.recipes.metrics import read_metrics
+from subopt.recipes.training.metrics import read_metrics
 
-from .running import Run, same_weights
+from ..running import Run, same_weights
 
 MODEL = """
 import torch

@@ -14,10 +14,10 @@ from subopt.errors import FileFormatError, OptionError, SuboptError, UsageError
 from subopt.optimizers import create, get_method, treatments
 from subopt.optimizers.patterns import compile_pattern
 from subopt.optimizers.rules import RuleUse, rule_uses
-from subopt.recipes import events
 from subopt.recipes.files import apply_overrides, dump_recipe, load_recipe, parse_recipe
-from subopt.recipes.planning import actual_state_bytes
-from subopt.recipes.trainer import plan, train
+from subopt.recipes.run_folder.held_bytes import actual_state_bytes
+from subopt.recipes.training import events
+from subopt.recipes.training.trainer import plan, train
 
 MODEL = """
 import torch

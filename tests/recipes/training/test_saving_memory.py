@@ -6,13 +6,13 @@ from safetensors.torch import load_file
 
 from subopt.errors import FileFormatError, OptionError, PreflightError, UsageError
 from subopt.optimizers import METHODS
-from subopt.recipes import compilation, events
 from subopt.recipes.files import apply_overrides, dump_recipe, load_recipe, parse_recipe
-from subopt.recipes.planning import less_memory
-from subopt.recipes.trainable import make_trainable, training_target
-from subopt.recipes.trainer import plan
+from subopt.recipes.training import compilation, events
+from subopt.recipes.training.planning import less_memory
+from subopt.recipes.training.trainable import make_trainable, training_target
+from subopt.recipes.training.trainer import plan
 
-from .running import Run, same_weights
+from ..running import Run, same_weights
 
 BLOCKS = """
 class Block(nn.Module):

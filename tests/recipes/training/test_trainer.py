@@ -18,13 +18,13 @@ from subopt.errors import (
     UserCodeError,
 )
 from subopt.optimizers import METHODS
-from subopt.recipes import events, session, trainable
-from subopt.recipes.budget import read_budget
 from subopt.recipes.files import load_recipe
-from subopt.recipes.metrics import read_metrics
-from subopt.recipes.trainer import plan, train
+from subopt.recipes.plan.budget import read_budget
+from subopt.recipes.training import events, session, trainable
+from subopt.recipes.training.metrics import read_metrics
+from subopt.recipes.training.trainer import plan, train
 
-from .running import Run, same_weights
+from ..running import Run, same_weights
 
 
 @pytest.fixture

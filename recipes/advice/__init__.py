@@ -1,0 +1,1 @@
+"""The advisor: from a profile and a budget to an answer in words, and to a recipe."""

@@ -1,0 +1,1 @@
+"""What a run keeps on disk, complete under its name or absent."""

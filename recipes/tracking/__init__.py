@@ -1,0 +1,1 @@
+"""A run's scalars for TensorBoard, Weights & Biases and trackio."""

@@ -1,0 +1,1 @@
+"""Training from a recipe: built, checked, stepped, evaluated, ended in order."""
