@@ -37,7 +37,9 @@ class Basis(Protocol):
     def flops(self, m: int, n: int, options: Options) -> Flops:
         """Return its work beyond the moments'."""
 
-    def prepare(self, state: State, G: Tensor, usable: Tensor, t: int, options: Options) -> None:
+    def prepare(
+        self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
+    ) -> None:
         """Move the basis, if it is due, before G is projected. `usable`: G is finite and not zero."""
 
     def project(self, state: State, G: Tensor) -> Tensor:
@@ -50,7 +52,13 @@ class Basis(Protocol):
         """W <- decay W - rate lift(step) in place, without forming the lifted step."""
 
     def follow(
-        self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options
+        self,
+        state: State,
+        G: Tensor,
+        projected: Tensor,
+        usable: Tensor | bool,
+        t: int,
+        options: Options,
     ) -> None:
         """Move the basis after its use, for the next step."""
 
@@ -88,7 +96,9 @@ class Identity:
         """Return no work."""
         return Flops(0, 0, 0)
 
-    def prepare(self, state: State, G: Tensor, usable: Tensor, t: int, options: Options) -> None:
+    def prepare(
+        self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
+    ) -> None:
         """Do nothing."""
 
     def project(self, state: State, G: Tensor) -> Tensor:
@@ -106,6 +116,12 @@ class Identity:
         W.add_(step, alpha=-rate)
 
     def follow(
-        self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options
+        self,
+        state: State,
+        G: Tensor,
+        projected: Tensor,
+        usable: Tensor | bool,
+        t: int,
+        options: Options,
     ) -> None:
         """Do nothing."""

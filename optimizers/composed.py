@@ -13,6 +13,7 @@ from .cell import rule_of
 from .finite import finite_gradient
 from .options import OPTIONS, validated
 from .slots import Dtypes, Layout, allocate, layout_bytes
+from .turns import phase_of
 
 
 class Composed(torch.optim.Optimizer):
@@ -110,11 +111,14 @@ class Composed(torch.optim.Optimizer):
         dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
         if not state:
             state.update(allocate(rule.layout(parameter.shape), dtypes, parameter.device))
+            if "phase" in state:
+                state["phase"].fill_(phase_of(parameter, self.param_groups))
         state["step"].add_(1)
         t = int(state["step"])
 
         gradient, finite, usable = finite_gradient(gradient, dtypes.compute)
-        state["nonfinite_gradients"].add_(~finite)
+        if finite is not True:
+            state["nonfinite_gradients"].add_(~finite)
         if group["maximize"]:
             gradient = -gradient
         rule.apply(parameter, gradient, usable, state, t, group)

@@ -256,7 +256,8 @@ class LayerStep:
                 "a low-rank layer had a gradient in the first evaluation of the closure and has none now: "
                 "the closure must compute the same loss each time it is called"
             )
-        gradient, finite, _ = finite_gradient(parameter.grad, self._dtypes.compute)
+        gradient, known, _ = finite_gradient(parameter.grad, self._dtypes.compute)
+        finite = gradient.new_ones((), dtype=torch.bool) if known is True else known
         parameter.grad = None
         return (-gradient if self.group["maximize"] else gradient), finite
 

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .averages import average, debiased
+from .averages import debiased
 from .bases import Options, State
 from .decompositions import gram_basis
+from .gram import average_gram
 
 
 class Fit(NamedTuple):
@@ -48,8 +49,8 @@ def take_in(state: State, G: Tensor, sides: int, t: int, options: Options) -> No
     """
     beta = options["covariance_beta"]
     beta_t = debiased(options["betas"][1] if beta is None else beta, t)
-    for side, C in covariances(G, sides).items():
-        average(state[f"covariance_{side}"], C, beta_t)
+    for side, X in zip(("left", "right")[:sides], (G, G.mT), strict=False):
+        average_gram(state[f"covariance_{side}"], X, beta_t, 1 - beta_t)
 
 
 def first_fit(C: Tensor, rank: int | None) -> Fit:
@@ -69,14 +70,15 @@ def refit(C: Tensor, old: Tensor, solver: str) -> Fit:
     of the eigenvectors' time on a CPU; repeated, it converges at the ratios of neighbouring eigenvalues.
 
     Raises:
-        torch.linalg.LinAlgError: The decomposition does not converge.
+        torch.linalg.LinAlgError: The exact decomposition does not converge.
     """
-    CP = C @ old
-    order = (old * CP).sum(0).argsort(descending=True, stable=True)
+    rows = old.mT @ C  # (C P)^T: its columns lie in a row each, as they are picked, and as LAPACK takes them
+    order = (old.mT * rows).sum(1).argsort(descending=True, stable=True)
     if solver == "exact":
         return Fit(gram_basis(C, old.shape[1]), order)
-    basis, _ = torch.linalg.qr(CP[:, order])
-    return Fit(basis, order)
+    # As `qr`, without its R, which nobody needs.
+    reflectors, scales = torch.geqrf(rows[order].mT)
+    return Fit(torch.linalg.householder_product(reflectors, scales), order)
 
 
 def side_flops(size: int, width: int, solver: str) -> float:

@@ -10,9 +10,11 @@ that is not contiguous.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from . import low_bit
 from .averages import debiased
@@ -20,6 +22,7 @@ from .step_rule import Hyper, State
 
 _DTYPES = frozenset({torch.float32, torch.float64})
 _DEVICES = frozenset({"cpu", "cuda"})
+_PLAIN = frozenset({Tensor, nn.Parameter, FakeTensor})  # not a wrapper of other tensors
 
 
 def descend(W: Tensor, G: Tensor, state: State, t: int, hyper: Hyper) -> bool:
@@ -36,13 +39,18 @@ def descend(W: Tensor, G: Tensor, state: State, t: int, hyper: Hyper) -> bool:
 
     Memory: transient, a copy of M and V where they are not of G's dtype.
     """
-    M, V = (low_bit.read(state[name], G.dtype) for name in ("exp_avg", "exp_avg_sq"))
+    M, V = state["exp_avg"], state["exp_avg_sq"]
+    if type(M) is not Tensor or M.dtype != G.dtype:
+        M, V = low_bit.read(M, G.dtype), low_bit.read(V, G.dtype)
     if not _fits(W, G, M, V):
         return False
     beta1, beta2 = (debiased(beta, t) for beta in hyper["betas"])
+    # Fake tensors have neither steps nor rates: whatever the kernel's description takes will do.
+    is_fake = isinstance(M, FakeTensor)
+    steps, lr = (M, 1.0) if is_fake else (_endless(W.device), hyper["lr"])
     torch._fused_adamw_(
-        [W], [G], [M], [V], [], [W.new_full((), torch.inf, dtype=torch.float32)],
-        lr=hyper["lr"], beta1=beta1, beta2=beta2, weight_decay=hyper["weight_decay"],
+        [W], [G], [M], [V], [], [steps],
+        lr=lr, beta1=beta1, beta2=beta2, weight_decay=hyper["weight_decay"],
         eps=hyper["eps"], amsgrad=False, maximize=False,
     )  # fmt: skip
     for name, value in (("exp_avg", M), ("exp_avg_sq", V)):
@@ -51,11 +59,14 @@ def descend(W: Tensor, G: Tensor, state: State, t: int, hyper: Hyper) -> bool:
     return True
 
 
+@cache
+def _endless(device: torch.device) -> Tensor:
+    """Return the count of steps that leaves averages as they are."""
+    return torch.full((), torch.inf, dtype=torch.float32, device=device)
+
+
 def _fits(*tensors: Tensor) -> bool:
-    dtype, device = tensors[0].dtype, tensors[0].device
-    return (
-        dtype in _DTYPES
-        and device.type in _DEVICES
-        and all(tensor.dtype == dtype and tensor.is_contiguous() for tensor in tensors)
-        and not any(is_traceable_wrapper_subclass(tensor) for tensor in tensors)
-    )
+    dtype = tensors[0].dtype
+    if dtype not in _DTYPES or tensors[0].device.type not in _DEVICES:
+        return False
+    return all(x.dtype == dtype and x.is_contiguous() and type(x) in _PLAIN for x in tensors)

@@ -20,7 +20,7 @@ _SOAP = "Vyas et al. 2024, SOAP: Improving and Stabilizing Shampoo using Adam"
 
 _ADAFACTOR = (*ADAM, "clip_threshold")
 _HFAC = (*_ADAFACTOR, "clip_momentum")
-_PERIODIC = ("source", "period", "early_refresh", "on_refresh", "scale", "basis_dtype")
+_PERIODIC = ("source", "period", "early_refresh", "stagger", "on_refresh", "solver", "scale", "basis_dtype")
 _LOW_RANK = ("moments", "rank", "scale", "basis_dtype", "betas", "eps", "clip_threshold")
 
 _ONLINE_PCA = (
@@ -73,7 +73,7 @@ def _rotated(
             {},
             {"period": 3, "on_refresh": "rotate"},
             {"period": 3, "on_refresh": "reset", "early_refresh": False},
-            {"period": 2, "source": "covariance"},
+            {"period": 2, "source": "covariance", "stagger": True},
         ),
         error_inputs=(BAD_BETAS, BAD_PERIOD, _BAD_REFRESH),
         **rest,
@@ -139,7 +139,7 @@ _unrotated(
 _add(
     "galore", "moments of the gradient's leading directions, refreshed by SVD", _GALORE, "algorithm 2",
     fixed={"basis": "one-sided"},
-    tunable=(*_LOW_RANK, "clip_momentum", "state_dtype", "source", "period", "early_refresh", "on_refresh"),
+    tunable=(*_LOW_RANK, "clip_momentum", "state_dtype", "source", "period", "early_refresh", "stagger", "on_refresh", "solver"),
     preset={"moments": "adam", "rank": 0.25, "scale": 0.25},
     state_formula="mr + 2nr",
     capabilities=("refreshes", "rank", "projects"),
@@ -149,6 +149,7 @@ _add(
         {"moments": "lion", "period": 3},
         {"moments": "adafactor", "rank": 2, "period": 3},
         {"source": "momentum", "period": 3, "on_refresh": "rotate"},
+        {"solver": "power", "period": 2, "stagger": True},
     ),
     error_inputs=(
         BAD_PERIOD,
@@ -278,7 +279,7 @@ for _name, _basis, _summary, _section, _formula in (
         fixed={"basis": _basis, "source": "covariance"},
         tunable=(
             "moments", *ADAM, "clip_threshold", "clip_momentum", "scale", "basis_dtype",
-            "period", "early_refresh", "on_refresh", "second_moment_on_refresh", "solver", "covariance_beta",
+            "period", "early_refresh", "stagger", "on_refresh", "second_moment_on_refresh", "solver", "covariance_beta",
             "use_current_gradient", "skip_first", "max_dim",
         ),
         preset={
@@ -296,7 +297,7 @@ for _name, _basis, _summary, _section, _formula in (
             {"period": 2, "use_current_gradient": True, "skip_first": False, "solver": "exact"},
             {"period": 2, "moments": "adafactor", "second_moment_on_refresh": "rotate"},
             {"period": 2, "moments": "lion", "on_refresh": "reset", "skip_first": False},
-            {"period": 2, "max_dim": 8, "second_moment_on_refresh": "keep"},
+            {"period": 2, "max_dim": 8, "stagger": True, "second_moment_on_refresh": "keep"},
         ),
         error_inputs=(
             BAD_BETAS,

@@ -52,15 +52,18 @@ def adafactor_without_momentum(G: Tensor, state: State, t: int, hyper: Hyper) ->
     rsqrt(s / m), because r s^T underflows float32 for small gradients. Then U / max(1, RMS(U) / clip_threshold).
     Source: Nguyen et al. 2025, algorithm 2 ("w/o momentum"); Shazeer and Stern 2018.
     """
-    square = G.square().add_(hyper["eps"])
+    m, n = G.shape
+    square = G.square()
     beta2 = debiased(hyper["betas"][1], t)
-    r = average(state["row_sq"], square.sum(1), beta2)
-    s = average(state["col_sq"], square.sum(0), beta2)
+    r = average(state["row_sq"], square.sum(1).add_(n * hyper["eps"]), beta2)
+    s = average(state["col_sq"], _column_sums(square).add_(m * hyper["eps"]), beta2)
     tiny = torch.finfo(r.dtype).tiny
     row = (r / r.mean()).clamp_min_(tiny).rsqrt_()
-    column = (s / G.shape[0]).clamp_min_(tiny).rsqrt_()
-    U = torch.mul(G, row[:, None], out=square).mul_(column)
-    return _clipped(U, hyper["clip_threshold"])
+    column = (s / m).clamp_min_(tiny).rsqrt_()
+    # ||U||^2 before there is a U: two matrix-vector products instead of two passes over m n numbers.
+    rms = (torch.dot(row.square(), square @ column.square()) / G.numel()).sqrt_()
+    row /= (rms / hyper["clip_threshold"]).clamp_min_(1.0)
+    return torch.mul(G, row[:, None], out=square).mul_(column)
 
 
 def adafactor(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
@@ -83,7 +86,7 @@ def hfac(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
     """
     beta1 = debiased(hyper["betas"][0], t)
     m, n = G.shape
-    row_mean, column_mean = G.mean(1), G.mean(0)
+    row_mean, column_mean = G.mean(1), _column_sums(G) / m
     u = average(state["row_avg"], row_mean, beta1)
     v = average(state["col_avg"], column_mean, beta1)
     step = adafactor_without_momentum(G, state, t, hyper)
@@ -116,6 +119,11 @@ def sgd(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
     """Plain gradient descent: step G."""
     del state, t, hyper
     return G
+
+
+def _column_sums(X: Tensor) -> Tensor:
+    """Return X^T 1, half the time of `sum(0)` on a CPU."""
+    return X.mT @ X.new_ones(len(X))
 
 
 def _clipped(U: Tensor, threshold: float) -> Tensor:

@@ -121,6 +121,9 @@ OPTIONS: dict[str, Option] = {
     ),
     "period": _whole(200, 1, "steps between refreshes of the basis (T)"),
     "early_refresh": _flag(True, "also refresh at steps 2, 4, 8, ... below the period"),
+    "stagger": _flag(
+        False, "parameters take turns within a period to refresh; none refreshes early then"
+    ),
     "on_refresh": _choice(
         "keep", ("keep", "rotate", "reset"), "what becomes of the moments when the basis changes"
     ),
@@ -130,7 +133,9 @@ OPTIONS: dict[str, Option] = {
         "the same for second moments; permute: they follow the old vectors' new ranks by energy",
     ),
     "solver": _choice(
-        "exact", ("exact", "power"), "averaged covariances: eigenvectors anew, or one QR power step"
+        "exact",
+        ("exact", "power"),
+        "a basis anew at each refresh, or power steps from the old one: one, or as many as a low rank needs",
     ),
     "covariance_beta": Option(
         None,
@@ -262,6 +267,8 @@ def validated(options: Mapping[str, Any]) -> dict[str, Any]:
             f"source 'momentum' needs an average of gradients, which moments '{name}' does not keep",
             "use source gradient or covariance",
         )
+    if result.get("stagger"):
+        result["early_refresh"] = False  # at which every parameter would refresh at once
     _check_source(result)
     return result
 
@@ -270,8 +277,12 @@ def _check_source(options: Mapping[str, Any]) -> None:
     """Refuse options that only averaged covariances give a meaning."""
     if options.get("source") == "covariance":
         return
+    if options.get("solver") == "power" and options.get("basis") == "two-sided":
+        raise OptionError(
+            "solver power follows a gradient or momentum on one side only",
+            "use source covariance, a one-sided basis, or solver exact",
+        )
     for name, value in (
-        ("solver", "power"),
         ("use_current_gradient", False),
         ("second_moment_on_refresh", "permute"),
     ):

@@ -22,6 +22,7 @@ from .decompositions import (
     canonical_signs,
     left_basis,
     matched_signs,
+    refined_basis,
     two_sided_bases,
 )
 from .eigenbasis import Fit, covariances, first_fit, refit, side_flops, take_in
@@ -85,6 +86,8 @@ class Periodic:
                 layout[f"covariance_{side}"] = Slot((size, size), "basis")
         if options["on_refresh"] == "reset" or options["skip_first"]:
             layout["restart"] = _COUNT
+        if options["stagger"]:
+            layout["phase"] = _COUNT
         return layout
 
     def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
@@ -113,7 +116,9 @@ class Periodic:
         refresh = m * m * n + n**3 if two else m * n * n
         return Flops(step, refresh + _carrying_flops(m, n, a, b, two, options), bound)
 
-    def prepare(self, state: State, G: Tensor, usable: Tensor, t: int, options: Options) -> None:
+    def prepare(
+        self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
+    ) -> None:
         """Move the basis if it is time and it may see this gradient, or if there is none yet."""
         if "basis_left" not in state:
             return
@@ -121,10 +126,12 @@ class Periodic:
         if current and "covariance_left" in state:
             take_in(state, G, _sides_held(state), t, options)
         never_fitted = int(state["refreshes"]) == 0
-        if never_fitted or (current and _is_due(t, options)):
+        if never_fitted or (current and _is_due(state, t, options)):
             self._refresh(state, G, usable, t, options)
 
-    def _refresh(self, state: State, G: Tensor, usable: Tensor, t: int, options: Options) -> None:
+    def _refresh(
+        self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
+    ) -> None:
         """Fit the basis that step t is the first to use."""
         # The one wait for the device in a period. Fake tensors have no values to wait for.
         if not isinstance(G, FakeTensor) and not bool(usable):
@@ -161,6 +168,8 @@ class Periodic:
             if MOMENTS[options["moments"]].debiases:
                 beta1 = debiased(beta1, moment_step(state, t))
             G = torch.lerp(M, G, 1 - beta1)
+        if options["solver"] == "power" and int(state["refreshes"]) > 0:
+            return {"left": _followed(G, state["basis_left"].to(G.dtype))}
         if _sides_held(state) == 1:
             return {"left": Fit(left_basis(G, rank))}
         left, right = two_sided_bases(G, rank)
@@ -186,13 +195,19 @@ class Periodic:
         torch.addmm(W, P, step, beta=decay, alpha=-rate, out=W)
 
     def follow(
-        self, state: State, G: Tensor, projected: Tensor, usable: Tensor, t: int, options: Options
+        self,
+        state: State,
+        G: Tensor,
+        projected: Tensor,
+        usable: Tensor | bool,
+        t: int,
+        options: Options,
     ) -> None:
         """Where the basis may not see a gradient before its use, take it in now, and refresh for the next step."""
         if options["use_current_gradient"] or "covariance_left" not in state:
             return
         take_in(state, G, _sides_held(state), t, options)
-        if int(state["refreshes"]) > 0 and _is_due(t + 1, options):
+        if int(state["refreshes"]) > 0 and _is_due(state, t + 1, options):
             self._refresh(state, G, usable, t + 1, options)
 
 
@@ -205,9 +220,11 @@ def _sides_held(state: State) -> int:
     return 2 if "basis_right" in state else 1
 
 
-def _is_due(t: int, options: Options) -> bool:
+def _is_due(state: State, t: int, options: Options) -> bool:
     """Whether step t is to use a new basis, the first one aside; a first step that is skipped does not count."""
     step = t - 1 if options["skip_first"] else t
+    if "phase" in state:
+        return step > 1 and (step - 1) % options["period"] == int(state["phase"])
     return step > 1 and is_refresh_due(step, options["period"], options["early_refresh"])
 
 
@@ -228,6 +245,13 @@ def _fit_to_covariances(
         return {side: first_fit(state[f"covariance_{side}"], rank) for side in sides}
     # The averages have yet to see a gradient, and this one is all there is.
     return {side: first_fit(C, rank) for side, C in covariances(G, len(sides)).items()}
+
+
+def _followed(G: Tensor, old: Tensor) -> Fit:
+    """Return a basis that follows the old one to G by power steps; a basis of all directions by one."""
+    if old.shape[1] < len(G):
+        return Fit(refined_basis(G, old))
+    return refit(G @ G.mT, old, "power")
 
 
 def _carrying_flops(m: int, n: int, a: int, b: int, two: bool, options: Options) -> float:

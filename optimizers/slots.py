@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Literal
 
@@ -63,6 +64,7 @@ class Dtypes:
     low_bit: bool = False
 
     @classmethod
+    @cache
     def of(cls, parameter: torch.dtype, state_dtype: str | None, basis_dtype: str | None) -> Dtypes:
         """Return them for a parameter's dtype and the two options.
 

@@ -216,7 +216,7 @@ def test_state_holds_tensors_only(name):
 @pytest.mark.parametrize(
     ("dtype", "copies"),
     [
-        (torch.float32, 0),  # the gradient is read where it lies, and the fused kernel has no temporaries
+        (torch.float32, 0),  # the kernel has no temporaries
         (torch.bfloat16, 4),  # float32: the gradient, M and V, and the step
     ],
 )

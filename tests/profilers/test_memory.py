@@ -82,7 +82,9 @@ def test_the_simulated_peak_is_that_of_real_tensors(method, batch):
     simulated = SimulatedModel(Net, batch, loss)
     peak = simulated_peak(simulated.peaks, simulated.step_peaks(method, {}), 0)
     assert peak.bytes == pytest.approx(real["Total"], rel=0.02)
-    assert peak.phase in ({"forward", "backward"} if batch is LARGE else {"step", "refresh"})
+    # Adam's step has no temporaries beside its state, so it never dominates.
+    passes_dominate = batch is LARGE or method == "adamw"
+    assert peak.phase in ({"forward", "backward"} if passes_dominate else {"step", "refresh"})
 
 
 @pytest.mark.parametrize("method", METHODS)
