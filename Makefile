@@ -13,11 +13,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test process: small matrices gain nothing from more, and the workers share the cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+# Benchmarks run beside other implementations, in an environment of their own.
+BENCH       := .venv-bench
+BENCH_STAMP := $(BENCH)/installed.stamp
+BENCHMARK   := $(BENCH)/bin/python benchmarks
+SIZE        ?= 60m
+ARGS        ?=
+
 .PHONY: help install demo test lint types docs build FORCE
+.PHONY: bench-env bench-steps bench-kernels bench-profile bench-memory bench-curves
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv and install subopt into it; does nothing when up to date
 
@@ -43,11 +51,36 @@ docs: $(STAMP) ## build the documentation into build/site
 build: $(STAMP) ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
+bench-env: $(BENCH_STAMP) ## make .venv-bench: subopt and the packages of benchmarks/peers.txt
+
+bench-steps: $(BENCH_STAMP) ## time optimizer steps beside other implementations; SIZE=130m, ARGS="--only fast"
+	$(BENCHMARK)/bench_steps.py --size $(SIZE) $(ARGS)
+
+bench-kernels: $(BENCH_STAMP) ## time online PCA and refreshed bases beside torch's; ARGS=--large
+	$(BENCHMARK)/bench_kernels.py $(ARGS)
+
+bench-profile: $(BENCH_STAMP) ## time spectra of gradients beside singular values
+	$(BENCHMARK)/bench_profile.py --section spectrum --section singular --fresh $(ARGS)
+
+bench-memory: $(BENCH_STAMP) ## measure peak memory of a step against its prediction
+	$(BENCHMARK)/bench_step_memory.py $(ARGS)
+
+bench-curves: $(BENCH_STAMP) ## measure how costs grow with width and depth, and draw it
+	$(BENCHMARK)/bench_curves.py $(ARGS)
+
 # The editable install is a tree of links, made file by file (setup.cfg), so a new file needs a new install.
 # setuptools goes in first and builds without isolation: an install with nothing new to fetch works offline.
 $(STAMP): pyproject.toml setup.cfg constraints.txt $(FILES) | $(BIN)/python
 	$(BIN)/python -m pip install --constraint constraints.txt 'setuptools>=77'
 	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# Lenient: a second tree of links would be made in the place of the first.
+$(BENCH_STAMP): benchmarks/peers.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --constraint constraints.txt 'setuptools>=77'
+	$(BENCH)/bin/python -m pip install --constraint constraints.txt --no-build-isolation \
+	  --config-settings editable_mode=lenient --editable . --requirement benchmarks/peers.txt
 	@touch $@
 
 $(BIN)/python:

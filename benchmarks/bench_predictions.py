@@ -6,9 +6,10 @@
 
 Predicted: one profile of each example, as `subopt profile` takes it. Measured: the trainer's own steps (data, passes,
 clipping, optimizer), the methods in turn, `BLOCK` steps at a time of which the first is left out; medians over all
-rounds. Bases are refreshed once in a block instead of every `period` steps, and a step at the method's own period is
-ordinary + (refresh - ordinary) / period, of the measured medians as of the predicted ones. One model's layers have a
-fixed rank here (`tau` 0), as while profiling.
+rounds. A few steps of AdamW go before each block, and a method is compared with those: a machine that is busier for a
+minute makes both slower. Bases are refreshed once in a block instead of every `period` steps, and a step at the
+method's own period is ordinary + (refresh - ordinary) / period, of the measured medians as of the predicted ones. One
+model's layers have a fixed rank here (`tau` 0), as while profiling.
 
 Overhead is that of the whole training step: step with the method / step with AdamW - 1.
 """
@@ -50,6 +51,8 @@ EXAMPLES: dict[str, tuple[dict[str, str | int | float | bool], int]] = {
 }
 PERIOD = 8  # steps between refreshes while measuring
 BLOCK = 1 + PERIOD
+BESIDE = 6  # steps of the baseline before each block
+BATCHES = 6  # of the profile: its passes are timed on all but the first
 CLOSE = 0.25
 # An overhead below this share of a step is too small to compare in relative terms.
 NOTABLE = 0.10
@@ -65,6 +68,7 @@ class Contender:
         period: The method's own number of steps between refreshes, or None.
         ordinary_ms: Steps without a refresh.
         refresh_ms: Steps with one.
+        beside_ms: The baseline's steps just before these.
         done: Steps taken.
     """
 
@@ -73,15 +77,16 @@ class Contender:
     period: int | None
     ordinary_ms: list[float] = field(default_factory=list)
     refresh_ms: list[float] = field(default_factory=list)
+    beside_ms: list[float] = field(default_factory=list)
     done: int = 0
 
     def refreshes(self) -> int:
         """Bases refreshed so far, over all parameters."""
         return sum(int(state.get("refreshes", 0)) for state in self.optimizer.state.values())
 
-    def run(self) -> None:
+    def run(self, steps: int = BLOCK) -> None:
         """Take a block of steps; the first one, for which the caches hold another method's, is left out."""
-        for index in range(BLOCK):
+        for index in range(steps):
             before = self.refreshes()
             begin_s = time.perf_counter()
             self.stepper.take(self.done + 1)
@@ -106,7 +111,7 @@ def profiled(example: str, methods: list[str]) -> Profile:
         EFFORTS["standard"], shape_s=0.1
     )  # decompositions: not needed here
     target = load_target(str(ROOT / "examples" / f"{example}.py"), arguments)
-    return run_profile(target, Settings(batch_size=batch_size, batches=2), methods=methods)
+    return run_profile(target, Settings(batch_size=batch_size, batches=BATCHES), methods=methods)
 
 
 def contender(example: str, profile: Profile, method: str) -> Contender:
@@ -143,8 +148,13 @@ def measured(example: str, profile: Profile, rounds: int) -> dict[str, Contender
         if row.step_ms is not None
     }
     gc.collect()
+    base = racers[BASELINE]
     for _ in range(rounds):
         for racer in racers.values():
+            if racer is not base:
+                before = len(base.ordinary_ms)
+                base.run(BESIDE)
+                racer.beside_ms += base.ordinary_ms[before:]
             racer.run()
     return racers
 
@@ -152,7 +162,6 @@ def measured(example: str, profile: Profile, rounds: int) -> dict[str, Contender
 def rows_of(example: str, profile: Profile, racers: dict[str, Contender]) -> list[dict[str, Any]]:
     """Return predicted beside measured for every method."""
     _, batch_size = EXAMPLES[example]
-    base_ms = racers[BASELINE].step_ms()
     found = []
     for row in profile.methods:
         predicted_ms = whole_step_ms(profile, row, batch_size)
@@ -161,6 +170,7 @@ def rows_of(example: str, profile: Profile, racers: dict[str, Contender]) -> lis
         if predicted_ms is None or share is None or racer is None:
             continue
         step_ms = racer.step_ms()
+        base_ms = statistics.median(racer.beside_ms) if racer.beside_ms else step_ms
         found.append({
             "example": example,
             "method": row.method,
@@ -207,7 +217,8 @@ def rendered(result: dict[str, Any]) -> str:
         f"Command: `{result['command']}`, {result['seconds']:.0f} s. "
         + ", ".join(f"{k} {v}" for k, v in result["conditions"].items()),
         "",
-        "step: a whole training step in ms, refreshes by their share. relative: a step / one with AdamW.",
+        "step: a whole training step in ms, refreshes by their share. relative: a step / one with AdamW, measured in "
+        "turn with it.",
         "",
         f"The relative time of {near} of {len(rows)} rows is within 25 % of the measured one; measured / predicted is "
         f"{statistics.median(ratios):.2f} in the median, {ratios[0]:.2f} to {ratios[-1]:.2f}. Of the {len(notable)} "

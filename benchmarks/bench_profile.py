@@ -2,6 +2,7 @@
 
     python benchmarks/bench_profile.py                      # all sections; goes on where it was stopped
     python benchmarks/bench_profile.py --section ratios --fresh
+    make bench-profile                                      # spectra against singular values, anew
     python benchmarks/bench_profile.py --render
 
 Every case runs in a process of its own, so that its peak memory is its own; plain passes and profiles take turns. Each
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from _common import RESULTS, ROOT, conditions, load_example
+from _singular_values import SINGULAR_SHAPES, decaying, measure_singular_values
 
 from subopt.optimizers import create
 from subopt.profilers.effort import EFFORTS
@@ -69,11 +71,11 @@ def cases(section: str, size: str) -> Iterator[Row]:
         for layers in (2, 4, 8, 16):
             yield {"section": section, "case": "standard", "size": "tiny", "layers": layers}
     else:
-        for m, n in SPECTRUM_SHAPES:
+        for m, n in SINGULAR_SHAPES if section == "singular" else SPECTRUM_SHAPES:
             yield {"section": section, "case": f"{m} x {n}", "shape": [m, n]}
 
 
-SECTIONS = ("ratios", "spectrum", "depth", "width")
+SECTIONS = ("ratios", "spectrum", "singular", "depth", "width")
 
 
 class HighWater:
@@ -205,9 +207,7 @@ def measure_spectrum(case: Row) -> Row:
     """Time the exact spectrum of one gradient, the sketch, and a linear layer of its shape forward and backward."""
     m, n = case["shape"]
     generator = torch.Generator().manual_seed(0)
-    # Energy falls by e every m / 16 directions, down to a floor of 1e-4 of the first.
-    decay = torch.arange(m).div(-m / 8).exp() + 1e-2
-    G = decay[:, None] * torch.randn(m, n, generator=generator)
+    G = decaying(m, n, generator)
     inputs = torch.randn(TOKENS, n, generator=generator).requires_grad_()
     weight = torch.randn(m, n, generator=generator).requires_grad_()
     upstream = torch.randn(TOKENS, m, generator=generator)
@@ -233,7 +233,12 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - begin_s
 
 
-MEASURE = {"spectrum": measure_spectrum, "depth": measure_curve, "width": measure_curve}
+MEASURE = {
+    "spectrum": measure_spectrum,
+    "singular": measure_singular_values,
+    "depth": measure_curve,
+    "width": measure_curve,
+}
 
 
 def measure(case: Row) -> Row:

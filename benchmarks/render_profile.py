@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from _common import ROOT
+from _singular_values import report
 
 Row = dict[str, Any]
 PICTURE = ROOT / "docs" / "profile-cost.svg"
@@ -49,7 +50,7 @@ def render(rows: list[Row]) -> str:
         "case ran in a process of its own, plain passes and profiles in turn.",
         "",
     ]
-    for part in (ratios, memory, spectra, growth):
+    for part in (ratios, memory, spectra, singular_values, growth):
         lines += part(rows)
     conditions = {json.dumps(row["conditions"], sort_keys=True): row["conditions"] for row in rows}
     for found in conditions.values():
@@ -223,6 +224,12 @@ def spectra(rows: list[Row]) -> list[str]:
         "product grows as m^3 here.",
         "",
     ]
+
+
+def singular_values(rows: list[Row]) -> list[str]:
+    """Energies of a gradient beside its singular values."""
+    found = in_section(rows, "singular")
+    return report(found) if found else []
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:

@@ -1,9 +1,9 @@
 """Bases from a gradient or its covariance: orthonormal, largest energy first, with reproducible signs.
 
-Legend: M rows, N columns (M <= N), R rank. Up to FLOAT64_MAX_SIDE Gram matrices are formed and solved in float64, unless
-float32 is known to do: gradients early in training are nearly rank 1 (measured on a language model of LLaMA-60M's
-widths, at steps 1 to 120: the 128th of 512 eigenvalues is 1e-6 to 1e-14 of the first), and a float32 solver's error, some
-1e-7 of the first eigenvalue, leaves nothing of such directions, which moments then scale to whole steps.
+Legend: M rows, N columns (M <= N), R rank. Up to FLOAT64_MAX_SIDE Gram matrices are formed and solved in float64,
+unless float32 is known to do: gradients early in training are nearly rank 1 (on a language model of LLaMA-60M's widths,
+at steps 1 to 120, the 128th of 512 eigenvalues is 1e-6 to 1e-14 of the first), and a float32 solver's error, some 1e-7
+of the first eigenvalue, leaves nothing of directions that small, which moments then scale to whole steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FLOAT32_MIN_SIDE = 129
 _TRUSTED_SHARE = 1e-4
 # Of a basis that is refined: it is done once this share of the energy is all that is missing, or all that a step won.
 _NEGLIGIBLE_SHARE = 1e-3
-_MOST_POWER_STEPS = 4
+_MOST_POWER_STEPS = 2
 
 
 def left_basis(G: Tensor, rank: int | None = None) -> Tensor:
@@ -41,10 +41,13 @@ def left_basis(G: Tensor, rank: int | None = None) -> Tensor:
     Raises:
         torch.linalg.LinAlgError: Neither `eigh` nor `svd` converges.
     """
+    m, n = G.shape
     try:
-        if G.dtype == torch.float32 and _FLOAT32_MIN_SIDE <= len(G) <= FLOAT64_MAX_SIDE:
+        # All of a square matrix' directions are never large: of pure noise's the smallest eigenvalue is 1 / m^2.
+        is_candidate = G.dtype == torch.float32 and (rank or m) < n
+        if is_candidate and _FLOAT32_MIN_SIDE <= m <= FLOAT64_MAX_SIDE:
             C = G @ G.mT
-            if _float32_suffices(C, rank or len(G)):
+            if _float32_suffices(C, rank or m):
                 return _leading(torch.linalg.eigh(C)[1].flip(-1), rank).to(_solve_dtype(G))
         A = G.to(_solve_dtype(G))
         return gram_basis(A @ A.mT, rank)
@@ -54,34 +57,39 @@ def left_basis(G: Tensor, rank: int | None = None) -> Tensor:
 
 
 def refined_basis(G: Tensor, P: Tensor) -> Tensor:
-    """Return r orthonormal columns that hold nearly the energy of G's r leading left singular vectors.
+    """Return r orthonormal columns that hold at least 99.9 % of the energy that G's leading left singular vectors do.
 
-    Block power steps from a basis of an earlier gradient: P <- Q of G (G^T P V) = Q R, where V are the eigenvectors of
-    P^T G G^T P in float64, so that columns come in order of energy and small ones are not lost among large ones; in
-    the end P <- P V once more (Rayleigh-Ritz). Steps end once a thousandth of G's energy or less is outside, or a step
-    won no more than that, at the latest after _MOST_POWER_STEPS. Measured at 512 rows, r = 128, on a language model's
-    gradients 1 to 119 steps apart: the old basis held 20 to 99.97 % of the best one's energy, one step 99.999 % or more.
-    White noise is the worst: 54 % before, 79, 89 and 94 % after one, two and three steps.
+    A block power step from a basis of an earlier gradient, Z = Q of G^T P, P <- Q of G Z, then P <- P V, where V are
+    the eigenvectors of P^T G G^T P (Rayleigh-Ritz), so that columns come in order of energy. Orthonormal on both sides,
+    a direction is only lost where its singular value is 1e-7 of the largest. The result counts once a thousandth of G's
+    energy or less is outside of it or a step won no more than that; where two steps do not do, G is decomposed anew.
+
+    Of the best basis' energy, at 512 rows and r = 128: on a language model's gradients 1 to 119 steps apart the old
+    basis held 20 to 99.97 %, one step 99.999 % or more. On a signal of rank 32 under noise of a tenth of its size two
+    steps hold 99.96 %; on white noise 89 %, and it is decomposed anew.
 
     Args:
-        G: Gradient, shape (m, n).
+        G: Gradient, shape (m, n), m <= n.
         P: Basis, shape (m, r), r < m, of G's dtype.
 
     Raises:
         torch.linalg.LinAlgError: A decomposition does not converge.
+
+    Source: Halko et al. 2011, Finding Structure with Randomness, algorithm 4.4, started from P.
     """
-    total = torch.linalg.vector_norm(G).square()
+    total = _energy(G)
     X = P.mT @ G
-    held = torch.linalg.vector_norm(X).square()
+    held = _energy(X)
     for _ in range(_MOST_POWER_STEPS):
-        V = left_basis(X).to(G.dtype)
-        P, _ = torch.linalg.qr(G @ (X.mT @ V))
+        Z, _ = torch.linalg.qr(X.mT)
+        P, _ = torch.linalg.qr(G @ Z)
         X = P.mT @ G
-        before, held = held, torch.linalg.vector_norm(X).square()
-        won, missing = held - before, total - held
-        if isinstance(G, FakeTensor) or bool(torch.minimum(won, missing) <= _NEGLIGIBLE_SHARE * total):
-            break
-    return P @ left_basis(X).to(G.dtype)
+        before, held = held, _energy(X)
+        left = torch.minimum(held - before, total - held)
+        # Fake tensors have no values: they take the longest way.
+        if not isinstance(G, FakeTensor) and bool(left <= _NEGLIGIBLE_SHARE * total):
+            return P @ left_basis(X).to(G.dtype)
+    return left_basis(G, P.shape[1])
 
 
 def gram_basis(C: Tensor, rank: int | None = None) -> Tensor:
@@ -132,6 +140,12 @@ def _float32_suffices(C: Tensor, rank: int) -> bool:
     block = C[:rank, :rank].clone()
     block.diagonal().sub_(_TRUSTED_SHARE * torch.linalg.matrix_norm(C))
     return not bool(torch.linalg.cholesky_ex(block).info)
+
+
+def _energy(G: Tensor) -> Tensor:
+    """Return ||G||_F^2. A dot product takes a quarter of a norm's time on a CPU."""
+    flat = (G if G.is_contiguous() else G.mT).reshape(-1)
+    return torch.dot(flat, flat)
 
 
 def _solve_dtype(G: Tensor) -> torch.dtype:

@@ -20,7 +20,16 @@ _SOAP = "Vyas et al. 2024, SOAP: Improving and Stabilizing Shampoo using Adam"
 
 _ADAFACTOR = (*ADAM, "clip_threshold")
 _HFAC = (*_ADAFACTOR, "clip_momentum")
-_PERIODIC = ("source", "period", "early_refresh", "stagger", "on_refresh", "solver", "scale", "basis_dtype")
+_PERIODIC = (
+    "source",
+    "period",
+    "early_refresh",
+    "stagger",
+    "on_refresh",
+    "solver",
+    "scale",
+    "basis_dtype",
+)
 _LOW_RANK = ("moments", "rank", "scale", "basis_dtype", "betas", "eps", "clip_threshold")
 
 _ONLINE_PCA = (
@@ -139,7 +148,10 @@ _unrotated(
 _add(
     "galore", "moments of the gradient's leading directions, refreshed by SVD", _GALORE, "algorithm 2",
     fixed={"basis": "one-sided"},
-    tunable=(*_LOW_RANK, "clip_momentum", "state_dtype", "source", "period", "early_refresh", "stagger", "on_refresh", "solver"),
+    tunable=(
+        *_LOW_RANK, "clip_momentum", "state_dtype",
+        "source", "period", "early_refresh", "stagger", "on_refresh", "solver",
+    ),
     preset={"moments": "adam", "rank": 0.25, "scale": 0.25},
     state_formula="mr + 2nr",
     capabilities=("refreshes", "rank", "projects"),

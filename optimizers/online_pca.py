@@ -63,7 +63,8 @@ def _gradient(
     excess.diagonal().sub_(1)
     on_P = torch.addmm(excess, P.mT, Y, beta=4 * ortho_weight, alpha=2)
     excess.diagonal().sub_(1)
-    return (P @ on_P).addmm_(Y, excess, alpha=2)
+    gradient = P @ on_P
+    return torch.addmm(gradient, Y, excess, alpha=2, out=gradient)
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ class OnlinePCA:
 
     def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
         """W <- decay W - rate P N, or P N Q^T."""
-        if self.sides == 2:
-            step = step @ state["basis_right"].to(step.dtype).mT
         P = state["basis_left"].to(step.dtype)
+        if self.sides == 2:
+            P, step = P @ step, state["basis_right"].to(step.dtype).mT
         torch.addmm(W, P, step, beta=decay, alpha=-rate, out=W)
 
     def follow(
@@ -212,7 +213,7 @@ def _square_flops(length: int, r: int) -> float:
 def _descend(
     P: Tensor,
     D: Tensor,
-    usable: Tensor | bool,
+    usable: Tensor,
     state: State,
     side: _Side,
     age: int,

@@ -279,7 +279,7 @@ def _check_source(options: Mapping[str, Any]) -> None:
         return
     if options.get("solver") == "power" and options.get("basis") == "two-sided":
         raise OptionError(
-            "solver power follows a gradient or momentum on one side only",
+            "solver power needs a basis of averaged covariances, or of one side",
             "use source covariance, a one-sided basis, or solver exact",
         )
     for name, value in (

@@ -52,13 +52,18 @@ class Periodic:
     With `use_current_gradient` a refresh comes before the step that uses it; without, a gradient enters averages and
     basis only after it was preconditioned (the very first basis excepted), as SOAP's authors do.
 
+    `solver` "power" follows an earlier basis instead of decomposing anew: see `decompositions.refined_basis` for one
+    of fewer than m columns, `eigenbasis.refit` for the rest. With `stagger` a parameter refreshes at steps
+    T k + 1 + phase, k = 0, 1, ..., its phase in 0 ... T - 1 its turn among the optimizer's (`turns.phase_of`). First
+    turns come early and stand for early refreshes, at which all would wait. The first step fits every basis.
+
     Differs from the papers: refreshes at t = 1, T + 1, ... of the steps that move, and, with `early_refresh`, at
     powers of two below T, where the papers wait for t mod T = 0; columns keep the signs of the basis before, so that
     kept moments stay aligned. A gradient that is zero or not finite, or a decomposition that fails, leaves the basis
     as it was and is counted; a basis that was never fitted tries again at the next step.
 
-    Memory: P is a m (and Q b n) numbers in the basis dtype. A refresh needs a float64 copy of G and of its factors;
-    SOAP's needs C P and the new basis in the dtype of computation.
+    Memory: P is a m (and Q b n) numbers in the basis dtype. An exact refresh needs a float64 copy of G and of its
+    factors, a power step about 2 r (m + 2 n) numbers; SOAP's needs C P and the new basis in the dtype of computation.
     """
 
     sides: int
@@ -114,6 +119,8 @@ class Periodic:
         square_refresh = 2 * m * n**2 if two else m**2 * n
         bound = (8 * m * n**2 if two and (a, b) == (m, n) else step) + square_refresh
         refresh = m * m * n + n**3 if two else m * n * n
+        if options["solver"] == "power":
+            refresh = _following_flops(m, n, a)
         return Flops(step, refresh + _carrying_flops(m, n, a, b, two, options), bound)
 
     def prepare(
@@ -252,6 +259,15 @@ def _followed(G: Tensor, old: Tensor) -> Fit:
     if old.shape[1] < len(G):
         return Fit(refined_basis(G, old))
     return refit(G @ G.mT, old, "power")
+
+
+def _following_flops(m: int, n: int, r: int) -> float:
+    """Return the arithmetic of `_followed`, of a single step where it may take several."""
+    if r == m:
+        return 2 * m * m * n + side_flops(m, m, "power")
+    # Three products with G; twice r rows' Gram matrix and its eigenvectors, and these applied; QR.
+    small = 2 * (2 * n * r * r + 9 * r**3) + 2 * (n + m) * r * r
+    return 6 * m * n * r + small + 4 * m * r * r - 4 * r**3 / 3
 
 
 def _carrying_flops(m: int, n: int, a: int, b: int, two: bool, options: Options) -> float:

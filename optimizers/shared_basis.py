@@ -20,6 +20,7 @@ from .bases import resolve_rank
 from .decompositions import LinAlgError
 from .escaped_mass import Escape, times
 from .flops import Flops
+from .inverse_roots import inverse_roots
 from .matrix_roots import enough
 from .online_pca import orthonormalised
 from .slots import Layout, Slot
@@ -69,7 +70,8 @@ class SharedBasis:
         k = basis_size(n, hyper["rank"])
         # Six products of a matrix of m x n; a QR (4 n k^2) and four products of thin ones.
         products = 12 * m * n * k + 12 * n * k * k
-        # Four k x k products per neuron and a symmetric eigendecomposition with vectors (9 k^3).
+        # Four k x k products per neuron and a symmetric eigendecomposition with vectors (9 k^3); a tridiagonal form on
+        # a CPU is less.
         per_neuron = 17 * k**3 + (12 + 8 * POWER_STEPS) * k * k
         step = products + m * per_neuron
         return Flops(step, 0, step)
@@ -162,40 +164,37 @@ def _refit(X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, eps:
     W, scale = torch.zeros_like(h), torch.zeros_like(outside)
     for rows in _chunks(m, k):
         R_rows = _in_units(state["coefficients"][rows], unit, h.dtype)
-        half = R_rows @ C.mT
-        projected = (C @ half).baddbmm_(h[rows, :, None], h[rows, None, :])
+        projected = (C @ (R_rows @ C.mT)).baddbmm_(h[rows, :, None], h[rows, None, :])
         try:
-            shift, values, V = _shrunk(projected)
+            solved = inverse_roots(projected)
         except LinAlgError:
             state["kept_bases"].add_(1)
             state["coefficients"][rows] = _out_of_units(projected, unit)
             continue
-        state["coefficients"][rows] = _out_of_units((V * values[:, None, :]) @ V.mT, unit)
+        smallest = solved.smallest()
+        shift = smallest.clamp_min(0).to(h.dtype)[:, None]
+        projected.diagonal(dim1=1, dim2=2).sub_(shift)
+        state["coefficients"][rows] = _out_of_units(projected, unit)
         escaped = shift
         if not is_complete:
-            escape = Escape(R_rows, half, h[rows], n[rows], overlap, outside[rows], shift)
+            escape = Escape(R_rows, C, h[rows], n[rows], overlap, outside[rows], shift)
             escaped = escape.norm(POWER_STEPS)
-        rho = _in_range(state["escaped"][rows, None] + _out_of_units(escaped, unit))
-        state["escaped"][rows] = rho[:, 0]
-        inside, scale[rows] = _roots(_out_of_units(values, unit), rho, eps)
-        W[rows] = times(V, inside * times(V.mT, h[rows]))
-    W *= unit
+        rho = _in_range(state["escaped"][rows] + _out_of_units(escaped[:, 0], unit))
+        state["escaped"][rows] = rho
+        damping = _damping(rho, solved.largest - smallest, unit, eps)
+        scale[rows] = damping.rsqrt().to(h.dtype)[:, None]
+        in_units = damping / unit.double().square()
+        W[rows] = solved.inverse_root_times(
+            h[rows], in_units - smallest
+        )  # of R, whose smallest is 0
     return W @ new.mT if is_complete else X.mul_(scale * unit).addmm_(W, new.mT)
 
 
-def _shrunk(projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return sigma (neurons, 1), the eigenvalues less sigma, ascending and at least 0, and the eigenvectors."""
-    values, V = torch.linalg.eigh(projected)
-    shift = values[:, :1].clamp_min(0)
-    return shift, (values - shift).clamp_min_(0), V
-
-
-def _roots(values: Tensor, rho: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return (value + rho + eps)^(-1/2) and (rho + eps)^(-1/2): eq. 6 in the eigenvectors, and outside the basis."""
-    info = torch.finfo(values.dtype)
-    damping = rho + (info.eps * values[:, -1:]).clamp_min(eps)
-    inside = (values + damping).clamp_min_(info.tiny).rsqrt_()
-    return inside, damping.clamp_min(info.tiny).rsqrt_()
+def _damping(rho: Tensor, largest: Tensor, unit: Tensor, eps: float) -> Tensor:
+    """Return rho + eps of eq. 6, in float64; eps is no less than the rounding of R's largest eigenvalue, in units."""
+    info = torch.finfo(rho.dtype)
+    rounding = info.eps * largest * unit.double().square()
+    return (rho + rounding.clamp_min(eps)).clamp_min_(info.tiny)
 
 
 def _chunks(m: int, k: int) -> Iterator[slice]:

@@ -34,22 +34,13 @@ def batches(count: int, side: int) -> Iterator[slice]:
     return enough(slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def is_faster_for(A: Tensor) -> bool:
-    """Return whether to use this for A's dtype, side and device, rather than an eigendecomposition.
-
-    Elsewhere there are batched decompositions; float64 asks for more digits than `inverse_root_times` has; and the
-    work is bound by memory where a matrix is large.
-    """
-    return A.device.type == "cpu" and A.dtype is not torch.float64 and 3 <= A.shape[-1] <= 64
-
-
 class Tridiagonal:
     """Q and T of a batch of symmetric positive matrices, by Householder's reflections.
 
     T is held in float64. Its eigenvalues are A's to within a few roundings of A's dtype, of the largest one.
 
     Attributes:
-        bound: At least the largest eigenvalue and at most a few times that: T's largest absolute row sum. Shape (N,).
+        largest: T's largest absolute row sum: the largest eigenvalue or a little more. Shape (N,), float64.
     """
 
     def __init__(self, A: Tensor) -> None:
@@ -58,6 +49,7 @@ class Tridiagonal:
         Memory: transient, two copies of A; kept, k^2 / 2 numbers a matrix in A's dtype and 2 k in float64.
         """
         count, k, _ = A.shape
+        self._dtype = A.dtype
         # Not a permutation of three dimensions, which would be copied a number at a time.
         entries = A.new_empty(k * k, count).copy_(A.reshape(count, k * k).mT)
         # Of unit size, or the squares of small entries would be lost. No entry is larger than a diagonal one.
@@ -69,15 +61,14 @@ class Tridiagonal:
         row_sums[1:] += self._e.abs()
         row_sums[:-1] += self._e.abs()
         self._bound = row_sums.amax(0)
-        self.bound = self._bound * self._size
+        self.largest = self._bound * self._size
 
     def smallest(self) -> Tensor:
-        """Return the smallest eigenvalue of every A, at least 0, shape (N,), float64.
+        """Return the smallest eigenvalue of every A, below 0 if rounding made it so, shape (N,), float64.
 
         Where several of them agree it may come out smaller, never larger.
         """
-        start = -(self._rounding * self._bound).clamp_min_(torch.finfo(torch.float64).tiny)
-        return _smallest(self._d, self._e, start).clamp_min_(0) * self._size
+        return _smallest(self._d, self._e, self._rounding * self._bound, self._bound) * self._size
 
     def inverse_root_times(self, x: Tensor, shift: Tensor) -> Tensor:
         """Return (A + shift I)^(-1/2) x.
@@ -91,15 +82,17 @@ class Tridiagonal:
 
         Memory: transient, 32 k numbers a matrix in float64.
         """
-        y = x.mT.contiguous()
+        y = torch.empty_like(x.mT, dtype=self._dtype, memory_format=torch.contiguous_format).copy_(
+            x.mT
+        )
         for start, v in enumerate(self._reflectors, start=1):
             _reflect(y[start:], v)
         upper, d = self._bound + shift / self._size, self._d + shift / self._size
         root = _root_times(d, self._e, y.double(), upper) * self._size.rsqrt()
-        y = root.to(x.dtype)
+        y = root.to(self._dtype)
         for start in range(len(self._reflectors), 0, -1):
             _reflect(y[start:], self._reflectors[start - 1])
-        return y.mT
+        return y.mT.to(x.dtype)
 
 
 def _reduced(A: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -135,38 +128,43 @@ def _reflect(y: Tensor, v: Tensor) -> None:
     y.addcmul_((y * v).sum(0), v, value=-1)
 
 
-def _smallest(d: Tensor, e: Tensor, start: Tensor) -> Tensor:
-    """Return the smallest eigenvalue of T by Laguerre's iteration from `start`, which is below it.
+def _smallest(d: Tensor, e: Tensor, rounding: Tensor, bound: Tensor) -> Tensor:
+    """Return T's smallest eigenvalue by Laguerre's iteration from a number below it: -rounding, or else -bound.
 
     It never passes it: with S_p = sum_j (lambda_j - s)^(-p), s <- s + k / (S_1 + sqrt((k - 1) (k S_2 - S_1^2))).
     Source: Wilkinson, The Algebraic Eigenvalue Problem, chapter 7.
     """
-    k, s = len(d), start
-    h = k // 2
+    k, h = len(d), len(d) // 2
     ends, squares = [d[:h], d[h + 1 :].flip(0)], [e[:h].square(), e[h:].square().flip(0)]
     if k % 2 == 0:  # a row for the shorter end, infinitely far from s
-        ends[1] = torch.cat((torch.full_like(s[None], torch.inf), ends[1]))
-        squares[1] = torch.cat((torch.zeros_like(s[None]), squares[1]))
+        ends[1] = torch.cat((torch.full_like(d[:1], torch.inf), ends[1]))
+        squares[1] = torch.cat((torch.zeros_like(d[:1]), squares[1]))
     rows, couplings = torch.stack(ends, 1), torch.stack(squares, 1)
+    tiny = torch.finfo(d.dtype).tiny
+    s = -rounding.clamp_min(tiny)
+    inverses, _, middle = _eliminated(rows - s, d[h] - s, couplings)
+    is_below = (inverses >= 0).flatten(0, 1).all(0) & (middle > 0)
+    s = torch.where(is_below, s, -bound.clamp_min(tiny))
     for _ in range(_LAGUERRE_STEPS):
-        S1, S2 = _sums_of_inverses(rows - s, d[h] - s, couplings)
+        S1, S2 = _sums_of_inverses(*_eliminated(rows - s, d[h] - s, couplings))
         step = k / (S1 + ((k - 1) * (k * S2 - S1.square())).clamp_min_(0).sqrt_())
         # Not finite, or backwards, by rounding: at the eigenvalue.
         s = s + torch.where((step > 0) & (step < torch.inf), step, 0.0)
     return s
 
 
-def _sums_of_inverses(ends: Tensor, middle: Tensor, couplings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return S_1 and S_2: -log det(T - s), the sum of -log of k pivots, differentiated once and twice.
+def _eliminated(ends: Tensor, middle: Tensor, couplings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eliminate from both ends, as one batch, to the row in between: half as many operations one after another.
 
-    Elimination starts at both ends, as one batch, and meets in the middle: half as many operations one after another. A
-    pivot is q_i = d_i - s - r_i with r_i = e^2 / q of the row before; with g_i = r_i / q_i, -q'/q is b_i = 1 / q_i +
-    g_i b and q'' / q is c_i = g_i (c - 2 b^2), b and c those of the row before.
+    A pivot is q_i = d_i - s - r_i with r_i = e^2 / q of the row before.
 
     Args:
         ends: d - s, from either end to the middle, shape (h, 2, N).
         middle: The same of the row in between, shape (N,).
         couplings: e^2 of each of the ends' rows with the next, shape (h, 2, N).
+
+    Returns:
+        1 / q of the ends, shape (h, 2, N); r of them and for the middle, (h + 1, 2, N); the middle's q.
     """
     r = torch.zeros_like(ends[0])
     inverses, remainders = [], [r]
@@ -174,16 +172,23 @@ def _sums_of_inverses(ends: Tensor, middle: Tensor, couplings: Tensor) -> tuple[
         inverses.append((x - r).reciprocal_())
         r = square * inverses[-1]
         remainders.append(r)
-    p, g = torch.stack(inverses), torch.stack(remainders[:-1])
-    g *= p
+    return torch.stack(inverses), torch.stack(remainders), middle - r.sum(0)
+
+
+def _sums_of_inverses(p: Tensor, r: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+    """Return S_1 and S_2: -log det(T - s), the sum of -log of k pivots, differentiated once and twice.
+
+    With g_i = r_i / q_i, -q' / q is b_i = 1 / q_i + g_i b and q'' / q is c_i = g_i (c - 2 b^2), b and c those of the
+    row before. Takes what `_eliminated` returns; p is overwritten.
+    """
+    g = r[:-1] * p
     b = _recurrence(p, g)
     square = b.square()
     c = torch.zeros_like(b)
     torch.mul(g[1:], square[:-1], out=c[1:]).mul_(-2)
     _recurrence(c, g)
-    inverse = (middle - r.sum(0)).reciprocal_()
-    b_middle = ((r * b[-1]).sum(0) + 1) * inverse
-    c_middle = (r * (c[-1] - 2 * square[-1])).sum(0) * inverse
+    b_middle = ((r[-1] * b[-1]).sum(0) + 1) / middle
+    c_middle = (r[-1] * (c[-1] - 2 * square[-1])).sum(0) / middle
     S2 = square.sub_(c).sum((0, 1)) + b_middle.square() - c_middle
     return b.sum((0, 1)) + b_middle, S2
 

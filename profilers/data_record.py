@@ -16,8 +16,9 @@ class Files(Record):
 
     Paths are relative to the recipe, and may be patterns such as `texts/*.txt`; what `eval` names is left out of
     `train`. A data set is a folder that `save_to_disk` wrote, `FOLDER` or `FOLDER:SPLIT`, or one of the hub: `hf:NAME`,
-    `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`. Batches are dicts of `input_ids` and `labels`, both the same int64
-    tokens, which is what Hugging Face language models take: they shift the labels themselves.
+    `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, where a split may be a slice, `train[:95%]`. Batches are dicts of
+    `input_ids` and `labels`, both the same int64 tokens, which is what Hugging Face language models take: they shift
+    the labels themselves.
 
     Attributes:
         train: Files to train on.

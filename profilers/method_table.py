@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from . import clock
 from .architectures import WeightShape
 from .batch_curve import batch_curve
 from .costs import forward_backward_flops, method_costs, relative_to
@@ -26,10 +28,14 @@ from .progress import OnProgress, Progress
 from .schema import Memory, MethodCost
 from .session import Session
 from .simulated import SimulatedModel, SimulationError, needs_closure
-from .timing import StepTime, time_step, time_whole_step
+from .timing import StepTime, disturbed, time_step, time_whole_step
 
 # The method whose step and state everything is compared with.
 BASELINE = "adamw"
+
+# Passes as short as these are made before every timed step: such a model and its state are no larger than the
+# processor's caches, and a step that follows another one finds there what it does not find in training.
+_SHORT_PASSES_MS = 30.0
 
 
 class MethodTable:
@@ -162,6 +168,8 @@ class MethodTable:
                 equal share of what the ones before it have left.
         """
         counted: dict[str, list[str]] = {}
+        passes = partial(self._session.forward_backward, model, batch)
+        self._passes_ms = clock.timed_ms(passes, clock.gpus_of(model))
         try:
             self._time_all(model, batch, counted, rounds=rounds, budget_s=budget_s)
         finally:  # after an interrupt the rows that are there need their notes too
@@ -176,8 +184,12 @@ class MethodTable:
         rounds: int,
         budget_s: float,
     ) -> None:
-        """Fill in the times; `counted` gets the methods that were timed on single layers, by what was."""
+        """Fill in the times; `counted` gets the methods that were timed on single layers, by what was.
+
+        What was timed while the machine was busy with something else is timed once more, where time is left.
+        """
         begin_s = time.perf_counter()
+        in_turn: dict[str, StepTime] = {}
         for done, (name, row) in enumerate(self._rows.items()):
             self._report(Progress("optimizer steps", done, len(self._rows)))
             left_s = budget_s - (time.perf_counter() - begin_s)
@@ -190,23 +202,44 @@ class MethodTable:
                 self.missing.append(f"step time of {name}: it ran out of GPU memory")
                 self._session.forward_backward(model, batch)  # a pass cut short left no gradients
                 continue
-            self._rows[name] = row.model_copy(
-                update={
-                    "step_ms": taken.step_ms,
-                    "overhead_ms": taken.overhead_ms,
-                    "ordinary_ms": taken.ordinary_ms,
-                    "refresh_ms": taken.refresh_ms,
-                    "staggered_ms": taken.staggered_ms,
-                    "step_ms_source": "measured",
-                }
-            )
+            self._take_in(name, taken)
             if taken.counted is not None:
                 counted.setdefault(taken.counted, []).append(name)
+            elif not needs_closure(name):
+                in_turn[name] = taken
+        for name in disturbed(in_turn):
+            left_s = budget_s - (time.perf_counter() - begin_s)
+            if left_s <= 0:
+                break
+            again = self._time_step(model, batch, self._rows[name], rounds=rounds, budget_s=left_s)
+            if again.counted is None and again.baseline_ms < in_turn[name].baseline_ms:
+                self._take_in(name, again)
+
+    def _take_in(self, name: str, taken: StepTime) -> None:
+        self._rows[name] = self._rows[name].model_copy(
+            update={
+                "step_ms": taken.step_ms,
+                "overhead_ms": taken.overhead_ms,
+                "ordinary_ms": taken.ordinary_ms,
+                "refresh_ms": taken.refresh_ms,
+                "staggered_ms": taken.staggered_ms,
+                "step_ms_source": "measured",
+            }
+        )
 
     def _time_step(self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any) -> StepTime:
-        del batch
         groups = self._session.target.param_groups(model)
-        return time_step(model, row.method, row.options, baseline=BASELINE, groups=groups, **effort)
+        is_short = self._passes_ms <= _SHORT_PASSES_MS
+        passes = partial(self._session.forward_backward, model, batch) if is_short else None
+        return time_step(
+            model,
+            row.method,
+            row.options,
+            baseline=BASELINE,
+            groups=groups,
+            between=passes,
+            **effort,
+        )
 
     def _time_whole_step(
         self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any

@@ -32,6 +32,10 @@ _LEAST_STEPS = 4
 _LONG_S = 3.0
 # Seconds that two whole ordinary steps may take however little time is left: what is added up of cached layers is low.
 _SHORT_S = 0.5
+# A window in which the baseline takes so many times as long as in calm ones was disturbed.
+_DISTURBED = 1.25
+# Moves weights as good as not at all, and far enough that rounding does not undo it.
+_LEAST_LR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def time_step(
     groups: Sequence[Mapping[str, Any]] | None = None,
     rounds: int = 3,
     budget_s: float = 3.0,
+    between: Callable[[], object] | None = None,
 ) -> StepTime:
     """Time a method's real optimizer on a model whose gradients are in place; the weights stay as they are.
 
@@ -96,6 +101,8 @@ def time_step(
         rounds: Refreshes to time after the first, each after an ordinary step.
         budget_s: Most seconds, except that every kind is updated twice, and thrice where that takes no more than 3 s:
             a first refresh may take another time than later ones (SOAP's does).
+        between: Called before every whole step, and not timed: passes, which leave the gradients as they were and in
+            the processor's caches what training leaves there. Steps one after another find their own state there.
 
     Returns:
         Medians. The first step allocates the state; it stands for a refresh only where time allowed no other.
@@ -104,9 +111,9 @@ def time_step(
     record = get_method(method)
     schedule = options_for(record, {"period": _SHORT_PERIOD, "early_refresh": False})
     timed = {**options, **schedule, **options_for(record, {"start_step": 1})}
-    optimizers = [create(method, model, lr=0.0, groups=_without_lr(groups), **timed)]
+    optimizers = [create(method, model, lr=0.0, groups=_with_lr(groups), **timed)]
     if method != baseline:
-        optimizers.append(create(baseline, model, lr=0.0, groups=_without_lr(groups)))
+        optimizers.append(create(baseline, model, lr=0.0, groups=_with_lr(groups)))
 
     def is_refresh(t: int) -> bool:
         return bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
@@ -120,7 +127,9 @@ def time_step(
         excesses_ms = steps.excesses_ms()
         steps.forget()
         runs = [optimizer.step for optimizer in optimizers]
-        times_ms = _in_turn(runs, most, left_s, clock.gpus_of(model), fewest=_TELLING_STEPS)
+        times_ms = _in_turn(
+            runs, most, left_s, clock.gpus_of(model), fewest=_TELLING_STEPS, between=between
+        )
         ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms[0], is_refresh)
         baseline_ms = _typical(times_ms[1]) if len(times_ms) == 2 else ordinary_ms
     else:
@@ -145,6 +154,22 @@ def time_step(
         ),
         counted=counted if any(kind.count > 1 for kind in steps.kinds) else None,
     )
+
+
+def disturbed(taken: Mapping[str, StepTime]) -> list[str]:
+    """Return the methods that were timed while the machine was busy with something else.
+
+    They are known by the baseline, timed in turn with each: there it took a quarter longer than it did in the lower
+    quartile of them all.
+
+    Args:
+        taken: By method, what `time_step` found; in it, steps that were counted up tell nothing of the kind.
+    """
+    baselines_ms = {name: time.baseline_ms for name, time in taken.items() if not time.counted}
+    if not baselines_ms:
+        return []
+    calm_ms = sorted(baselines_ms.values())[len(baselines_ms) // 4]
+    return [name for name, ms in baselines_ms.items() if ms > _DISTURBED * calm_ms]
 
 
 def staggered_step_ms(
@@ -186,9 +211,11 @@ def time_whole_step(
 
     so that step + forward and backward pass is a training step, as it is for every other method. The step is negative
     where layers that the method replaced make its passes cheaper than the model's own. No rank is cut, no basis frozen.
+    The method's weights move, by very little: with a rate of 0 its bases would be completed by nothing new, and what
+    decomposes them would be done sooner than in training.
 
     Args:
-        models: A model for the method, which may change its layers, and one for the baseline; alike.
+        models: A model for the method, which may change its layers and weights, and one for the baseline; alike.
         method: Method id.
         options: Its options.
         forward_backward: Leaves the gradients of one batch in a model and returns the loss.
@@ -200,8 +227,10 @@ def time_whole_step(
     own, plain = models
     unsettled = {"tau": 0.0, "settle_steps": 0}
     timed = {**options, **options_for(get_method(method), unsettled)}
-    optimizer = create(method, own, lr=0.0, groups=_without_lr(groups_of(own)), **timed)
-    other = create(baseline, plain, lr=0.0, groups=_without_lr(groups_of(plain)))
+    optimizer = create(
+        method, own, lr=_LEAST_LR, groups=_with_lr(groups_of(own), _LEAST_LR), **timed
+    )
+    other = create(baseline, plain, lr=0.0, groups=_with_lr(groups_of(plain)))
     devices = clock.gpus_of(own)
     runs: list[Callable[[], object]] = [
         functools.partial(optimizer.step, functools.partial(forward_backward, own)),
@@ -231,6 +260,7 @@ def _in_turn(
     devices: set[torch.device],
     *,
     fewest: int,
+    between: Callable[[], object] | None = None,
 ) -> list[list[float]]:
     """Call one after another, again and again, but where that takes long only the fewest times; return times in ms."""
     times_ms: list[list[float]] = [[] for _ in runs]
@@ -240,6 +270,8 @@ def _in_turn(
         if spent_s > budget_s and (done >= _LEAST_STEPS or (done >= fewest and spent_s > _LONG_S)):
             break
         for times, run in zip(times_ms, runs, strict=True):
+            if between is not None:
+                between()
             times.append(clock.timed_ms(run, devices))
     return times_ms
 
@@ -259,10 +291,10 @@ def time_forward_backward(
     return _typical(times_ms)
 
 
-def _without_lr(
-    groups: Sequence[Mapping[str, Any]] | None,
+def _with_lr(
+    groups: Sequence[Mapping[str, Any]] | None, lr: float = 0.0
 ) -> list[dict[str, Any]] | None:
-    """Return the user's groups without what would move the weights."""
+    """Return the user's groups with this rate for all, by default with what moves no weight."""
     if groups is None:
         return None
-    return [{**group, "lr": 0.0} for group in groups]
+    return [{**group, "lr": lr} for group in groups]

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from subopt.errors import FileFormatError
+from subopt.errors import FileFormatError, first_line
 
 KeyPath = tuple[str | int, ...]
 
@@ -105,7 +105,7 @@ def parse_source(text: str, name: str) -> Source:
         line = mark.line + 1 if mark else 1
         raise FileFormatError(f"{name}:{line}: {_explain(error, text, line)}") from None
     except yaml.YAMLError as error:
-        raise FileFormatError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
+        raise FileFormatError(f"{name}: not YAML: {first_line(error)}") from None
     lines: dict[KeyPath, int] = {}
     data = None if node is None else _build(node, (), lines, name)
     return Source(name, data, lines)

@@ -83,6 +83,18 @@ class NonFiniteLossError(SuboptError):
     exit_status = 4
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def quoted(value: object, longest: int = 60) -> str:
+    """Return a value that stands in a file as it can be shown in a message: in one line, and not much of it."""
+    text = str(value)
+    shown = text if text.isprintable() else repr(text)
+    return shown if len(shown) <= longest else shown[: longest - 3] + "..."
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known word, or "" where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)

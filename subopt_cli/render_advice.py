@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from .render_table import Column, FittingTable
-from .render_text import DASH, facts, numbered, percent, plural, section
+from .render_text import DASH, facts, numbered, percent, plural, section, signed
 from .units import format_bytes
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _signed_share(share: float | None) -> str:
         return DASH
     if abs(share) < 0.0005:
         return "0%"
-    return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
+    return signed(share, percent(abs(share)))
 
 
 def explanation(row: Row) -> RenderableType:

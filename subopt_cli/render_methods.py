@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from .render_table import Column, FittingTable, fitting_table, used_columns
-from .render_text import DASH, count, percent
+from .render_text import DASH, count, percent, signed
 from .units import format_bytes, format_ms
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def fits_text(peak: Peak | None, usable_bytes: int | None) -> str:
 
 def signed_bytes(count: int) -> str:
     """Return a difference such as `+3 MiB` or `-1.2 GiB`."""
-    return f"{'-' if count < 0 else '+'}{format_bytes(abs(count))}"
+    return signed(count, format_bytes(abs(count)))
 
 
 def signed_ms(overhead_ms: float | None) -> str:
@@ -151,7 +151,7 @@ def signed_ms(overhead_ms: float | None) -> str:
         return DASH
     if overhead_ms == 0:
         return "0 ms"
-    return f"{'-' if overhead_ms < 0 else '+'}{format_ms(abs(overhead_ms))}"
+    return signed(overhead_ms, format_ms(abs(overhead_ms)))
 
 
 def method_list(methods: Sequence[Method]) -> RenderableType:

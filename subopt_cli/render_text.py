@@ -36,6 +36,11 @@ def numbered(sentences: Sequence[str]) -> RenderableType:
     return table
 
 
+def signed(value: float, size: str) -> str:
+    """Return a difference with its sign, from the difference and the text of its size: `+3 MiB`, `-0.2 ms`."""
+    return f"{'-' if value < 0 else '+'}{size}"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """Return a share as a percentage with that many digits that count, such as `0.65%`, `5.2%`, `63%`."""
     if share is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from subopt.errors import UsageError
@@ -12,9 +13,9 @@ from subopt.profilers.schema import MethodCost, Profile
 from ..evidence.raced_settings import as_raced
 from ..mixed.recipe import mixed_at
 from ..mixed.record import Mixed
-from ..plan.budget import DeviceKind, read_budget
+from ..plan.budget import Budget, DeviceKind, read_budget
 from ..plan.method_options import changed_options
-from ..plan.sentences import plan_sentences
+from ..plan.sentences import options_text, plan_sentences
 from ..plan.solving import Request
 from ..ranking.planned import Planned, asked_plans, least_changed, smallest_plans, solved_plans
 from ..ranking.row import Objective, Row
@@ -80,54 +81,102 @@ def recommend(
         )
     unavailable = _unavailable(profile, methods)
     costs, others = _split(profile, methods, without=dict(unavailable))
-    costs = [as_raced(profile, cost) for cost in costs]
-    planned, chosen = _planned(profile, costs, request, objective, budget.usable_bytes)
-    rows = tuple(item.row for item in planned)
-    changes: tuple[Change, ...] = ()
-    solved: tuple[str, ...] = ()
-    mix: Mixed | None = None
-    about_mix: tuple[str, ...] = ()
-    if chosen is None:
-        changes = changes_that_fit(profile, costs, others, budget, request, device)
-        said = refusal_sentences(rows, changes)
-    else:
-        solved = tuple(plan_sentences(profile, request, chosen.plan))
-        if mixed:
-            mix, about_mix = mixed_at(profile, costs, chosen.plan, budget.usable_bytes)
-        said = [
-            *choice_sentences(chosen.row, rows, objective, profile),
-            *solved,
-            *about_mix,
-        ]
-    filled = memory_sentence(profile)
-    sure = None if chosen is None else certainty_sentence(profile, chosen.row)
-    needs = None if chosen is None else data_sentence(profile)
-    absent = unavailable_sentence(unavailable)
-    earlier = calibration_sentences(profile.calibration)
-    extras = (text for text in (filled, sure, needs, absent, *earlier) if text)
-    return Advice(
+    question = _Question(
+        profile=profile,
         objective=objective,
         budget=budget,
-        batch_size=planned[0].plan.batch_size if chosen is None else chosen.plan.batch_size,
-        rows=rows,
-        chosen=None if chosen is None else chosen.row,
-        sentences=(*said, *extras, budget_sentence(budget)),
-        changes=changes,
+        device=device,
+        request=request,
+        costs=[as_raced(profile, cost) for cost in costs],
+        others=others,
         unavailable=unavailable,
-        plan=None if chosen is None else chosen.plan,
+    )
+    planned, chosen = _planned(question)
+    if chosen is None:
+        return _refusal(question, planned)
+    return _choice(question, planned, chosen, mixed=mixed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked, with the profile's rows that can answer it (`costs`) and the others that could."""
+
+    profile: Profile
+    objective: Objective
+    budget: Budget
+    device: DeviceKind
+    request: Request
+    costs: Sequence[MethodCost]
+    others: Sequence[MethodCost]
+    unavailable: tuple[tuple[str, str], ...]
+
+
+def _refusal(question: _Question, planned: Sequence[Planned]) -> Advice:
+    """Say that nothing fits, and what would make it fit."""
+    profile, budget, request = question.profile, question.budget, question.request
+    rows = tuple(item.row for item in planned)
+    changes = changes_that_fit(
+        profile, question.costs, question.others, budget, request, question.device
+    )
+    remarks = _remarks(question, None)
+    return Advice(
+        objective=question.objective,
+        budget=budget,
+        batch_size=planned[0].plan.batch_size,
+        rows=rows,
+        chosen=None,
+        sentences=(*refusal_sentences(rows, changes), *remarks, budget_sentence(budget)),
+        changes=changes,
+        unavailable=question.unavailable,
+    )
+
+
+def _choice(
+    question: _Question, planned: Sequence[Planned], chosen: Planned, *, mixed: bool
+) -> Advice:
+    """Say what was chosen and why, and choose a mix in its place where one is asked for."""
+    profile, budget, plan = question.profile, question.budget, chosen.plan
+    rows = tuple(item.row for item in planned)
+    solved = tuple(plan_sentences(profile, question.request, plan))
+    mix: Mixed | None = None
+    about_mix: tuple[str, ...] = ()
+    if mixed:
+        mix, about_mix = mixed_at(profile, question.costs, plan, budget.usable_bytes)
+    leaner = {item.row.method: options_text(item.plan) for item in planned if item.plan.options}
+    about = choice_sentences(chosen.row, rows, question.objective, profile, leaner)
+    said = (*about, *solved, *about_mix)
+    remarks = _remarks(question, chosen.row)
+    return Advice(
+        objective=question.objective,
+        budget=budget,
+        batch_size=plan.batch_size,
+        rows=rows,
+        chosen=chosen.row,
+        sentences=(*said, *remarks, budget_sentence(budget)),
+        unavailable=question.unavailable,
+        plan=plan,
         plan_sentences=solved,
         mixed=mix,
     )
 
 
-def _planned(
-    profile: Profile,
-    costs: Sequence[MethodCost],
-    request: Request,
-    objective: Objective,
-    usable_bytes: int,
-) -> tuple[list[Planned], Planned | None]:
+def _remarks(question: _Question, chosen: Row | None) -> list[str]:
+    """Return what is said after the answer: what fills the memory, how sure it is, and what is missing."""
+    profile = question.profile
+    found = [
+        memory_sentence(profile),
+        None if chosen is None else certainty_sentence(profile, chosen),
+        None if chosen is None else data_sentence(profile),
+        unavailable_sentence(question.unavailable),
+        *calibration_sentences(profile.calibration),
+    ]
+    return [text for text in found if text]
+
+
+def _planned(question: _Question) -> tuple[list[Planned], Planned | None]:
     """Return the methods, best first, with the plan each row is for, and the chosen one of them."""
+    profile, costs, request = question.profile, question.costs, question.request
+    objective, usable_bytes = question.objective, question.budget.usable_bytes
     if request.batch_size == "auto":
         asked = smallest_plans(profile, costs, request, usable_bytes)
     else:

@@ -51,7 +51,8 @@ class Advice:
         budget: The budget and its usable part.
         batch_size: Examples of one micro-batch as asked for, or of the chosen one's.
         rows: Every method, best first.
-        chosen: The first row that fits; None where none does.
+        chosen: The best of the rows that fit as asked. Where none does, the best of those that were made to fit with
+            their own options changed the least, so a row above it may fit too, with leaner ones. None where none fits.
         sentences: The answer for a person: what, why, how sure.
         changes: Where nothing fits, what would make it fit, the smallest change first.
         unavailable: Methods that cannot be used here, and what to install for them.

@@ -11,8 +11,7 @@ from subopt.profilers.schema import Files, Profile
 
 from ..data.paths import relative
 from ..evidence.published import LearningRate, load_evidence, published_lr
-from ..evidence.raced_settings import raced
-from ..evidence.rates import known_rate
+from ..evidence.raced_settings import known_rate, raced
 from ..evidence.traits import model_kind, tokens_per_step, trainable_parameters
 from ..mixed.recipe import with_mixed
 from ..plan.method_options import changed_options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from subopt.profilers.schema import Profile
 from subopt.units import format_bytes
@@ -27,9 +27,21 @@ _WOULD_SETTLE = "subopt race would settle it"
 
 
 def choice_sentences(
-    chosen: Row, rows: Sequence[Row], objective: Objective, profile: Profile
+    chosen: Row,
+    rows: Sequence[Row],
+    objective: Objective,
+    profile: Profile,
+    leaner: Mapping[str, str],
 ) -> list[str]:
-    """Say what was chosen and what it promises, what decided, who comes next, and what that means for plain AdamW."""
+    """Say what was chosen and what it promises, what decided, who comes next, and what that means for plain AdamW.
+
+    Args:
+        chosen: The chosen row.
+        rows: All of them, best first.
+        objective: What was asked for.
+        profile: The profile.
+        leaner: The options of the methods that fit with leaner ones only, in words, by method.
+    """
     measure = measure_of(profile)
     memory = (
         f"its peak is {format_bytes(chosen.peak.bytes)} ({chosen.peak.phase} phase), "
@@ -37,11 +49,14 @@ def choice_sentences(
     )
     others = [row for row in rows if row is not chosen and row.is_recommendable]
     if chosen.is_baseline:
-        return [f"Plain AdamW fits: {memory}.", _why_adamw(rows, others, objective, measure)]
+        return [
+            f"Plain AdamW fits: {memory}.",
+            _why_adamw(rows, others, objective, measure, leaner),
+        ]
     said = [f"{chosen.method} is the choice: {_promise(chosen, measure)}; {memory}."]
     if chosen.expected is not None:
         said.append(_decided(chosen, chosen.expected))
-    runner_up = _runner_up(chosen, others, objective)
+    runner_up = _runner_up(chosen, others, objective, leaner)
     if runner_up is not None:
         said.append(runner_up)
     if chosen.cost.weight_bytes_saved:
@@ -51,7 +66,7 @@ def choice_sentences(
         )
     adamw = next((row for row in rows if row.is_baseline), None)
     if adamw is not None:
-        said.append(_adamw_beside(adamw))
+        said.append(_adamw_beside(adamw, leaner))
     return said
 
 
@@ -91,7 +106,9 @@ def _short(kind: KnownFrom) -> str:
     return kind.removesuffix(" here")
 
 
-def _runner_up(chosen: Row, others: Sequence[Row], objective: Objective) -> str | None:
+def _runner_up(
+    chosen: Row, others: Sequence[Row], objective: Objective, leaner: Mapping[str, str]
+) -> str | None:
     """Who comes next, and by how much; None where quality was not asked for or nothing is known of a second."""
     rivals = [row for row in others if row.score is not None and row.is_raced == chosen.is_raced]
     if objective != "quality" or chosen.score is None or not rivals:
@@ -100,6 +117,8 @@ def _runner_up(chosen: Row, others: Sequence[Row], objective: Objective) -> str 
     behind = chosen.score - _score(second)
     error = max(row.expected.error for row in (chosen, second) if row.expected is not None)
     name = "plain AdamW" if second.is_baseline else second.method
+    if behind < 0 and second.method in leaner and chosen.method not in leaner:
+        return f"{name} promises {-behind:.1%} more, but {_only_leaner(second, leaner)}."
     if behind < 0:
         return f"{name} promises {-behind:.1%} more, but less surely; {_WOULD_SETTLE}."
     text = f"Next comes {name}, {behind:.1%} behind"
@@ -109,17 +128,33 @@ def _runner_up(chosen: Row, others: Sequence[Row], objective: Objective) -> str 
     return f"{text}, less than the error of {error:.0%}: either may be better{settle}."
 
 
-def _adamw_beside(adamw: Row) -> str:
+def _only_leaner(row: Row, leaner: Mapping[str, str]) -> str:
+    return f"fits only with leaner options ({leaner[row.method]}), with which it is another method"
+
+
+def _adamw_beside(adamw: Row, leaner: Mapping[str, str]) -> str:
     peak = format_bytes(adamw.peak.bytes)
+    if adamw.is_recommendable and adamw.method in leaner:
+        return f"Plain AdamW would fit with {leaner[adamw.method]} only, with a peak of {peak}."
     if adamw.is_recommendable:
         return f"Plain AdamW would fit too, with a peak of {peak}."
     return f"Plain AdamW does not fit: its peak is {peak}, {format_bytes(-adamw.headroom_bytes)} too much."
 
 
 def _why_adamw(
-    rows: Sequence[Row], others: Sequence[Row], objective: Objective, measure: str
+    rows: Sequence[Row],
+    others: Sequence[Row],
+    objective: Objective,
+    measure: str,
+    leaner: Mapping[str, str],
 ) -> str:
     """Why nothing else was chosen over AdamW."""
+    better = [row for row in others if row.is_promising and row.method in leaner]
+    if better and objective == "quality":
+        best = max(better, key=_score)
+        return (
+            f"{best.method} promises {_promise(best, measure)}, but {_only_leaner(best, leaner)}."
+        )
     raced = [row for row in others if row.is_raced]
     if raced and objective == "quality":
         best = max(raced, key=_score)

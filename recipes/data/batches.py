@@ -82,6 +82,8 @@ class OpenFiles:
         """What else the windows depend on."""
         used = ("field", "held_out", "separator", "sequence_length", "shuffle")
         known = {name: str(getattr(self.files, name)) for name in used}
+        formats = sorted({file.format for file in self.training.files})
+        known["format"] = " ".join(formats)
         return {"layout": _LAYOUT, "tokenizer": self.tokenizer.digest, **known}
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subopt.errors import PreflightError, UsageError
-from subopt.profilers.data_record import Files
+from subopt.profilers.data_record import FileFormat, Files
 
 from .lines import JsonLinesFile, TextFile
-from .paths import Place, expand
+from .paths import HUB, Place, expand
 from .tables import DataSet, ParquetFile
 
 Part = Literal["train", "eval"]
@@ -23,6 +24,8 @@ Part = Literal["train", "eval"]
 
 class Sharded(Protocol):
     """A file in shards."""
+
+    format: ClassVar[FileFormat]
 
     @property
     def source(self) -> object:
@@ -75,11 +78,14 @@ class Corpus:
         return firsts
 
 
+_Named = tuple[str, Sharded]
+
+
 def open_corpus(files: Files, base: Path) -> tuple[Corpus, Corpus | None]:
     """Return what is trained on and what is held out, None where nothing is; no document is read yet.
 
     Raises:
-        UsageError: Nothing matches a pattern, or a package is missing.
+        UsageError: Nothing matches a pattern, a package is missing, or what is trained on would be held out too.
         FileFormatError: A file is not of its format.
         PreflightError: There is nothing to train on.
     """
@@ -94,24 +100,37 @@ def open_corpus(files: Files, base: Path) -> tuple[Corpus, Corpus | None]:
             "every file of data.files.train is in data.files.eval too",
             "name files to train on that are not held out",
         )
+    if held_out:
+        pairs = itertools.product(training.values(), held_out.values())
+        _check_apart(pairs, "data.files.eval")
+    elif files.held_out:
+        _check_apart(itertools.combinations(training.values(), 2), "data.files.train too")
     corpus = _corpus(training.values(), "train")
     if held_out:
         return corpus, _corpus(held_out.values(), "eval")
     return (corpus, None) if files.held_out == 0 else _divided(corpus, files.held_out)
 
 
-def _opened(
-    entries: Sequence[str], files: Files, base: Path, part: Part
-) -> dict[object, tuple[str, Sharded]]:
+def _opened(entries: Sequence[str], files: Files, base: Path, part: Part) -> dict[object, _Named]:
     """Return what the entries name, each once, by its source and with what to call it."""
-    found: dict[object, tuple[str, Sharded]] = {}
+    found: dict[object, _Named] = {}
     for place in expand(entries, base, files.format):
         file = _open(place, files.field, part)
         found.setdefault(file.source, (str(place.path or place.name), file))
     return found
 
 
-def _corpus(named: Collection[tuple[str, Sharded]], part: Part) -> Corpus:
+def _check_apart(pairs: Iterable[tuple[_Named, _Named]], where: str) -> None:
+    """Refuse data sets of which one holds rows of the other, which would be trained on and held out."""
+    for (name, file), (other_name, other) in pairs:
+        if isinstance(file, DataSet) and file.shares_rows_with(other):
+            raise UsageError(
+                f"{HUB}{name} has rows that are in {HUB}{other_name} of {where}: they would be trained on and held out",
+                "name slices that do not overlap, such as NAME:train[:95%] to train on and NAME:train[95%:] in eval",
+            )
+
+
+def _corpus(named: Collection[_Named], part: Part) -> Corpus:
     names, opened = [name for name, _ in named], [file for _, file in named]
     total = sum(len(file) for file in opened)
     if total == 0:

@@ -10,11 +10,13 @@ import io
 import json
 import math
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 from subopt.errors import FileFormatError, UsageError
+from subopt.profilers.data_record import FileFormat
 
 from .digest import file_digest
 
@@ -24,7 +26,7 @@ _SHOWN_KEYS = 6
 _BOM = b"\xef\xbb\xbf"
 
 
-class _LineFile:
+class _LineFile(ABC):
     """What the two kinds have in common: shards, compression, and errors that name the line."""
 
     def __init__(self, path: Path) -> None:
@@ -57,8 +59,9 @@ class _LineFile:
         except (OSError, EOFError, zlib.error) as error:
             raise FileFormatError(f"{self.path} cannot be read: {error}") from None
 
+    @abstractmethod
     def _texts(self, stream: BinaryIO, first: int, stop: int | None) -> Iterator[str]:
-        raise NotImplementedError
+        """Yield the texts that begin from `first` on and before `stop`; the stream stands just before `first`."""
 
     def _open(self) -> BinaryIO:
         if self.path.suffix == ".gz":
@@ -89,6 +92,8 @@ class _LineFile:
 class TextFile(_LineFile):
     """A text file: one document, or where it is longer than 64 KiB, one for about every 64 KiB, cut at line ends."""
 
+    format: ClassVar[FileFormat] = "text"
+
     def _texts(self, stream: BinaryIO, first: int, stop: int | None) -> Iterator[str]:
         for offset, piece in _pieces(stream, first, stop):
             text = self._decoded(piece, offset)
@@ -103,6 +108,8 @@ class JsonLinesFile(_LineFile):
         path: The file.
         field: The key of the text. A text that is null or empty is passed over.
     """
+
+    format: ClassVar[FileFormat] = "jsonl"
 
     def __init__(self, path: Path, field: str) -> None:
         super().__init__(path)

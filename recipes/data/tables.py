@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from subopt.errors import FileFormatError, UsageError
+from subopt.profilers.data_record import FileFormat
 from subopt.profilers.hf_config import in_short
 
 from .digest import combined, file_digest
@@ -18,6 +20,8 @@ from .paths import Place
 _ROWS = 64
 _READ_BYTES = 2**20
 # Of a data set without a named split, in this order.
+# Between the parts of a name, and not within the brackets of a slice, train[95%:].
+_COLON = re.compile(r":(?![^\[]*\])")
 _SPLITS = {"train": ("train",), "eval": ("validation", "test", "valid", "dev")}
 
 
@@ -32,6 +36,8 @@ class ParquetFile:
         UsageError: pyarrow is missing.
         FileFormatError: It is no Parquet file, or has no such column of text.
     """
+
+    format: ClassVar[FileFormat] = "parquet"
 
     def __init__(self, path: Path, field: str) -> None:
         try:
@@ -105,6 +111,8 @@ class DataSet:
         FileFormatError: The data set has no such column of text.
     """
 
+    format: ClassVar[FileFormat] = "dataset"
+
     def __init__(self, place: Place, field: str, part: str) -> None:
         self.path = place.path
         self._name = place.name if place.path is None else str(place.path)
@@ -120,9 +128,22 @@ class DataSet:
         files = [file["filename"] for file in found.cache_files]
         # A slice of a split has the split's files; what is in memory alone has none.
         self.source = (str(found.split), len(found), *(files or [self._name, place.name or part]))
+        self._files, self._ranges = frozenset(files), _row_ranges(found)
 
     def __len__(self) -> int:
         return math.ceil(len(self._rows) / _ROWS)
+
+    def shares_rows_with(self, other: object) -> bool:
+        """Return whether some rows are in both, or may be: where two slices of one file are not told apart."""
+        if not isinstance(other, DataSet) or not self._files & other._files:
+            return False
+        if self._ranges is None or other._ranges is None:
+            return True
+        return any(
+            own.split == its.split and own.begin < its.end and its.begin < own.end
+            for own in self._ranges
+            for its in other._ranges
+        )
 
     def digest(self) -> int:
         """Return a number that changes when the data set's files do."""
@@ -133,6 +154,26 @@ class DataSet:
         """Yield the texts of 64 rows."""
         rows = self._rows[shard * _ROWS : (shard + 1) * _ROWS]
         yield from filter(None, rows[self._field])
+
+
+class _Rows(NamedTuple):
+    """Consecutive rows of a whole split."""
+
+    split: str
+    begin: int
+    end: int
+
+
+def _row_ranges(found: Any) -> list[_Rows] | None:
+    """Return which rows of which split a data set is, None where it does not say so."""
+    import datasets
+
+    lengths = {name: split.num_examples for name, split in (found.info.splits or {}).items()}
+    try:
+        parts = datasets.ReadInstruction.from_spec(str(found.split)).to_absolute(lengths)
+    except (ValueError, AssertionError, TypeError):  # no split's name, or one of unknown length
+        return None
+    return [_Rows(part.splitname, part.from_, part.to) for part in parts]
 
 
 def _load(place: Place, part: str) -> Any:
@@ -150,7 +191,7 @@ def _load(place: Place, part: str) -> Any:
                 f"{place.path} cannot be read as a data set: {in_short(error)}",
                 "name a folder that save_to_disk wrote",
             ) from None
-    name, *rest = place.name.split(":")
+    name, *rest = _COLON.split(place.name)
     config = rest[0] if len(rest) > 1 else None
     split = rest[-1] if rest else None
     try:

@@ -49,7 +49,10 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class ByteTokenizer:
-    """The bytes of a text's UTF-8 form; the byte 0, which text does not contain, separates documents."""
+    """The bytes of a text's UTF-8 form, and a byte that follows every document: 0, which a text hardly ever holds.
+
+    A 0 that is in a text reads like the end of a document, as does a line end where that is the separator.
+    """
 
     separator: int = 0
     vocabulary: int = _BYTE_VALUES

@@ -118,13 +118,16 @@ def _difference(found: Contestant, race: Race) -> float | None:
 
 def _spread(found: Contestant, race: Race, base: float, kind: str | None) -> float:
     """The spread of the difference over seeds as a share of the loss measure."""
-    own = found.difference_spread if len(found.losses) > 1 else None
-    if own is None:
-        own = max(
-            (c.difference_spread or 0.0 for c in race.contestants if len(c.losses) > 1), default=0.0
-        )
-    share = gain_from_losses(base - own, base, kind)
-    return share if own > 0 and share is not None else UNKNOWN_SPREAD
+    repeated = {
+        c.method: c.difference_spread
+        for c in race.contestants
+        if len(c.losses) > 1 and c.difference_spread is not None
+    }
+    if not repeated:
+        return UNKNOWN_SPREAD
+    widest = repeated.get(found.method, max(repeated.values()))
+    share = gain_from_losses(base - widest, base, kind)
+    return UNKNOWN_SPREAD if share is None else share
 
 
 def _differs(profile: Profile, race: Race, batch_size: int) -> tuple[str, ...]:

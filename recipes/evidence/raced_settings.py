@@ -1,11 +1,15 @@
-"""What a race settled for a method: its learning rate and options, as far as the race was of this very model."""
+"""What a method is trained with: rate and options that a race of this very model found best, else the papers' rate."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from subopt.optimizers import get_method
 from subopt.profilers.schema import Contestant, MethodCost, Profile, Race
 
 from ..plan.method_options import with_options
+from .published import LearningRate, published_lr
+from .traits import model_kind, trainable_parameters
 
 
 def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
@@ -36,7 +40,16 @@ def as_raced(profile: Profile, cost: MethodCost) -> MethodCost:
     return with_options(profile, cost, options)
 
 
-def raced_rate_reason(race: Race, entry: Contestant) -> str:
+def known_rate(profile: Profile, method: str) -> LearningRate:
+    """Return a method's learning rate for the profile's model, and the reason for it."""
+    rate = published_lr(method, trainable_parameters(profile), model_kind(profile))
+    found = raced(profile, method)
+    if found is None:
+        return rate
+    return replace(rate, lr=found[1].lr, reason=_raced_rate_reason(*found), tokens_per_step=None)
+
+
+def _raced_rate_reason(race: Race, entry: Contestant) -> str:
     """Say where a raced learning rate comes from."""
     runs = "1 run" if entry.trials == 1 else f"{entry.trials} runs"
     return (

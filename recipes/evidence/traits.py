@@ -6,14 +6,14 @@ import math
 
 from subopt.profilers.schema import Profile
 
-_CONV_DIMENSIONS = 4  # out, in, height, width
+CONV_DIMENSIONS = 4  # out, in, height, width
 
 
 def model_kind(profile: Profile) -> str | None:
     """Return `language` for a model with a token embedding, `vision` for one with 2-d convolutions, else None."""
     if any(layer.kind == "Embedding" for layer in profile.layers):
         return "language"
-    if any(len(layer.shape) == _CONV_DIMENSIONS for layer in profile.layers):
+    if any(len(layer.shape) == CONV_DIMENSIONS for layer in profile.layers):
         return "vision"
     return None
 

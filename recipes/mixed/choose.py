@@ -15,7 +15,7 @@ from subopt.optimizers import shown_name
 from subopt.profilers.schema import Profile
 
 from ..evidence.published import load_evidence
-from ..evidence.rates import known_rate
+from ..evidence.raced_settings import known_rate
 from ..plan.peaks import PeakAt
 from ..ranking.row import Row
 from ..schema import Rule

@@ -8,7 +8,7 @@ from subopt.profilers.schema import MethodCost, Profile
 from subopt.units import format_bytes
 
 from ..evidence.published import load_evidence
-from ..evidence.rates import known_rate
+from ..evidence.raced_settings import known_rate
 from ..plan.solving import Request, Solved
 from ..ranking.planned import asked_plans
 from ..schema import Fallback, Recipe

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from subopt.profilers.schema import Profile
 
+from .passes import largest_size
 from .solving import Request, Solved, asked_sizes
 
 
@@ -14,9 +15,14 @@ def plan_sentences(profile: Profile, request: Request, plan: Solved) -> Iterator
     if request.batch_size == "auto":
         yield _filled(plan)
     elif plan.batch_size != asked_sizes(profile, request)[1]:
+        whole = plan.examples_per_step
+        known = largest_size(profile, recomputed=plan.recompute)
+        why = f"{whole} examples at once do not fit"
+        if known is not None and whole > known:
+            why = f"the profile does not know the memory of {whole} examples at once"
         yield (
             f"Micro-batches of {plan.batch_size}, {plan.accumulate} to a step: "
-            f"{plan.examples_per_step} examples at once do not fit, and this is the same step."
+            f"{why}, and this is the same step."
         )
     if plan.accumulate > 1 and _has_batch_norm(profile):
         yield "Batch norms see one micro-batch at a time: their statistics are of fewer examples."
@@ -31,8 +37,12 @@ def plan_sentences(profile: Profile, request: Request, plan: Solved) -> Iterator
             "gradients are not clipped."
         )
     if plan.options:
-        wishes = ", ".join(f"{name}: {value}" for name, value in plan.options.items())
-        yield f"Its options were made leaner so that it fits: {wishes}. That changes what it computes."
+        yield f"Its options were made leaner so that it fits: {options_text(plan)}. That changes what it computes."
+
+
+def options_text(plan: Solved) -> str:
+    """Return the options that were changed for a plan as the recipe writes them."""
+    return ", ".join(f"{name}: {value}" for name, value in plan.options.items())
 
 
 def _filled(plan: Solved) -> str:

@@ -118,6 +118,9 @@ class Solved:
 def as_asked(profile: Profile, cost: MethodCost, request: Request) -> Solved | None:
     """Return the plan with nothing changed, whether it fits or not.
 
+    Where only the examples of a step are given, a micro-batch is all of them, or the largest equal part of them that
+    the profile knows the memory of.
+
     Returns:
         The plan; None where the method cannot run this way, or the profile does not know what it takes.
 
@@ -133,9 +136,27 @@ def as_asked(profile: Profile, cost: MethodCost, request: Request) -> Solved | N
             "a fused backward pass has used up each gradient before the next micro-batch could add to it",
             "leave out --examples-per-step, or take --fused-backward off",
         )
+    if request.batch_size is None and request.accumulate is None and not fused:
+        size = _largest_part(size, _most(profile, cost, recompute=recompute))
     way = Way(accumulating=whole > size, recomputed=recompute, fused=fused)
     peak = peak_at(profile, cost, size, way)
     return Solved(size, whole // size, peak, recompute=recompute, fused_backward=fused)
+
+
+def _largest_part(whole: int, most: int) -> int:
+    """Return the largest divisor of `whole` up to `most`; `whole` itself where nothing smaller is known either."""
+    if whole <= most or most < 1:
+        return whole
+    return max(part for part in range(1, most + 1) if whole % part == 0)
+
+
+def _most(profile: Profile, cost: MethodCost, *, recompute: bool) -> int:
+    """Return the largest micro-batch that the profile says anything about."""
+    if profile.memory.activation_bytes is None:
+        return profile.settings.batch_size
+    if not is_followed(profile, cost):
+        return LARGEST_BATCH
+    return largest_size(profile, recomputed=recompute) or 0
 
 
 def solve(profile: Profile, cost: MethodCost, usable_bytes: int, request: Request) -> Solved | None:
@@ -191,12 +212,12 @@ class _Search:
                 plan = self._plan(size, count, recompute=recompute, fused=fused)
                 return plan if self._fits(plan) else None
 
-            return _bisected(fitting, self._most(recompute=recompute))
+            return _bisected(fitting, _most(self.profile, self.cost, recompute=recompute))
         return next(filter(self._fits, self.plans(recompute=recompute, fused=fused)), None)
 
     def plans(self, *, recompute: bool, fused: bool) -> Iterator[Solved]:
         """Yield the plans with the allowed micro-batches, the largest first; of `auto` a single example alone."""
-        most = self._most(recompute=recompute)
+        most = _most(self.profile, self.cost, recompute=recompute)
         for size, accumulate in self._divided(fused=fused):
             if size <= most:
                 yield self._plan(size, accumulate, recompute=recompute, fused=fused)
@@ -208,14 +229,6 @@ class _Search:
 
     def _fits(self, plan: Solved) -> bool:
         return plan.peak.fits(self.usable_bytes) is Fit.YES
-
-    def _most(self, *, recompute: bool) -> int:
-        """Return the largest micro-batch that the profile says anything about."""
-        if self.profile.memory.activation_bytes is None:
-            return self.profile.settings.batch_size
-        if not is_followed(self.profile, self.cost):
-            return LARGEST_BATCH
-        return largest_size(self.profile, recomputed=recompute) or 0
 
     def _divided(self, *, fused: bool) -> Iterator[tuple[int, int]]:
         """Yield the allowed micro-batches and how many make a step, the largest first."""

@@ -17,12 +17,11 @@ from subopt.profilers.record import Record
 from ..advice.advisor import recommend
 from ..advice.changes import changed_options
 from ..evidence.published import load_evidence, published, published_lr
+from ..evidence.traits import CONV_DIMENSIONS
 from .source import RaceSource
 
 # A budget that everything fits: the ranking is asked for without one.
 _ANY_BYTES = 2**50
-
-_CONV_DIMENSIONS = 4  # out, in, height, width
 
 
 class Entrant(Record):
@@ -117,5 +116,5 @@ def size_and_kind(model: nn.Module) -> tuple[int, str | None]:
     parameters = sum(math.prod(item.shape) for item in trained)
     if any(isinstance(module, nn.Embedding) for module in model.modules()):
         return parameters, "language"
-    has_convolutions = any(len(item.shape) == _CONV_DIMENSIONS for item in trained)
+    has_convolutions = any(len(item.shape) == CONV_DIMENSIONS for item in trained)
     return parameters, "vision" if has_convolutions else None

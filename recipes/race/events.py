@@ -78,7 +78,3 @@ Event: TypeAlias = (
     | Warned
 )
 OnEvent: TypeAlias = Callable[[Event], None]
-
-
-def ignore(event: Event) -> None:
-    """Do nothing with an event."""

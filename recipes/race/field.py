@@ -96,14 +96,13 @@ def _takes(method: str, options: Mapping[str, OptionValue], rule: Rule) -> bool:
 def held_out(trainable: Trainable, seed: int) -> float:
     """Return the held-out loss; `seed` is the race's, so that every trial sees the same batches."""
     recipe = trainable.recipe.model_copy(update={"seed": seed})
-    loss, _ = held_out_loss(
+    return held_out_loss(
         recipe,
         trainable.target,
         trainable.model,
         trainable.accelerator,
         batches=recipe.eval.batches,
-    )
-    return loss
+    ).loss
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from subopt.errors import FileFormatError, OptionError, UsageError
+from subopt.errors import FileFormatError, OptionError, UsageError, quoted
 from subopt.optimizers import get_method
 from subopt.profilers.race_record import LeftOut, Race, Seconds, Trial
 from subopt.profilers.record import Count, Record
@@ -125,7 +125,8 @@ class RaceFolder:
         if changed:
             key = changed[0]
             raise UsageError(
-                f"the race in {self.path} was started with {key} {plan.settings.get(key)}, not {settings[key]}",
+                f"the race in {self.path} was started with {key} {quoted(plan.settings.get(key))}, "
+                f"not {settings[key]}",
                 "resume with what it was started with, or start over with --force and without --resume",
             )
         return plan

@@ -61,7 +61,9 @@ def steps_within(
 
         sum over the steps of (refresh_ms where one is due, else ordinary_ms) <= horizon
 
-    A first refresh belongs to building and is not counted.
+    A first refresh belongs to building and is not counted. A pace is measured once for a method: of its options the
+    period changes the steps that fit, and a later `start_step` does not. Until then a preconditioned method takes the
+    shorter steps of its graft, so such a trial gets too few steps rather than too many.
 
     Args:
         horizon_s: The time.

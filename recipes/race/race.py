@@ -15,12 +15,12 @@ from subopt.profilers.device import resolve_device
 from subopt.profilers.race_record import LeftOut, Race
 
 from ..evidence.published import load_evidence
-from ..training.events import Interrupting, Warned
+from ..training.events import Interrupting, Warned, ignore
 from ..training.interrupt import Interrupt, interruptible
 from ..training.session import check_unchanged
 from ..training.trainable import make_trainable, training_target
 from .entrants import Entrant, entrants_of
-from .events import OnEvent, Pacing, Planned, ignore
+from .events import OnEvent, Pacing, Planned
 from .field import Field, quick_release, release
 from .folder import Plan, RaceFolder
 from .pace import measure_paces

@@ -27,6 +27,7 @@ _UNREADABLE = (
     OSError,
     ValueError,
     KeyError,
+    AttributeError,
     TypeError,
     OverflowError,
     RecursionError,
@@ -40,10 +41,12 @@ class Best:
     Attributes:
         step: After which step.
         eval_loss: The held-out loss there.
+        eval_tokens: How many held-out tokens it is the mean over; None in a folder that an earlier version wrote.
     """
 
     step: int
     eval_loss: float
+    eval_tokens: int | None = None
 
 
 def save_best(folder: Path, state: Mapping[str, Any], best: Best) -> None:
@@ -77,7 +80,10 @@ def load_best(folder: Path) -> Best | None:
     try:
         with safe_open(path, framework="pt") as file:
             noted = json.loads((file.metadata() or {})[_KEY])
-        best = Best(int(noted["step"]), float(noted["eval_loss"]))
+        tokens = noted.get("eval_tokens")
+        best = Best(
+            int(noted["step"]), float(noted["eval_loss"]), None if tokens is None else int(tokens)
+        )
         if not math.isfinite(best.eval_loss):
             raise ValueError(f"a loss of {best.eval_loss}")
     except _UNREADABLE as error:

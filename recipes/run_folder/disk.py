@@ -22,7 +22,7 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def in_one_step(path: Path) -> Iterator[Path]:
     """Yield a path to write to, which takes the place of `path` in one step when the block succeeds."""
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -91,7 +91,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DiskFullError: The disk or the quota is full.
     """
-    with told_when_full(path.name, path.parent), replaced(path) as partial:
+    with told_when_full(path.name, path.parent), in_one_step(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

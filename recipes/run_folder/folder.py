@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subopt.errors import UsageError
+from subopt.errors import UsageError, quoted
 
 from ..data.paths import absolute, moved
 from ..files import load_recipe
@@ -108,10 +108,11 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         sweep(self.checkpoints)
+        # The result first: a folder that is half cleared, or whose run goes on, must not look like a finished one.
+        self.result.unlink(missing_ok=True)
         if not resume:
-            # the result first: a folder that is half cleared must not look like a finished run
             board = self.tensorboard.glob("events.out.tfevents.*")
-            for stale in (self.result, self.weights, self.metrics, *board):
+            for stale in (self.weights, self.metrics, *board):
                 stale.unlink(missing_ok=True)
             discard_best(self.best)
             discard_all(self.checkpoints)
@@ -143,8 +144,8 @@ class RunFolder:
         if changed and not force:
             key = changed[0]
             raise UsageError(
-                f"the run in {self.path} was started with {key}: {before.get(key)}, "
-                f"the recipe now says {after.get(key)}",
+                f"the run in {self.path} was started with {key}: {quoted(before.get(key))}, "
+                f"the recipe now says {quoted(after.get(key))}",
                 "resume with the recipe it was started with, or go on all the same with --resume --force",
             )
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subopt.errors import first_line
+
 DEEPEST = 50
 # State of 8 bits shows itself as numbers of 32, and a small file is mostly its directory.
 _TENSOR_PER_FILE = 8
@@ -34,8 +36,7 @@ def read_tensors(path: Path) -> Any:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged pickle makes its reader raise has no bounds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(first) from None
+        raise ValueError(first_line(error)) from None
     # A value takes a byte at least; what is seen oftener than that holds itself again and again.
     _check_content(content, _LEAST_ROOM + _TENSOR_PER_FILE * size, most_values=size)
     return content

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from subopt.errors import FileFormatError
 
-from .disk import replaced
+from .disk import in_one_step
 
 _ALIAS = "alias:"
 
@@ -44,7 +44,7 @@ def save_weights(
         kept[identity] = name
         # a copy where the tensor is a view: the file format stores whole, contiguous tensors
         tensors[name] = tensor.contiguous() if _owns_memory(tensor) else tensor.clone().contiguous()
-    with replaced(path) as partial:
+    with in_one_step(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode
         save_file(tensors, partial, metadata)

@@ -7,14 +7,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from subopt.errors import UsageError, suggestion
+from subopt.errors import UsageError, first_line, suggestion
 
 from ..training.events import Evaluated, Event, OnEvent, Saved, Started, Stepped, Warned
+from ..training.metrics import step_entry
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
+
+# What trackers get of a step's entry in metrics.jsonl.
+_TRACKED = ("loss", "lr", "grad_norm", "tokens_per_s")
 
 
 class Tracker(Protocol):
@@ -74,13 +78,8 @@ class Tracking:
                 self._has_begun = True
                 self._try(lambda tracker: tracker.begin(plan.start_step, self._settings))
             case Stepped():
-                scalars = {
-                    "train/loss": event.loss,
-                    "train/lr": event.lr,
-                    "train/grad_norm": event.grad_norm,
-                    "train/tokens_per_s": event.tokens_per_s,
-                }
-                known = {name: value for name, value in scalars.items() if value is not None}
+                entry = step_entry(event)
+                known = {f"train/{key}": entry[key] for key in _TRACKED if entry[key] is not None}
                 self._try(lambda tracker: tracker.log(event.step, known))
             case Evaluated():
                 self._try(lambda tracker: tracker.log(event.step, {"eval/loss": event.loss}))
@@ -95,10 +94,9 @@ class Tracking:
             call(tracker)
         except Exception as error:
             self._tracker = None
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             self._warn(
                 Warned(
-                    f"{tracker.name} failed and gets nothing more: {first}",
+                    f"{tracker.name} failed and gets nothing more: {first_line(error)}",
                     "the run goes on, and metrics.jsonl holds the same numbers",
                 )
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from subopt.errors import DoesNotFitError
+from subopt.errors import DoesNotFitError, first_line
 from subopt.profilers.device import gpu_status
 from subopt.profilers.history import PeakSource
 
@@ -45,7 +45,7 @@ def told_out_of_memory(doing: str, hint: str = _SMALLER) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise DoesNotFitError(
-            f"out of memory at {doing}: {str(error).splitlines()[0]}",
+            f"out of memory at {doing}: {first_line(error)}",
             hint,
         ) from None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from subopt.errors import PreflightError
+from subopt.profilers.data import tokens_in
 from subopt.profilers.target import LoadedTarget
 
 from ..placement import prepare_batch
@@ -23,6 +25,21 @@ if TYPE_CHECKING:
 _END = object()
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What an evaluation found.
+
+    Attributes:
+        loss: The mean over the batches, each counted as the tokens it holds.
+        batches: How many there were.
+        tokens: What they hold together, as training counts it (`tokens_in`).
+    """
+
+    loss: float
+    batches: int
+    tokens: int
+
+
 def held_out_loss(
     recipe: Recipe,
     target: LoadedTarget,
@@ -30,11 +47,13 @@ def held_out_loss(
     accelerator: Accelerator,
     *,
     batches: int,
-) -> tuple[float, int]:
-    """Return the mean loss over the first held-out batches, and how many there were.
+) -> HeldOut:
+    """Return the mean loss over the first held-out batches.
 
-    The same batches every time; a shorter held-out set is gone through once. Generators, and which parts of the
-    model are in training mode, are left as they were.
+        loss = sum_k w_k loss_k / sum_k w_k,   w_k = `tokens_in` batch k
+
+    so that a last batch of few examples counts as those few. The same batches every time; a shorter held-out set is
+    gone through once. Generators, and which parts of the model are in training mode, are left as they were.
 
     Args:
         recipe: Batch size, precision and seed.
@@ -44,11 +63,11 @@ def held_out_loss(
         batches: How many batches at most.
 
     Raises:
-        PreflightError: The held-out data has no batches.
+        PreflightError: The held-out data has no batches, or a batch has nothing to count.
         DoesNotFitError: The device ran out of memory.
         UserCodeError: The user's code raised.
     """
-    losses = []
+    losses, tokens = [], []
     with (
         told_out_of_memory("the evaluation"),
         preserved_rng(),
@@ -61,12 +80,20 @@ def held_out_loss(
             with accelerator.autocast():
                 loss = target.loss(model, placed)
             losses.append(loss.float())
+            tokens.append(tokens_in(batch))
     if not losses:
         raise PreflightError(
             f"eval_batches({recipe.data.batch_size}) gives no batches",
             "give it held-out data, or leave it out of the model file",
         )
-    return float(torch.stack(losses).mean()), len(losses)
+    # A batch without a token has no loss either: it counts nothing, unless there is no other.
+    weights = torch.tensor(tokens, dtype=torch.float64)
+    if not sum(tokens):
+        weights.fill_(1)
+    means = torch.stack(losses).cpu().double()
+    counted = weights > 0
+    loss = means[counted] @ weights[counted] / weights.sum()
+    return HeldOut(float(loss), len(losses), sum(tokens))
 
 
 def _held_out_batches(target: LoadedTarget, batch_size: int, most: int) -> Iterator[Any]:

@@ -130,8 +130,8 @@ Event: TypeAlias = Started | Stepped | Evaluated | Saved | Resumed | Interruptin
 OnEvent: TypeAlias = Callable[[Event], None]
 
 
-def ignore(event: Event) -> None:
-    """Do nothing with an event."""
+def ignore(event: object) -> None:
+    """Do nothing with an event, of a run or of a race."""
 
 
 def each_of(*listeners: OnEvent) -> OnEvent:

@@ -14,6 +14,7 @@ from ..run_folder.best import Best, discard_best, load_best, save_best
 from ..run_folder.checkpoint import Progress, save_checkpoint
 from ..run_folder.disk import told_when_full
 from ..run_folder.weights import all_finite, save_weights
+from .evaluation import HeldOut
 from .events import OnEvent, Saved, Warned
 from .session import Session
 
@@ -82,12 +83,24 @@ class Keeper:
         )
         self._on_event(Saved(step, self.newest))
 
-    def keep_if_best(self, step: int, eval_loss: float) -> None:
-        """Keep the weights if the recipe asks for the best ones and the held-out loss was never lower."""
+    def keep_if_best(self, step: int, found: HeldOut) -> None:
+        """Keep the weights if the recipe asks for the best ones and the held-out loss was never lower.
+
+        Losses of other held-out data, as of another `eval.batches`, cannot be compared: then it begins anew.
+        """
         if not self._session.recipe.checkpoint.best:
             return
-        if self.best is None or eval_loss < self.best.eval_loss:
-            best = Best(step, eval_loss)
+        if self.best is not None and self.best.eval_tokens not in {None, found.tokens}:
+            self._on_event(
+                Warned(
+                    f"the best weights, of step {self.best.step}, were chosen on {self.best.eval_tokens:,} held-out "
+                    f"tokens, and now there are {found.tokens:,}: the search for the best begins again at step {step}",
+                    "leave eval.batches as it was, to compare with what came before",
+                )
+            )
+            self.best = None
+        if self.best is None or found.loss < self.best.eval_loss:
+            best = Best(step, found.loss, found.tokens)
             save_best(self._folder.best, self._dense_state(), best)
             self.best = best
 

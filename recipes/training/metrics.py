@@ -13,7 +13,9 @@ from typing import Any
 from ..run_folder.disk import told_when_full, write_text
 from .events import Evaluated, Stepped
 
-_STEP_KEYS = ("step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms")
+_STEP_KEYS = (
+    "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms", "memory_bytes",
+)  # fmt: skip
 
 
 class MetricsLog:
@@ -46,8 +48,7 @@ class MetricsLog:
 
     def stepped(self, event: Stepped) -> None:
         """Append one optimizer step."""
-        entry = {key: getattr(event, key) for key in _STEP_KEYS}
-        self._append(entry | {"memory_bytes": event.memory_bytes})
+        self._append(step_entry(event))
 
     def evaluated(self, event: Evaluated) -> None:
         """Append one evaluation."""
@@ -63,6 +64,11 @@ class MetricsLog:
         with told_when_full("the metrics", self._path):
             while line:
                 line = line[self._file.write(line) :]
+
+
+def step_entry(event: Stepped) -> dict[str, Any]:
+    """Return what is written down of a step."""
+    return {key: getattr(event, key) for key in _STEP_KEYS}
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

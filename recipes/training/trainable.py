@@ -176,7 +176,7 @@ def _try_held_out(
     recipe: Recipe, target: LoadedTarget, model: nn.Module, accelerator: Accelerator
 ) -> str:
     """Take the loss of one held-out batch: a mistake in `eval_batches` shows now and not after the last step."""
-    loss, _ = held_out_loss(recipe, target, model, accelerator, batches=1)
+    loss = held_out_loss(recipe, target, model, accelerator, batches=1).loss
     if not math.isfinite(loss):
         raise PreflightError(
             f"the loss of the first held-out batch is {loss}",

@@ -223,20 +223,20 @@ class _Training:
         if not self._session.target.has_eval or self._progress.eval_step == step:
             return
         session = self._session
-        loss, batches = held_out_loss(
+        found = held_out_loss(
             self._recipe,
             session.target,
             self._model,
             session.accelerator,
             batches=self._recipe.eval.batches,
         )
-        if not math.isfinite(loss):
-            raise self._keeper.non_finite(f"the held-out loss became {loss} at step {step}")
-        self._progress = replace(self._progress, eval_loss=loss, eval_step=step)
-        event = Evaluated(step, loss, batches)
+        if not math.isfinite(found.loss):
+            raise self._keeper.non_finite(f"the held-out loss became {found.loss} at step {step}")
+        self._progress = replace(self._progress, eval_loss=found.loss, eval_step=step)
+        event = Evaluated(step, found.loss, found.batches)
         self._metrics.evaluated(event)
         self._on_event(event)
-        self._keeper.keep_if_best(step, loss)
+        self._keeper.keep_if_best(step, found)
 
     def _save(self) -> None:
         """Write a checkpoint; its metrics are on the disk before it."""

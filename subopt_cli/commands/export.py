@@ -78,7 +78,7 @@ def export(
 
 def _script(recipe_path: Path, framework: Framework, to: Path | None, *, force: bool) -> None:
     from subopt.recipes.files import load_recipe
-    from subopt.recipes.run_folder.disk import replaced
+    from subopt.recipes.run_folder.disk import in_one_step
     from subopt.recipes.script import left_out, training_script
 
     from ..output import Output
@@ -99,7 +99,7 @@ def _script(recipe_path: Path, framework: Framework, to: Path | None, *, force: 
             )
         if to.exists() and not force:
             raise UsageError(f"{to} exists", "name another file with -o, or overwrite it: --force")
-        with replaced(to) as partial:
+        with in_one_step(to) as partial:
             partial.write_text(text, encoding="utf-8")
         output.note(f"wrote {to}; train with: python {to}")
     for part in left_out(recipe):

@@ -363,6 +363,43 @@ def test_the_method_table_takes_the_times_and_says_which_were_counted(monkeypatc
     ]
 
 
+def test_what_comes_between_steps_is_called_before_each_whole_one_and_not_timed(layers, clocked):
+    seen = []
+
+    def duration(method, updated, t):
+        seen.append("step" if len(updated) > 1 else "one parameter")
+        return 1.0
+
+    clocked(duration)
+    time_step(
+        layers, "lion", {}, baseline="adamw", budget_s=1e9, between=lambda: seen.append("passes")
+    )
+    whole = seen[seen.index("passes") :]
+    assert whole == ["passes", "step"] * (len(whole) // 2)
+    assert len(whole) >= 8
+
+
+def test_what_was_timed_while_the_machine_was_busy_is_timed_again(monkeypatch):
+    session = Session(
+        load_target("known_answers.py", base=ASSETS), Settings(batch_size=1, batches=1)
+    )
+    model, batch = session.build_on_device(), session.place(next(session.batches()))
+    names = ["lion", "galore", "osd"]
+    table = MethodTable(session, weights_of(treatments(model)), names, lambda _: None, tokens=1)
+    windows = {
+        "adamw": [StepTime(2.0, None, None, 2.0)],
+        "lion": [StepTime(3.0, None, None, 4.0), StepTime(1.5, None, None, 2.0)],
+        "galore": [StepTime(3.0, None, None, 2.1)],
+        "osd": [StepTime(9.0, None, None, 3.0), StepTime(18.0, None, None, 6.0)],  # busier still
+    }
+    monkeypatch.setattr(
+        method_table, "time_step", lambda model, name, *_, **__: windows[name].pop(0)
+    )
+    table.time_steps(model, batch, rounds=1, budget_s=60.0)
+    assert [row.step_ms for row in table.rows(names)] == [1.5, 3.0, 9.0]
+    assert windows["lion"] == windows["osd"] == []
+
+
 def test_a_method_that_does_not_fit_has_no_time_and_the_next_one_has(monkeypatch):
     session = Session(
         load_target("known_answers.py", base=ASSETS), Settings(batch_size=1, batches=1)

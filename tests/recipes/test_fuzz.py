@@ -212,9 +212,16 @@ def refusal(read: Callable[[Path], object], path: Path) -> SuboptError | None:
     return None
 
 
+class Valid(dict):
+    """Valid contents by name."""
+
+    def __repr__(self):  # hypothesis shows a test's arguments, and warns where they are long
+        return "Valid(...)"
+
+
 @pytest.fixture(scope="module")
-def valid() -> dict[str, str]:
-    return {name: make() for name, (_, make, _) in FILES.items()}
+def valid() -> Valid:
+    return Valid({name: make() for name, (_, make, _) in FILES.items()})
 
 
 @pytest.mark.parametrize("name", FILES)

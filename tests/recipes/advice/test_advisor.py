@@ -16,11 +16,8 @@ from subopt.optimizers import METHODS, low_bit
 from subopt.profilers.architectures import WeightShape, llama_shapes
 from subopt.profilers.costs import method_costs
 from subopt.profilers.schema import (
-    Environment,
     Layer,
     Memory,
-    Peak,
-    PhasePeaks,
     Profile,
     Settings,
     Target,
@@ -38,7 +35,8 @@ from subopt.recipes.plan.solving import Request
 from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING, PUBLISHED_ERROR, WORTH_A_CHANGE
 from subopt.units import format_bytes
 
-MIB, GIB = 2**20, 2**30
+from ..llama_profile import ENVIRONMENT, GIB, MIB, layers, peak_of, weight_bytes
+
 BASELINE = load_evidence().baseline
 
 
@@ -67,24 +65,11 @@ def make_profile(
     """
     shapes = llama_shapes(size)
     costs = [cost for cost in table(size, tokens) if cost.method not in drop]
-    parameters = sum(shape.elements * 4 for shape in shapes)
+    parameters = weight_bytes(shapes)
 
     def finished(cost):
-        held = parameters + cost.state_bytes
-        phases = {
-            "forward": held + (activation_bytes or 0),
-            "backward": held + parameters + (activation_bytes or 0),
-            "step": held + parameters + cost.transient_bytes,
-        }
-        phase = max(phases, key=phases.get)
-        top = phases[phase]
-        peak = source and Peak(
-            bytes=top,
-            low_bytes=top - int(margin * top),
-            high_bytes=top + int(margin * top),
-            phase=phase,
-            by_phase=PhasePeaks(**phases),
-            source=source,
+        peak = source and peak_of(
+            cost, parameters, activation_bytes or 0, source=source, margin=margin
         )
         own_ms, base_ms = ((step_ms or {}).get(name, 10.0) for name in (cost.method, BASELINE))
         timed = {
@@ -98,20 +83,9 @@ def make_profile(
     adamw = next((row for row in rows if row.method == BASELINE), rows[0])
     return Profile(
         target=Target(spec=spec, picked="function build_model", file=file, sha256="ab" * 32),
-        environment=Environment(
-            subopt="0", torch="2", python="3", platform="Linux", device="cpu", threads=2
-        ),
+        environment=ENVIRONMENT,
         settings=Settings(batch_size=batch_size, batches=8, tokens_per_batch=tokens),
-        layers=[
-            Layer(
-                name=shape.name,
-                shape=list(shape.shape),
-                kind="Embedding" if "embed" in shape.name else "Linear",
-                treatment=shape.treatment,
-                reason="",
-            )
-            for shape in shapes
-        ],
+        layers=layers(shapes),
         memory=Memory(
             parameter_bytes=parameters,
             gradient_bytes=parameters,

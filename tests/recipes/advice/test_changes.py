@@ -5,83 +5,18 @@ from __future__ import annotations
 import pytest
 
 from subopt.errors import DoesNotFitError
-from subopt.profilers.architectures import llama_shapes
-from subopt.profilers.costs import method_costs
-from subopt.profilers.schema import (
-    BatchPoint,
-    Environment,
-    Layer,
-    Memory,
-    Peak,
-    PhasePeaks,
-    Profile,
-    Settings,
-    Target,
-)
 from subopt.recipes.advice.advisor import recommend
 from subopt.recipes.plan.solving import Request
 
-MIB = 2**20
-SHAPES = llama_shapes("60m")
-WEIGHTS = sum(shape.elements * 4 for shape in SHAPES)
+from ..llama_profile import MIB, WEIGHTS, known_passes
+
 EXAMPLE = 400 * MIB
-
-
-def point(size, recomputed):
-    activations = size * EXAMPLE // (10 if recomputed else 1)
-    return BatchPoint(
-        batch_size=size,
-        recomputed=recomputed,
-        forward_bytes=activations,
-        backward_bytes=activations + WEIGHTS,
-        without_gradients_bytes=activations,
-        update_bytes=activations // 4,
-        kept_bytes=0,
-    )
-
-
-def make_profile():
-    def finished(cost):
-        held = WEIGHTS + cost.state_bytes
-        by_phase = PhasePeaks(
-            forward=held + 8 * EXAMPLE,
-            backward=held + WEIGHTS + 8 * EXAMPLE,
-            step=held + WEIGHTS + cost.transient_bytes,
-        )
-        top = by_phase.backward
-        peak = Peak(
-            bytes=top,
-            low_bytes=top,
-            high_bytes=top,
-            phase="backward",
-            by_phase=by_phase,
-            source="simulated",
-        )
-        return cost.model_copy(update={"peak": peak})
-
-    return Profile(
-        target=Target(spec="model.py", picked="function build_model"),
-        environment=Environment(
-            subopt="0", torch="2", python="3", platform="Linux", device="cpu", threads=2
-        ),
-        settings=Settings(batch_size=8, batches=1, tokens_per_batch=131_072),
-        layers=[
-            Layer(name=s.name, shape=list(s.shape), kind="Linear", treatment=s.treatment, reason="")
-            for s in SHAPES
-        ],
-        memory=Memory(
-            parameter_bytes=WEIGHTS,
-            gradient_bytes=WEIGHTS,
-            activation_bytes=8 * EXAMPLE,
-            optimizer_state_bytes=0,
-            source="simulated",
-            by_batch=[point(size, again) for again in (False, True) for size in (1, 64)],
-        ),
-        methods=[finished(cost) for cost in method_costs(SHAPES, ["adamw", "adafactor-nomom"])],
-    )
-
-
-PROFILE = make_profile()
+PROFILE = known_passes(
+    ["adamw", "adafactor-nomom"],
+    example_bytes=EXAMPLE,
+    sizes=(1, 64),
+    sizes_recomputed=(1, 64),
+)
 ADAMW, ADAFACTOR = PROFILE.methods
 STUBBORN = Request(accumulate=1, recompute=False, fused_backward=False)
 ONE = WEIGHTS + WEIGHTS + EXAMPLE  # weights, gradients and one example

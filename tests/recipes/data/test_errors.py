@@ -157,6 +157,8 @@ def test_a_hub_that_does_not_answer_is_asked_once(tmp_path, monkeypatch):
         ("hf:org/name", ("org/name", None, None)),
         ("hf:org/name:train", ("org/name", None, "train")),
         ("hf:org/name:small:test", ("org/name", "small", "test")),
+        ("hf:org/name:train[:5]+test[1:]", ("org/name", None, "train[:5]+test[1:]")),
+        ("hf:org/name:small:test[5%:]", ("org/name", "small", "test[5%:]")),
     ],
 )
 def test_what_the_hub_is_asked_for(tmp_path, monkeypatch, name, asked):
@@ -172,6 +174,51 @@ def test_what_the_hub_is_asked_for(tmp_path, monkeypatch, name, asked):
     batch = next(open_files(files_of(name), tmp_path, 2, split="train"))
     assert bytes(batch["labels"][0].tolist()).count(b"words") >= 4
     assert calls == [asked]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A data set that loads as one of the hub does, slices included: two splits, 200 rows to train on."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    for split, count in (("train", 200), ("test", 40)):
+        rows = [json.dumps({"text": f"{split} {number} " * 9}) for number in range(count)]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("subopt.recipes.data.hub._answers", lambda _: True)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        (["train"], ["train[95%:]"]),
+        (["train[:60%]"], ["train[50%:]"]),
+        (["train[:10]+train[150:]"], ["train[100:160]"]),
+        (["test", "train"], ["train[95%:]"]),
+        (["train[:50%]", "train[25%:]"], []),
+    ],
+)
+def test_rows_that_would_be_trained_on_and_held_out_are_refused(tmp_path, hub, train, held_out):
+    files = files_of(*(f"{hub}:{split}" for split in train), length=16).model_copy(
+        update={
+            "eval": [f"{hub}:{split}" for split in held_out],
+            "held_out": 0.0 if held_out else 0.2,
+        }
+    )
+    error = complaint(files, tmp_path)
+    assert isinstance(error, UsageError)
+    assert "they would be trained on and held out" in error.message
+    assert "NAME:train[:95%]" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [("train[:95%]", "train[95%:]"), ("train", "test"), ("train[:10]+train[30:]", "train[10:30]")],
+)
+def test_slices_that_do_not_overlap_are_taken(tmp_path, hub, train, held_out):
+    files = files_of(f"{hub}:{train}", length=16).model_copy(update={"eval": [f"{hub}:{held_out}"]})
+    assert next(open_files(files, tmp_path, 2, split="train"))["labels"].shape == (2, 16)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def recipe_path(tmp_path):
     return tmp_path / "recipe.yaml"
 
 
-def run(recipe_path, name, *, interrupt_at=None, resume=False):
+def run(recipe_path, name, *, interrupt_at=None, resume=False, force=False):
     def on_event(event):
         if isinstance(event, events.Stepped) and event.step == interrupt_at:
             signal.raise_signal(signal.SIGINT)
@@ -59,6 +59,7 @@ def run(recipe_path, name, *, interrupt_at=None, resume=False):
         recipe_path=recipe_path,
         output=output,
         resume=resume,
+        force=force,
         device="cpu",
         on_event=on_event,
     )
@@ -120,3 +121,16 @@ def test_other_files_are_not_resumed_with(recipe_path, tmp_path):
     (tmp_path / "texts" / "copy.py").write_text("nothing like it was\n" * 40)
     with pytest.raises(FileFormatError, match=r"copy\.py changed since the checkpoint"):
         run(recipe_path, "run", resume=True)
+
+
+def test_a_file_that_is_read_as_another_format_is_not_resumed_with(recipe_path, tmp_path):
+    rows = [json.dumps({"text": f"row {number} of many " * 4}) for number in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    plain = RECIPE.replace("texts/*.py", "rows.jsonl")
+    recipe_path.write_text(plain)
+    run(recipe_path, "run", interrupt_at=3)
+    recipe_path.write_text(plain.replace("files: {", "files: {format: text, "))
+    with pytest.raises(FileFormatError, match=r"read with format text, and were with jsonl when"):
+        run(recipe_path, "run", resume=True, force=True)
+    recipe_path.write_text(plain)
+    assert run(recipe_path, "run", resume=True, force=True).step == 12

@@ -8,20 +8,10 @@ from pathlib import Path
 import pytest
 
 from subopt.errors import DoesNotFitError, UsageError
-from subopt.profilers.architectures import llama_shapes
 from subopt.profilers.costs import method_costs
 from subopt.profilers.schema import (
-    BatchPoint,
     Contestant,
-    Environment,
-    Layer,
-    Memory,
-    Peak,
-    PhasePeaks,
-    Profile,
     Race,
-    Settings,
-    Target,
 )
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.files import dump_recipe, parse_recipe
@@ -32,75 +22,20 @@ from subopt.recipes.plan.solving import Request, solve
 from subopt.recipes.ranking.planned import solved_plans
 from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING
 
-MIB = 2**20
-SHAPES = llama_shapes("60m")
-WEIGHTS = sum(shape.elements * 4 for shape in SHAPES)
+from ..advice_profile import contestant, race
+from ..llama_profile import MIB, SHAPES, WEIGHTS, known_passes
+
 EXAMPLE = 200 * MIB  # activations of one example, and a tenth of it with blocks recomputed
 LARGEST = 500
 
 
-def point(size, recomputed):
-    activations = size * EXAMPLE // (10 if recomputed else 1)
-    return BatchPoint(
-        batch_size=size,
-        recomputed=recomputed,
-        forward_bytes=activations,
-        backward_bytes=activations + WEIGHTS,
-        without_gradients_bytes=activations,
-        update_bytes=activations // 4,
-        kept_bytes=0,
-    )
-
-
 def make_profile(*methods, blocks=True, **changes):
     """A LLaMA at batch size 8 whose passes are known by hand."""
-    own = point(8, recomputed=False)
-
-    def finished(cost):
-        held = WEIGHTS + cost.state_bytes
-        phases = {
-            "forward": held + own.forward_bytes,
-            "backward": held + own.backward_bytes,
-            "step": held + WEIGHTS + cost.transient_bytes,
-        }
-        phase = max(phases, key=phases.get)
-        peak = Peak(
-            bytes=phases[phase],
-            low_bytes=phases[phase],
-            high_bytes=phases[phase],
-            phase=phase,
-            by_phase=PhasePeaks(**phases),
-            source="simulated",
-        )
-        return cost.model_copy(update={"peak": peak})
-
-    points = [point(size, recomputed=False) for size in (1, 8, LARGEST)]
-    points += [point(size, recomputed=True) for size in (1, LARGEST)] if blocks else []
-    return Profile(
-        target=Target(spec="model.py", picked="function build_model", sha256="ab" * 32),
-        environment=Environment(
-            subopt="0", torch="2", python="3", platform="Linux", device="cpu", threads=2
-        ),
-        settings=Settings(batch_size=8, batches=1, tokens_per_batch=131_072),
-        layers=[
-            Layer(
-                name=shape.name,
-                shape=list(shape.shape),
-                kind="Embedding" if "embed" in shape.name else "Linear",
-                treatment=shape.treatment,
-                reason="",
-            )
-            for shape in SHAPES
-        ],
-        memory=Memory(
-            parameter_bytes=WEIGHTS,
-            gradient_bytes=WEIGHTS,
-            activation_bytes=8 * EXAMPLE,
-            optimizer_state_bytes=0,
-            source="simulated",
-            by_batch=points,
-        ),
-        methods=[finished(cost) for cost in method_costs(SHAPES, methods or ["adamw"])],
+    return known_passes(
+        methods or ["adamw"],
+        example_bytes=EXAMPLE,
+        sizes=(1, 8, LARGEST),
+        sizes_recomputed=(1, LARGEST) if blocks else (),
         **changes,
     )
 
@@ -185,6 +120,42 @@ def test_auto_divides_the_examples_of_a_step_and_counts_held_gradients():
     assert (found.batch_size, found.accumulate) == (6, 20)
     held = plan(usable, batch_size="auto", accumulate=3)
     assert (held.batch_size, held.accumulate) == (7, 3)
+
+
+def test_a_step_of_more_examples_than_the_profile_knows_is_accumulated():
+    recipe, advice = recipe_for(10**15, examples_per_step=8 * LARGEST)
+    assert (recipe.data.batch_size, recipe.data.accumulate) == (LARGEST, 8)
+    assert any(f"does not know the memory of {8 * LARGEST} examples" in s for s in advice.sentences)
+    recipe, _ = recipe_for(HELD + 2 * WEIGHTS + 8 * EXAMPLE, examples_per_step=8 * LARGEST)
+    assert recipe.data.batch_size * recipe.data.accumulate == 8 * LARGEST
+    assert recipe.data.batch_size <= 8
+    with pytest.raises(UsageError, match=f"not of {2 * LARGEST}"):
+        recipe_for(10**15, batch_size=2 * LARGEST, examples_per_step=8 * LARGEST)
+
+
+def test_a_better_method_that_fits_only_with_leaner_options_is_told_so():
+    profile = make_profile("adamw", "soap", blocks=False)
+    first, soap = profile.methods
+    times = {"step_ms": 1.0, "overhead_ms": 0.0}
+    profile = profile.model_copy(
+        update={
+            "forward_backward_ms": 100.0,
+            "methods": [cost.model_copy(update=times) for cost in (first, soap)],
+            "race": race(contestant("soap", (1.5, 1.5), spread=0.01)),
+        }
+    )
+    # With its state in bf16 one example of SOAP's fits, and in fp32 none.
+    usable = 2 * WEIGHTS + int(0.8 * soap.state_bytes) + EXAMPLE
+    advice = recommend(
+        profile,
+        budget_bytes=usable,
+        device="cpu",
+        request=Request(recompute=False, fused_backward=False),
+    )
+    assert advice.chosen.method == "adamw"
+    said = " ".join(advice.sentences)
+    assert "soap promises" in said
+    assert "fits only with leaner options (state_dtype: bf16)" in said
 
 
 def test_auto_recomputes_only_where_one_example_does_not_fit_without():

@@ -16,6 +16,8 @@ from subopt.recipes.race.pace import Pace
 from subopt.recipes.race.race import race
 from subopt.recipes.race.source import RaceSource
 
+from ..conftest import RECIPE as SHORTER
+
 MODEL = """
 import torch
 from torch import nn
@@ -51,12 +53,7 @@ def loss(model, batch):
     return nn.functional.cross_entropy(model(batch), (batch * 3 + 1) % 11)
 """
 
-RECIPE = """
-model: {target: model.py}
-data: {batch_size: 8}
-optimizer: {method: adamw, lr: 1e-2}
-schedule: {steps: 12, warmup_steps: 2}
-"""
+RECIPE = SHORTER.replace("steps: 6", "steps: 12")
 
 # At a second for every step and runs of twelve steps there is room for four trials of each of three methods and one
 # repetition, or for one trial of each of two.

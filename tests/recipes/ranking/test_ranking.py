@@ -190,6 +190,15 @@ def test_one_seed_is_judged_by_the_widest_spread_of_the_others():
     assert (found.spread, found.counts) == (UNKNOWN_SPREAD, False)
 
 
+@pytest.mark.parametrize("losses", [(1.9, 1.9), (1.9,)])
+def test_seeds_that_do_not_differ_have_no_spread(losses):
+    verdict = "better" if len(losses) > 1 else "one seed only"
+    own = contestant("muon", losses, verdict=verdict, spread=0.0)
+    repeated = contestant("soap", (2.2, 2.2), spread=0.0)
+    found = raced_gain(profile([MATRIX], ALL, race=race(repeated, own)), "muon", 8)
+    assert (found.spread, found.counts) == (0.0, True)
+
+
 def test_what_diverged_is_last_and_says_so():
     gone = contestant("soap", (), verdict="diverged")
     advice = advise(raced=race(gone, contestant("muon", (2.5, 2.5))))

@@ -59,7 +59,11 @@ def test_the_best_weights_are_those_of_the_lowest_loss(run, tmp_path):
     folder = tmp_path / "run" / "best"
     assert result.best == str(folder)
     assert (result.best_step, result.best_eval_loss) == (4, 1.0)
-    assert json.loads((folder / "best.json").read_text()) == {"step": 4, "eval_loss": 1.0}
+    assert json.loads((folder / "best.json").read_text()) == {
+        "step": 4,
+        "eval_loss": 1.0,
+        "eval_tokens": 24,
+    }
     there = load_file(tmp_path / "run" / "checkpoints" / "step-4" / "model.safetensors")
     kept = load_file(folder / "model.safetensors")
     assert kept.keys() == there.keys()
@@ -119,6 +123,28 @@ def test_a_forced_resume_drops_a_best_of_later_steps(run, tmp_path):
     assert result.best_step == 3
 
 
+def test_losses_of_other_held_out_data_are_not_compared(run, tmp_path):
+    run("run", *BEST, interrupt_at=5)
+    resumed = run("run", *BEST, "eval.batches=2", resume=True)
+    told = [event.message for event in run.of(events.Warned)]
+    assert told == [
+        "the best weights, of step 4, were chosen on 24 held-out tokens, and now there are 16: "
+        "the search for the best begins again at step 6"
+    ]
+    assert (resumed.best_step, resumed.best_eval_loss) == (6, 5.0)
+    assert load_best(tmp_path / "run" / "best") == Best(6, 5.0, 16)
+
+
+def test_a_best_of_an_earlier_version_still_counts(run, tmp_path):
+    run("run", *BEST, interrupt_at=5)
+    folder = tmp_path / "run" / "best"
+    state = load_file(folder / "model.safetensors")
+    save_weights(state, folder / "model.safetensors", {"best": '{"step": 4, "eval_loss": 1.0}'})
+    resumed = run("run", *BEST, "eval.batches=2", resume=True)
+    assert resumed.best_step == 4
+    assert run.of(events.Warned) == []
+
+
 def test_a_new_run_starts_without_the_old_best(run, tmp_path):
     run("run", *BEST)
     (tmp_path / "run" / "best" / "mine.txt").write_text("keep")
@@ -138,10 +164,8 @@ def test_a_kill_between_the_two_files_is_put_right(tmp_path, monkeypatch):
         save_best(tmp_path / "best", {"weight": torch.ones(3)}, Best(2, 1.0))
     monkeypatch.undo()
     assert load_best(tmp_path / "best") == Best(2, 1.0)
-    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {
-        "step": 2,
-        "eval_loss": 1.0,
-    }
+    record = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert record == {"step": 2, "eval_loss": 1.0, "eval_tokens": None}
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense"])

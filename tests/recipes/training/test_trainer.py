@@ -295,6 +295,27 @@ def test_evaluation_goes_once_through_a_short_held_out_set(run):
     assert run.of(events.Evaluated)[0].batches == 3
 
 
+def test_a_short_last_batch_counts_as_what_it_holds(run):
+    run.edit_model(
+        "    for _ in range(3):\n        yield torch.randint(0, 11, (batch_size,))",
+        "    yield torch.full((batch_size,), 4)\n    yield torch.full((2,), 7)",
+    )
+    run.edit_model("def loss(model, batch):\n", "def loss(model, batch):\n"
+                   "    if not model.training:\n        return batch.float().mean()\n")  # fmt: skip
+    # the mean of eight fours and two sevens, not of 4 and 7
+    assert run("run").eval_loss == pytest.approx((8 * 4 + 2 * 7) / 10, rel=1e-6)
+
+
+def test_a_run_that_goes_on_past_its_end_has_no_result_meanwhile(run, tmp_path):
+    result = tmp_path / "run" / "result.json"
+    run("run")
+    assert result.exists()
+    run("run", "schedule.steps=12", resume=True, force=True, interrupt_at=8)
+    assert not result.exists()
+    assert run("run", "schedule.steps=12", resume=True).step == 12
+    assert result.exists()
+
+
 LAST_EVALUATION_FAILS = """
 calls = [0]
 
