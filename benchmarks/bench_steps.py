@@ -18,7 +18,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,11 +230,10 @@ def measure_spikes(pool: list[list[torch.Tensor]]) -> dict[str, Any]:
     return {"name": entry.name, "first_ms": steps_ms[0], "steps_ms": steps_ms[1:]}
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the chosen groups of one size."""
+def measure(arguments: argparse.Namespace, save: Callable[[dict[str, Any]], None]) -> None:
+    """Measure the chosen groups of one size, saving each as it is done."""
     device = torch.device(arguments.device)
     all_layers = widths(arguments.size)[2]
-    measured: dict[str, Any] = {"size": arguments.size, "groups": []}
     pools: dict[Any, list[list[torch.Tensor]]] = {}
     for name in arguments.only or [*GROUPS, SPIKES]:
         group = GROUPS[FAST if name == SPIKES else name]
@@ -244,14 +243,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if key not in pools:
             drawn = pool_of(group.shapes, arguments.size, layers)
             pools[key] = [[G.to(device) for G in gradient_set] for gradient_set in drawn]
+        measured: dict[str, Any] = {"size": arguments.size, "groups": []}
         if name == SPIKES:
             measured[SPIKES] = measure_spikes(pools[key])
         else:
             found = measure_group(group, pools[key], arguments.rounds)
             found["layers"] = None if group.shapes else layers
             measured["groups"].append(found)
+        save(measured)
         print(f"{name}: {time.perf_counter() - begin_s:.0f} s", flush=True)
-    return measured
 
 
 def merged(path: Path, measured: dict[str, Any]) -> dict[str, Any]:
@@ -290,17 +290,19 @@ def main(command_line: Sequence[str]) -> None:
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     path = arguments.output or RESULTS / f"steps_{arguments.device}_202611.json"
-    if not arguments.render:
-        measured = measure(arguments)
+
+    def save(measured: dict[str, Any]) -> None:
         about = {
             "command": shlex.join(["python", "benchmarks/bench_steps.py", *command_line]),
             "conditions": {**conditions(), "load": os.getloadavg()[0], **versions()},
         }
         for group in [*measured["groups"], measured.get(SPIKES, {})]:
             group.update(about)
-        result = merged(path, measured)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(merged(path, measured)) + "\n", encoding="utf-8")
+
+    if not arguments.render:
+        measure(arguments, save)
     report = render_steps.write(path)
     print(report)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ class BlockAdam:
     eps: float = 1e-16
     vector: str = "adam"
     averages_gradient: bool = True
-    whole_step: ClassVar[WholeStep | None] = None
+    whole_step: WholeStep | None = None
 
     def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return M, V and the counter of failures."""

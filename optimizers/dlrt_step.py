@@ -257,7 +257,7 @@ class LayerStep:
                 "the closure must compute the same loss each time it is called"
             )
         gradient, known, _ = finite_gradient(parameter.grad, self._dtypes.compute)
-        finite = gradient.new_ones((), dtype=torch.bool) if known is True else known
+        finite = known if isinstance(known, Tensor) else torch.tensor(known, device=gradient.device)
         parameter.grad = None
         return (-gradient if self.group["maximize"] else gradient), finite
 

@@ -32,8 +32,9 @@ class Eigenvectors:
     """
 
     def __init__(self, A: Tensor) -> None:
-        values, self._vectors = torch.linalg.eigh(A)
-        self._values = values.double()
+        values, vectors = torch.linalg.eigh(A)
+        self._values: Tensor = values.double()
+        self._vectors: Tensor = vectors
         self.largest = self._values[:, -1]
 
     def smallest(self) -> Tensor:

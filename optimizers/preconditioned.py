@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -51,6 +51,7 @@ class Preconditioned:
         vector: The moments for tensors that are not matrices.
         averages_gradient: False: the average is one of steps.
         smallest_rank: The smallest `rank` that means something to the preconditioner.
+        whole_step: None: the step has to be made before it can be taken.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Preconditioned:
     vector: str = "adam"
     averages_gradient: bool = False
     smallest_rank: int = 1
-    whole_step: ClassVar[WholeStep | None] = None
+    whole_step: WholeStep | None = None
 
     def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return the state kept for an m x n matrix."""

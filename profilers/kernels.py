@@ -132,7 +132,7 @@ def _is_followed(options: Mapping[str, Any]) -> bool:
 ONLINE_PCA = Kernel(
     "online PCA, closed form",
     lambda p: pca_gradient(p.B, p.G, _ORTHO_WEIGHT),
-    "gemm",
+    "gemm, dot",
     _is_followed,
     every_step=True,
 )
@@ -217,7 +217,8 @@ def library_routine(kernel: Kernel, device: torch.device, driver: str | None = N
     if device.type != "cuda" or torch.version.hip is not None or not _is_cusolver_used(device):
         return None
     routines = kernel.routines.replace("gesdd", driver or "gesvdj")
-    return f"{routines} ({'cuSOLVER' if routines != 'gemm' else 'cuBLAS'})"
+    is_blas_only = set(routines.split(", ")) <= {"gemm", "dot"}
+    return f"{routines} ({'cuBLAS' if is_blas_only else 'cuSOLVER'})"
 
 
 def cpu_library() -> str:

@@ -85,7 +85,7 @@ def simulated_peak(
 
     `hidden`: on a refresh the largest temporary of one parameter once more, for what the decomposition routines hold
     out of sight. Workspace and segment are what libraries and allocator take on the device, nothing on a CPU. The
-    device's context and the allocator's reserve are in neither: a budget is made smaller by them (`recipes.plan.budget`).
+    device's context and the allocator's reserve are in neither: a budget is made smaller by them (`plan.budget`).
 
     Args:
         model: The model's own part.

@@ -192,7 +192,9 @@ def _published(method: Method) -> str:
     elif method.name in evidence.relative_rates:
         relative = evidence.relative_rates[method.name]
         parts.append(f"Learning rate: {relative.factor:g} times AdamW's ({relative.source}).")
-    parts.append("All of it is in [`recipes/evidence/published.yaml`](../../recipes/evidence/published.yaml).")
+    parts.append(
+        "All of it is in [`recipes/evidence/published.yaml`](../../recipes/evidence/published.yaml)."
+    )
     return "\n\n".join(parts)
 
 
