@@ -60,9 +60,9 @@ def _gradient(
     # One factor for both of G's norms: neither G^T P / ||G||^2 nor Y overflows or underflows.
     Y = G @ projected.div_(energy).mT
     excess = P.mT @ P
-    excess.diagonal().sub_(0.9)
+    excess.diagonal().sub_(1)
     on_P = torch.addmm(excess, P.mT, Y, beta=4 * ortho_weight, alpha=2)
-    excess.diagonal().sub_(0.9)
+    excess.diagonal().sub_(1)
     gradient = P @ on_P
     return torch.addmm(gradient, Y, excess, alpha=2, out=gradient)
 
