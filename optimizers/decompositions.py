@@ -57,7 +57,7 @@ def left_basis(G: Tensor, rank: int | None = None) -> Tensor:
 
 
 def refined_basis(G: Tensor, P: Tensor) -> Tensor:
-    """Return r orthonormal columns that hold at least 99.9 % of the energy that G's leading left singular vectors do.
+    """Return r orthonormal columns that hold nearly all the energy of G that its leading left singular vectors do.
 
     A block power step from a basis of an earlier gradient, Z = Q of G^T P, P <- Q of G Z, then P <- P V, where V are
     the eigenvectors of P^T G G^T P (Rayleigh-Ritz), so that columns come in order of energy. Orthonormal on both sides,

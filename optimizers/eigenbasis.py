@@ -72,9 +72,8 @@ def refit(C: Tensor, old: Tensor, solver: str) -> Fit:
     Raises:
         torch.linalg.LinAlgError: The exact decomposition does not converge.
     """
-    rows = (
-        old.mT @ C
-    )  # (C P)^T: its columns lie in a row each, as they are picked, and as LAPACK takes them
+    # (C P)^T: columns of C P lie in a row each, as they are picked, and as LAPACK takes them.
+    rows = old.mT @ C
     order = (old.mT * rows).sum(1).argsort(descending=True, stable=True)
     if solver == "exact":
         return Fit(gram_basis(C, old.shape[1]), order)
