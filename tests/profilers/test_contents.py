@@ -135,7 +135,7 @@ def test_logits_are_as_large_as_they_are():
 
 def test_where_the_peak_is_a_step_nothing_is_told_apart_but_the_categories():
     simulated = followed(**STATE)
-    found = contents(simulated.timeline, simulated.peaks, simulated.step_peaks("adamw", {}))
+    found = contents(simulated.timeline, simulated.peaks, simulated.step_peaks("adafactor", {}))
     names = {entry.name for entry in found}
     expected = {"parameters", "gradients", "optimizer state", "temporaries of the update"}
     assert names == expected | {"the batch"}
