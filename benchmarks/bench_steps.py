@@ -55,7 +55,7 @@ GRADIENT_SETS = 3
 # Enough steps for one refresh after the first.
 MIN_ROUNDS = PERIOD + 1
 # Steps in which a staggered refresh shows its spikes, and how many times each is taken.
-SPIKE_STEPS, REPLICAS = 60, 2
+SPIKE_STEPS, REPLICAS = 60, 3
 
 AUTOENCODER = [784, 1000, 500, 250, 30, 250, 500, 1000, 784]
 
@@ -213,7 +213,7 @@ def pool_of(shapes: Sequence[Shape], size: str, layers: int) -> list[list[torch.
 
 
 def measure_spikes(pool: list[list[torch.Tensor]]) -> dict[str, Any]:
-    """Time every step of GaLore with staggered refreshes: of each the shorter of two, so that noise is no spike."""
+    """Time every step of GaLore with staggered refreshes: of each the shortest of three, so that noise is no spike."""
     weights = weights_like(pool[0])
     entry = ours("galore", "galore, staggered", stagger=True, period=200)
     replicas = [Contender.of(entry, weights) for _ in range(REPLICAS)]

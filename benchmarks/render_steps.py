@@ -223,7 +223,7 @@ def spike_lines(measured: Row | None) -> list[str]:
     return [
         "### Staggered refreshes",
         "",
-        f"{len(steps)} steps of {measured['name']} after the first, of each the shorter of two: median "
+        f"{len(steps)} steps of {measured['name']} after the first, of each the shortest of three: median "
         f"{middle:.0f} ms, longest {max(steps):.0f} ms, {above} above {SPIKE:g} times the median; the "
         f"first, which fits every basis, {measured['first_ms']:.0f} ms.",
         "",
