@@ -37,6 +37,9 @@ class Basis(Protocol):
     def flops(self, m: int, n: int, options: Options) -> Flops:
         """Return its work beyond the moments'."""
 
+    def sees_gradient(self, state: State, t: int, options: Options) -> bool:
+        """Return whether step t uses more of G than its projection; if not, nothing is to be prepared or followed."""
+
     def prepare(
         self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
     ) -> None:
@@ -95,6 +98,10 @@ class Identity:
     def flops(self, m: int, n: int, options: Options) -> Flops:
         """Return no work."""
         return Flops(0, 0, 0)
+
+    def sees_gradient(self, state: State, t: int, options: Options) -> bool:
+        """Return True: the projection is the gradient."""
+        return True
 
     def prepare(
         self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options

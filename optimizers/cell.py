@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .bases import Basis, Identity
+from .finite import finite_gradient
 from .matrices import as_matrix, as_parameter, matrix_shape
 from .online_pca import OnlinePCA
 from .periodic import Periodic, moment_step
@@ -90,31 +92,40 @@ class Cell:
         self,
         parameter: Tensor,
         gradient: Tensor,
-        usable: Tensor | bool,
+        dtype: torch.dtype,
         state: State,
         t: int,
         group: Mapping[str, Any],
-    ) -> None:
+    ) -> Tensor | bool:
         """Take the t-th step: basis, moments, back, and down.
 
         Args:
             parameter: Modified in place.
-            gradient: Finite, in the parameter's shape and the dtype of computation; not modified.
-            usable: Whether the gradient that came was finite and not zero, a tensor beside the parameter.
+            gradient: In the parameter's shape; modified only where it is not finite.
+            dtype: In which to compute.
             state: What `layout` describes; modified in place.
             t: 1, 2, ...
             group: The parameter group, for lr, scale and weight decay.
+
+        Returns:
+            Whether the gradient was finite: True where that is known, a 0-d tensor otherwise.
         """
+        if not self.basis.sees_gradient(state, t, self.options):
+            # Where only the projection is used it is looked at in the gradient's place: it is smaller, and not finite
+            # where the gradient is not.
+            G = as_matrix(gradient.to(dtype), short_first=self.basis.short_first)
+            projected, finite, _ = finite_gradient(self.basis.project(state, G), dtype)
+            self._move(parameter, projected, state, t, group)
+            return finite
+        gradient, finite, usable = finite_gradient(gradient, dtype)
         if self._took_whole_step(parameter, gradient, state, t):
-            return
+            return finite
         G = as_matrix(gradient, short_first=self.basis.short_first)
         self.basis.prepare(state, G, usable, t, self.options)
         projected = self.basis.project(state, G)
-        count = moment_step(state, t)
-        if count > 0:  # at 0 the gradient only fitted the first basis
-            step = self.moments.update(projected, state, count, self.options)
-            self._descend(parameter, step, state, group)
+        self._move(parameter, projected, state, t, group)
         self.basis.follow(state, G, projected, usable, t, self.options)
+        return finite
 
     def _took_whole_step(self, parameter: Tensor, gradient: Tensor, state: State, t: int) -> bool:
         """Whether the moments went all the way from gradient to parameter by themselves."""
@@ -122,6 +133,19 @@ class Cell:
         if self.basis is not IDENTITY or whole_step is None or self.options["scale"] != 1:
             return False
         return whole_step(parameter, gradient, state, t, self.options)
+
+    def _move(
+        self,
+        parameter: Tensor,
+        projected: Tensor,
+        state: State,
+        t: int,
+        group: Mapping[str, Any],
+    ) -> None:
+        count = moment_step(state, t)
+        if count > 0:  # at 0 the gradient only fitted the first basis
+            step = self.moments.update(projected, state, count, self.options)
+            self._descend(parameter, step, state, group)
 
     def _descend(
         self, parameter: Tensor, step: Tensor, state: State, group: Mapping[str, Any]
@@ -164,14 +188,15 @@ class Torch:
         self,
         parameter: Tensor,
         gradient: Tensor,
-        usable: Tensor | bool,
+        dtype: torch.dtype,
         state: State,
         t: int,
         group: Mapping[str, Any],
-    ) -> None:
-        """Take the t-th step as torch takes it."""
-        del usable
+    ) -> Tensor | bool:
+        """Take the t-th step as torch takes it; return whether the gradient was finite."""
+        gradient, finite, _ = finite_gradient(gradient, dtype)
         self.rule.apply(parameter, gradient, state, t, group)
+        return finite
 
 
 def rule_of(options: Mapping[str, Any], shape: Sequence[int]) -> Cell | Torch:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from . import low_bit
 from .cell import rule_of
-from .finite import finite_gradient
 from .options import OPTIONS, validated
 from .slots import Dtypes, Layout, allocate, layout_bytes
 from .turns import phase_of
@@ -116,12 +115,11 @@ class Composed(torch.optim.Optimizer):
         state["step"].add_(1)
         t = int(state["step"])
 
-        gradient, finite, usable = finite_gradient(gradient, dtypes.compute)
-        if finite is not True:
-            state["nonfinite_gradients"].add_(~finite)
         if group["maximize"]:
             gradient = -gradient
-        rule.apply(parameter, gradient, usable, state, t, group)
+        finite = rule.apply(parameter, gradient, dtypes.compute, state, t, group)
+        if finite is not True:
+            state["nonfinite_gradients"].add_(~finite)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; unlike the base class, cast nothing: float32 bases stay float32 under bfloat16 parameters.

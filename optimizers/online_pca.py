@@ -140,6 +140,10 @@ class OnlinePCA:
             step += 2 * (m + n) * r * r + 2 * m * n * r + 4 * m * n * r + _square_flops(n, r)
         return Flops(step, 0, step)
 
+    def sees_gradient(self, state: State, t: int, options: Options) -> bool:
+        """Return True: the basis follows every gradient."""
+        return True
+
     def prepare(
         self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
     ) -> None:

@@ -81,8 +81,6 @@ class Periodic:
     def layout(self, m: int, n: int, options: Options) -> Layout:
         """Return P (and Q), the covariances where they are the source, and the counters."""
         sides = self._sides_within(m, n, options)
-        if sides == 0:
-            return {}
         layout = {"refreshes": _COUNT, "kept_bases": _COUNT}
         widths = self.coordinates(m, n, options)
         for side, size, width in zip(("left", "right")[:sides], (m, n), widths, strict=False):
@@ -100,14 +98,12 @@ class Periodic:
         rank = resolve_rank(options["rank"], m)
         sides = self._sides_within(m, n, options)
         a, b = (m, n) if rank is None else (rank, rank)
-        return (a if sides >= 1 else m), (b if sides == 2 else n)
+        return a, (b if sides == 2 else n)
 
     def flops(self, m: int, n: int, options: Options) -> Flops:
         """Return the costs of Nguyen et al. 2025, section 3.4, extended to rank r and to averaged covariances."""
         a, b = self.coordinates(m, n, options)
         sides = self._sides_within(m, n, options)
-        if sides == 0:
-            return Flops(0, 0, 0)
         two = sides == 2
         step = 4 * (m * n * a + (a * n * b if two else 0))
         if options["source"] == "covariance":
@@ -123,17 +119,17 @@ class Periodic:
             refresh = _following_flops(m, n, a)
         return Flops(step, refresh + _carrying_flops(m, n, a, b, two, options), bound)
 
+    def sees_gradient(self, state: State, t: int, options: Options) -> bool:
+        """Return whether there are covariances to take it in, or it may move the basis."""
+        return "covariance_left" in state or _is_due_before(state, t, options)
+
     def prepare(
         self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
     ) -> None:
         """Move the basis if it is time and it may see this gradient, or if there is none yet."""
-        if "basis_left" not in state:
-            return
-        current = options["use_current_gradient"]
-        if current and "covariance_left" in state:
+        if options["use_current_gradient"] and "covariance_left" in state:
             take_in(state, G, _sides_held(state), t, options)
-        never_fitted = int(state["refreshes"]) == 0
-        if never_fitted or (current and _is_due(state, t, options)):
+        if _is_due_before(state, t, options):
             self._refresh(state, G, usable, t, options)
 
     def _refresh(
@@ -184,12 +180,12 @@ class Periodic:
 
     def project(self, state: State, G: Tensor) -> Tensor:
         """Return P^T G, or P^T G Q."""
-        projected = state["basis_left"].to(G.dtype).mT @ G if "basis_left" in state else G
+        projected = state["basis_left"].to(G.dtype).mT @ G
         return projected @ state["basis_right"].to(G.dtype) if "basis_right" in state else projected
 
     def lift(self, state: State, step: Tensor) -> Tensor:
         """Return P N, or P N Q^T."""
-        lifted = state["basis_left"].to(step.dtype) @ step if "basis_left" in state else step
+        lifted = state["basis_left"].to(step.dtype) @ step
         if "basis_right" in state:
             return lifted @ state["basis_right"].to(step.dtype).mT
         return lifted
@@ -225,6 +221,12 @@ def moment_step(state: State, t: int) -> int:
 
 def _sides_held(state: State) -> int:
     return 2 if "basis_right" in state else 1
+
+
+def _is_due_before(state: State, t: int, options: Options) -> bool:
+    """Whether the basis is to move before step t uses it."""
+    never_fitted = int(state["refreshes"]) == 0
+    return never_fitted or (options["use_current_gradient"] and _is_due(state, t, options))
 
 
 def _is_due(state: State, t: int, options: Options) -> bool:

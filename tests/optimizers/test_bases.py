@@ -5,6 +5,7 @@ import torch
 
 from subopt.optimizers import METHODS, Composed, is_refresh_due
 from subopt.optimizers.bases import resolve_rank
+from subopt.optimizers.cell import Cell
 from subopt.optimizers.decompositions import (
     canonical_signs,
     gram_basis,
@@ -121,6 +122,37 @@ def test_a_nonfinite_gradient_is_counted_and_poisons_nothing(name, bad):
     assert int(state["nonfinite_gradients"]) == 2
     assert optimizer.diagnostics()["nonfinite_gradients"] == 2
     assert not torch.equal(parameter, torch.ones(6, 10))
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_nonfinite_gradient_moves_as_a_zero_one_does(name, shape):
+    def stepped(third):
+        gradients = [gradient(*shape, seed=seed, dtype=torch.float32) for seed in range(4)]
+        gradients[2] = third
+        parameter = torch.nn.Parameter(torch.ones(shape))
+        optimizer = Composed([parameter], 1e-2, **METHODS[name].resolve({}))
+        for G in gradients:
+            parameter.grad = G
+            optimizer.step()
+        return parameter, optimizer.state[parameter]
+
+    broken = torch.ones(shape)
+    broken[1, 2] = float("nan")
+    moved, state = stepped(broken)
+    expected, expected_state = stepped(torch.zeros(shape))
+    assert int(state.pop("nonfinite_gradients")) == 1
+    assert int(expected_state.pop("nonfinite_gradients")) == 0
+    assert torch.equal(moved, expected)
+    for key, value in expected_state.items():
+        torch.testing.assert_close(state[key], value, rtol=0, atol=0, msg=key)
+
+
+@pytest.mark.parametrize("t", range(1, 8))
+def test_galore_sees_a_gradient_only_when_it_fits_a_basis(t):
+    cell = Cell.of(METHODS["galore"].resolve({"period": 6, "early_refresh": False}), (6, 10))
+    state = {"refreshes": torch.tensor(min(t - 1, 1))}
+    assert cell.basis.sees_gradient(state, t, cell.options) == (t in {1, 7})
 
 
 def test_a_basis_that_could_not_be_fitted_is_fitted_at_the_next_step():
