@@ -33,6 +33,7 @@ from _peers import (
     BNB_LION,
     FOREACH,
     FUSED,
+    FUSED_LOOKING,
     GALORE_TORCH,
     HEAVYBALL_SOAP,
     OTHERS,
@@ -88,6 +89,7 @@ def fast() -> Group:
     warm = {"solver": "power"}
     entries = [
         ours("adamw"),
+        TORCH[FUSED_LOOKING],
         ours("lion"),
         OTHERS[PO_LION],
         OTHERS[BNB_LION],

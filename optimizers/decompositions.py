@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .matrices import energy_of
+
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # torch's stub lacks it
 
 # A float64 eigendecomposition costs about twice a float32 one on a CPU; above this side even that is minutes.
@@ -77,14 +79,14 @@ def refined_basis(G: Tensor, P: Tensor) -> Tensor:
 
     Source: Halko et al. 2011, Finding Structure with Randomness, algorithm 4.4, started from P.
     """
-    total = _energy(G)
+    total = energy_of(G)
     X = P.mT @ G
-    held = _energy(X)
+    held = energy_of(X)
     for _ in range(_MOST_POWER_STEPS):
         Z, _ = torch.linalg.qr(X.mT)
         P, _ = torch.linalg.qr(G @ Z)
         X = P.mT @ G
-        before, held = held, _energy(X)
+        before, held = held, energy_of(X)
         left = torch.minimum(held - before, total - held)
         # Fake tensors have no values: they take the longest way.
         if not isinstance(G, FakeTensor) and bool(left <= _NEGLIGIBLE_SHARE * total):
@@ -140,12 +142,6 @@ def _float32_suffices(C: Tensor, rank: int) -> bool:
     block = C[:rank, :rank].clone()
     block.diagonal().sub_(_TRUSTED_SHARE * torch.linalg.matrix_norm(C))
     return not bool(torch.linalg.cholesky_ex(block).info)
-
-
-def _energy(G: Tensor) -> Tensor:
-    """Return ||G||_F^2. A dot product takes a quarter of a norm's time on a CPU."""
-    flat = (G if G.is_contiguous() else G.mT).reshape(-1)
-    return torch.dot(flat, flat)
 
 
 def _solve_dtype(G: Tensor) -> torch.dtype:

@@ -17,6 +17,7 @@ from . import fused_adam, low_bit
 from .bases import Options, State, resolve_rank
 from .decompositions import LinAlgError, canonical_signs, left_basis, two_sided_bases
 from .flops import Flops
+from .matrices import energy_of
 from .moments import MOMENTS
 from .slots import Kind, Layout, Slot
 
@@ -44,13 +45,7 @@ def pca_gradient(P: Tensor, G: Tensor, ortho_weight: float = 0.1) -> Tensor:
 
     Source: Liang et al. 2024, eq. 6.
     """
-    return _gradient(P, G, P.mT @ G, _energy(G), ortho_weight)
-
-
-def _energy(G: Tensor) -> Tensor:
-    """Return ||G||_F^2. A dot product takes a fifth of a norm's time on a CPU."""
-    flat = (G if G.is_contiguous() else G.mT).reshape(-1)
-    return torch.dot(flat, flat)
+    return _gradient(P, G, P.mT @ G, energy_of(G), ortho_weight)
 
 
 def _gradient(
@@ -194,7 +189,7 @@ class OnlinePCA:
         age = t - int(state["fitted_at"])
         if age in {0, t}:  # fitted on this very gradient, or never
             return
-        energy = _energy(G)
+        energy = energy_of(G)
         # A gradient may be usable and still too small to square.
         usable = usable & (energy > 0)
         energy = torch.where(usable, energy, 1.0)
