@@ -115,7 +115,7 @@ def fast() -> Group:
     ]
     return Group(
         FAST, "A few products at most", entries, ("galore", "osd", "adadiag", "hfac"), layers=8,
-        seconds=90,
+        seconds=240,
     )  # fmt: skip
 
 
@@ -278,7 +278,7 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--layers", type=int, help="of the size, in the place of each group's own")
     parser.add_argument("--only", action="append", choices=(*GROUPS, SPIKES))
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="the .json; the report goes beside it")
