@@ -21,7 +21,7 @@ SIZE        ?= 60m
 ARGS        ?=
 
 .PHONY: help install demo test lint types docs build FORCE
-.PHONY: bench-env bench-steps bench-kernels bench-profile bench-memory bench-curves
+.PHONY: bench-env bench-steps bench-kernels bench-profile bench-memory bench-reasons bench-curves
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -64,6 +64,9 @@ bench-profile: $(BENCH_STAMP) ## time spectra of gradients beside singular value
 
 bench-memory: $(BENCH_STAMP) ## measure peak memory of a step against its prediction
 	$(BENCHMARK)/bench_step_memory.py $(ARGS)
+
+bench-reasons: $(BENCH_STAMP) ## time what was tried where a goal is missed
+	$(BENCHMARK)/bench_reasons.py $(ARGS)
 
 bench-curves: $(BENCH_STAMP) ## measure how costs grow with width and depth, and draw it
 	$(BENCHMARK)/bench_curves.py $(ARGS)

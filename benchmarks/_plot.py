@@ -8,7 +8,7 @@ import numpy as np
 Points = Sequence[tuple[float, float]]
 Place = Callable[[float, float], tuple[float, float]]
 
-COLOURS = ("#2563a8", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be123c", "#4d7c0f")
+COLOURS = ("#2563a8", "#c2410c", "#15803d", "#7e22ce", "#57534e", "#0e7490", "#be123c", "#4d7c0f")
 WIDTH, HEIGHT = 640, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 200, 34, 44
 
@@ -21,8 +21,13 @@ def exponent(points: Points) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def plot(title: str, x_name: str, y_name: str, curves: dict[str, Points]) -> str:
-    """Draw named curves with their exponents; every x that occurs is marked, and every power of ten of y."""
+def plot(
+    title: str, x_name: str, y_name: str, curves: dict[str, Points], fitted_from: float = 0
+) -> str:
+    """Draw named curves with their exponents; every x that occurs is marked, and every power of ten of y.
+
+    Exponents are fitted to the points from x = `fitted_from` on.
+    """
     points = [point for curve in curves.values() for point in curve]
     (x_low, x_high), (y_low, y_high) = (limits([p[axis] for p in points]) for axis in (0, 1))
 
@@ -40,7 +45,10 @@ def plot(title: str, x_name: str, y_name: str, curves: dict[str, Points]) -> str
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         drawn.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
         drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in placed]
-    drawn += legend(curves)
+    drawn += legend({
+        name: exponent([point for point in curve if point[0] >= fitted_from])
+        for name, curve in curves.items()
+    })
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         'font-size="12">',
@@ -77,13 +85,13 @@ def axes(place: Place, xs: Sequence[float], y_limits: tuple[float, float]) -> li
     return drawn
 
 
-def legend(curves: dict[str, Points]) -> list[str]:
+def legend(exponents: dict[str, float]) -> list[str]:
     """The names beside the plot, each with its exponent."""
     drawn = []
-    for index, (name, curve) in enumerate(curves.items()):
+    for index, (name, power) in enumerate(exponents.items()):
         y = TOP + 12 + 18 * index
         drawn += [
             f'<path d="M{WIDTH - RIGHT + 10} {y - 4} h16" stroke="{COLOURS[index]}" stroke-width="2"/>',
-            f'<text x="{WIDTH - RIGHT + 32}" y="{y}">{name}, {exponent(curve):.2f}</text>',
+            f'<text x="{WIDTH - RIGHT + 32}" y="{y}">{name}, {power:.2f}</text>',
         ]
     return drawn

@@ -86,7 +86,7 @@ class Group:
 
 def fast() -> Group:
     """Methods whose step is a few products at most."""
-    warm = {"solver": "power"}
+    warm, reduced = {"solver": "power"}, {"solver": "power", "rotations": "reduced"}
     entries = [
         ours("adamw"),
         TORCH[FUSED_LOOKING],
@@ -103,12 +103,14 @@ def fast() -> Group:
         ours("hfac"),
         ours("galore", solver="exact"),
         ours("galore", "galore, warm-started", **warm),
+        ours("galore", "galore, reduced rotations", **reduced),
         OTHERS[GALORE_TORCH],
         OTHERS[PO_GALORE],
         OTHERS["APOLLO, apollo-torch"],
         ours("osd"),
         ours("adadiag", solver="exact"),
         ours("adadiag", "adadiag, warm-started", **warm),
+        ours("adadiag", "adadiag, reduced rotations", **reduced),
         ours("adamw-8bit"),
         OTHERS["AdamW 8-bit, bitsandbytes"],
         OTHERS["AdamW 8-bit, torchao"],
@@ -124,6 +126,7 @@ def slow() -> Group:
     entries = [
         ours("adadiag++"),
         ours("soap"),
+        ours("soap", "soap, reduced rotations", rotations="reduced"),
         OTHERS[PO_SOAP],
         OTHERS[HEAVYBALL_SOAP],
         ours("soap-one-sided"),

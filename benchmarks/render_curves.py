@@ -161,14 +161,10 @@ def exponents(rows: list[Row]) -> list[str]:
 
 
 def power(value: float | None) -> str:
-    """An exponent, or a dash."""
-    return (
-        "–"
-        if value is None or math.isnan(value)
-        else f"{value:.4g}"
-        if value == int(value)
-        else f"{value:.2f}"
-    )
+    """An exponent, whole as the theory's are or fitted, or a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 def depth_exponents(rows: list[Row]) -> list[str]:
@@ -192,20 +188,27 @@ def drawings(result: Row) -> dict[str, str]:
     refreshes = curves(widths, "width", "refresh_ms") | spectrum_curves(widths)
     plans = {
         "width": (
-            "Ordinary step of a square matrix, and its exponent",
+            f"Ordinary step of a square matrix, and its exponent from {FITTED_FROM} on",
             "width",
             curves(widths, "width"),
+            FITTED_FROM,
         ),
-        "refresh": ("Step with a refresh; spectrum of a gradient", "width", refreshes),
+        "refresh": (
+            f"Step with a refresh; spectrum of a gradient; exponents from {FITTED_FROM} on",
+            "width",
+            refreshes,
+            FITTED_FROM,
+        ),
         "depth": (
             "Ordinary step, and its exponent",
             "layers of LLaMA 60m",
             curves(depths, "layers"),
+            0,
         ),
     }
     return {
-        what: plot(title, axis, "ms", found)
-        for what, (title, axis, found) in plans.items()
+        what: plot(title, axis, "ms", found, fitted_from)
+        for what, (title, axis, found, fitted_from) in plans.items()
         if found
     }
 

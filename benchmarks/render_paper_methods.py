@@ -200,7 +200,7 @@ def claims(autoencoder: Sequence[Best], ms: Mapping[str, float]) -> str:
 
 Where these differ, the settings do too. The paper searches learning rate, momentum and smoothing by 180 random trials a
 method and trains 100 epochs on MNIST; here every option is a default, the grid has one to three rates, and 300 steps
-are 52 epochs of 1,437 small images. On its GPU a thousand 32 x 32 eigendecompositions are one cheap batch beside one of
-1000 x 1000; on one CPU thread they are dearer, and come at every step, where Shampoo decomposes at every tenth.
+are 52 epochs of 1,437 small images. On its GPU a thousand inverse roots of 32 x 32 matrices are one cheap batch beside
+one of 1000 x 1000; on one CPU thread they are dearer, and come at every step, where Shampoo decomposes at every tenth.
 The shared basis adds up its statistics, as AdaGrad does, where the others average. Memory there is that of the process,
 here the optimizer's state alone. For dynamical low-rank training its paper prints no table to compare with."""

@@ -15,6 +15,7 @@ from .matrices import as_matrix, as_parameter, matrix_shape
 from .online_pca import OnlinePCA
 from .periodic import Periodic, moment_step
 from .preconditioners import STEP_RULES
+from .rotation import rotations
 from .slots import Layout, Slot
 from .step_rule import State, StepRule
 from .torch_rules import TORCH_RULES, TorchRule
@@ -114,7 +115,7 @@ class Cell:
             # Where only the projection is used it is looked at in the gradient's place: it is smaller, and not finite
             # where the gradient is not.
             G = as_matrix(gradient.to(dtype), short_first=self.basis.short_first)
-            projected, finite, _ = finite_gradient(self.basis.project(state, G), dtype)
+            projected, finite, _ = finite_gradient(self._project(state, G), dtype)
             self._move(parameter, projected, state, t, group)
             return finite
         gradient, finite, usable = finite_gradient(gradient, dtype)
@@ -122,10 +123,14 @@ class Cell:
             return finite
         G = as_matrix(gradient, short_first=self.basis.short_first)
         self.basis.prepare(state, G, usable, t, self.options)
-        projected = self.basis.project(state, G)
+        projected = self._project(state, G)
         self._move(parameter, projected, state, t, group)
         self.basis.follow(state, G, projected, usable, t, self.options)
         return finite
+
+    def _project(self, state: State, G: Tensor) -> Tensor:
+        with rotations(self.options["rotations"], G.device):
+            return self.basis.project(state, G)
 
     def _took_whole_step(self, parameter: Tensor, gradient: Tensor, state: State, t: int) -> bool:
         """Whether the moments went all the way from gradient to parameter by themselves."""
@@ -145,7 +150,8 @@ class Cell:
         count = moment_step(state, t)
         if count > 0:  # at 0 the gradient only fitted the first basis
             step = self.moments.update(projected, state, count, self.options)
-            self._descend(parameter, step, state, group)
+            with rotations(self.options["rotations"], step.device):
+                self._descend(parameter, step, state, group)
 
     def _descend(
         self, parameter: Tensor, step: Tensor, state: State, group: Mapping[str, Any]

@@ -29,8 +29,18 @@ _PERIODIC = (
     "solver",
     "scale",
     "basis_dtype",
+    "rotations",
 )
-_LOW_RANK = ("moments", "rank", "scale", "basis_dtype", "betas", "eps", "clip_threshold")
+_LOW_RANK = (
+    "moments",
+    "rank",
+    "scale",
+    "basis_dtype",
+    "rotations",
+    "betas",
+    "eps",
+    "clip_threshold",
+)
 
 _ONLINE_PCA = (
     *_LOW_RANK, "clip_momentum", "state_dtype",
@@ -290,7 +300,7 @@ for _name, _basis, _summary, _section, _formula in (
         _name, _summary, _SOAP, _section,
         fixed={"basis": _basis, "source": "covariance"},
         tunable=(
-            "moments", *ADAM, "clip_threshold", "clip_momentum", "scale", "basis_dtype",
+            "moments", *ADAM, "clip_threshold", "clip_momentum", "scale", "basis_dtype", "rotations",
             "period", "early_refresh", "stagger", "on_refresh", "second_moment_on_refresh", "solver", "covariance_beta",
             "use_current_gradient", "skip_first", "max_dim",
         ),

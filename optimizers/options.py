@@ -17,6 +17,7 @@ from .dlrt import INTEGRATORS
 from .grafting import GRAFTS
 from .moments import MOMENTS
 from .preconditioners import STEP_RULES
+from .rotation import PRECISIONS
 from .slots import DTYPES
 from .step_rule import StepRule
 from .torch_rules import TORCH_RULES, TorchRule
@@ -123,6 +124,11 @@ OPTIONS: dict[str, Option] = {
     "early_refresh": _flag(True, "also refresh at steps 2, 4, 8, ... below the period"),
     "stagger": _flag(
         False, "parameters take turns within a period to refresh; none refreshes early then"
+    ),
+    "rotations": _choice(
+        "full",
+        PRECISIONS,
+        "precision of products with bases; reduced: TF32 on CUDA and bfloat16 on a CPU, errors of 3e-4 and 2e-3",
     ),
     "on_refresh": _choice(
         "keep", ("keep", "rotate", "reset"), "what becomes of the moments when the basis changes"

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,6 @@ def time_step(
     steps = KindSteps(optimizers, is_refresh, clock.gpus_of(model))
     steps.take(_TELLING_STEPS, begin_s + max(budget_s, _LONG_S))
     most, end_s = 1 + rounds * _SHORT_PERIOD, begin_s + budget_s
-    counted: Literal["refreshes", "steps"] | None = None
     left_s = end_s - time.perf_counter()
     if steps.whole_s(range(1, _TELLING_STEPS + 1)) <= left_s:
         excesses_ms = steps.excesses_ms()
@@ -130,30 +129,55 @@ def time_step(
         times_ms = _in_turn(
             runs, most, left_s, clock.gpus_of(model), fewest=_TELLING_STEPS, between=between
         )
-        ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms[0], is_refresh)
-        baseline_ms = _typical(times_ms[1]) if len(times_ms) == 2 else ordinary_ms
+        taken = _Taken.whole(times_ms, is_refresh)
     else:
         steps.take(2 * most, end_s - left_s / 2)
         excesses_ms = steps.excesses_ms()
+        taken = _Taken.added_up(steps, excesses_ms, most, end_s)
+    period = record.resolve(options)["period"] if excesses_ms else None
+    return StepTime(
+        ordinary_ms=taken.ordinary_ms,
+        refresh_ms=taken.refresh_ms if excesses_ms else None,
+        period=period,
+        baseline_ms=taken.baseline_ms,
+        staggered_ms=(
+            staggered_step_ms(taken.ordinary_ms, taken.refresh_ms, period, excesses_ms)
+            if period
+            else None
+        ),
+        counted=taken.counted if any(kind.count > 1 for kind in steps.kinds) else None,
+    )
+
+
+class _Taken(NamedTuple):
+    """Steps of all parameters; `refresh_ms` means nothing where nothing is refreshed."""
+
+    ordinary_ms: float
+    refresh_ms: float
+    baseline_ms: float
+    counted: Literal["refreshes", "steps"] | None
+
+    @classmethod
+    def whole(
+        cls, times_ms: Sequence[Sequence[float]], is_refresh: Callable[[int], bool]
+    ) -> _Taken:
+        """As they were timed, in turn with the baseline's, if there is one."""
+        ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms[0], is_refresh)
+        baseline_ms = _typical(times_ms[1]) if len(times_ms) == 2 else ordinary_ms
+        return cls(ordinary_ms, refresh_ms, baseline_ms, None)
+
+    @classmethod
+    def added_up(
+        cls, steps: KindSteps, excesses_ms: Sequence[float], most: int, end_s: float
+    ) -> _Taken:
+        """From parameters of each kind; ordinary steps of all of them are timed if two fit before the end."""
+        counted: Literal["refreshes", "steps"] | None = "steps"
         ordinary_ms, baseline_ms = steps.added_up_ms()
         if steps.whole_s([2, 2]) <= max(end_s - time.perf_counter(), _SHORT_S):
             times_ms = steps.ordinary_steps(most, end_s)
             ordinary_ms, baseline_ms = (statistics.median(times_ms[i]) for i in (0, -1))
             counted = "refreshes" if excesses_ms else None
-        else:
-            counted = "steps"
-        refresh_ms = ordinary_ms + sum(excesses_ms)
-    period = record.resolve(options)["period"] if excesses_ms else None
-    return StepTime(
-        ordinary_ms=ordinary_ms,
-        refresh_ms=refresh_ms if excesses_ms else None,
-        period=period,
-        baseline_ms=baseline_ms,
-        staggered_ms=(
-            staggered_step_ms(ordinary_ms, refresh_ms, period, excesses_ms) if period else None
-        ),
-        counted=counted if any(kind.count > 1 for kind in steps.kinds) else None,
-    )
+        return cls(ordinary_ms, ordinary_ms + sum(excesses_ms), baseline_ms, counted)
 
 
 def disturbed(taken: Mapping[str, StepTime]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import itertools
 import os
@@ -33,6 +34,12 @@ def _own_history(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     """Keep the runs of a test out of the user's history, and those of one test out of another's."""
     folder = tmp_path_factory.getbasetemp() / "histories" / str(next(_numbers))
     monkeypatch.setenv("SUBOPT_STATE", str(folder))
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported and collected out of later garbage collections, which would walk it every time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -355,3 +355,31 @@ def test_energies_are_judged_by_the_layer_they_were_promised_for(load):
     assert "| 2048 x 5461 | 40 | 30 | 120 | 999 | 3.00 | 4.00 |" in "\n".join(
         singular.report([row])
     )
+
+
+def test_what_was_tried_is_divided_by_what_is_done(load, monkeypatch, tmp_path):
+    bench = load("bench_reasons")
+
+    def tried():
+        """Nothing and nothing."""
+        yield "Two of them", {"done": lambda: None, "tried": lambda: None}
+
+    monkeypatch.setattr(bench, "COMPARISONS", (tried,))
+    path = tmp_path / "reasons.json"
+    bench.main(["--rounds", "3", "--output", str(path)])
+    (comparison,) = json.loads(path.read_text())["comparisons"]
+    assert {name: len(times) for name, times in comparison["ms"].items()} == {"done": 3, "tried": 3}
+    comparison["ms"] = {"done": [2.0, 4.0, 4.0], "tried": [1.0, 2.0, 9.0]}
+    report = bench.render({"comparisons": [comparison], "conditions": {}, "command": "x"})
+    assert "| tried | 2.00 (1.50–5.50) | 0.50 |" in report
+    assert "## Two of them\n\nNothing and nothing." in report
+
+
+def test_a_batch_gives_what_its_members_give_one_by_one(load):
+    bench = load("bench_reasons")
+    title, runs = next(iter(bench.batching()))
+    assert title.startswith("Eight products")
+    each, batch = (run() for run in runs.values())
+    assert len(each) == len(batch) == bench.LAYERS
+    for one, other in zip(each, batch, strict=True):
+        torch.testing.assert_close(one, other)
