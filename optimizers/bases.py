@@ -38,7 +38,7 @@ class Basis(Protocol):
         """Return its work beyond the moments'."""
 
     def sees_gradient(self, state: State, t: int, options: Options) -> bool:
-        """Return whether step t uses more of G than its projection; if not, nothing is to be prepared or followed."""
+        """Return whether step t needs a finite G and not just P^T G; if not, `prepare` and `follow` do nothing."""
 
     def prepare(
         self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options

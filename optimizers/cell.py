@@ -112,10 +112,12 @@ class Cell:
             Whether the gradient was finite: True where that is known, a 0-d tensor otherwise.
         """
         if not self.basis.sees_gradient(state, t, self.options):
-            # Where only the projection is used it is looked at in the gradient's place: it is smaller, and not finite
+            # Where only the projection is used it is looked at in the gradient's place: it is no larger, and not finite
             # where the gradient is not.
-            G = as_matrix(gradient.to(dtype), short_first=self.basis.short_first)
-            projected, finite, _ = finite_gradient(self._project(state, G), dtype)
+            projected = self._project(
+                state, as_matrix(gradient.to(dtype), short_first=self.basis.short_first)
+            )
+            projected, finite, _ = finite_gradient(projected, dtype)
             self._move(parameter, projected, state, t, group)
             return finite
         gradient, finite, usable = finite_gradient(gradient, dtype)

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 def finite_gradient(
     gradient: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | bool, Tensor | bool]:
-    """Return a gradient in this dtype, or zeros in its place if it is not finite.
+    """Return a gradient, or its projection, in this dtype, or zeros in its place if it is not finite.
 
     A gradient whose squares would overflow is as bad as one that did. A good one that needs no conversion is returned
     as it is. For a bad one a CPU, where numbers are read without waiting, returns a zero in every place; on another

@@ -128,7 +128,7 @@ OPTIONS: dict[str, Option] = {
     "rotations": _choice(
         "full",
         PRECISIONS,
-        "precision of products with bases; reduced: TF32 on CUDA and bfloat16 on a CPU, errors of 3e-4 and 2e-3",
+        "precision of products with bases; reduced: TF32 on CUDA and bfloat16 on a CPU, off by some 3e-4 and 2e-3",
     ),
     "on_refresh": _choice(
         "keep", ("keep", "rotate", "reset"), "what becomes of the moments when the basis changes"

@@ -36,6 +36,10 @@ _SHORT_S = 0.5
 _DISTURBED = 1.25
 # Moves weights as good as not at all, and far enough that rounding does not undo it.
 _LEAST_LR = 1e-5
+# Moves no weight but those that are zero, and those by less than the threshold below which weights are made zero again.
+# At a rate of 0 itself BLAS leaves out the product that lifts a step.
+_NO_LR = 1e-30
+_NO_WEIGHT = 1e-15
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ def time_step(
 ) -> StepTime:
     """Time a method's real optimizer on a model whose gradients are in place; the weights stay as they are.
 
+    They are stepped along with a rate that rounding undoes, and what that leaves of zeros is removed: a weight below
+    1e-15 that is not zero becomes zero.
+
     A step of the baseline follows each step of the method. What else the machine does then slows both alike, and their
     difference keeps its meaning even where the times themselves do not.
 
@@ -111,9 +118,9 @@ def time_step(
     record = get_method(method)
     schedule = options_for(record, {"period": _SHORT_PERIOD, "early_refresh": False})
     timed = {**options, **schedule, **options_for(record, {"start_step": 1})}
-    optimizers = [create(method, model, lr=0.0, groups=_with_lr(groups), **timed)]
+    optimizers = [create(method, model, lr=_NO_LR, groups=_with_lr(groups), **timed)]
     if method != baseline:
-        optimizers.append(create(baseline, model, lr=0.0, groups=_with_lr(groups)))
+        optimizers.append(create(baseline, model, lr=_NO_LR, groups=_with_lr(groups)))
 
     def is_refresh(t: int) -> bool:
         return bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
@@ -134,6 +141,7 @@ def time_step(
         steps.take(2 * most, end_s - left_s / 2)
         excesses_ms = steps.excesses_ms()
         taken = _Taken.added_up(steps, excesses_ms, most, end_s)
+    _clear_traces(model)
     period = record.resolve(options)["period"] if excesses_ms else None
     return StepTime(
         ordinary_ms=taken.ordinary_ms,
@@ -147,6 +155,14 @@ def time_step(
         ),
         counted=taken.counted if any(kind.count > 1 for kind in steps.kinds) else None,
     )
+
+
+@torch.no_grad()
+def _clear_traces(model: nn.Module) -> None:
+    """Make zero again what was zero before steps at `_NO_LR`."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.grad is not None:
+            parameter.copy_(torch.nn.functional.hardshrink(parameter, _NO_WEIGHT))
 
 
 class _Taken(NamedTuple):
@@ -254,7 +270,7 @@ def time_whole_step(
     optimizer = create(
         method, own, lr=_LEAST_LR, groups=_with_lr(groups_of(own), _LEAST_LR), **timed
     )
-    other = create(baseline, plain, lr=0.0, groups=_with_lr(groups_of(plain)))
+    other = create(baseline, plain, lr=_NO_LR, groups=_with_lr(groups_of(plain)))
     devices = clock.gpus_of(own)
     runs: list[Callable[[], object]] = [
         functools.partial(optimizer.step, functools.partial(forward_backward, own)),
@@ -316,7 +332,7 @@ def time_forward_backward(
 
 
 def _with_lr(
-    groups: Sequence[Mapping[str, Any]] | None, lr: float = 0.0
+    groups: Sequence[Mapping[str, Any]] | None, lr: float = _NO_LR
 ) -> list[dict[str, Any]] | None:
     """Return the user's groups with this rate for all, by default with what moves no weight."""
     if groups is None:

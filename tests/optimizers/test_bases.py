@@ -148,6 +148,29 @@ def test_a_nonfinite_gradient_moves_as_a_zero_one_does(name, shape):
         torch.testing.assert_close(state[key], value, rtol=0, atol=0, msg=key)
 
 
+@pytest.mark.parametrize("rotations", ["full", "reduced"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("shape", [(96, 160), (160, 96), (16, 16), (96, 8, 4, 5)])
+def test_a_projection_is_not_finite_where_the_gradient_is_not(shape, bad, rotations):
+    """Also where the basis has exact zeros: a kernel that left those out would let the gradient through."""
+    parameter = torch.nn.Parameter(torch.ones(shape))
+    options = {"rank": 4, "early_refresh": False, "rotations": rotations}
+    optimizer = Composed([parameter], 1e-2, **METHODS["galore"].resolve(options))
+    first = torch.zeros(shape)
+    for k in range(4):
+        first.view(shape[0], -1)[k, k] = 4.0 - k
+    parameter.grad = first
+    optimizer.step()
+    state = optimizer.state[parameter]
+    assert (state["basis_left"] == 0).sum() > state["basis_left"].numel() // 2
+    parameter.grad = torch.ones(shape)
+    parameter.grad.view(shape[0], -1)[-1, -1] = bad  # where the basis has nothing
+    optimizer.step()
+    assert int(state["nonfinite_gradients"]) == 1
+    assert torch.isfinite(parameter).all()
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
 @pytest.mark.parametrize("t", range(1, 8))
 def test_galore_sees_a_gradient_only_when_it_fits_a_basis(t):
     cell = Cell.of(METHODS["galore"].resolve({"period": 6, "early_refresh": False}), (6, 10))

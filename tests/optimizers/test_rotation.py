@@ -85,13 +85,46 @@ def test_a_device_without_reduced_products_is_left_alone(device):
 def test_steps_are_those_at_full_precision_but_for_the_error(name):
     """With plain moments, which do not divide: Adam scales what is left of a small coordinate to whole units."""
     moments = {"moments": "momentum", "betas": (0.9, 0.999), "eps": 1e-8}
+    before = BACKEND.fp32_precision
     full, state = stepped(name, **moments)
     reduced, reduced_state = stepped(name, rotations="reduced", **moments)
     # Two roundings of each product, of a projection and of a lift, and two sides at most.
     assert relative(reduced - full, full) < 4 * 2**-8
     for key, value in state.items():
         assert reduced_state[key].dtype == value.dtype
-    assert BACKEND.fp32_precision == "none"
+    assert BACKEND.fp32_precision == before
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_weights_that_a_product_is_added_to_are_not_rounded(tall):
+    """They are larger than a step by far: rounded to bfloat16 they would lose more than it brings."""
+    shape = (N, M) if tall else (M, N)
+    generator = torch.Generator().manual_seed(2)
+    weights, G = (torch.randn(shape, generator=generator) for _ in range(2))
+    moved = []
+    for precision in PRECISIONS:
+        parameter = torch.nn.Parameter(weights.clone())
+        options = METHODS["galore"].resolve({"rank": 32, "rotations": precision})
+        optimizer = Composed([parameter], 1e-4, **options)
+        parameter.grad = G.clone()
+        optimizer.step()
+        moved.append(parameter.detach() - weights)
+    assert relative(moved[1] - moved[0], moved[0]) < 0.1
+    assert relative(weights - weights.bfloat16().float(), moved[0]) > 1
+
+
+@pytest.mark.gpu
+def test_tf32_on_a_gpu():
+    device = torch.device("cuda")
+    generator = torch.Generator().manual_seed(1)
+    G = torch.randn(512, 1376, generator=generator)
+    P, _ = torch.linalg.qr(torch.randn(512, 128, generator=generator))
+    exact = P.double().mT @ G.double()
+    before = torch.backends.cuda.matmul.fp32_precision
+    with rotations("reduced", device):
+        reduced = P.to(device).mT @ G.to(device)
+    assert 1e-6 < relative(reduced.cpu() - exact, exact) < 2**-9
+    assert torch.backends.cuda.matmul.fp32_precision == before
 
 
 @pytest.mark.parametrize("name", ROTATED)
@@ -113,16 +146,24 @@ def test_bases_are_fitted_at_full_precision(name):
 def test_the_product_with_a_basis_is_what_is_reduced(monkeypatch):
     """On hardware without bfloat16 the numbers would not tell."""
     seen = []
-    multiply = torch.Tensor.__matmul__
+    multiply, add_product = torch.Tensor.__matmul__, torch.addmm
 
     def watched(left, right):
         seen.append((tuple(left.shape), BACKEND.fp32_precision))
         return multiply(left, right)
 
+    def watched_addmm(W, left, right, **keywords):
+        seen.append(("lift", BACKEND.fp32_precision))
+        return add_product(W, left, right, **keywords)
+
+    before = BACKEND.fp32_precision
     monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    monkeypatch.setattr(torch, "addmm", watched_addmm)
     stepped("galore", steps=2, rotations="reduced", early_refresh=False)
-    projections = [precision for shape, precision in seen if shape == (8, M)]
-    assert projections == ["bf16", "bf16"]
+    rotated = [precision for what, precision in seen if what in {"lift", (8, M)}]
+    assert rotated == ["bf16"] * 4
+    others = [precision for what, precision in seen if what not in {"lift", (8, M)}]
+    assert set(others) == {before}
 
 
 @pytest.mark.parametrize("value", ["half", 1, None])

@@ -479,8 +479,26 @@ def test_a_single_gradient_is_left_and_the_others_come_back(layers):
     assert all(p.grad is g for p, g in zip(layers.parameters(), gradients, strict=True))
 
 
-@pytest.mark.parametrize("method", ["adamw", "adadiag++", "osd"])
+@pytest.mark.parametrize("method", ["galore", "adadiag++", "osd", "soap-one-sided"])
+def test_no_product_is_multiplied_by_zero_which_blas_leaves_out(model, method, monkeypatch):
+    rates, add_product = [], torch.addmm
+
+    def watched(*arguments, **keywords):
+        if keywords.get("out") is arguments[0]:  # a step's way back to the weights
+            rates.append(keywords["alpha"])
+        return add_product(*arguments, **keywords)
+
+    monkeypatch.setattr(torch, "addmm", watched)
+    time_step(model, method, {}, baseline="adamw", rounds=1)
+    assert rates
+    assert 0 not in rates
+
+
+@pytest.mark.parametrize("method", ["adamw", "adadiag++", "osd", "lion"])
 def test_the_weights_stay_and_so_do_the_gradients(model, method):
+    with torch.no_grad():  # what a rate that rounding undoes could still move
+        for parameter in model.parameters():
+            parameter.view(-1)[::2] = 0.0
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     groups = [{"params": list(model.parameters()), "lr": 0.5}]
