@@ -17,7 +17,7 @@ _TURN = threading.Lock()
 # TF32 has 10 bits of a mantissa and bfloat16 7. What a device lacks it computes in full.
 _REDUCED = {
     "cuda": (torch.backends.cuda.matmul, "tf32"),
-    "cpu": (torch.backends.mkldnn.matmul, "bf16"),
+    "cpu": (torch.backends.mkldnn.matmul, "bf16"),  # type: ignore[attr-defined]  # torch's stub lacks it
 }
 
 
