@@ -35,7 +35,7 @@ Runs = dict[str, Callable[[], Any]]
 def batching() -> Iterator[tuple[str, Runs]]:
     """Equal shapes of eight layers: one by one, or gathered into one batch and scattered again."""
     (gathered,) = gradients([(512, 512)] * LAYERS, sets=1)
-    bases = [left_basis(G, RANK) for G in gathered]
+    bases = [left_basis(G, RANK).to(G.dtype) for G in gathered]
     grams = [G @ G.mT for G in gathered]
     kernels: dict[str, tuple[list[Tensor], Callable[[Tensor], Tensor]]] = {
         "eigh, 512 x 512": (grams, lambda C: torch.linalg.eigh(C)[1]),
