@@ -25,6 +25,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -198,6 +199,21 @@ def parts_of(example: str, profile: Profile) -> dict[str, Any]:
     }
 
 
+def merged(numbers: Path, parts: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the file holds, this example's numbers in the place of those from before."""
+    before: dict[str, Any] = {"parts": [], "rows": []}
+    if numbers.exists():
+        before = json.loads(numbers.read_text(encoding="utf-8"))
+    example = parts["example"]
+    all_parts = [other for other in before["parts"] if other["example"] != example] + [parts]
+    all_rows = [other for other in before["rows"] if other["example"] != example] + rows
+    order = list(EXAMPLES)
+    return {
+        "parts": sorted(all_parts, key=lambda part: order.index(part["example"])),
+        "rows": sorted(all_rows, key=lambda row: order.index(row["example"])),
+    }
+
+
 def rendered(result: dict[str, Any]) -> str:
     """Return the result as a page."""
     rows = result["rows"]
@@ -213,9 +229,6 @@ def rendered(result: dict[str, Any]) -> str:
         "# Step time: predicted by `subopt profile` against the trainer's own steps",
         "",
         "Written by `benchmarks/bench_predictions.py`; the numbers are in the .json beside it.",
-        "",
-        f"Command: `{result['command']}`, {result['seconds']:.0f} s. "
-        + ", ".join(f"{k} {v}" for k, v in result["conditions"].items()),
         "",
         "step: a whole training step in ms, refreshes by their share. relative: a step / one with AdamW, measured in "
         "turn with it.",
@@ -237,6 +250,10 @@ def rendered(result: dict[str, Any]) -> str:
             "predicted | measured |",
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
             *(_line(row) for row in rows if row["example"] == example),
+            "",
+            f"`{parts['command']}`, {parts['seconds']:.0f} s for this example: "
+            + ", ".join(f"{k} {v}" for k, v in parts["conditions"].items())
+            + ".",
             "",
         ]
     return "\n".join(lines)
@@ -265,22 +282,17 @@ def main(arguments: list[str]) -> None:
     numbers, page = output.with_suffix(".json"), output.with_suffix(".md")
     if not asked.render:
         warnings.simplefilter("ignore")
-        begin_s = time.perf_counter()
-        result: dict[str, Any] = {
-            "command": shlex.join(["python", "benchmarks/bench_predictions.py", *arguments]),
-            "conditions": conditions(),
-            "parts": [],
-            "rows": [],
-        }
+        command = shlex.join(["python", "benchmarks/bench_predictions.py", *arguments])
         for example in asked.examples:
+            begin_s = time.perf_counter()
             profile = profiled(example, list(dict.fromkeys([BASELINE, *asked.methods])))
             print(f"{example}: profiled after {time.perf_counter() - begin_s:.0f} s", flush=True)
-            racers = measured(example, profile, asked.rounds)
-            result["parts"].append(parts_of(example, profile))
-            result["rows"] += rows_of(example, profile, racers)
-            print(f"{example}: measured after {time.perf_counter() - begin_s:.0f} s", flush=True)
-        result["seconds"] = time.perf_counter() - begin_s
-        numbers.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            rows = rows_of(example, profile, measured(example, profile, asked.rounds))
+            seconds = time.perf_counter() - begin_s
+            print(f"{example}: measured after {seconds:.0f} s", flush=True)
+            about = {"command": command, "seconds": seconds, "conditions": conditions()}
+            result = merged(numbers, parts_of(example, profile) | about, rows)
+            numbers.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     page.write_text(rendered(json.loads(numbers.read_text(encoding="utf-8"))), encoding="utf-8")
 
 

@@ -37,9 +37,10 @@ _DISTURBED = 1.25
 # Moves weights as good as not at all, and far enough that rounding does not undo it.
 _LEAST_LR = 1e-5
 # Moves no weight but those that are zero, and those by less than the threshold below which weights are made zero again.
-# At a rate of 0 itself BLAS leaves out the product that lifts a step.
-_NO_LR = 1e-30
-_NO_WEIGHT = 1e-15
+# At a rate of 0 itself BLAS leaves out the product that lifts a step, and at 1e-30 it meets numbers too small for float32
+# to be quick with.
+_NO_LR = 1e-22
+_NO_WEIGHT = 1e-14
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def time_step(
     """Time a method's real optimizer on a model whose gradients are in place; the weights stay as they are.
 
     They are stepped along with a rate that rounding undoes, and what that leaves of zeros is removed: a weight below
-    1e-15 that is not zero becomes zero.
+    1e-14 that is not zero becomes zero, and a float64 one below 1e-6 may lose its last digit.
 
     A step of the baseline follows each step of the method. What else the machine does then slows both alike, and their
     difference keeps its meaning even where the times themselves do not.
