@@ -37,7 +37,7 @@ _DISTURBED = 1.25
 # Moves weights as good as not at all, and far enough that rounding does not undo it.
 _LEAST_LR = 1e-5
 # Moves no weight but those that are zero, and those by less than the threshold below which weights are made zero again.
-# At a rate of 0 itself BLAS leaves out the product that lifts a step; at 1e-30 it meets denormal numbers, which are slow.
+# At a rate of 0 itself BLAS leaves out the product that lifts a step; at 1e-30 it meets denormal numbers and is slow.
 _NO_LR = 1e-22
 _NO_WEIGHT = 1e-14
 
