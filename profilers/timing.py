@@ -36,9 +36,9 @@ _SHORT_S = 0.5
 _DISTURBED = 1.25
 # Moves weights as good as not at all, and far enough that rounding does not undo it.
 _LEAST_LR = 1e-5
-# Moves no weight but those that are zero, and those by less than the threshold below which weights are made zero again.
-# At a rate of 0 itself BLAS leaves out the product that lifts a step; at 1e-30 it meets denormal numbers and is slow.
-_NO_LR = 1e-22
+# Moves no weight but those that are all but zero, and zeros by less than what is made zero again. At a rate of 0 itself
+# BLAS leaves out the product that lifts a step; at 1e-24 it meets denormal numbers, as training does not, and is slow.
+_NO_LR = 1e-16
 _NO_WEIGHT = 1e-14
 
 
@@ -89,8 +89,8 @@ def time_step(
 ) -> StepTime:
     """Time a method's real optimizer on a model whose gradients are in place; the weights stay as they are.
 
-    They are stepped along with a rate that rounding undoes, and what that leaves of zeros is removed: a weight below
-    1e-14 that is not zero becomes zero, and a float64 one below 1e-6 may lose its last digit.
+    They are stepped along with a rate of 1e-16, which rounding undoes, and what that leaves of zeros is removed. A weight
+    below 1e-14 that is not zero becomes zero, and one below 1e-9, or in float64 any, may move by some 1e-16.
 
     A step of the baseline follows each step of the method. What else the machine does then slows both alike, and their
     difference keeps its meaning even where the times themselves do not.
