@@ -89,8 +89,8 @@ def time_step(
 ) -> StepTime:
     """Time a method's real optimizer on a model whose gradients are in place; the weights stay as they are.
 
-    They are stepped along with a rate of 1e-16, which rounding undoes, and what that leaves of zeros is removed. A weight
-    below 1e-14 that is not zero becomes zero, and one below 1e-9, or in float64 any, may move by some 1e-16.
+    They are stepped along with a rate of 1e-16, which rounding undoes, and what that leaves of zeros is removed. A
+    weight below 1e-14 that is not zero becomes zero, and one below 1e-9, or in float64 any, may move by some 1e-16.
 
     A step of the baseline follows each step of the method. What else the machine does then slows both alike, and their
     difference keeps its meaning even where the times themselves do not.
