@@ -383,3 +383,30 @@ def test_a_batch_gives_what_its_members_give_one_by_one(load):
     assert len(each) == len(batch) == bench.LAYERS
     for one, other in zip(each, batch, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_an_example_measured_anew_takes_the_place_of_its_old_numbers_alone(load, tmp_path):
+    bench = load("bench_predictions")
+    path, (first, second) = tmp_path / "x.json", list(bench.EXAMPLES)[:2]
+
+    def numbers(example, value):
+        return {"example": example, "value": value}
+
+    for example, value in ((second, 1), (first, 2), (second, 3)):
+        result = bench.merged(path, numbers(example, value), [numbers(example, value)] * 2)
+        path.write_text(json.dumps(result))
+    expected = [numbers(first, 2), numbers(second, 3)]
+    assert result["parts"] == expected
+    assert result["rows"] == [expected[0]] * 2 + [expected[1]] * 2
+
+
+def test_an_exponent_in_a_picture_is_fitted_from_where_the_tables_are(load):
+    points = [(1.0, 900.0), (2.0, 4.0), (4.0, 16.0), (8.0, 64.0)]
+    drawn = load("_plot").plot("title", "x", "y", {"square": points}, fitted_from=2)
+    assert "square, 2.00" in drawn
+    assert drawn.count("<circle") == 4
+
+
+def test_the_theorys_exponents_are_whole_and_fitted_ones_are_not(load):
+    power = load("render_curves").power
+    assert [power(3), power(1.0), power(2.956), power(None)] == ["3", "1.00", "2.96", "–"]

@@ -108,9 +108,8 @@ def held_out(trainable: Trainable, seed: int) -> float:
 @contextmanager
 def quick_release() -> Iterator[None]:
     """Let the collector look, within the block, at what is made in it alone: all of torch takes it half a second."""
-    if (
-        gc.get_freeze_count() > 0
-    ):  # whoever called us has seen to that, and what is frozen thaws as a whole
+    # Whoever froze something has seen to that, and what is frozen thaws as a whole.
+    if gc.get_freeze_count() > 0:
         yield
         return
     gc.collect()

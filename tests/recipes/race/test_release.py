@@ -1,0 +1,35 @@
+"""The collector within a race: what was there before is left out, and is where it was afterwards."""
+
+import gc
+
+import pytest
+
+from subopt.recipes.race.field import quick_release
+
+
+@pytest.fixture
+def thawed():
+    """Nothing is frozen, as in a process of the command's own."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
+
+
+def test_what_was_there_is_frozen_for_the_block_and_no_longer(thawed):
+    def fail_inside():
+        with quick_release():
+            assert gc.get_freeze_count() > 0
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_inside()
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_a_caller_froze_stays_frozen(thawed):
+    gc.freeze()
+    before = gc.get_freeze_count()
+    with quick_release():
+        assert gc.get_freeze_count() == before
+    assert gc.get_freeze_count() == before
