@@ -73,13 +73,13 @@ bench-curves: $(BENCH_STAMP) ## measure how costs grow with width and depth, and
 
 # The editable install is a tree of links, made file by file (setup.cfg), so a new file needs a new install.
 # setuptools goes in first and builds without isolation: an install with nothing new to fetch works offline.
-$(STAMP): pyproject.toml setup.cfg constraints.txt $(FILES) | $(BIN)/python
+$(STAMP): pyproject.toml setup.py setup.cfg constraints.txt $(FILES) | $(BIN)/python
 	$(BIN)/python -m pip install --constraint constraints.txt 'setuptools>=77'
 	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 # Lenient: a second tree of links would be made in the place of the first.
-$(BENCH_STAMP): benchmarks/peers.txt pyproject.toml constraints.txt
+$(BENCH_STAMP): benchmarks/peers.txt pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --constraint constraints.txt 'setuptools>=77'
 	$(BENCH)/bin/python -m pip install --constraint constraints.txt --no-build-isolation \

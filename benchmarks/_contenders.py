@@ -9,7 +9,7 @@ from _timing import elapsed_ms
 from torch import Tensor, nn
 
 from subopt.optimizers import METHODS, Composed
-from subopt.optimizers.low_bit import parts
+from subopt.optimizers.state.low_bit import parts
 
 LR = 1e-3
 # Steps between refreshes while timing: the same work at a refresh, and more of them to time. An implementation's own

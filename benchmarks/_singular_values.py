@@ -9,7 +9,7 @@ from _timing import elapsed_ms
 from _verdicts import Verdict, at_least, at_most, table, verdict_table
 from torch import Tensor
 
-from subopt.profilers.spectrum import energies
+from subopt.profilers.gradients.spectrum import energies
 
 # A layer of the 1b size, and square matrices.
 SINGULAR_SHAPES = [(2048, 5461), (1024, 1024), (2048, 2048)]

@@ -29,15 +29,15 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subopt.optimizers import create, get_method
 from subopt.optimizers.fused_backward import FusedBackward
-from subopt.optimizers.storage_tracker import StorageTracker
-from subopt.profilers.device_constants import UNKNOWN_GPU
-from subopt.profilers.fake_mode import FollowMode
+from subopt.optimizers.state.storage_tracker import StorageTracker
+from subopt.profilers.memory.device_overhead import UNKNOWN_GPU
+from subopt.profilers.memory.simulation import FollowMode, at_its_largest, fake_model
 from subopt.profilers.profile import run_profile
-from subopt.profilers.recompute import recompute_blocks
-from subopt.profilers.schema import Profile, Settings
-from subopt.profilers.session import Session
-from subopt.profilers.simulated import at_its_largest, fake_model
-from subopt.profilers.target import load_target, without_address_warnings
+from subopt.profilers.record.profile import Profile, Settings
+from subopt.profilers.target.activation_checkpointing import recompute_blocks
+from subopt.profilers.target.load import load_target
+from subopt.profilers.target.loaded import without_address_warnings
+from subopt.profilers.target.session import Session
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.plan.budget import smallest_budget
 from subopt.recipes.plan.solving import Request

@@ -28,7 +28,7 @@ from _peers import FUSED, TORCH
 from _timing import elapsed_ms
 from torch import Tensor
 
-from subopt.profilers.spectrum import energies, sketch_rank, sketched_energies
+from subopt.profilers.gradients.spectrum import energies, sketch_rank, sketched_energies
 
 WIDTHS = (256, 512, 1024, 2048, 4096)
 DEPTHS = (1, 2, 4, 8, 16)

@@ -29,9 +29,9 @@ from _timing import elapsed_ms
 from _trained import trained_gradients
 from torch import Tensor
 
-from subopt.optimizers.decompositions import left_basis, refined_basis, two_sided_bases
-from subopt.optimizers.eigenbasis import refit
-from subopt.optimizers.online_pca import pca_gradient
+from subopt.optimizers.bases.covariance import refit
+from subopt.optimizers.bases.decompositions import left_basis, refined_basis, two_sided_bases
+from subopt.optimizers.bases.online_pca import pca_gradient
 
 SIZES, LARGE = ("60m", "130m", "350m"), ("1b", "7b")
 # A full right basis of the widest layers takes minutes and gigabytes.

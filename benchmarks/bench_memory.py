@@ -30,8 +30,8 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils._pytree import tree_leaves
 
 from subopt.optimizers import create
-from subopt.profilers.phases import simulated_peak
-from subopt.profilers.simulated import SimulatedModel
+from subopt.profilers.memory.phases import simulated_peak
+from subopt.profilers.memory.simulation import SimulatedModel
 
 PHASES = ("forward", "backward", "step")
 OUTPUT = RESULTS / "memory_cpu_202611"

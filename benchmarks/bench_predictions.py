@@ -32,11 +32,11 @@ import torch
 from _common import RESULTS, ROOT, conditions
 
 from subopt.optimizers import METHODS
-from subopt.profilers.costs import options_for
+from subopt.optimizers.methods.method import options_for
 from subopt.profilers.effort import EFFORTS
 from subopt.profilers.profile import BASELINE, run_profile
-from subopt.profilers.schema import Profile, Settings
-from subopt.profilers.target import load_target
+from subopt.profilers.record.profile import Profile, Settings
+from subopt.profilers.target.load import load_target
 from subopt.recipes.advice.changes import changed_options
 from subopt.recipes.plan.step_time import relative_step_time, whole_step_ms
 from subopt.recipes.schema import Data, Model, Optimizer, Recipe, Schedule

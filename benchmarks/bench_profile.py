@@ -25,17 +25,21 @@ from _common import RESULTS, ROOT, conditions, load_example
 from _singular_values import SINGULAR_SHAPES, decaying, measure_singular_values
 
 from subopt.optimizers import create
-from subopt.profilers.effort import EFFORTS
-from subopt.profilers.layers import measure_layers
+from subopt.profilers.effort import EFFORTS, Progress
+from subopt.profilers.gradients.measure_layers import measure_layers
+from subopt.profilers.gradients.spectrum import (
+    energies,
+    energy_at_rank,
+    sketch_rank,
+    sketched_energies,
+)
 from subopt.profilers.method_table import BASELINE
 from subopt.profilers.profile import run_profile
-from subopt.profilers.progress import Progress
-from subopt.profilers.schema import Settings
-from subopt.profilers.session import Session
-from subopt.profilers.spectrum import energies, energy_at_rank, sketch_rank, sketched_energies
-from subopt.profilers.stopwatch import Stopwatch
-from subopt.profilers.subspaces import follow_subspaces
-from subopt.profilers.target import load_target
+from subopt.profilers.record.profile import Settings
+from subopt.profilers.subspaces.follow import follow_subspaces
+from subopt.profilers.target.load import load_target
+from subopt.profilers.target.session import Session
+from subopt.profilers.timing.stopwatch import Stopwatch
 
 NAME = "profile_cpu_202611"
 TARGET = "examples/llama_bytes.py"

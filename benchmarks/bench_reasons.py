@@ -24,8 +24,8 @@ from bench_steps import AUTOENCODER
 from torch import Tensor
 
 from subopt.optimizers import METHODS
-from subopt.optimizers.decompositions import left_basis
-from subopt.optimizers.moments import hfac
+from subopt.optimizers.bases.decompositions import left_basis
+from subopt.optimizers.updates.elementwise import hfac
 
 CPU = torch.device("cpu")
 LAYERS, RANK = 8, 128

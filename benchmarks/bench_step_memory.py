@@ -30,7 +30,7 @@ from _verdicts import at_most, table, verdict_table
 from torch import nn
 
 from subopt.optimizers import METHODS, Composed
-from subopt.optimizers.storage_tracker import StorageTracker
+from subopt.optimizers.state.storage_tracker import StorageTracker
 
 Row = dict[str, Any]
 MEBIBYTE = 2**20

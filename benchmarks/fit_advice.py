@@ -21,7 +21,7 @@ from pathlib import Path
 from _common import RESULTS
 from bench_advice import NAME, PROBLEMS, read_paces
 
-from subopt.profilers.schema import Layer, MethodCost, Profile
+from subopt.profilers.record.profile import Layer, MethodCost, Profile
 from subopt.recipes.evidence.layer_reading import LayerReading, read_layer
 from subopt.recipes.evidence.measured import (
     AGREEMENT_WORTH,

@@ -29,7 +29,7 @@ import torch
 from _common import RESULTS, conditions
 from safetensors.torch import load_file
 
-from subopt.recipes.files import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import apply_overrides, load_recipe
 from subopt.recipes.schema import Recipe
 from subopt.recipes.training.events import Started
 from subopt.recipes.training.metrics import read_metrics

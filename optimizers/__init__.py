@@ -5,16 +5,16 @@ if __name__ != "subopt.optimizers":
         "this folder is the package 'subopt.optimizers': install subopt with 'make install' and import that"
     )
 
-from .bases import is_refresh_due
-from .composed import Composed
+from .bases.basis import is_refresh_due
 from .create import create
 from .fused_backward import FusedBackward
-from .low_bit import stored_bytes
-from .low_rank_model import to_dense, to_two_layers
+from .low_rank.convert import to_dense, to_two_layers
 from .matrices import matrix_shape
-from .methods import METHODS, get_method
-from .table import Method
-from .treatment import Treatment, shown_name, treatments
+from .methods.method import Method, options_for
+from .methods.registry import METHODS, get_method
+from .optimizer import Composed
+from .parameters import Treatment, shown_name, treatments
+from .state.low_bit import stored_bytes
 
 __all__ = [
     "METHODS",
@@ -26,6 +26,7 @@ __all__ = [
     "get_method",
     "is_refresh_due",
     "matrix_shape",
+    "options_for",
     "shown_name",
     "stored_bytes",
     "to_dense",

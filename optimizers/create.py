@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from subopt.errors import OptionError, suggestion
 
-from . import low_bit
-from .composed import Composed
-from .methods import get_method
+from .methods.method import FALLBACK_OPTIONS, FALLBACKS, Method
+from .methods.registry import get_method
+from .optimizer import Composed
 from .options import OPTIONS, validated
-from .rules import FALLBACK, check_use, checked_rules, is_frozen, rule_for
-from .table import FALLBACK_OPTIONS, FALLBACKS, Method
-from .treatment import Treatment, treatments
+from .overrides import FALLBACK, check_use, checked_rules, is_frozen, rule_for
+from .parameters import Treatment, treatments
+from .state import low_bit
 
 _FALLBACK_KEYS = ("method", "lr", "weight_decay")
 

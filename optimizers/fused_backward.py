@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from subopt.errors import OptionError, PreflightError
 
-from .composed import Composed
+from .optimizer import Composed
 
 
 class FusedBackward:

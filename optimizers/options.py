@@ -12,15 +12,15 @@ from torch import Tensor
 
 from subopt.errors import OptionError, suggestion
 
-from . import low_bit
-from .dlrt import INTEGRATORS
-from .grafting import GRAFTS
-from .moments import MOMENTS
-from .preconditioners import STEP_RULES
-from .rotation import PRECISIONS
-from .slots import DTYPES
-from .step_rule import StepRule
-from .torch_rules import TORCH_RULES, TorchRule
+from .bases.precision import PRECISIONS
+from .low_rank.integrator import INTEGRATORS
+from .preconditioners.grafting import GRAFTS
+from .preconditioners.registry import STEP_RULES
+from .state import low_bit
+from .state.layout import DTYPES
+from .updates.elementwise import MOMENTS
+from .updates.torch_builtin import TORCH_RULES, TorchRule
+from .updates.update import StepRule
 
 _DTYPE_IDS = {dtype: name for name, dtype in DTYPES.items()}
 

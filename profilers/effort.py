@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,3 +41,15 @@ EFFORTS: dict[Detail, Effort] = {
     "standard": Effort(steps=20, refreshes=2, timing_s=30.0, shape_s=10.0),
     "full": Effort(steps=100, refreshes=6, timing_s=600.0, shape_s=60.0),
 }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is."""
+
+    stage: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import clock
-from .architectures import WeightShape
-from .batch_curve import batch_curve
-from .costs import forward_backward_flops, method_costs, relative_to
-from .memory import (
+from .costs.architectures import WeightShape
+from .costs.formula import forward_backward_flops, method_costs, relative_to
+from .effort import OnProgress, Progress
+from .memory.batch_curve import batch_curve
+from .memory.footprint import (
     Footprint,
     constants_of,
     explained,
@@ -24,11 +24,11 @@ from .memory import (
     peak_by_formula,
     simulated_footprints,
 )
-from .progress import OnProgress, Progress
-from .schema import Memory, MethodCost
-from .session import Session
-from .simulated import SimulatedModel, SimulationError, needs_closure
-from .timing import StepTime, disturbed, time_step, time_whole_step
+from .memory.simulation import SimulatedModel, SimulationError, needs_closure
+from .record.profile import Memory, MethodCost
+from .target.session import Session
+from .timing import clock
+from .timing.step import StepTime, disturbed, time_step, time_whole_step
 
 # The method whose step and state everything is compared with.
 BASELINE = "adamw"

@@ -20,9 +20,9 @@ from subopt.errors import PreflightError, UserCodeError
 from subopt.optimizers import shown_name, treatments
 from subopt.units import format_bytes
 
-from .fake_mode import FollowMode
-from .gradients import left_as_found
-from .target import LoadedTarget, fresh_copy, without_address_warnings
+from .gradients.stream import left_as_found
+from .memory.simulation import FollowMode
+from .target.loaded import LoadedTarget, fresh_copy, without_address_warnings
 
 _SHOWN_NAMES = 4
 

@@ -8,16 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from subopt.optimizers import METHODS, Treatment, get_method, matrix_shape
-from subopt.optimizers.bases import resolve_rank
+from subopt.optimizers.bases.basis import resolve_rank
 
-from .beside_time import BesideTime, time_beside
-from .calibration import calibration, widened
-from .costs import unusable, weights_of
-from .data import tokens_in
-from .decompositions import time_shape
+from .costs.formula import unusable, weights_of
 from .device import environment
-from .effort import EFFORTS
-from .layers import (
+from .effort import EFFORTS, OnProgress, Progress
+from .gradients.measure_layers import (
     LEAST_GROUP_BYTES,
     PASSES,
     TWO_SIDED_LIMIT_S,
@@ -25,19 +21,22 @@ from .layers import (
     default_group_bytes,
     measure_layers,
 )
+from .history.calibration import calibration, widened
+from .memory.simulation import fake_model
 from .method_table import BASELINE, MethodTable
 from .preflight import Preflight, preflight
-from .progress import OnProgress, Progress
-from .randomness import RandomStream
-from .schema import Calibration, Decomposition, Layer, MethodCost, Profile, Settings, Spent
-from .session import Session
-from .short_run import ShortRun
-from .simulated import fake_model
-from .stopwatch import Stopwatch
-from .subspaces import SubspaceRun
-from .target import LoadedTarget
-from .timing import time_forward_backward
-from .trained import refuse_sparse_gradients, trained_treatments
+from .record.profile import Calibration, Decomposition, Layer, MethodCost, Profile, Settings, Spent
+from .subspaces.follow import SubspaceRun
+from .subspaces.short_run import ShortRun
+from .target.batches import tokens_in
+from .target.loaded import LoadedTarget
+from .target.random_state import RandomStream
+from .target.session import Session
+from .target.trained_parameters import refuse_sparse_gradients, trained_treatments
+from .timing.data_and_clip import BesideTime, time_beside
+from .timing.decompositions import time_shape
+from .timing.step import time_forward_backward
+from .timing.stopwatch import Stopwatch
 
 __all__ = ["BASELINE", "OnProgress", "Progress", "run_profile"]
 

@@ -1,16 +1,18 @@
 """Deciding what to train with, the recipe file that says it, and training from it.
 
-At the top: the recipe itself, how it is read, written and exported, and what an exported script imports. Each folder
-imports only from those above it, and the top from none:
+At the top: the recipe's schema, and what an exported script imports. Each folder imports only from those above it, and
+the top from none:
 
+    recipe       the recipe file
+    scripts      a recipe as a training script
     data         batches from the user's files
     plan         does a step fit the memory, and what would make it
     evidence     what is known of a method's quality: published, measured, raced
     ranking      the methods as rows of a table, best first        (plan, evidence)
     mixed        a recipe of several methods                       (ranking)
     advice       the advisor: an answer in words, and a recipe     (ranking, mixed)
-    run_folder   what a run keeps on disk
-    training     the training itself                               (run_folder, data)
+    run_folder   what a run keeps on disk                        (recipe, data)
+    training     the training itself                               (run_folder, data, plan)
     tracking     its scalars for other tools                       (training)
     race         methods trained against each other                (advice, training)
 """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from subopt.profilers.data import move_to
+from subopt.profilers.target.batches import move_to
 
 from .schema import Recipe
 

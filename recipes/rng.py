@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from subopt.profilers.randomness import cpu_state, set_cpu_state
+from subopt.profilers.target.random_state import cpu_state, set_cpu_state
 
 
 def seed_everything(seed: int) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from subopt.errors import OptionError
-from subopt.profilers.data_record import Files
+from subopt.profilers.record.data import Files
 
 Scalar = str | int | float | bool | None
 OptionValue = Scalar | list[float]
@@ -70,7 +70,7 @@ class Rule(_Section):
     @field_validator("pattern")
     @classmethod
     def _is_a_pattern(cls, pattern: str) -> str:
-        from subopt.optimizers.patterns import compile_pattern
+        from subopt.optimizers.name_patterns import compile_pattern
 
         try:
             compile_pattern(pattern)
@@ -81,7 +81,7 @@ class Rule(_Section):
 
     @model_validator(mode="after")
     def _special_methods_take_less(self) -> Rule:
-        from subopt.optimizers.rules import SPECIAL, check_special
+        from subopt.optimizers.overrides import SPECIAL, check_special
 
         if self.method in SPECIAL:
             check_special(self.method, self.model_dump(exclude_none=True))

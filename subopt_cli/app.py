@@ -102,7 +102,7 @@ def _report(error: BaseException, *, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
 
-    from .output import Output
+    from .terminal.output import Output
 
     output = Output()
     if debug:

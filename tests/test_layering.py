@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,21 +25,23 @@ ALLOWED = {
     "recipes": (*LEAVES, "subopt.optimizers", "subopt.profilers"),
     "subopt_cli": ("subopt",),
 }
-# The sub-packages of `recipes`, each with those it may import; the modules at the top import none of them.
-RECIPES: dict[str, tuple[str, ...]] = {
-    "data": (),
-    "plan": (),
-    "evidence": ("plan",),
-    "ranking": ("plan", "evidence"),
-    "mixed": ("plan", "evidence", "ranking"),
-    "advice": ("data", "plan", "evidence", "ranking", "mixed"),
-    "run_folder": ("data",),
-    "training": ("data", "plan", "run_folder"),
-    "tracking": ("run_folder", "training"),
-    "race": ("evidence", "advice", "run_folder", "training"),
+# The rooms of each folder, from the ground up: a room imports only from those before it.
+ROOMS = {
+    "optimizers": ("state", "updates", "bases", "preconditioners", "low_rank", "methods"),
+    "profilers": (
+        *("record", "target", "timing", "costs", "gradients", "subspaces", "memory"),
+        *("history", "compare", "export"),
+    ),
+    "recipes": (
+        *("recipe", "scripts", "data", "plan", "evidence", "ranking", "mixed", "advice"),
+        *("run_folder", "training", "tracking", "race"),
+    ),
+    "subopt_cli": ("findings", "terminal", "report", "commands"),
 }
+# How many files and folders a reader can take in at one level.
+MOST_ENTRIES = 20
 # What a module imports of an optional extra, and imports only when it is asked to.
-EXTRAS = {"subopt.optimizers.low_bit": ("torchao",)}
+EXTRAS = {"subopt.optimizers.state.low_bit": ("torchao",)}
 TERMINAL_LIBRARIES = {"rich", "typer", "click"}
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -88,18 +90,42 @@ def is_allowed(name: str, folder: str, ours: tuple[str, ...]) -> bool:
     return folder == "subopt_cli" or top not in TERMINAL_LIBRARIES
 
 
-def part_of_recipes(name: str) -> str | None:
-    """The sub-package that a dotted name is in: `subopt.recipes.plan.budget` is in `plan`; None outside of all."""
-    parts = name.split(".")
-    inside = parts[:2] == ["subopt", "recipes"] and len(parts) > 2 and parts[2] in RECIPES
-    return parts[2] if inside else None
+def room_of(name: str) -> tuple[str, str] | None:
+    """The folder and room that a dotted name is in: `subopt.recipes.plan.budget` is in recipes' `plan`."""
+    inside = [folder for folder, package in FOLDERS.items() if is_within(name, (package,))]
+    if not inside:
+        return None
+    folder = max(inside, key=lambda folder: len(FOLDERS[folder]))
+    room = name.removeprefix(FOLDERS[folder]).strip(".").partition(".")[0]
+    return (folder, room) if room in ROOMS[folder] else None
 
 
-def imports_of_later_parts(path: Path, source: str) -> list[str]:
-    """The imports of a module of `recipes` that its sub-package may not have."""
-    own = part_of_recipes(module_name(path))
-    allowed = {None} if own is None else {None, own, *RECIPES[own]}
-    return [name for name in imports(path, source) if part_of_recipes(name) not in allowed]
+def imports_of_later_rooms(path: Path, source: str) -> list[str]:
+    """The imports of a module from rooms that come after its own."""
+    own = room_of(module_name(path))
+    if own is None:
+        return []
+    folder, room = own
+    later = ROOMS[folder][ROOMS[folder].index(room) + 1 :]
+    return [
+        name
+        for name in imports(path, source)
+        if (found := room_of(name)) and found[0] == folder and found[1] in later
+    ]
+
+
+def circles(edges: Mapping[str, set[str]]) -> list[str]:
+    """The modules that import themselves by way of others."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            todo += (new := edges[todo.pop()] - seen)
+            seen |= new
+        return seen
+
+    return [name for name in edges if name in reached(name)]
 
 
 def prints(source: str) -> list[int]:
@@ -109,31 +135,52 @@ def prints(source: str) -> list[int]:
     return [call.lineno for call in calls if ast.unparse(call.func) in writers]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_module_imports_only_from_layers_below(path: Path) -> None:
-    assert forbidden_imports(path, path.read_text("utf-8")) == []
+def test_modules_import_only_from_layers_below() -> None:
+    found = {path: forbidden_imports(path, path.read_text("utf-8")) for path in SOURCES}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in SOURCES if path.relative_to(ROOT).parts[0] == "recipes"],
-    ids=lambda path: path.relative_to(ROOT).as_posix(),
-)
-def test_a_part_of_recipes_imports_only_from_parts_below(path: Path) -> None:
-    assert imports_of_later_parts(path, path.read_text("utf-8")) == []
+def test_rooms_import_only_from_rooms_below() -> None:
+    found = {path: imports_of_later_rooms(path, path.read_text("utf-8")) for path in SOURCES}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
-def test_the_parts_of_recipes_are_all_listed_and_each_after_what_it_imports() -> None:
-    assert set(RECIPES) == {file.parent.name for file in (ROOT / "recipes").glob("*/__init__.py")}
-    parts = list(RECIPES)
-    for part, below in RECIPES.items():
-        assert set(below) <= set(parts[: parts.index(part)]), part
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = {module_name(path): path for path in SOURCES}
+    edges = {
+        name: {
+            module
+            for found in imports(path, path.read_text("utf-8"))
+            for module in [found if found in modules else found.rpartition(".")[0]]
+            if module in modules and modules[module].name != "__init__.py"
+        }
+        for name, path in modules.items()
+    }
+    assert circles(edges) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_all_rooms_are_listed_and_each_level_can_be_read_at_a_glance(folder: str) -> None:
+    levels = {path.parent for path in SOURCES if path.is_relative_to(ROOT / folder)}
+    rooms = {level.name for level in levels if level.parent == ROOT / folder}
+    assert rooms == set(ROOMS[folder])
+    for level in levels:
+        shown = [
+            entry
+            for entry in level.iterdir()
+            if entry.suffix == ".py" or (entry / "__init__.py").exists()
+        ]
+        assert len(shown) <= MOST_ENTRIES, level
 
 
 @pytest.mark.parametrize(
     ("path", "source", "names"),
     [
-        ("recipes/files.py", "from .plan import budget", ["subopt.recipes.plan.budget"]),
+        ("recipes/schema.py", "from .plan import budget", []),
         (
             "recipes/plan/peaks.py",
             "from ..advice import advisor",
@@ -146,29 +193,23 @@ def test_the_parts_of_recipes_are_all_listed_and_each_after_what_it_imports() ->
             ["subopt.recipes.tracking.wandb"],
         ),
         (
-            "recipes/race/plan.py",
-            "from ..plan.budget import Fit",
-            ["subopt.recipes.plan.budget.Fit"],
+            "subopt_cli/terminal/table.py",
+            "from ..report.page import page",
+            ["subopt.report.page.page"],
         ),
-        (
-            "recipes/race/plan.py",
-            "from ..advice.advisor import recommend\nfrom ..rng import rng_state",
-            [],
-        ),
+        ("optimizers/updates/update.py", "from subopt.profilers.memory import phases", []),
+        ("recipes/race/plan.py", "from ..advice.advisor import recommend", []),
         ("recipes/plan/peaks.py", "from .budget import Fit\nfrom ..schema import Recipe", []),
     ],
 )
-def test_an_import_from_a_part_above_is_found(path: str, source: str, names: list[str]) -> None:
-    assert imports_of_later_parts(ROOT / path, source) == names
+def test_an_import_from_a_room_above_is_found(path: str, source: str, names: list[str]) -> None:
+    assert imports_of_later_rooms(ROOT / path, source) == names
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "subopt_cli"],
-    ids=lambda path: path.relative_to(ROOT).as_posix(),
-)
-def test_only_the_command_writes_to_the_terminal(path: Path) -> None:
-    assert prints(path.read_text("utf-8")) == []
+def test_only_the_command_writes_to_the_terminal() -> None:
+    below = [path for path in SOURCES if not path.is_relative_to(ROOT / "subopt_cli")]
+    lines = {path: prints(path.read_text("utf-8")) for path in below}
+    assert {path: found for path, found in lines.items() if found} == {}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -186,7 +227,11 @@ def test_every_folder_has_modules_to_check(folder: str) -> None:
         ("optimizers/svd.py", "import optimizers", "optimizers"),
         ("profilers/cost.py", "from subopt import recipes", "subopt.recipes"),
         ("profilers/cost.py", "import subopt", "subopt"),
-        ("profilers/cost.py", "from subopt.output import Sink", "subopt.output.Sink"),
+        (
+            "profilers/cost.py",
+            "from subopt.terminal.output import Sink",
+            "subopt.terminal.output.Sink",
+        ),
         ("profilers/cost.py", "from rich.table import Table", "rich.table.Table"),
         ("recipes/training/trainer.py", "import subopt.app", "subopt.app"),
         ("subopt_cli/app.py", "import recipes", "recipes"),
@@ -208,7 +253,7 @@ def test_an_import_from_a_layer_above_is_found(path: str, source: str, name: str
         ),
         (
             "recipes/training/trainer.py",
-            "from subopt.profilers.schema import Profile\nimport accelerate",
+            "from subopt.profilers.record.profile import Profile\nimport accelerate",
         ),
         (
             "subopt_cli/commands/train.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tables import table
 
-from subopt.recipes.bundled import bundled_names, load_bundled
+from subopt.recipes.recipe.bundled import bundled_names, load_bundled
 
 
 def bundled_table() -> str:

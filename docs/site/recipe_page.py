@@ -9,8 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from tables import table
 
+from subopt.recipes.recipe.write import COMMENTS
 from subopt.recipes.schema import Recipe
-from subopt.recipes.writer import COMMENTS
 
 INTRODUCTION = """# The recipe file
 

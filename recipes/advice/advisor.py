@@ -8,7 +8,7 @@ from typing import Literal
 
 from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method
-from subopt.profilers.schema import MethodCost, Profile
+from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.raced_settings import as_raced
 from ..mixed.recipe import mixed_at

@@ -1,13 +1,13 @@
 """Predictions corrected by earlier runs on the same machine, and how to say so.
 
-Each number is corrected once: intervals of peaks where the profile is made (`subopt.profilers.calibration`), the
+Each number is corrected once: intervals of peaks where the profile is made (`subopt.profilers.history`),
 predicted time of a step where a recipe is made, here. The recipe keeps the factor, and the history stores the
 prediction without it.
 """
 
 from __future__ import annotations
 
-from subopt.profilers.schema import Calibration, Profile, Ratios
+from subopt.profilers.record.profile import Calibration, Profile, Ratios
 
 # A step's time is corrected by the median of so many runs or more.
 LEAST_RUNS = 3

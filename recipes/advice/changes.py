@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from subopt.errors import UsageError
-from subopt.profilers.schema import MethodCost, Profile
+from subopt.profilers.record.profile import MethodCost, Profile
 from subopt.units import format_bytes
 
 from ..plan.budget import Budget, DeviceKind, smallest_budget

@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from subopt.profilers.schema import Files, Profile
+from subopt.profilers.record.profile import Files, Profile
 
 from ..data.paths import relative
 from ..evidence.published import LearningRate, load_evidence, published_lr

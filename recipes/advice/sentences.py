@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 from subopt.units import format_bytes
 
 from ..plan.budget import Budget

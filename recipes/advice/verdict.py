@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 from subopt.units import format_bytes
 
 from ..evidence.published import Certainty

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from subopt.errors import FileFormatError, PreflightError
-from subopt.profilers.data_record import Files
+from subopt.profilers.record.data import Files
 
 from .corpus import Part, open_corpus
 from .tokenizer import Tokenizer, load_tokenizer

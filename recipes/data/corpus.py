@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subopt.errors import PreflightError, UsageError
-from subopt.profilers.data_record import FileFormat, Files
+from subopt.profilers.record.data import FileFormat, Files
 
 from .lines import JsonLinesFile, TextFile
 from .paths import HUB, Place, expand

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from subopt.profilers.target import replaced
+from subopt.profilers.target.loaded import replaced
 
 _TIMEOUT_S = 10
 

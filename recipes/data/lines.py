@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
 from subopt.errors import FileFormatError, UsageError
-from subopt.profilers.data_record import FileFormat
+from subopt.profilers.record.data import FileFormat
 
 from .digest import file_digest
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subopt.errors import UsageError
-from subopt.profilers.data_record import FileFormat, Files
+from subopt.profilers.record.data import FileFormat, Files
 
 HUB = "hf:"
 BYTES = "bytes"

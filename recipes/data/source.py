@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from subopt.errors import PreflightError, UserCodeError
-from subopt.profilers.data_record import Files
-from subopt.profilers.next_token import LABELS, TOKENS
-from subopt.profilers.target import LoadedTarget, Loss
+from subopt.profilers.record.data import Files
+from subopt.profilers.target.loaded import LoadedTarget, Loss
+from subopt.profilers.target.next_token import LABELS, TOKENS
 
 from .batches import OpenFiles
 from .paths import absolute

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from subopt.errors import FileFormatError, UsageError
-from subopt.profilers.data_record import FileFormat
-from subopt.profilers.hf_config import in_short
+from subopt.profilers.record.data import FileFormat
+from subopt.profilers.target.hf_config import in_short
 
 from .digest import combined, file_digest
 from .hub import cache_alone_unless_it_answers

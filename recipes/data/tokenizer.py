@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subopt.errors import FileFormatError, UsageError, suggestion
-from subopt.profilers.hf_config import in_short
+from subopt.profilers.target.hf_config import in_short
 
 from .hub import cache_alone_unless_it_answers
 from .paths import BYTES, HUB, existing

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from subopt.optimizers import get_method, matrix_shape
-from subopt.profilers.schema import Diagonality, Layer, MethodCost, Ratio, SubspaceLife
+from subopt.profilers.record.profile import Diagonality, Layer, MethodCost, Ratio, SubspaceLife
 
 from .method_family import Family, family_of
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from subopt.profilers.schema import Layer, MethodCost, Profile
+from subopt.profilers.record.profile import Layer, MethodCost, Profile
 
 from .layer_reading import LayerReading, read_layer
 from .method_family import family_of

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from subopt.optimizers import get_method, matrix_shape
-from subopt.optimizers.bases import resolve_rank
-from subopt.profilers.schema import MethodCost
+from subopt.optimizers.bases.basis import resolve_rank
+from subopt.profilers.record.profile import MethodCost
 
 from .published import load_evidence
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from subopt.profilers.schema import Contestant, Profile, Race
+from subopt.profilers.record.profile import Contestant, Profile, Race
 
 from .traits import model_kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from subopt.optimizers import get_method
-from subopt.profilers.schema import Contestant, MethodCost, Profile, Race
+from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race
 
 from ..plan.method_options import with_options
 from .published import LearningRate, published_lr

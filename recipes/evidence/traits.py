@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 
 CONV_DIMENSIONS = 4  # out, in, height, width
 

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from subopt.optimizers import Method, get_method, matrix_shape
-from subopt.optimizers.bases import resolve_rank
-from subopt.profilers.schema import Layer, MethodCost, Profile
+from subopt.optimizers.bases.basis import resolve_rank
+from subopt.profilers.record.profile import Layer, MethodCost, Profile
 
 from ..evidence.measured import layer_gain
 from ..plan.method_options import changed_options, parameter_dtype

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from subopt.optimizers import shown_name
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 
 from ..evidence.published import load_evidence
 from ..evidence.raced_settings import known_rate
@@ -23,7 +23,7 @@ from .choices import Measured
 from .fallback import FallbackKind, kind_of
 from .knapsack import leanest, pack
 from .knapsack_bound import upper_bound
-from .layer_patterns import patterns_for
+from .name_patterns import patterns_for
 from .problem import Problem, Solution, problem_of, solved
 from .record import Mixed, MixedUse
 from .sentences import mixed_sentences

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 
 from ..evidence.traits import trainable_parameters
 from ..plan.method_options import parameter_dtype

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subopt.optimizers import shown_name
-from subopt.profilers.schema import Layer
+from subopt.profilers.record.profile import Layer
 
 from .choices import Measured
 from .knapsack_bound import Choice
-from .layer_patterns import role_of
+from .name_patterns import role_of
 
 # As a share of the loss measure: a tenth of what a change of the method must promise.
 WORTH_A_SPLIT = 0.001

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from subopt.profilers.schema import Layer, Profile
+from subopt.profilers.record.profile import Layer, Profile
 
 from ..ranking.row import Row
 from .choices import Measured, matrices, measured_candidates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from subopt.profilers.schema import MethodCost, Profile
+from subopt.profilers.record.profile import MethodCost, Profile
 from subopt.units import format_bytes
 
 from ..evidence.published import load_evidence

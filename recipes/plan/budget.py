@@ -8,12 +8,7 @@ from enum import Enum
 from typing import Literal
 
 from subopt.errors import UsageError
-from subopt.profilers.device_constants import (
-    CPU,
-    UNKNOWN_GPU,
-    DeviceConstants,
-    gpu_constants,
-)
+from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 
 DeviceKind = Literal["cuda", "cpu"]
 

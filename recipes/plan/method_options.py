@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from subopt.optimizers import get_method
-from subopt.profilers.architectures import WeightShape
-from subopt.profilers.costs import state_bytes, weight_bytes_saved
-from subopt.profilers.schema import MethodCost, Peak, PhasePeaks, Profile
+from subopt.profilers.costs.architectures import WeightShape
+from subopt.profilers.costs.formula import state_bytes, weight_bytes_saved
+from subopt.profilers.record.profile import MethodCost, Peak, PhasePeaks, Profile
 
 from ..schema import OptionValue
 

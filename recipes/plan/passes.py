@@ -1,7 +1,8 @@
 """The two passes at any batch size and run in any way, from those that the profile followed.
 
-Between two followed sizes the straight line is never too low (`subopt.profilers.batch_curve`); beyond the largest there
-is no answer. With b the batch size, b0 the profile's, and the bytes beyond weights and state by `BatchPoint`'s names,
+Between two followed sizes the straight line is never too low (`subopt.profilers.memory.batch_curve`); beyond the
+largest there is no answer. With b the batch size, b0 the profile's, and the bytes beyond weights and state by the
+names of `BatchPoint`,
 
     forward  = forward(b)                    + all gradients, where earlier micro-batches have left them
     backward = backward(b)                   or, where earlier micro-batches have left the gradients,
@@ -18,14 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from subopt.errors import UsageError
 from subopt.optimizers import get_method
-from subopt.profilers.schema import BatchPoint, MethodCost, Profile
-
-if TYPE_CHECKING:
-    from .peaks import Phase
+from subopt.profilers.record.profile import BatchPoint, MethodCost, Phase, Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from subopt.profilers.device_constants import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
-from subopt.profilers.schema import MethodCost, Peak, Profile
+from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
+from subopt.profilers.record.profile import MethodCost, Peak, Phase, Profile
 
 from .budget import Fit, fit
 from .passes import PLAIN, Way, changed_passes, is_followed
 from .scaled_passes import gradient_bytes, scaled_passes, weight_bytes
-
-Phase = Literal["forward", "backward", "step", "refresh"]
 
 # An earlier run's excess over its predicted peak is taken for granted after so many runs.
 _LEAST_RUNS = 3

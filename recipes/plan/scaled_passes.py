@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from subopt.errors import UsageError
-from subopt.profilers.schema import MethodCost, Profile
+from subopt.profilers.record.profile import MethodCost, Phase, Profile
 
 from .passes import Way, changes_passes
-
-if TYPE_CHECKING:
-    from .peaks import Phase
 
 
 def scaled_passes(

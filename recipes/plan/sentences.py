@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 
 from .passes import largest_size
 from .solving import Request, Solved, asked_sizes

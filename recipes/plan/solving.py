@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from subopt.errors import UsageError
-from subopt.profilers.batch_curve import LARGEST_BATCH
-from subopt.profilers.schema import MethodCost, Profile
+from subopt.profilers.memory.batch_curve import LARGEST_BATCH
+from subopt.profilers.record.profile import MethodCost, Profile
 
 from .budget import Fit
 from .method_options import leaner_options, with_options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subopt.profilers.schema import MethodCost, Profile
+from subopt.profilers.record.profile import MethodCost, Profile
 
 
 def beside_optimizer_ms(profile: Profile, batch_size: int) -> float | None:

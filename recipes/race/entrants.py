@@ -11,8 +11,8 @@ from torch import nn
 
 from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method, treatments
-from subopt.profilers.race_record import LeftOut, OptionValue, Rate
-from subopt.profilers.record import Record
+from subopt.profilers.record.base import Record
+from subopt.profilers.record.race import LeftOut, OptionValue, Rate
 
 from ..advice.advisor import recommend
 from ..advice.changes import changed_options

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from subopt.profilers.race_record import CurvePoint, LeftOut, Trial
+from subopt.profilers.record.race import CurvePoint, LeftOut, Trial
 
 from ..training.events import Interrupting, Warned
-from .field import Order
 from .folder import Plan
+from .trial import Order
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from pydantic import Field, ValidationError
 
 from subopt.errors import FileFormatError, OptionError, UsageError, quoted
 from subopt.optimizers import get_method
-from subopt.profilers.race_record import LeftOut, Race, Seconds, Trial
-from subopt.profilers.record import Count, Record
+from subopt.profilers.record.base import Count, Record
+from subopt.profilers.record.race import LeftOut, Race, Seconds, Trial
 
 from ..run_folder.disk import sync, write_text
 from .entrants import Entrant
-from .pace import Pace
+from .step_time import Pace
 
 _AFRESH = "start over with --force and without --resume"
 

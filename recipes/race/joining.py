@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subopt.profilers.schema import Profile, Race
+from subopt.profilers.record.profile import Profile, Race
 
 
 def joined(profile: Profile, race: Race) -> Profile | None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from subopt.errors import UsageError
-from subopt.profilers.race_record import LeftOut
+from subopt.profilers.record.race import LeftOut
 from subopt.units import format_ms
 
 from .entrants import Entrant
-from .field import PARTS
-from .pace import Pace, steps_within, time_of_steps_ms
+from .step_time import Pace, steps_within, time_of_steps_ms
+from .trial import PARTS
 
 # Of the minutes; the rest is for what a plan cannot know.
 USABLE_SHARE = 0.95

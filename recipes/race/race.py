@@ -12,7 +12,7 @@ from time import monotonic
 
 from subopt.errors import UsageError
 from subopt.profilers.device import resolve_device
-from subopt.profilers.race_record import LeftOut, Race
+from subopt.profilers.record.race import LeftOut, Race
 
 from ..evidence.published import load_evidence
 from ..training.events import Interrupting, Warned, ignore
@@ -21,13 +21,13 @@ from ..training.session import check_unchanged
 from ..training.trainable import make_trainable, training_target
 from .entrants import Entrant, entrants_of
 from .events import OnEvent, Pacing, Planned
-from .field import Field, quick_release, release
 from .folder import Plan, RaceFolder
-from .pace import measure_paces
 from .plan import lay_out
 from .running import Running
 from .search import require_optuna
 from .source import RaceSource
+from .step_time import measure_paces
+from .trial import Field, quick_release, release
 
 # Of the minutes, for finding the paces.
 _PACES_SHARE = 0.1

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from subopt.errors import DoesNotFitError, OptionError, PreflightError
-from subopt.profilers.race_record import LeftOut, OptionValue, Race, Trial
+from subopt.profilers.record.race import LeftOut, OptionValue, Race, Trial
 
 from ..training.interrupt import Interrupt
 from .entrants import Entrant
 from .events import Dropped, OnEvent, PointReached, TimeUp, TrialEnded, TrialStarted
-from .field import Field, Order, release, run_trial
 from .folder import Entry, Plan, RaceFolder
-from .pace import steps_within
 from .search import Search, best_of
+from .step_time import steps_within
+from .trial import Field, Order, release, run_trial
 from .verdicts import Standing, contestants_of, finalists_of, standings
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from subopt.errors import UsageError
 from subopt.optimizers import get_method
-from subopt.profilers.race_record import OptionValue, Trial
+from subopt.profilers.record.race import OptionValue, Trial
 
 from .entrants import Entrant
-from .field import PARTS
+from .trial import PARTS
 
 if TYPE_CHECKING:
     import optuna

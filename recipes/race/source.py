@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 
 from ..advice.proposal import CLIP_NORM, DEFAULT_STEPS, FINAL_RATIO, WARMUP_SHARE, relative_target
 from ..evidence.published import load_evidence, published_lr

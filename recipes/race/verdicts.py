@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from subopt.profilers.race_record import Contestant, Trial
+from subopt.profilers.record.race import Contestant, Trial
 
 from .entrants import Entrant
-from .pace import Pace, steps_within
 from .search import best_of
+from .step_time import Pace, steps_within
 
 Verdict: TypeAlias = Literal["better", "worse", "inside the spread", "one seed only", "diverged"]
 

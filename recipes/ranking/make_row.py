@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subopt.profilers.schema import MethodCost, Profile
+from subopt.profilers.record.profile import MethodCost, Profile
 from subopt.units import format_bytes, format_ms
 
 from ..evidence.measured import MeasuredGain, measured_gain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 from subopt.units import format_bytes
 
 from ..evidence.published import Published

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from subopt.profilers.schema import MethodCost
+from subopt.profilers.record.profile import MethodCost
 
 from ..evidence.measured import MeasuredGain
 from ..evidence.published import Published, load_evidence

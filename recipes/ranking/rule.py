@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from subopt.profilers.schema import MethodCost, Profile
+from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.measured import MeasuredGain
 from ..evidence.published import Published

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from subopt.errors import FileFormatError
 
 from .disk import told_when_full, write_text
-from .untrusted import read_json
+from .safe_load import read_json
 from .weights import save_weights
 
 WEIGHTS = "model.safetensors"

@@ -23,13 +23,12 @@ import torch
 from torch import nn
 
 from subopt.errors import FileFormatError
-from subopt.profilers.randomness import set_cpu_state
+from subopt.profilers.target.random_state import set_cpu_state
 
 from ..rng import preserved_rng, rng_state, set_rng_state
 from .disk import free_disk_bytes, no_space_for, sync, told_when_full
-from .held_bytes import actual_state_bytes, model_bytes
-from .untrusted import read_json, read_tensors
-from .weights import load_weights, save_weights
+from .safe_load import read_json, read_tensors
+from .weights import actual_state_bytes, load_weights, model_bytes, save_weights
 
 MANIFEST = "checkpoint.json"
 _FORMAT = 1

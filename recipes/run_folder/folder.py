@@ -10,9 +10,9 @@ from typing import Any
 from subopt.errors import UsageError, quoted
 
 from ..data.paths import absolute, moved
-from ..files import load_recipe
+from ..recipe.load import load_recipe
+from ..recipe.write import dump_recipe
 from ..schema import Recipe
-from ..writer import dump_recipe
 from .best import discard_best
 from .checkpoint import checkpoints_in, discard_all, sweep
 from .disk import write_text

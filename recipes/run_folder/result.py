@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from subopt.errors import FileFormatError
-from subopt.profilers.history import PeakSource
+from subopt.profilers.history.runs import PeakSource
 
 from .disk import write_text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from subopt.errors import FileFormatError
+from subopt.optimizers import stored_bytes
 
 from .disk import in_one_step
 
@@ -96,3 +98,19 @@ def all_finite(model: nn.Module) -> bool:
     """Return whether every floating-point parameter is finite. Waits for the device once."""
     flags = [torch.isfinite(p).all() for p in model.parameters() if p.is_floating_point()]
     return not flags or bool(torch.stack([flag.cpu() for flag in flags]).all())
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's parameters and buffers."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def actual_state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes of the tensors an optimizer holds."""
+    return sum(
+        stored_bytes(value)
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )

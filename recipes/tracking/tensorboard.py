@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..run_folder.folder import RunFolder
-from .trackers import missing
+from .tracker import missing
 
 
 class TensorBoard:

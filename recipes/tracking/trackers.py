@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from subopt.errors import UsageError, first_line, suggestion
 
 from ..training.events import Evaluated, Event, OnEvent, Saved, Started, Stepped, Warned
 from ..training.metrics import step_entry
+from .tracker import Tracker
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -19,26 +20,6 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 # What trackers get of a step's entry in metrics.jsonl.
 _TRACKED = ("loss", "lr", "grad_norm", "tokens_per_s")
-
-
-class Tracker(Protocol):
-    """What a tracker is asked to do. Its package is imported when it is made, and nothing is written before `begin`."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-
-    def begin(self, start_step: int, settings: Mapping[str, Any]) -> None:
-        """Start, or go on after `start_step` steps; what was logged after those comes again."""
-
-    def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Take the numbers of one step."""
-
-    def sync(self) -> None:
-        """Write what was taken: there is a checkpoint of it."""
-
-    def end(self) -> None:
-        """Write everything and let go."""
 
 
 class Tracking:
@@ -134,11 +115,3 @@ def make_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
         "trackio": Trackio,
     }
     return [kinds[name](folder) for name in names]
-
-
-def missing(package: str, install: str) -> UsageError:
-    """Return the error of a tracker whose package is not installed."""
-    return UsageError(
-        f"tracking with {package} needs the package {package}, which is not installed",
-        f"install it with: pip install {install}",
-    )

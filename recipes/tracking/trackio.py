@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .trackers import missing
+from .tracker import missing
 
 
 class Trackio:

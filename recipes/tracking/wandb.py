@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..run_folder.disk import write_text
-from .trackers import missing
+from .tracker import missing
 
 
 class WeightsAndBiases:

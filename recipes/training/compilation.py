@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from subopt.errors import PreflightError, SuboptError
-from subopt.profilers.gradients import left_as_found
-from subopt.profilers.target import LoadedTarget
+from subopt.profilers.gradients.stream import left_as_found
+from subopt.profilers.target.loaded import LoadedTarget
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -12,7 +12,7 @@ import torch
 
 from subopt.errors import DoesNotFitError, first_line
 from subopt.profilers.device import gpu_status
-from subopt.profilers.history import PeakSource
+from subopt.profilers.history.runs import PeakSource
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")

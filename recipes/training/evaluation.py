@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from subopt.errors import PreflightError
-from subopt.profilers.data import tokens_in
-from subopt.profilers.target import LoadedTarget
+from subopt.profilers.target.batches import tokens_in
+from subopt.profilers.target.loaded import LoadedTarget
 
 from ..placement import prepare_batch
 from ..rng import preserved_rng, seed_everything

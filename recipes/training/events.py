@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from subopt.optimizers.rules import RuleUse
+from subopt.optimizers.overrides import RuleUse
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from subopt.optimizers import Treatment, get_method
-from subopt.optimizers.rules import is_frozen, rule_for, rule_uses
+from subopt.optimizers.overrides import is_frozen, rule_for, rule_uses
 
 from ..schema import Recipe
 from .events import Plan
@@ -54,22 +54,6 @@ def make_plan(
         switches=tuple(key for key, is_on in _switches(recipe).items() if is_on),
         rules=rule_uses(rules, described) if rules else (),
     )
-
-
-def less_memory(recipe: Recipe) -> str:
-    """Return what to change in a recipe for a lower peak, the same step where that can be."""
-    batch_size, accumulate = recipe.data.batch_size, recipe.data.accumulate
-    ways = []
-    if batch_size % 2 == 0 and not recipe.fused_backward:
-        ways.append(
-            "take the same step in smaller pieces: "
-            f"data.batch_size={batch_size // 2} data.accumulate={accumulate * 2}"
-        )
-    elif batch_size > 1:
-        ways.append(f"take a smaller step: data.batch_size={batch_size // 2}")
-    if not recipe.recompute:
-        ways.append("compute activations again: recompute=true")
-    return "; or ".join(ways) or "take a method with less state: `subopt recommend` compares them"
 
 
 def _gets_method(recipe: Recipe, item: Treatment) -> bool:

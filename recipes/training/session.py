@@ -9,7 +9,7 @@ import torch
 
 from subopt.errors import DoesNotFitError, TargetError
 from subopt.profilers.device import resolve_device
-from subopt.profilers.target import LoadedTarget
+from subopt.profilers.target.loaded import LoadedTarget
 from subopt.units import format_bytes
 
 from ..plan.budget import read_budget
@@ -17,7 +17,8 @@ from ..run_folder.folder import RunFolder
 from ..schema import Recipe
 from .device_memory import free_bytes
 from .events import Plan, Warned
-from .planning import less_memory, make_plan
+from .less_memory import less_memory
+from .planning import make_plan
 from .trainable import Trainable, make_trainable, training_target
 
 

@@ -10,11 +10,11 @@ import torch
 
 from subopt.errors import PreflightError
 from subopt.optimizers import FusedBackward, get_method
-from subopt.profilers.data import BatchStream, tokens_in
+from subopt.profilers.target.batches import BatchStream, tokens_in
 
 from ..schedule import LearningRate
 from .device_memory import told_out_of_memory
-from .planning import less_memory
+from .less_memory import less_memory
 from .trainable import Trainable
 
 

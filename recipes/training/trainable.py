@@ -13,20 +13,21 @@ from torch import nn
 
 from subopt.errors import PreflightError, UsageError
 from subopt.optimizers import Composed, Treatment, create, get_method, treatments
-from subopt.profilers.data import BatchStream
 from subopt.profilers.preflight import preflight
-from subopt.profilers.recompute import recompute_blocks
-from subopt.profilers.target import LoadedTarget, load_target
+from subopt.profilers.target.activation_checkpointing import recompute_blocks
+from subopt.profilers.target.batches import BatchStream
+from subopt.profilers.target.load import load_target
+from subopt.profilers.target.loaded import LoadedTarget
 
-from ..contradictions import contradictions
 from ..placement import make_accelerator, prepare_batch
+from ..recipe.conflicts import contradictions
 from ..rng import seed_everything
-from ..run_folder.held_bytes import model_bytes
+from ..run_folder.weights import model_bytes
 from ..schema import Recipe
 from .compilation import compiled
 from .device_memory import PeakMemory, told_out_of_memory
 from .evaluation import held_out_loss
-from .planning import less_memory
+from .less_memory import less_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from subopt.profilers.data import BatchStream
+from subopt.profilers.target.batches import BatchStream
 
 from ..rng import seed_everything, set_rng_state
 from ..run_folder.checkpoint import Progress, Restored, load_checkpoint
@@ -16,7 +16,7 @@ from ..run_folder.folder import RunFolder
 from ..run_folder.lock import check_unlocked, locked
 from ..run_folder.result import Result
 from ..schema import Recipe
-from .conclusion import Run, conclude
+from .checkpointing import Keeper
 from .evaluation import held_out_loss
 from .events import (
     Evaluated,
@@ -29,12 +29,12 @@ from .events import (
     Warned,
     ignore,
 )
+from .history import remember
 from .interrupt import Interrupt, interruptible
-from .keeper import Keeper
 from .metrics import MetricsLog
-from .remembered import remember
 from .session import Session, open_session
 from .stepper import Stepper
+from .summary import Run, conclude
 
 _NOT_SETTINGS = {"params", "param_names"}
 

@@ -20,11 +20,11 @@ def compare(
 
     Says what differs in what was asked for, what changed by more than the batches vary, and what that costs.
     """
-    from subopt.profilers.comparison import compare as put_side_by_side
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.compare.compare import compare as put_side_by_side
+    from subopt.profilers.record.profile import Profile
 
-    from ..output import Output, plain
-    from ..render_comparison import comparison_report
+    from ..terminal.comparison import comparison_report
+    from ..terminal.output import Output, plain
 
     output = Output(as_json=as_json)
     found = put_side_by_side(Profile.load(a), Profile.load(b))

@@ -8,11 +8,10 @@ from ._options import Debug, Device, Json
 def doctor(device: Device = None, as_json: Json = False, debug: Debug = False) -> None:
     """Print and check the environment, for a bug report; and how accurate earlier runs' predictions were."""
     from subopt.profilers.device import environment, gpu_status, resolve_device
-    from subopt.profilers.kept_history import kept_history
+    from subopt.profilers.history.accuracy import kept_history
 
-    from ..output import Output
-    from ..render_environment import concerns, environment_facts
-    from ..render_history import history_table
+    from ..terminal.doctor import concerns, environment_facts, history_table
+    from ..terminal.output import Output
 
     output = Output(as_json=as_json)
     found, gpu, kept = environment(resolve_device(device)), gpu_status(), kept_history()

@@ -77,11 +77,11 @@ def export(
 
 
 def _script(recipe_path: Path, framework: Framework, to: Path | None, *, force: bool) -> None:
-    from subopt.recipes.files import load_recipe
+    from subopt.recipes.recipe.load import load_recipe
     from subopt.recipes.run_folder.disk import in_one_step
-    from subopt.recipes.script import left_out, training_script
+    from subopt.recipes.scripts.write import left_out, training_script
 
-    from ..output import Output
+    from ..terminal.output import Output
 
     output = Output()
     recipe = load_recipe(recipe_path)
@@ -107,11 +107,11 @@ def _script(recipe_path: Path, framework: Framework, to: Path | None, *, force: 
 
 
 def _tables(profile: Path, to: Path, file_format: Format, table: list[str] | None) -> None:
-    from subopt.profilers.export import TABLES, save_frames, to_frames
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.export.frames import TABLES, save_frames, to_frames
+    from subopt.profilers.record.profile import Profile
 
-    from ..output import Output
-    from ..render_export import written_tables
+    from ..terminal.export import written_tables
+    from ..terminal.output import Output
 
     output = Output()
     check_can_write(to / "layers.csv")

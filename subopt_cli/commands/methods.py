@@ -11,9 +11,9 @@ from ..errors import UsageError
 from ._options import Debug, Json, parse_rank, split_names
 
 if TYPE_CHECKING:
-    from subopt.profilers.architectures import WeightShape
+    from subopt.profilers.costs.architectures import WeightShape
 
-    from ..output import Output
+    from ..terminal.output import Output
 
 
 class Dtype(str, Enum):
@@ -52,7 +52,7 @@ def methods(
     With --arch, state is counted as the papers' tables do: every number in --dtype, step counters left out.
     With --shape it is counted as subopt keeps it, bases in float32 and counters included.
     """
-    from ..output import Output
+    from ..terminal.output import Output
 
     if shape and arch:
         raise UsageError("--shape and --arch exclude each other", "give one of the two")
@@ -67,7 +67,7 @@ def methods(
 def _show_list(output: Output, names: list[str] | None) -> None:
     from subopt.optimizers import METHODS, get_method
 
-    from ..render_methods import method_list
+    from ..terminal.methods import method_list
 
     records = [get_method(name) for name in names] if names else list(METHODS.values())
     keys = ("name", "summary", "paper", "section", "state_formula", "fallback")
@@ -82,7 +82,7 @@ def _show_list(output: Output, names: list[str] | None) -> None:
 def _weights(shape: str | None, arch: str | None, dtype: Dtype) -> list[WeightShape]:
     import torch
 
-    from subopt.profilers.architectures import WeightShape, llama_shapes
+    from subopt.profilers.costs.architectures import WeightShape, llama_shapes
 
     stored = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype.value]
     if arch:
@@ -105,10 +105,10 @@ def _show_costs(
     tokens: int | None,
 ) -> None:
     from subopt.optimizers import METHODS
-    from subopt.profilers.costs import PUBLISHED_TABLE_REMARKS, method_costs
+    from subopt.profilers.costs.formula import PUBLISHED_TABLE_REMARKS, method_costs
 
-    from ..render_methods import method_legend, method_table, missing_extras
-    from ..render_text import facts, section
+    from ..terminal.methods import method_legend, method_table, missing_extras
+    from ..text import facts, section
 
     is_model = len(weights) > 1
     if names is None:

@@ -25,9 +25,9 @@ from ._options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from subopt.profilers.schema import Files, Profile, Settings
+    from subopt.profilers.record.profile import Files, Profile, Settings
 
-    from ..output import Output
+    from ..terminal.output import Output
 
 EXIT_INTERRUPTED = 130
 
@@ -140,7 +140,7 @@ def profile(
     from subopt.profilers.device import resolve_device
     from subopt.profilers.effort import EFFORTS
 
-    from ..output import Output
+    from ..terminal.output import Output
 
     output = Output(as_json=as_json)
     check_can_write(to)
@@ -184,10 +184,10 @@ def _measured(
 ) -> Profile:
     """Load the model and its batches, and measure them while the stages are shown."""
     from subopt.profilers.profile import run_profile
-    from subopt.profilers.target import load_target
+    from subopt.profilers.target.load import load_target
 
-    from ..progress import StageProgress
-    from ..render_preflight import preflight_report
+    from ..terminal.progress import StageProgress
+    from ..terminal.training import preflight_report
 
     with output.guarded_stdout():
         loaded = load_target(target, pairs, inputs=inputs)
@@ -221,7 +221,7 @@ def _settings(**values: Any) -> Settings:
     """
     from pydantic import ValidationError
 
-    from subopt.profilers.schema import Settings
+    from subopt.profilers.record.profile import Settings
 
     try:
         return Settings(**values)
@@ -241,7 +241,7 @@ def _files(
     """
     from pydantic import ValidationError
 
-    from subopt.profilers.schema import Files
+    from subopt.profilers.record.profile import Files
 
     given = {name: value for name, value in options.items() if value is not None}
     if not data:
@@ -275,7 +275,7 @@ def split_pairs(words: list[str]) -> dict[str, str]:
 def _report(found: Profile) -> list[RenderableType]:
     from subopt.recipes.plan.budget import read_budget
 
-    from ..render_profile import profile_report
+    from ..terminal.profile import profile_report
 
     gpu = found.environment.gpu
     memory_bytes = found.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)

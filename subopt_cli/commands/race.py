@@ -19,10 +19,10 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from subopt.profilers.schema import Race
+    from subopt.profilers.record.profile import Race
     from subopt.recipes.race.source import RaceSource
 
-    from ..output import Output
+    from ..terminal.output import Output
 
 RUNS = Path("runs")
 
@@ -70,9 +70,9 @@ def race(
     """
     from subopt.recipes.race.race import race as run
 
-    from ..output import Output, plain
-    from ..progress_race import RaceProgress
-    from ..render_race import race_report
+    from ..terminal.output import Output, plain
+    from ..terminal.progress_race import RaceProgress
+    from ..terminal.race import race_report
 
     output = Output(as_json=as_json)
     joins = recipe_or_profile if is_profile(recipe_or_profile) else profile
@@ -110,9 +110,9 @@ def is_profile(path: Path) -> bool:
 
 
 def _source(path: Path, profile: Path | None, gpu_mem: str | None) -> RaceSource:
-    from subopt.profilers.schema import Profile
-    from subopt.recipes.files import load_recipe
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.race.source import RaceSource, source_of_profile
+    from subopt.recipes.recipe.load import load_recipe
 
     if profile is None and gpu_mem is not None:
         raise UsageError(
@@ -128,7 +128,7 @@ def _source(path: Path, profile: Path | None, gpu_mem: str | None) -> RaceSource
 
 def _join(path: Path, race: Race, output: Output) -> None:
     """Put the race into the profile as it is now: another command may have written it meanwhile."""
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.race.joining import joined
 
     profile = joined(Profile.load(path), race)

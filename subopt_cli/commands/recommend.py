@@ -114,13 +114,13 @@ def recommend(
 
     Ranks all methods, by what the papers report and by what was measured on this model, and says why.
     """
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.advisor import recommend as advise
     from subopt.recipes.advice.advisor import to_recipe
-    from subopt.recipes.files import dump_recipe
     from subopt.recipes.plan.solving import Request
+    from subopt.recipes.recipe.load import dump_recipe
 
-    from ..output import Output, plain
+    from ..terminal.output import Output, plain
 
     output = Output(as_json=as_json)
     check_can_write(to)
@@ -152,8 +152,7 @@ def recommend(
 def _report(
     advice: Advice, gpu_mem: str, *, explain: bool, everything: bool
 ) -> list[RenderableType]:
-    from ..render_advice import advice_report
-    from ..render_mixed import mixed_section
+    from ..terminal.advice import advice_report, mixed_section
 
     budget_line = describe_budget(gpu_mem, advice.budget)
     report = advice_report(advice, budget_line, explain=explain, everything=everything)

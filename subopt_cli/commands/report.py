@@ -28,11 +28,11 @@ def report(
 
     PROFILE is .subopt/profile.json by default.
     """
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.plan.budget import read_budget
 
-    from ..output import Output
     from ..report import MARK, render
+    from ..terminal.output import Output
 
     check_can_write(to)
     if not force:

@@ -21,10 +21,10 @@ def schema(
     """Print the JSON Schema of profile.json or recipe.yaml."""
     from pydantic import BaseModel
 
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.schema import Recipe
 
-    from ..output import Output
+    from ..terminal.output import Output
 
     record: type[BaseModel] = Profile if which is Format.profile else Recipe
     Output(as_json=True).document(record.model_json_schema())

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from subopt.recipes.schema import Recipe
-    from subopt.recipes.tracking.trackers import Tracker
+    from subopt.recipes.tracking.tracker import Tracker
     from subopt.recipes.training.events import OnEvent
 
-    from ..output import Output
+    from ..terminal.output import Output
 
 RUNS = Path("runs")
 
@@ -90,13 +90,13 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model from a recipe."""
-    from subopt.recipes.bundled import open_recipe, require_model
-    from subopt.recipes.files import apply_overrides
+    from subopt.recipes.recipe.bundled import open_recipe, require_model
+    from subopt.recipes.recipe.load import apply_overrides
     from subopt.recipes.tracking.trackers import make_trackers, parse_trackers
     from subopt.recipes.training.trainer import plan
 
-    from ..output import Output
-    from ..render_training import plan_facts
+    from ..terminal.output import Output
+    from ..terminal.training import plan_facts
 
     output = Output()
     if listed:
@@ -129,8 +129,8 @@ def _run(output: Output, recipe: Recipe, asked: Asked, trackers: Sequence[Tracke
     from subopt.recipes.training.interrupt import Ended
     from subopt.recipes.training.trainer import train as run
 
-    from ..progress import TrainingProgress
-    from ..render_training import result_report
+    from ..terminal.progress import TrainingProgress
+    from ..terminal.training import result_report
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(output.guarded_stdout())
@@ -151,9 +151,9 @@ def _run(output: Output, recipe: Recipe, asked: Asked, trackers: Sequence[Tracke
 
 def _show_bundled(output: Output, name: str | None) -> None:
     """Print the table of bundled recipes, or one recipe's file as it is."""
-    from subopt.recipes.bundled import PREFIX, bundled_names, load_bundled
+    from subopt.recipes.recipe.bundled import PREFIX, bundled_names, load_bundled
 
-    from ..render_bundled import bundled_list
+    from ..terminal.bundled import bundled_list
 
     if name is None:
         output.show(bundled_list([load_bundled(each) for each in bundled_names()]))

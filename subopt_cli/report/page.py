@@ -22,7 +22,7 @@ from .parts import Chart, Section
 from .sections import sections_of
 
 if TYPE_CHECKING:
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.record.profile import Profile
 
 MARK = '<meta name="generator" content="subopt report">'  # by which a file is known to be a report
 _LEFT_OUT = "left-out"

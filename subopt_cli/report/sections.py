@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .charts_diagonality import agreement_charts, diagonality_charts, off_diagonal_charts
-from .charts_memory import memory_charts
-from .charts_race import race_parts
-from .charts_spectra import heat_map, spectra_charts
-from .charts_structure import activation_charts, block_charts
-from .charts_subspace import life_charts, life_tables, noise_charts
-from .charts_time import decomposition_charts, step_charts
+from .charts.diagonality import agreement_charts, diagonality_charts, off_diagonal_charts
+from .charts.memory import memory_charts
+from .charts.race import race_parts
+from .charts.spectra import heat_map, spectra_charts
+from .charts.structure import activation_charts, block_charts
+from .charts.subspace import life_charts, life_tables, noise_charts
+from .charts.time import decomposition_charts, step_charts
 from .glossary import DEFINITIONS
 from .parts import Glossary, Part, Section
 from .summary import environment_parts, summary_parts
-from .tables import (
-    decomposition_tables,
-    memory_tables,
-    method_tables,
-    parameter_table,
-    spent_table,
-)
+from .tables import decomposition_tables, memory_tables, method_tables, parameter_table, spent_table
 
 if TYPE_CHECKING:
-    from subopt.profilers.schema import Profile
+    from subopt.profilers.record.profile import Profile
 
 
 def sections_of(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from subopt.recipes.advice.calibrated import calibration_sentences
 
-from ..readings import (
+from ..findings.common import (
     batches_seen,
     cost_of,
     decomposed_and_followed,
@@ -19,15 +19,15 @@ from ..readings import (
     median_of,
     needed_share,
 )
-from ..readings_subspaces import typical_lives
-from ..render_methods import fits_text
-from ..render_sentences import sentences
-from ..render_text import count, percent, plural, shape_text
+from ..findings.sentences import sentences
+from ..findings.subspaces import typical_lives
+from ..terminal.methods import fits_text
+from ..text import count, percent, plural, shape_text
 from ..units import format_bytes, format_ms
 from .parts import Facts, Paragraph, Part, Sentences, Tile, Tiles
 
 if TYPE_CHECKING:
-    from subopt.profilers.schema import Layer, Profile, Ratio
+    from subopt.profilers.record.profile import Layer, Profile, Ratio
 
 
 def summary_parts(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from ..render_methods import fits_text, signed_bytes, signed_ms
-from ..render_text import count, percent, plural, shape_text
+from ..terminal.methods import fits_text, signed_bytes, signed_ms
+from ..text import count, percent, plural, shape_text
 from ..units import format_bytes, format_ms
 from .parts import Cell, Column, Table
 
 if TYPE_CHECKING:
-    from subopt.profilers.schema import MethodCost, Profile
+    from subopt.profilers.record.profile import MethodCost, Profile
 
 DASH = Cell("-")
 _METHOD_COLUMNS = (

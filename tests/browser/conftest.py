@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from subopt.profilers.schema import Profile
+from subopt.profilers.record.profile import Profile
 from subopt.report import render
 
 HEIGHTS = {390: 844, 1920: 1080}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from subopt.app import main
-from subopt.profilers.schema import (
+from subopt.profilers.record.profile import (
     Decomposition,
     Diagonality,
     Environment,

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from subopt.optimizers import Method
-from subopt.profilers.architectures import WeightShape
-from subopt.profilers.costs import options_for, state_bytes, weight_bytes_saved
-from subopt.profilers.schema import (
+from subopt.optimizers.methods.method import options_for
+from subopt.profilers.costs.architectures import WeightShape
+from subopt.profilers.costs.formula import state_bytes, weight_bytes_saved
+from subopt.profilers.record.profile import (
     BatchPoint,
     Category,
     Content,

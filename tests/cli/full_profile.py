@@ -7,10 +7,10 @@ import math
 from random import Random
 
 from subopt.optimizers import METHODS, matrix_shape
-from subopt.profilers.architectures import WeightShape
-from subopt.profilers.cost_record import Ratios
-from subopt.profilers.data_record import Files
-from subopt.profilers.schema import (
+from subopt.profilers.costs.architectures import WeightShape
+from subopt.profilers.record.cost import Ratios
+from subopt.profilers.record.data import Files
+from subopt.profilers.record.profile import (
     Activations,
     Agreement,
     Blocks,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subopt.profilers.schema import Contestant, CurvePoint, LeftOut, Race, Trial
+from subopt.profilers.record.profile import Contestant, CurvePoint, LeftOut, Race, Trial
 
 
 def made_up_race() -> Race:

@@ -9,10 +9,10 @@ from statistics import median
 import pytest
 from rich.console import Console
 
-from subopt.profilers.comparison import compare
-from subopt.profilers.schema import Spread
-from subopt.render_comparison import comparison_report
-from subopt.render_comparison_sentences import comparison_sentences
+from subopt.findings.comparison_sentences import comparison_sentences
+from subopt.profilers.compare.compare import compare
+from subopt.profilers.record.profile import Spread
+from subopt.terminal.comparison import comparison_report
 
 from .full_profile import full_profile
 

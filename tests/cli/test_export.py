@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from subopt.errors import UsageError
-from subopt.profilers.export import FORMULA_STARTS, TABLES, harmless, save_frames, to_frames
+from subopt.profilers.export.frames import FORMULA_STARTS, TABLES, harmless, save_frames, to_frames
 
 from .full_profile import full_profile
 

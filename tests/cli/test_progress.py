@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from subopt.output import Output
 from subopt.profilers.profile import Progress
-from subopt.profilers.schema import Environment, Gpu
-from subopt.progress import StageProgress, TrainingProgress
+from subopt.profilers.record.profile import Environment, Gpu
 from subopt.recipes.training import events
-from subopt.render_environment import concerns
+from subopt.terminal.doctor import concerns
+from subopt.terminal.output import Output
+from subopt.terminal.progress import StageProgress, TrainingProgress
 
 
 def stepped(step: int) -> events.Stepped:

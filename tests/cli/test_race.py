@@ -8,15 +8,15 @@ import json
 import pytest
 from rich.console import Console
 
-from subopt.profilers.schema import Profile, Race
-from subopt.profilers.target import load_target
+from subopt.findings.race_sentences import race_sentences
+from subopt.profilers.record.profile import Profile, Race
+from subopt.profilers.target.load import load_target
 from subopt.recipes.race import race as race_module
 from subopt.recipes.race import running
 from subopt.recipes.race.joining import joined
-from subopt.recipes.race.pace import Pace
-from subopt.render_race import race_report
-from subopt.render_race_sentences import race_sentences
-from subopt.report.charts_race import race_parts
+from subopt.recipes.race.step_time import Pace
+from subopt.report.charts.race import race_parts
+from subopt.terminal.race import race_report
 
 from .full_race import made_up_race
 

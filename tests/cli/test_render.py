@@ -10,29 +10,30 @@ from statistics import median
 import pytest
 from rich.console import Console
 
-from subopt.optimizers import METHODS, low_bit
-from subopt.readings import kept_share, measured_layers, short_side
+from subopt.findings.common import kept_share, measured_layers, short_side
+from subopt.findings.sentences import sentences
+from subopt.optimizers import METHODS
+from subopt.optimizers.state import low_bit
 from subopt.recipes.advice.advisor import recommend
 from subopt.recipes.run_folder.result import Figures, Result
 from subopt.recipes.training.events import Evaluated, Plan, Stepped
-from subopt.render_advice import SHOWN, advice_report
-from subopt.render_blocks import block_table
-from subopt.render_decompositions import decomposition_tables, spike_table
-from subopt.render_layers import layer_table
-from subopt.render_memory import METHODS_SHOWN, memory_tables
-from subopt.render_methods import fits_text, method_legend, method_list, method_table
-from subopt.render_profile import profile_report, spent_text
-from subopt.render_sentences import sentences
-from subopt.render_subspaces import subspace_tables
-from subopt.render_table import Column, FittingTable, columns_that_fit, shorten
-from subopt.render_text import count, percent, ratio, times
-from subopt.render_training import (
+from subopt.terminal.advice import SHOWN, advice_report
+from subopt.terminal.blocks import block_table
+from subopt.terminal.decompositions import decomposition_tables, spike_table
+from subopt.terminal.layers import layer_table
+from subopt.terminal.memory import METHODS_SHOWN, memory_tables
+from subopt.terminal.methods import fits_text, method_legend, method_list, method_table
+from subopt.terminal.profile import profile_report, spent_text
+from subopt.terminal.subspaces import subspace_tables
+from subopt.terminal.table import Column, FittingTable, columns_that_fit, shorten
+from subopt.terminal.training import (
     evaluation_line,
     plan_facts,
     relative_text,
     result_report,
     step_line,
 )
+from subopt.text import count, percent, ratio, times
 from subopt.units import format_bytes, format_ms
 
 from ..recipes.advice_profile import contestant, race

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from subopt.errors import UsageError
+from subopt.findings.sentences import sentences
 from subopt.optimizers import METHODS
-from subopt.profilers.schema import Profile, Record
-from subopt.render_sentences import sentences
+from subopt.profilers.record.profile import Profile, Record
 from subopt.report import MARK, render
 
 from .full_profile import full_profile

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from subopt.profilers.schema import Content, Ratio
-from subopt.readings import measured_layers, role
-from subopt.readings_rotation import gain, gain_of, verdict, whole_roles
-from subopt.readings_subspaces import typical_life
-from subopt.render_sentences import sentences
+from subopt.findings.common import measured_layers, role
+from subopt.findings.rotation import gain, gain_of, verdict, whole_roles
+from subopt.findings.sentences import sentences
+from subopt.findings.subspaces import typical_life
+from subopt.profilers.record.profile import Content, Ratio
 
 from .full_profile import full_profile
 

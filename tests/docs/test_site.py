@@ -15,7 +15,7 @@ from subopt.app import app
 from subopt.errors import SuboptError
 from subopt.optimizers import METHODS
 from subopt.optimizers.options import OPTIONS
-from subopt.recipes.files import parse_recipe
+from subopt.recipes.recipe.load import parse_recipe
 from subopt.recipes.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]

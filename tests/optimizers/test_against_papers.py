@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from subopt.optimizers import METHODS, Composed
-from subopt.optimizers.decompositions import canonical_signs, left_basis
+from subopt.optimizers.bases.decompositions import canonical_signs, left_basis
 
 _spec = importlib.util.spec_from_file_location(
     "reference_updates", Path(__file__).parents[1] / "reference" / "updates.py"

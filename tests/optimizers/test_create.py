@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, create, get_method, low_bit, stored_bytes, treatments
+from subopt.optimizers import METHODS, create, get_method, stored_bytes, treatments
+from subopt.optimizers.state import low_bit
 
 
 class Model(nn.Module):

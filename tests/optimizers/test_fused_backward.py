@@ -6,7 +6,7 @@ from torch import nn
 
 from subopt.errors import OptionError, PreflightError
 from subopt.optimizers import METHODS, FusedBackward, create
-from subopt.optimizers.storage_tracker import StorageTracker
+from subopt.optimizers.state.storage_tracker import StorageTracker
 
 TAKEN = [name for name, method in METHODS.items() if "needs_closure" not in method.capabilities]
 CASES = [(name, options) for name in TAKEN for options in METHODS[name].test_inputs]

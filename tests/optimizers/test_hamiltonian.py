@@ -22,8 +22,8 @@ import pytest
 import torch
 
 from subopt.optimizers import METHODS, Composed
-from subopt.optimizers.moments import MOMENTS
-from subopt.optimizers.online_pca import OnlinePCA, orthonormalised
+from subopt.optimizers.bases.online_pca import OnlinePCA, orthonormalised
+from subopt.optimizers.updates.elementwise import MOMENTS
 
 M, N, RANK = 5, 8, 3
 A, B, MIX, EPS = 2.0, 1.0, 0.1, 0.1

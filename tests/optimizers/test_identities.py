@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from subopt.optimizers import METHODS, Composed
-from subopt.optimizers.moments import MOMENTS
-from subopt.optimizers.online_pca import orthonormalised, pca_gradient
-from subopt.optimizers.slots import transport
+from subopt.optimizers.bases.online_pca import orthonormalised, pca_gradient
+from subopt.optimizers.state.layout import transport
+from subopt.optimizers.updates.elementwise import MOMENTS
 
 
 def run(parameters, make, steps=12, seed=0):
@@ -57,9 +57,10 @@ def test_identity_bases_give_the_unrotated_parent(basis, moments, monkeypatch):
     def eye(shape):
         return torch.eye(shape, dtype=torch.float64)
 
-    monkeypatch.setattr("subopt.optimizers.periodic.left_basis", lambda G, rank: eye(len(G)))
+    monkeypatch.setattr("subopt.optimizers.bases.periodic.left_basis", lambda G, rank: eye(len(G)))
     monkeypatch.setattr(
-        "subopt.optimizers.periodic.two_sided_bases", lambda G, rank: (eye(len(G)), eye(G.shape[1]))
+        "subopt.optimizers.bases.periodic.two_sided_bases",
+        lambda G, rank: (eye(len(G)), eye(G.shape[1])),
     )
     rotated = run(starts(), lambda p: Composed(p, 1e-2, basis=basis, moments=moments, period=3))
     plain = run(starts(), lambda p: Composed(p, 1e-2, moments=moments))
@@ -68,15 +69,15 @@ def test_identity_bases_give_the_unrotated_parent(basis, moments, monkeypatch):
 
 
 def test_every_elementwise_step_commutes_with_the_sign_of_a_basis_vector(monkeypatch):
-    from subopt.optimizers import decompositions
+    from subopt.optimizers.bases import decompositions
 
     def flipped(G, rank=None):
         return -decompositions.left_basis(G, rank)
 
     options = METHODS["adadiag"].resolve({"period": 3})
     plain = run(starts(), lambda p: Composed(p, 1e-2, **options))
-    monkeypatch.setattr("subopt.optimizers.periodic.left_basis", flipped)
-    monkeypatch.setattr("subopt.optimizers.periodic.canonical_signs", lambda P: P)
+    monkeypatch.setattr("subopt.optimizers.bases.periodic.left_basis", flipped)
+    monkeypatch.setattr("subopt.optimizers.bases.periodic.canonical_signs", lambda P: P)
     for left, right in zip(
         plain, run(starts(), lambda p: Composed(p, 1e-2, **options)), strict=True
     ):

@@ -6,7 +6,7 @@ import pytest
 
 from subopt.profilers.effort import EFFORTS
 from subopt.profilers.method_table import BASELINE, MethodTable
-from subopt.profilers.schema import MethodCost, Peak, PhasePeaks
+from subopt.profilers.record.profile import MethodCost, Peak, PhasePeaks
 
 
 @pytest.mark.parametrize(("passes_s", "budget_s"), [(0.5, 15.0), (20.0, 20.0), (900.0, 30.0)])

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from subopt.optimizers import create, get_method, stored_bytes
-from subopt.profilers import decompositions
 from subopt.profilers.profile import run_profile
-from subopt.profilers.schema import Profile, Settings
-from subopt.profilers.target import load_target
+from subopt.profilers.record.profile import Profile, Settings
+from subopt.profilers.target.load import load_target
+from subopt.profilers.timing import decompositions
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SPEC = importlib.util.spec_from_file_location("known_answers", ASSETS / "known_answers.py")

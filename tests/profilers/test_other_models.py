@@ -9,10 +9,10 @@ import torch
 
 from subopt.errors import PreflightError
 from subopt.optimizers import create, treatments
-from subopt.profilers import decompositions
 from subopt.profilers.profile import run_profile
-from subopt.profilers.schema import Settings
-from subopt.profilers.target import load_target
+from subopt.profilers.record.profile import Settings
+from subopt.profilers.target.load import load_target
+from subopt.profilers.timing import decompositions
 
 MODELS = Path(__file__).parent.parent / "assets/other_models"
 METHODS = ["adamw", "galore", "adadiag"]

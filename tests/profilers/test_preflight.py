@@ -7,7 +7,7 @@ import torch
 
 from subopt.errors import PreflightError, UserCodeError
 from subopt.profilers.preflight import preflight
-from subopt.profilers.target import load_target
+from subopt.profilers.target.load import load_target
 
 HEAD = "import torch\nfrom torch import nn\n"
 BODY = HEAD + "def build_model():\n    return {model}\ndef loss(model, batch):\n    return {loss}\n"

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from subopt.errors import PreflightError, UserCodeError
-from subopt.optimizers import METHODS, low_bit
-from subopt.profilers import basis_time, clock, decompositions
+from subopt.optimizers import METHODS
+from subopt.optimizers.state import low_bit
 from subopt.profilers import profile as module
+from subopt.profilers.gradients import basis_cost as basis_time
 from subopt.profilers.profile import run_profile
-from subopt.profilers.schema import Profile, Settings
-from subopt.profilers.target import load_target
+from subopt.profilers.record.profile import Profile, Settings
+from subopt.profilers.target.load import load_target
+from subopt.profilers.timing import clock, decompositions
 
 MODEL = """
 import torch

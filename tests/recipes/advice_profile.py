@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subopt.profilers.schema import (
+from subopt.profilers.record.profile import (
     Agreement,
     Contestant,
     Diagonality,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from subopt.recipes.files import parse_recipe
+from subopt.recipes.recipe.load import parse_recipe
 
 MODEL = """
 import torch

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 torch.set_num_threads(1)
 
-from subopt.recipes.files import load_recipe  # noqa: E402
+from subopt.recipes.recipe.load import load_recipe  # noqa: E402
 from subopt.recipes.training.events import Started  # noqa: E402
 from subopt.recipes.training.trainer import train  # noqa: E402
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from subopt.profilers.architectures import llama_shapes
-from subopt.profilers.costs import method_costs
-from subopt.profilers.schema import (
+from subopt.profilers.costs.architectures import llama_shapes
+from subopt.profilers.costs.formula import method_costs
+from subopt.profilers.record.profile import (
     BatchPoint,
     Environment,
     Layer,

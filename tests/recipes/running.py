@@ -5,7 +5,7 @@ import signal
 import torch
 from safetensors.torch import load_file
 
-from subopt.recipes.files import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import apply_overrides, load_recipe
 from subopt.recipes.training import events
 from subopt.recipes.training.trainer import train
 

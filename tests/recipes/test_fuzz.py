@@ -17,17 +17,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from subopt.errors import SuboptError
-from subopt.profilers import history
-from subopt.profilers.race_record import Trial
-from subopt.profilers.schema import Profile
-from subopt.recipes.files import dump_recipe, load_recipe, parse_recipe
+from subopt.profilers.history import runs as history
+from subopt.profilers.record.profile import Profile
+from subopt.profilers.record.race import Trial
 from subopt.recipes.race.folder import Entry, Plan, RaceFolder
+from subopt.recipes.recipe.load import dump_recipe, load_recipe, parse_recipe
 from subopt.recipes.run_folder import checkpoint
 from subopt.recipes.run_folder.result import Figures, Result
 from subopt.recipes.training.metrics import median_step_ms, read_metrics
 
 from ..cli.full_profile import full_profile
-from ..profilers.test_history import run_of
+from ..profilers.history.test_runs import run_of
 
 EXAMPLES = int(os.environ.get("SUBOPT_FUZZ", "60"))
 

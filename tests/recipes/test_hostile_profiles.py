@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from subopt.profilers.history import history_file
-from subopt.profilers.schema import Profile
+from subopt.profilers.history.runs import history_file
+from subopt.profilers.record.profile import Profile
 
 from ..cli.full_profile import full_profile
 from .hostile import check_no_canary, check_refused, ends

@@ -107,8 +107,8 @@ WITHOUT: dict[str, str] = {
     "test_fused_error_on_params_on_meta": _ONE_IMPLEMENTATION
     + "; fake tensors are in tests/optimizers/test_contract.py",
     "test_fused_large_tensor": _ONE_IMPLEMENTATION,
-    "test_cpu_load_state_dict": "needs CUDA; in tests/optimizers/test_state.py by the meta device",
-    "test_state_dict_with_cuda_params": "needs CUDA; in tests/optimizers/test_state.py by the meta device",
+    "test_cpu_load_state_dict": "needs CUDA; in tests/optimizers/state/test_state.py by the meta device",
+    "test_state_dict_with_cuda_params": "needs CUDA; in tests/optimizers/state/test_state.py by the meta device",
     "test_forloop_goes_right_direction_multigpu": "needs two GPUs",
     "test_second_order_optims_return_consistent_types": "about LBFGS; what `step` returns is in `test_closures`",
     "test_adamw_serialization": "about torch's AdamW being a subclass of its Adam",
@@ -119,5 +119,5 @@ BESIDE = """\
 `differentiable` (the class `TestDifferentiableOptimizer`) and `capturable` (an input of many tests) are refused, see
 `test_errors`: steps run under `no_grad`, and step counts live on the CPU. Compiled steps are not tested. Tested
 elsewhere: parameters of every shape and dtype, predicted against real state bytes, and a checkpoint that resumes bit
-for bit across a refresh (tests/optimizers/test_state.py); non-finite gradients, `GradScaler` and fake tensors
-(tests/optimizers/test_contract.py); the memory of low-rank layers (tests/optimizers/test_dlrt_memory.py)."""
+for bit across a refresh (tests/optimizers/state/test_state.py); non-finite gradients, `GradScaler` and fake tensors
+(tests/optimizers/test_contract.py); the memory of low-rank layers (tests/optimizers/low_rank/test_memory.py)."""

@@ -19,8 +19,9 @@ from torch.testing._internal.common_optimizers import (
 )
 
 from subopt.errors import OptionError
-from subopt.optimizers import Composed, low_bit
-from subopt.optimizers.table import Method
+from subopt.optimizers import Composed
+from subopt.optimizers.methods.method import Method
+from subopt.optimizers.state import low_bit
 
 from .catalogue import DRIVEN, identifier
 from .problems import SHAPES

@@ -14,14 +14,7 @@ from torch.testing._internal.common_optimizers import optims
 from torch.testing._internal.common_utils import TestCase
 
 from .infos import INFOS, inputs, shapes
-from .problems import (
-    advance,
-    assert_same,
-    closure_of,
-    copies,
-    least_squares,
-    parameters,
-)
+from .problems import advance, assert_same, closure_of, copies, least_squares, parameters
 
 
 class TestHooksAndCopies(TestCase):

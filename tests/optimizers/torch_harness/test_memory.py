@@ -6,7 +6,7 @@ from torch.testing._internal.common_device_type import instantiate_device_type_t
 from torch.testing._internal.common_optimizers import optims
 from torch.testing._internal.common_utils import TestCase
 
-from subopt.optimizers.storage_tracker import StorageTracker
+from subopt.optimizers.state.storage_tracker import StorageTracker
 
 from .infos import BY_IDENTIFIER, INFOS, inputs, is_low_bit, shapes
 from .problems import advance, parameters, set_gradients

@@ -12,7 +12,7 @@ from torch.testing._internal.common_device_type import instantiate_device_type_t
 from torch.testing._internal.common_optimizers import optims
 from torch.testing._internal.common_utils import TestCase
 
-from subopt.optimizers import low_bit
+from subopt.optimizers.state import low_bit
 
 from .infos import INFOS, inputs, is_low_bit, shapes
 from .problems import advance, assert_same, copies, parameters

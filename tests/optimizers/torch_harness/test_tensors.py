@@ -9,12 +9,7 @@ from torch.testing._internal.common_optimizers import optims
 from torch.testing._internal.common_utils import TestCase
 
 from .infos import INFOS, smooth
-from .problems import (
-    advance,
-    assert_same,
-    parameters,
-    set_gradients,
-)
+from .problems import advance, assert_same, parameters, set_gradients
 
 
 class TestTensors(TestCase):

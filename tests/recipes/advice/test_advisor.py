@@ -12,27 +12,22 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from subopt.errors import OptionError, UsageError
-from subopt.optimizers import METHODS, low_bit
-from subopt.profilers.architectures import WeightShape, llama_shapes
-from subopt.profilers.costs import method_costs
-from subopt.profilers.schema import (
-    Layer,
-    Memory,
-    Profile,
-    Settings,
-    Target,
-)
+from subopt.optimizers import METHODS
+from subopt.optimizers.state import low_bit
+from subopt.profilers.costs.architectures import WeightShape, llama_shapes
+from subopt.profilers.costs.formula import method_costs
+from subopt.profilers.record.profile import Layer, Memory, Profile, Settings, Target
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.advice.proposal import profile_sha256, relative_target
 from subopt.recipes.evidence.published import load_evidence, published, published_lr
 from subopt.recipes.evidence.traits import model_kind, trainable_parameters
-from subopt.recipes.files import dump_recipe, parse_recipe
 from subopt.recipes.plan import method_options
 from subopt.recipes.plan.budget import Fit, read_budget
 from subopt.recipes.plan.passes import Way
 from subopt.recipes.plan.peaks import peak_at
 from subopt.recipes.plan.solving import Request
 from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING, PUBLISHED_ERROR, WORTH_A_CHANGE
+from subopt.recipes.recipe.load import dump_recipe, parse_recipe
 from subopt.units import format_bytes
 
 from ..llama_profile import ENVIRONMENT, GIB, MIB, layers, peak_of, weight_bytes

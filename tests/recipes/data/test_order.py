@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from subopt.profilers.data import BatchStream
-from subopt.profilers.target import load_target
+from subopt.profilers.target.batches import BatchStream
+from subopt.profilers.target.load import load_target
 from subopt.recipes.data import windows, with_files
 from subopt.recipes.data.corpus import open_corpus
 from subopt.recipes.data.tokenizer import ByteTokenizer

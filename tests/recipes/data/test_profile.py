@@ -8,8 +8,8 @@ import pytest
 from subopt.app import main
 from subopt.errors import PreflightError
 from subopt.optimizers import METHODS
-from subopt.profilers.schema import Profile
-from subopt.recipes.files import load_recipe
+from subopt.profilers.record.profile import Profile
+from subopt.recipes.recipe.load import load_recipe
 
 from .test_order import MODEL
 from .test_source import LLAMA

@@ -8,8 +8,8 @@ import pytest
 
 from subopt.errors import FileFormatError, UsageError
 from subopt.recipes.data.paths import absolute, expand, moved, relative
-from subopt.recipes.files import apply_overrides, parse_recipe
-from subopt.recipes.writer import dump_recipe
+from subopt.recipes.recipe.load import apply_overrides, parse_recipe
+from subopt.recipes.recipe.write import dump_recipe
 
 RECIPE = """
 model: {target: model.py}

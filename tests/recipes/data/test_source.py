@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from subopt.errors import PreflightError
-from subopt.profilers.data import BatchStream
-from subopt.profilers.target import load_target
+from subopt.profilers.target.batches import BatchStream
+from subopt.profilers.target.load import load_target
 from subopt.recipes.data import with_files
 
 from .conftest import files_of

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from subopt.errors import FileFormatError, UsageError
 from subopt.recipes.data import windows
-from subopt.recipes.files import load_recipe
+from subopt.recipes.recipe.load import load_recipe
 from subopt.recipes.training import events
 from subopt.recipes.training.trainer import train
 

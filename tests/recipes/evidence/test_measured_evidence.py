@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subopt.optimizers import METHODS
-from subopt.profilers.schema import Blocks
+from subopt.profilers.record.profile import Blocks
 from subopt.recipes.evidence.layer_reading import mean_over, read_layer
 from subopt.recipes.evidence.measured import (
     AGREEMENT_WORTH,

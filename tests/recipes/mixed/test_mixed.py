@@ -12,22 +12,22 @@ from typer.testing import CliRunner
 
 from subopt.app import app
 from subopt.optimizers import create, get_method, treatments
-from subopt.profilers.costs import method_costs, weights_of
-from subopt.profilers.schema import Layer
+from subopt.profilers.costs.formula import method_costs, weights_of
+from subopt.profilers.record.profile import Layer
 from subopt.recipes.advice.advisor import recommend, to_recipe
-from subopt.recipes.files import dump_recipe, parse_recipe
 from subopt.recipes.mixed import choose as mixed_module
 from subopt.recipes.mixed.choices import matrices, measured_candidates
 from subopt.recipes.mixed.choose import choose_mixed, leanest_bytes
 from subopt.recipes.mixed.groups import WORTH_A_SPLIT, group_choices, like_layers
-from subopt.recipes.mixed.layer_patterns import patterns_for, role_of
+from subopt.recipes.mixed.name_patterns import patterns_for, role_of
 from subopt.recipes.mixed.problem import problem_of
 from subopt.recipes.mixed.sentences import mixed_sentences
 from subopt.recipes.plan.solving import Request
 from subopt.recipes.ranking.planned import asked_plans
 from subopt.recipes.ranking.rule import WORTH_A_CHANGE
-from subopt.recipes.run_folder.held_bytes import actual_state_bytes
-from subopt.render_mixed import mixed_section
+from subopt.recipes.recipe.load import dump_recipe, parse_recipe
+from subopt.recipes.run_folder.weights import actual_state_bytes
+from subopt.terminal.advice import mixed_section
 
 from .. import advice_profile as build
 

@@ -6,8 +6,8 @@ import pytest
 
 from subopt.errors import UsageError
 from subopt.profilers.profile import run_profile
-from subopt.profilers.schema import Calibration, Ratios, Settings
-from subopt.profilers.target import load_target
+from subopt.profilers.record.profile import Calibration, Ratios, Settings
+from subopt.profilers.target.load import load_target
 from subopt.recipes.plan.budget import Fit
 from subopt.recipes.plan.passes import Way
 from subopt.recipes.plan.peaks import peak_at

@@ -8,19 +8,16 @@ from pathlib import Path
 import pytest
 
 from subopt.errors import DoesNotFitError, UsageError
-from subopt.profilers.costs import method_costs
-from subopt.profilers.schema import (
-    Contestant,
-    Race,
-)
+from subopt.profilers.costs.formula import method_costs
+from subopt.profilers.record.profile import Contestant, Race
 from subopt.recipes.advice.advisor import recommend, to_recipe
-from subopt.recipes.files import dump_recipe, parse_recipe
 from subopt.recipes.plan.method_options import with_options
 from subopt.recipes.plan.passes import Way
 from subopt.recipes.plan.peaks import peak_at
 from subopt.recipes.plan.solving import Request, solve
 from subopt.recipes.ranking.planned import solved_plans
 from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING
+from subopt.recipes.recipe.load import dump_recipe, parse_recipe
 
 from ..advice_profile import contestant, race
 from ..llama_profile import MIB, SHAPES, WEIGHTS, known_passes

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from subopt.recipes.files import parse_recipe
 from subopt.recipes.race import events, running
 from subopt.recipes.race import race as race_module
-from subopt.recipes.race.pace import Pace
 from subopt.recipes.race.race import race
 from subopt.recipes.race.source import RaceSource
+from subopt.recipes.race.step_time import Pace
+from subopt.recipes.recipe.load import parse_recipe
 
 from ..conftest import RECIPE as SHORTER
 

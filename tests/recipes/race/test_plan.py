@@ -6,8 +6,8 @@ import pytest
 
 from subopt.errors import UsageError
 from subopt.recipes.race.entrants import Entrant
-from subopt.recipes.race.pace import Pace, steps_within
 from subopt.recipes.race.plan import LATER_TRIALS_SHARE, USABLE_SHARE, lay_out
+from subopt.recipes.race.step_time import Pace, steps_within
 
 NAMES = ("adamw", "lion", "muon", "galore", "osd", "hfac", "soap", "adadiag")
 ENTRANTS = [Entrant(method=name, start_lr=1e-3) for name in NAMES]

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from subopt.errors import DoesNotFitError, UsageError
-from subopt.profilers.schema import Race
-from subopt.recipes.files import parse_recipe
-from subopt.recipes.race import events, field, running
+from subopt.profilers.record.profile import Race
+from subopt.recipes.race import events, running
 from subopt.recipes.race import race as race_module
+from subopt.recipes.race import trial as field
 from subopt.recipes.race.source import RaceSource
+from subopt.recipes.recipe.load import parse_recipe
 from subopt.recipes.training.trainable import Trainable
 
 from .conftest import MINUTES, MODEL, RECIPE, SHORT, Races
@@ -171,7 +172,7 @@ def test_without_held_out_data_the_last_tenth_of_training_counts(tmp_path, fixed
 
 
 def _target(folder):
-    from subopt.profilers.target import load_target
+    from subopt.profilers.target.load import load_target
 
     return load_target("model.py", base=folder)
 

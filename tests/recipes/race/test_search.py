@@ -7,7 +7,7 @@ import random
 import pytest
 
 from subopt.optimizers import METHODS
-from subopt.profilers.race_record import CurvePoint, Trial
+from subopt.profilers.record.race import CurvePoint, Trial
 from subopt.recipes.race.entrants import Entrant
 from subopt.recipes.race.search import FIRST_RUNG, REDUCTION, Search, best_of
 

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from subopt.profilers.race_record import CurvePoint, Trial
+from subopt.profilers.record.race import CurvePoint, Trial
 from subopt.recipes.race.entrants import Entrant
-from subopt.recipes.race.pace import Pace
+from subopt.recipes.race.step_time import Pace
 from subopt.recipes.race.verdicts import contestants_of, finalists_of, standings, verdict_of
 
 SEEDS = [0, 1, 2]

@@ -96,7 +96,7 @@ def killed_at(run, monkeypatch, step):
 
 
 def test_a_kill_after_the_best_step_ends_with_the_same_best(run, tmp_path, monkeypatch):
-    from subopt.recipes.files import apply_overrides, load_recipe
+    from subopt.recipes.recipe.load import apply_overrides, load_recipe
     from subopt.recipes.training.trainer import train
 
     run("whole", *BEST)

@@ -9,7 +9,7 @@ from torch import nn
 
 from subopt.errors import FileFormatError
 from subopt.optimizers import create
-from subopt.profilers.randomness import cpu_state
+from subopt.profilers.target.random_state import cpu_state
 from subopt.recipes.rng import preserved_rng, rng_state, seed_everything, set_rng_state
 from subopt.recipes.run_folder import checkpoint as module
 from subopt.recipes.run_folder.checkpoint import (

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from subopt.recipes.files import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import apply_overrides, load_recipe
 from subopt.recipes.run_folder.checkpoint import MANIFEST
 from subopt.recipes.training.trainer import train
 

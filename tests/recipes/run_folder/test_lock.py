@@ -10,7 +10,7 @@ import pytest
 
 from subopt.app import main
 from subopt.errors import UsageError
-from subopt.recipes.files import load_recipe
+from subopt.recipes.recipe.load import load_recipe
 from subopt.recipes.run_folder import lock
 from subopt.recipes.run_folder.lock import check_unlocked, locked
 from subopt.recipes.training import events

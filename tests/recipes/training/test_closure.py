@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from subopt.errors import OptionError, PreflightError
 from subopt.optimizers import METHODS
-from subopt.optimizers.low_rank_model import to_dense
-from subopt.profilers.data import BatchStream
-from subopt.recipes.files import apply_overrides, load_recipe
+from subopt.optimizers.low_rank.convert import to_dense
+from subopt.profilers.target.batches import BatchStream
+from subopt.recipes.recipe.load import apply_overrides, load_recipe
 from subopt.recipes.training import events, trainable
 from subopt.recipes.training.session import open_session
 from subopt.recipes.training.stepper import Stepper

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from subopt.profilers.profile import run_profile
-from subopt.profilers.schema import Contestant, Race, Settings, Trial
-from subopt.profilers.target import load_target
+from subopt.profilers.record.profile import Contestant, Race, Settings, Trial
+from subopt.profilers.target.load import load_target
 from subopt.recipes.advice.advisor import recommend, to_recipe
-from subopt.recipes.files import dump_recipe
+from subopt.recipes.recipe.load import dump_recipe
 from subopt.recipes.training.metrics import read_metrics
 
 from ..running import Run, same_weights

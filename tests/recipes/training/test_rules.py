@@ -13,10 +13,10 @@ from torch import nn
 
 from subopt.errors import FileFormatError, OptionError, UsageError
 from subopt.optimizers import create, get_method, treatments
-from subopt.optimizers.patterns import compile_pattern
-from subopt.optimizers.rules import RuleUse, rule_uses
-from subopt.recipes.files import apply_overrides, dump_recipe, load_recipe, parse_recipe
-from subopt.recipes.run_folder.held_bytes import actual_state_bytes
+from subopt.optimizers.name_patterns import compile_pattern
+from subopt.optimizers.overrides import RuleUse, rule_uses
+from subopt.recipes.recipe.load import apply_overrides, dump_recipe, load_recipe, parse_recipe
+from subopt.recipes.run_folder.weights import actual_state_bytes
 from subopt.recipes.training import events
 from subopt.recipes.training.trainer import plan, train
 

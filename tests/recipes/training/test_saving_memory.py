@@ -6,9 +6,9 @@ from safetensors.torch import load_file
 
 from subopt.errors import FileFormatError, OptionError, PreflightError, UsageError
 from subopt.optimizers import METHODS
-from subopt.recipes.files import apply_overrides, dump_recipe, load_recipe, parse_recipe
+from subopt.recipes.recipe.load import apply_overrides, dump_recipe, load_recipe, parse_recipe
 from subopt.recipes.training import compilation, events
-from subopt.recipes.training.planning import less_memory
+from subopt.recipes.training.less_memory import less_memory
 from subopt.recipes.training.trainable import make_trainable, training_target
 from subopt.recipes.training.trainer import plan
 

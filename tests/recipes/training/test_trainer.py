@@ -18,8 +18,8 @@ from subopt.errors import (
     UserCodeError,
 )
 from subopt.optimizers import METHODS
-from subopt.recipes.files import load_recipe
 from subopt.recipes.plan.budget import read_budget
+from subopt.recipes.recipe.load import load_recipe
 from subopt.recipes.training import events, session, trainable
 from subopt.recipes.training.metrics import read_metrics
 from subopt.recipes.training.trainer import plan, train

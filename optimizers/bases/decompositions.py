@@ -1,0 +1,153 @@
+"""Bases from a gradient or its covariance: orthonormal, largest energy first, with reproducible signs.
+
+Legend: M rows, N columns (M <= N), R rank. Up to FLOAT64_MAX_SIDE Gram matrices are formed and solved in float64,
+unless float32 is known to do: gradients early in training are nearly rank 1 (on a language model of LLaMA-60M's widths,
+at steps 1 to 120, the 128th of 512 eigenvalues is 1e-6 to 1e-14 of the first), and a float32 solver's error, some 1e-7
+of the first eigenvalue, leaves nothing of directions that small, which moments then scale to whole steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ..matrices import energy_of
+
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # torch's stub lacks it
+
+# A float64 eigendecomposition costs about twice a float32 one on a CPU; above this side even that is minutes.
+FLOAT64_MAX_SIDE = 4096
+# Below this side float64 takes a millisecond or two.
+_FLOAT32_MIN_SIDE = 129
+# Kept eigenvalues this large, relative to the first, are a thousand times the error of a float32 solver.
+_TRUSTED_SHARE = 1e-4
+# Of a basis that is refined: it is done once this share of the energy is all that is missing, or all that a step won.
+_NEGLIGIBLE_SHARE = 1e-3
+_MOST_POWER_STEPS = 2
+
+
+def left_basis(G: Tensor, rank: int | None = None) -> Tensor:
+    """Return the leading left singular vectors of G, from the eigenvectors of G G^T.
+
+    A float32 G of more than _FLOAT32_MIN_SIDE rows is solved in float32, in half the time, where the kept eigenvalues
+    are proven large enough for it to be exact; see `_float32_suffices`.
+
+    Args:
+        G: Shape (m, n), real floating point, finite.
+        rank: Number of vectors, 1 <= rank <= m; None for all m.
+
+    Returns:
+        P, shape (m, rank), orthonormal columns in order of decreasing energy, in float64 up to FLOAT64_MAX_SIDE.
+
+    Raises:
+        torch.linalg.LinAlgError: Neither `eigh` nor `svd` converges.
+    """
+    m, n = G.shape
+    try:
+        # All of a square matrix' directions are never large: of pure noise's the smallest eigenvalue is 1 / m^2.
+        is_candidate = G.dtype == torch.float32 and (rank or m) < n
+        if is_candidate and _FLOAT32_MIN_SIDE <= m <= FLOAT64_MAX_SIDE:
+            C = G @ G.mT
+            if _float32_suffices(C, rank or m):
+                return _leading(torch.linalg.eigh(C)[1].flip(-1), rank).to(_solve_dtype(G))
+        A = G.to(_solve_dtype(G))
+        return gram_basis(A @ A.mT, rank)
+    except LinAlgError:
+        U, _, _ = torch.linalg.svd(G.to(_solve_dtype(G)), full_matrices=False)
+        return _leading(U, rank)
+
+
+def refined_basis(G: Tensor, P: Tensor) -> Tensor:
+    """Return r orthonormal columns that hold nearly all the energy of G that its leading left singular vectors do.
+
+    A block power step from a basis of an earlier gradient, Z = Q of G^T P, P <- Q of G Z, then P <- P V, where V are
+    the eigenvectors of P^T G G^T P (Rayleigh-Ritz), so that columns come in order of energy. Orthonormal on both sides,
+    a direction is only lost where its singular value is 1e-7 of the largest. The result counts once a thousandth of G's
+    energy or less is outside of it or a step won no more than that; where two steps do not do, G is decomposed anew.
+
+    Of the best basis' energy, at 512 rows and r = 128: on a language model's gradients 1 to 119 steps apart the old
+    basis held 20 to 99.97 %, one step 99.999 % or more. On a signal of rank 32 under noise of a tenth of its size two
+    steps hold 99.96 %; on white noise 89 %, and it is decomposed anew.
+
+    Args:
+        G: Gradient, shape (m, n), m <= n.
+        P: Basis, shape (m, r), r < m, of G's dtype.
+
+    Raises:
+        torch.linalg.LinAlgError: A decomposition does not converge.
+
+    Source: Halko et al. 2011, Finding Structure with Randomness, algorithm 4.4, started from P.
+    """
+    total = energy_of(G)
+    X = P.mT @ G
+    held = energy_of(X)
+    for _ in range(_MOST_POWER_STEPS):
+        Z, _ = torch.linalg.qr(X.mT)
+        P, _ = torch.linalg.qr(G @ Z)
+        X = P.mT @ G
+        before, held = held, energy_of(X)
+        left = torch.minimum(held - before, total - held)
+        # Fake tensors have no values: they take the longest way.
+        if not isinstance(G, FakeTensor) and bool(left <= _NEGLIGIBLE_SHARE * total):
+            return P @ left_basis(X).to(G.dtype)
+    return left_basis(G, P.shape[1])
+
+
+def gram_basis(C: Tensor, rank: int | None = None) -> Tensor:
+    """Return the leading eigenvectors of a symmetric positive matrix C, shape (m, m), as (m, rank)."""
+    _, vectors = torch.linalg.eigh(C.to(_solve_dtype(C)))
+    return _leading(vectors.flip(-1), rank)
+
+
+def two_sided_bases(G: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return leading left and right singular vectors of G (m x n, m <= n).
+
+    At full rank Q is square: its last n - m columns are an orthonormal basis of G's null space, which is arbitrary.
+
+    Returns:
+        P of shape (m, rank) and Q of shape (n, rank); (m, m) and (n, n) for rank None.
+
+    Raises:
+        torch.linalg.LinAlgError: Neither `svd` nor `eigh` converges.
+    """
+    A = G.to(_solve_dtype(G))
+    try:
+        U, _, Vh = torch.linalg.svd(A, full_matrices=rank is None)
+        return _leading(U, rank), _leading(Vh.mT, rank)
+    except LinAlgError:
+        return gram_basis(A @ A.mT, rank), gram_basis(A.mT @ A, rank)
+
+
+def canonical_signs(P: Tensor) -> Tensor:
+    """Return P with the entry of largest magnitude of every column positive."""
+    largest = P.gather(0, P.abs().argmax(0, keepdim=True))
+    return P * torch.where(largest < 0, -1.0, 1.0).to(P.dtype)
+
+
+def matched_signs(P: Tensor, old: Tensor) -> Tensor:
+    """Return P with every column on the same side as the old basis' column of that index."""
+    overlap = (P * old.to(P.dtype)).sum(0, keepdim=True)
+    return P * torch.where(overlap < 0, -1.0, 1.0).to(P.dtype)
+
+
+def _float32_suffices(C: Tensor, rank: int) -> bool:
+    """Whether the `rank`-th largest eigenvalue of C is proven to be at least _TRUSTED_SHARE of the largest.
+
+    It is at least the smallest eigenvalue of any principal block of that size (Cauchy's interlacing theorem), which is
+    above tau exactly where the block less tau I has a Cholesky factor. The largest is at most ||C||_F.
+    """
+    if isinstance(C, FakeTensor):  # has no values; float64 is the larger
+        return False
+    block = C[:rank, :rank].clone()
+    block.diagonal().sub_(_TRUSTED_SHARE * torch.linalg.matrix_norm(C))
+    return not bool(torch.linalg.cholesky_ex(block).info)
+
+
+def _solve_dtype(G: Tensor) -> torch.dtype:
+    return torch.float64 if min(G.shape) <= FLOAT64_MAX_SIDE else torch.float32
+
+
+def _leading(vectors: Tensor, rank: int | None) -> Tensor:
+    # A slice would keep the whole matrix alive for as long as the basis lives.
+    return vectors[:, :rank].clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,243 @@
+"""The record of a method: everything the rest of subopt knows about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subopt.errors import OptionError, suggestion
+
+from ..composition import rule_of
+from ..optimizer import Composed
+from ..options import OPTIONS, RULES, validated
+from ..parameters import LayerKind
+from ..state import low_bit
+from ..state.layout import Dtypes, layout_bytes
+from .transient import transient_bytes
+
+# What every parameter's storage depends on, whatever optimizer it is left to.
+_SHARED_WITH_FALLBACK = ("state_dtype",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One optimizer method: a cell of the composition with its options, and what follows from them.
+
+    A method that puts layers of its own in the place of the model's overrides `replace`, `optimizer`,
+    `dense_state_dict` and the counts: for such a method the shape of a weight is that of the dense weight it replaces,
+    and what is counted is the replacement at the largest rank the options allow.
+
+    Attributes:
+        name: Its id.
+        summary: What it does, in a line.
+        paper: Where it is from.
+        section: The place in that paper.
+        fixed: The options that make it this method.
+        tunable: The names of the options a user may set.
+        preset: Defaults of tunable options that differ from the general ones.
+        fallback: "adamw" or "adamw-nomom": what trains the parameters it leaves alone.
+        state_formula: Elements kept for an m x n matrix, as the paper writes it.
+        capabilities: What it can do or needs, as data. "refreshes": some steps decompose a matrix; "rank": it has one;
+            "projects": that rank is of the gradient's subspace in which its moments live; "bf16_parameters",
+            "closure": it takes them; "needs_closure": its step evaluates the loss more than once; "waits_for_device":
+            its every step reads numbers off the device; "whitens": its step evens out rows and columns, as one in both
+            eigenbases does; "shares_basis": its rank is of one basis for the second moments of all output neurons.
+        layers: The kinds of layers it puts its own in the place of; the weights of others go to its fallback. Empty
+            for a method that leaves the model's layers alone.
+        searched: For the one or two options whose best value depends on the model, the values a race tries beside
+            learning rates, the default first. None of them takes more memory than the default.
+        test_inputs: Valid options that tests try.
+        error_inputs: Invalid options and a pattern of the message they give.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    section: str
+    fixed: Mapping[str, Any]
+    tunable: tuple[str, ...]
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    fallback: str = "adamw"
+    state_formula: str = ""
+    capabilities: frozenset[str] = frozenset()
+    layers: frozenset[LayerKind] = frozenset()
+    searched: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    test_inputs: tuple[Mapping[str, Any], ...] = ()
+    error_inputs: tuple[tuple[Mapping[str, Any], str], ...] = ()
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every tunable option with its default."""
+        moments = RULES[self.preset.get("moments", self.fixed.get("moments", "adam"))]
+        own = {"betas": moments.betas, "eps": moments.eps}
+        general = {name: OPTIONS[name].default for name in self.tunable}
+        return general | {key: own[key] for key in own if key in general} | dict(self.preset)
+
+    def resolve(self, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the complete options of the composed optimizer: general, this method's, the user's.
+
+        Raises:
+            OptionError: An option this method does not have, or a value out of range.
+        """
+        options = options or {}
+        for name in options:
+            if name not in self.tunable:
+                raise OptionError(
+                    f"method '{self.name}' has no option '{name}'{suggestion(name, self.tunable)}",
+                    f"its options: {', '.join(self.tunable)}",
+                )
+        general = {name: option.default for name, option in OPTIONS.items()}
+        preset = dict(self.preset)
+        if options.get("moments", preset.get("moments")) != preset.get("moments"):
+            preset = {key: preset[key] for key in preset if key not in {"betas", "eps"}}
+        return validated({**general, **self.fixed, **preset, **options})
+
+    def state_bytes(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+        *,
+        counters: bool = True,
+    ) -> int:
+        """Return the exact optimizer-state bytes of one parameter under this method.
+
+        Args:
+            shape: The parameter's shape.
+            dtype: The parameter's dtype.
+            options: The user's options.
+            counters: Whether to count step counters; the papers do not.
+        """
+        return _state_bytes(shape, dtype, self.resolve(options), counters)
+
+    def fallback_state_bytes(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+        *,
+        counters: bool = True,
+    ) -> int:
+        """Return the same for a parameter that this method leaves to its fallback."""
+        return _state_bytes(shape, dtype, self.fallback_options(options), counters)
+
+    def fallback_options(
+        self, options: Mapping[str, Any] | None = None, method: str | None = None
+    ) -> dict[str, Any]:
+        """Return the composed optimizer's options for this method's fallback, or for the named one."""
+        resolved = self.resolve(options)
+        shared = {name: resolved[name] for name in _SHARED_WITH_FALLBACK}
+        return validated(
+            {name: option.default for name, option in OPTIONS.items()}
+            | {"moments": FALLBACKS[method or self.fallback]}
+            | shared
+        )
+
+    def fallback_transient_bytes(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Return the peak bytes of temporaries while the fallback updates a parameter of this shape."""
+        return transient_bytes(shape, dtype, self.fallback_options(options))
+
+    def transient_bytes(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Return the peak bytes of temporaries while one parameter of this shape is updated, refresh included."""
+        return transient_bytes(shape, dtype, self.resolve(options))
+
+    def weight_bytes(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Return the bytes in which a weight of this shape is held while this method trains it."""
+        del options
+        return prod(shape) * dtype.itemsize
+
+    def step_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
+        """Return FLOPs per step for one parameter: projection, lift, moments, and a refresh over its period."""
+        return rule_of(self.resolve(options), shape).step_flops(shape)
+
+    def bound_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
+        """Return the upper bound on FLOPs beyond the un-rotated method's (Nguyen et al. 2025, section 3.4)."""
+        return rule_of(self.resolve(options), shape).bound_flops(shape)
+
+    def missing_extra(self, options: Mapping[str, Any] | None = None) -> str | None:
+        """Return the extra of subopt that this method needs with these options and that is not installed, or None."""
+        needs_low_bit = self.resolve(options)["state_dtype"] == low_bit.STATE_DTYPE
+        return low_bit.EXTRA if needs_low_bit and not low_bit.is_installed() else None
+
+    def accepts(self, layer_kind: LayerKind | None) -> bool:
+        """Return whether it trains the matrix of a layer of this kind; others go to its fallback."""
+        return not self.layers or layer_kind in self.layers
+
+    def replace(
+        self, model: nn.Module, settings: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, list[tuple[str, Tensor]]]:
+        """Replace, in place, the layers that hold the named weights, where the method does that.
+
+        Args:
+            model: The model.
+            settings: For each weight's name the resolved options it is trained with.
+
+        Returns:
+            For each weight that is no more, its successors with their names.
+        """
+        del model, settings
+        return {}
+
+    def optimizer(self, groups: list[dict[str, Any]], model: nn.Module) -> Composed:
+        """Return the optimizer of these parameter groups of the model."""
+        del model
+        return Composed(groups)
+
+    def dense_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the model's state with the names and shapes it had before any layer was replaced."""
+        return model.state_dict()
+
+
+FALLBACKS = {"adamw": "adam", "adamw-nomom": "adam-nomom"}
+FALLBACK_OPTIONS = ("betas", "eps", "state_dtype")
+
+
+def _state_bytes(
+    shape: Sequence[int], dtype: torch.dtype, options: Mapping[str, Any], counters: bool
+) -> int:
+    dtypes = Dtypes.of(dtype, options["state_dtype"], options["basis_dtype"])
+    return layout_bytes(rule_of(options, shape).layout(shape), dtypes, counters=counters)
+
+
+ADAM = ("betas", "eps", "state_dtype")
+BAD_BETAS = ({"betas": (1.0, 0.999)}, "Invalid betas")
+BAD_PERIOD = ({"period": 0}, "Invalid period")
+
+
+def record(name: str, summary: str, paper: str, section: str, **rest: Any) -> Method:
+    """Return a record whose tests try at least the defaults, and at least refuse betas of 1."""
+    rest.setdefault("error_inputs", (BAD_BETAS,))
+    rest.setdefault("test_inputs", ({},))
+    rest["capabilities"] = frozenset({"bf16_parameters", "closure", *rest.get("capabilities", ())})
+    return Method(name=name, summary=summary, paper=paper, section=section, **rest)
+
+
+def options_for(method: Method, wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the wished options that the method has, so that one set of wishes serves every method.
+
+    A wished rank is one of the gradient's subspace: a sketch, a shared basis or a layer has a rank of another kind.
+    """
+    foreign = set() if "projects" in method.capabilities else {"rank"}
+    return {
+        key: value for key, value in wishes.items() if key in method.defaults and key not in foreign
+    }

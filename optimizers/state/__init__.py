@@ -1,0 +1,6 @@
+"""What an optimizer keeps.
+
+layout           named slots, their dtypes and bytes
+low_bit          moments in 8-bit blocks
+storage_tracker  the bytes that live tensors occupy
+"""

@@ -1,0 +1,1 @@
+"""Costs that follow from shapes alone: `formula`, and the `architectures` of the papers' tables."""

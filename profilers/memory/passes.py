@@ -1,0 +1,179 @@
+"""A forward and backward pass of a fake model on a batch of any size, storage by storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from subopt.optimizers.state.storage_tracker import StorageTracker, Stored
+
+from ..record.profile import BatchPoint
+from .simulation import (
+    SimulatedModel,
+    SimulationError,
+    filed_gradients,
+    followed,
+    without_gradients,
+)
+
+
+class Moment(NamedTuple):
+    """A storage coming (`sign` 1) or going (-1)."""
+
+    sign: int
+    category: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Both passes on one batch.
+
+    Attributes:
+        batch_size: Its examples.
+        moments: Every storage but the weights' as it came and went, the batch's first.
+        turn: Index of the first moment of the backward pass.
+    """
+
+    batch_size: int
+    moments: Sequence[Moment]
+    turn: int
+
+
+def passes_of(batch_size: int, events: Sequence[tuple[int, Stored]], turn: int) -> Passes:
+    """Return passes from a tracker's events, of which the backward pass' begin at `turn`."""
+    halves = [
+        [
+            Moment(sign, stored.category, stored.bytes)
+            for sign, stored in half
+            if stored.category != "parameter"
+        ]
+        for half in (events[:turn], events[turn:])
+    ]
+    return Passes(batch_size, halves[0] + halves[1], len(halves[0]))
+
+
+def stretched(simulated: SimulatedModel, batch_size: int, size: int) -> Any:
+    """Return the model's batch with another number of examples.
+
+    Args:
+        simulated: The model and its batch.
+        batch_size: Examples of that batch; of each tensor the first dimension of this size is changed.
+        size: Examples of the new one.
+
+    Raises:
+        SimulationError: No tensor has such a dimension.
+    """
+    is_changed = False
+
+    def stretch(tensor: Tensor) -> Tensor:
+        nonlocal is_changed
+        shape = list(tensor.shape)
+        if batch_size not in shape:
+            return tensor
+        is_changed = True
+        shape[shape.index(batch_size)] = size
+        return tensor.new_empty(shape)
+
+    with simulated.mode:
+        batch = tree_map_only(Tensor, stretch, simulated.batch)
+    if not is_changed:
+        raise SimulationError(f"no tensor of a batch has a dimension of {batch_size} examples")
+    return batch
+
+
+def follow_passes(simulated: SimulatedModel, batch: Any, batch_size: int) -> Passes:
+    """Follow both passes on a fake batch, without gradients of earlier ones.
+
+    Raises:
+        SimulationError: The passes fail on such a batch.
+    """
+    model = simulated.model
+    events: list[tuple[int, Stored]] = []
+    tracker = StorageTracker()
+    tracker.events = events
+    hooks = filed_gradients(model, tracker)
+    try:
+        with followed(), without_gradients(model), simulated.mode:
+            tracker.file([*model.parameters(), *model.buffers()], "parameter")
+            tracker.file(tree_leaves(batch), "activation")
+            with tracker:
+                tracker.category = "activation"
+                loss = simulated.followed_loss(batch)
+                tracker.category, turn = "temporary", len(events)
+                loss.backward()
+            tracker.events = None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return passes_of(batch_size, events, turn)
+
+
+@dataclass(frozen=True)
+class AffinePasses:
+    """Two passes, storage by storage the same but for their sizes.
+
+    Attributes:
+        small: The passes on the smaller batch.
+        large: Those on the larger one.
+    """
+
+    small: Passes
+    large: Passes
+
+    def at(self, size: int) -> Passes:
+        """Return the passes on a batch of `size` examples."""
+        reach = size - self.small.batch_size
+        examples = self.large.batch_size - self.small.batch_size
+        moments = [
+            # Rounded up, where a size is not a whole number of bytes per example.
+            Moment(
+                one.sign, one.category, one.bytes - reach * (one.bytes - other.bytes) // examples
+            )
+            for one, other in zip(self.small.moments, self.large.moments, strict=True)
+        ]
+        return Passes(size, moments, self.small.turn)
+
+
+def affine(one: Passes, other: Passes) -> AffinePasses | None:
+    """Return what two sizes say of all others, or None where other storages come and go in one than in the other."""
+    small, large = sorted((one, other), key=lambda passes: passes.batch_size)
+    if small.turn != large.turn or _kinds(small) != _kinds(large):
+        return None
+    return AffinePasses(small, large)
+
+
+def _kinds(passes: Passes) -> list[tuple[int, str]]:
+    return [(moment.sign, moment.category) for moment in passes.moments]
+
+
+def batch_point(passes: Passes, *, recomputed: bool) -> BatchPoint:
+    """Return the highest moments of both passes."""
+    total = gradients = forward = 0
+    backward = without = update = 0
+    for index, moment in enumerate(passes.moments):
+        if index == passes.turn:
+            backward = without = total
+        change = moment.sign * moment.bytes
+        total += change
+        if moment.category == "gradient":
+            gradients += change
+            if moment.sign > 0:
+                update = max(update, total - gradients + moment.bytes)
+        if index < passes.turn:
+            forward = max(forward, total)
+        else:
+            backward, without = max(backward, total), max(without, total - gradients)
+    return BatchPoint(
+        batch_size=passes.batch_size,
+        recomputed=recomputed,
+        forward_bytes=forward,
+        backward_bytes=backward,
+        without_gradients_bytes=without,
+        update_bytes=update,
+        kept_bytes=total - gradients,
+    )

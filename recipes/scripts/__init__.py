@@ -1,0 +1,1 @@
+"""A recipe as a training script: `write` puts it together from `bodies`."""

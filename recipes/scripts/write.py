@@ -1,0 +1,201 @@
+"""A recipe as a training script for other software: a Hugging Face Trainer, Lightning, or a loop of one's own.
+
+The script is the recipe's numbers around one call of `subopt.optimizers.create`. What it does step by step is what
+`subopt train` does: the same weights, batches, gradients, clipping and learning rates. Everything from the recipe gets
+into it as a Python literal, so that no recipe can put code there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from subopt.errors import UsageError
+from subopt.optimizers import get_method
+
+from ..schema import Recipe
+from .bodies import BODIES
+
+Framework = Literal["loop", "lightning", "trainer"]
+
+_TITLES = {
+    "loop": "a plain PyTorch loop",
+    "lightning": "Lightning",
+    "trainer": "a Hugging Face Trainer",
+}
+_LIGHTNINGS_PRECISION = {"fp32": "32-true", "bf16": "bf16-true", "bf16-mixed": "bf16-mixed"}
+
+
+def training_script(recipe: Recipe, framework: Framework, *, base: Path, folder: Path) -> str:
+    """Return the recipe as a Python script.
+
+    Args:
+        recipe: The recipe; its overrides are applied.
+        framework: What trains it.
+        base: The folder that the recipe's paths start from.
+        folder: The folder that the script will lie in.
+
+    Raises:
+        UsageError: The framework cannot train it, because it gives the optimizer no closure that it could call twice.
+    """
+    _check(recipe, framework)
+    body = BODIES[framework]
+    needs_closure = "needs_closure" in get_method(recipe.optimizer.method).capabilities
+    if framework == "loop" and needs_closure:
+        body = BODIES["loop with a closure"]
+    sections = [
+        f'"""A recipe of subopt in {_TITLES[framework]}: written by subopt export, yours to change."""',
+        "\n".join(_imports(recipe, body.imports)),
+        "\n".join(_constants(recipe, framework, base, folder)),
+        "\n" + _target(recipe),
+        "\n" + _model(recipe, framework),
+        "\n" + _optimizer(recipe),
+        "\n" + body.code.strip("\n"),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def left_out(recipe: Recipe) -> list[str]:
+    """Return what a script does not take over from a recipe, in words, each with what follows."""
+    parts = ["held-out evaluation and checkpoints: they are the framework's, or yours to add"]
+    if recipe.fused_backward:
+        parts.append(
+            "fused_backward: gradients stay until the step, so the peak is higher than predicted"
+        )
+    return parts
+
+
+def _check(recipe: Recipe, framework: Framework) -> None:
+    method = get_method(recipe.optimizer.method)
+    if "needs_closure" not in method.capabilities or framework == "loop":
+        return
+    if framework == "trainer":
+        raise UsageError(
+            f"{method.name} evaluates the loss more than once a step, and a Trainer gives it no closure to do so",
+            "export it --to loop",
+        )
+    if recipe.data.accumulate > 1:
+        raise UsageError(
+            f"{method.name} evaluates the loss more than once a step; Lightning's closure is of one micro-batch, and "
+            f"this recipe accumulates {recipe.data.accumulate}",
+            "export it --to loop, or set data.accumulate=1",
+        )
+
+
+def _imports(recipe: Recipe, needed: tuple[str, ...]) -> list[str]:
+    """Return the import lines, in groups: the standard library, others, ours."""
+    ours = {
+        "from subopt.profilers.data import BatchStream",
+        "from subopt.profilers.target import load_target",
+        "from subopt.recipes.rng import seed_everything",
+        "from subopt.recipes.schedule import lr_factor",
+        "from subopt.recipes.schema import Schedule",
+        *(line for line in needed if "subopt" in line),
+    }
+    if recipe.data.files is not None:
+        ours |= {
+            "from subopt.recipes.data.source import with_files",
+            "from subopt.recipes.schema import Files",
+        }
+    if recipe.recompute:
+        ours.add("from subopt.profilers.recompute import recompute_blocks")
+    others = {
+        "import torch",
+        "from torch.optim.lr_scheduler import LambdaLR",
+        *(line for line in needed if "subopt" not in line),
+    }
+    standard = {line for line in others if line.split()[1] in sys.stdlib_module_names}
+    standard |= {"import argparse", "from pathlib import Path"}
+    return [
+        *sorted(standard, key=_import_order),
+        "",
+        *sorted(others - standard, key=_import_order),
+        "",
+        *sorted(ours),
+    ]
+
+
+def _import_order(line: str) -> tuple[bool, str]:
+    """Sort `import x` before `from x import y`."""
+    return line.startswith("from"), line
+
+
+def _constants(recipe: Recipe, framework: Framework, base: Path, folder: Path) -> list[str]:
+    schedule = {key: getattr(recipe.schedule, key) for key in type(recipe.schedule).model_fields}
+    to_base = os.path.relpath(base.absolute(), folder.absolute())
+    is_lightning = framework == "lightning"
+    precision = _LIGHTNINGS_PRECISION[recipe.precision] if is_lightning else recipe.precision
+    return [
+        f"METHOD = {literal(recipe.optimizer.method)}",
+        f"BASE = (Path(__file__).resolve().parent / {literal(Path(to_base).as_posix())}).resolve()",
+        f"STEPS = {recipe.schedule.steps}",
+        f"BATCH_SIZE = {recipe.data.batch_size}  # examples of a micro-batch",
+        f"ACCUMULATE = {recipe.data.accumulate}  # micro-batches of a step",
+        f"CLIP_NORM = {recipe.clip_norm!r}",
+        f"PRECISION = {literal(precision)}",
+        f"SEED = {recipe.seed}",
+        f"SCHEDULE = Schedule({_keywords(schedule)})",
+    ]
+
+
+def _target(recipe: Recipe) -> str:
+    spec, kwargs = literal(recipe.model.target), literal(dict(recipe.model.kwargs))
+    lines = [
+        "# The model file and its data: what build_model, batches and loss are. Put your own in its place.",
+        f"target = load_target({spec}, {kwargs}, base=BASE)",
+    ]
+    if recipe.data.files is not None:
+        files = _keywords(recipe.data.files.model_dump())
+        lines.append(f"target = with_files(target, Files({files}), BASE)")
+    return "\n".join(lines)
+
+
+def _model(recipe: Recipe, framework: Framework) -> str:
+    lines = ["def make_model() -> torch.nn.Module:", "    seed_everything(SEED)"]
+    lines.append("    model = target.build_model()")
+    if recipe.precision == "bf16" and framework != "lightning":
+        lines.append("    model = model.to(torch.bfloat16)")
+    if recipe.recompute:
+        lines.append("    recompute_blocks(model)")
+    if recipe.compile:
+        lines.append("    model.compile()")
+    return "\n".join([*lines, "    return model if model.training else model.train()"])
+
+
+def _optimizer(recipe: Recipe) -> str:
+    chosen = recipe.optimizer
+    arguments: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
+    fallback = {
+        key: value for key, value in chosen.fallback.model_dump().items() if value is not None
+    }
+    arguments |= {"fallback": fallback} if fallback else {}
+    rules = [rule.model_dump() for rule in chosen.rules]
+    arguments |= {"rules": rules} if rules else {}
+    lines = [f"        {key}={literal(value)}," for key, value in arguments.items()]
+    lines.append("        groups=target.param_groups(model),")
+    lines += [f"        {key}={literal(value)}," for key, value in chosen.options.items()]
+    call = "\n".join(["    optimizer = create(", "        METHOD,", "        model,", *lines])
+    return (
+        "def make_optimizer(model: torch.nn.Module):\n"
+        f"{call}\n    )\n"
+        "    return optimizer, LambdaLR(optimizer, lambda step: lr_factor(SCHEDULE, step))"
+    )
+
+
+def _keywords(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={literal(value)}" for key, value in values.items())
+
+
+def literal(value: Any) -> str:
+    """Return a value from a recipe as a Python literal, text in double quotes where nothing in it needs care."""
+    if isinstance(value, str):
+        text = repr(value)
+        return f'"{value}"' if text == f"'{value}'" and '"' not in value else text
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return repr(value)

@@ -1,0 +1,190 @@
+"""Two kinds of charts that most sections use: a mark for every layer, and a curve for every layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from ..parts import Chart, Picker, Trace, plotly_text
+
+if TYPE_CHECKING:
+    from subopt.profilers.record.profile import Layer
+
+NAMED_TICKS = 40  # layers up to which the axis has their names, beyond it their numbers
+WHISKERS = 150  # layers up to which spreads are drawn
+NAME_LENGTH = 26
+
+Read: TypeAlias = Callable[["Layer"], float | None]
+Points: TypeAlias = Sequence[tuple[float, float]]
+
+
+def share_axis(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis for shares between none and all."""
+    return {"title": {"text": title}, "tickformat": ".0%", "range": [0, 1.03], **more}
+
+
+def log_axis(title: str, values: Iterable[float | None], **more: Any) -> dict[str, Any]:
+    """Return a logarithmic axis with ticks at 1, 2 and 5 where the values span few decades."""
+    logs = [math.log10(value) for value in values if value is not None and value > 0]
+    decades = max(logs, default=0.0) - min(logs, default=0.0)
+    ticks = "D1" if decades < 0.5 else "D2" if decades < 2.5 else 1 if decades < 8 else 2
+    return {"type": "log", "title": {"text": f"{title} (log scale)"}, "dtick": ticks, **more}
+
+
+def rule(axis: Literal["x", "y"], at: float, colour: str = "--grey", dash: str = "dot") -> Trace:
+    """Return a line across the whole chart at a value of an axis."""
+    other = "x" if axis == "y" else "y"
+    return {
+        "type": "line",
+        f"{axis}0": at,
+        f"{axis}1": at,
+        f"{other}0": 0,
+        f"{other}1": 1,
+        f"{other}ref": "paper",
+        "layer": "below",
+        "line": {"color": colour, "width": 1.4, "dash": dash},
+    }
+
+
+def short_names(layers: Sequence[Layer]) -> list[str]:
+    """Return what a chart calls each layer: without a first word that all names share, and shortened in the middle."""
+    names = [layer.name.removesuffix(".weight") for layer in layers]
+    first = {name.partition(".")[0] for name in names}
+    skipped = len(first.pop()) + 1 if len(first) == 1 and len(names) > 1 else 0
+    return [shortened(name[skipped:] or name) for name in names]
+
+
+def shortened(name: str, length: int = NAME_LENGTH) -> str:
+    """Return a name cut in its middle: both ends of a parameter's name matter."""
+    if len(name) <= length:
+        return name
+    head = (length - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (length - 1 - head) :]}"
+
+
+def layer_axis(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return an axis of layers in the model's order; plotly leaves out the ticks that have no room."""
+    named = len(layers) <= NAMED_TICKS
+    axis: dict[str, Any] = {"type": "category", "categoryarray": _numbers(layers)}
+    if named:
+        names = map(plotly_text, short_names(layers))
+        axis["labelalias"] = dict(zip(_numbers(layers), names, strict=True))
+        axis["tickangle"] = -50
+    else:
+        axis["nticks"] = 20
+    title = "layer, in the model's order" + ("" if named else " (touch a mark for its name)")
+    return axis | {"title": {"text": title}}
+
+
+def _numbers(layers: Sequence[Layer]) -> list[str]:
+    return [str(number) for number in range(1, len(layers) + 1)]
+
+
+def marks(
+    layers: Sequence[Layer],
+    values: Sequence[float | None],
+    label: str,
+    colour: str,
+    symbol: str,
+    *,
+    value_format: str = ".3~p",
+) -> Trace:
+    """Return a mark for each layer."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": plotly_text(label),
+        "x": _numbers(layers),
+        "y": values,
+        "text": [plotly_text(layer.name) for layer in layers],
+        "hovertemplate": f"%{{text}}<br>%{{fullData.name}}: %{{y:{value_format}}}<extra></extra>",
+        "marker": {"color": colour, "symbol": symbol, "size": 8 if len(layers) <= WHISKERS else 5},
+    }
+
+
+def level(layers: Sequence[Layer], values: Sequence[float | None], label: str, dash: str) -> Trace:
+    """Return a grey line over the layers, for what noise or chance gives."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": label,
+        "x": _numbers(layers),
+        "y": values,
+        "hovertemplate": "%{fullData.name}: %{y:.3~p}<extra></extra>",
+        "line": {"color": "--grey", "width": 2, "dash": dash},
+    }
+
+
+def faint_curves(curves: Sequence[Points]) -> Trace:
+    """Return all curves as one faint trace: one path to draw however many they are."""
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for curve in curves:
+        xs.extend((*(x for x, _ in curve), None))
+        ys.extend((*(y for _, y in curve), None))
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "all layers",
+        "x": xs,
+        "y": ys,
+        "hoverinfo": "skip",
+        "line": {"color": "--faint", "width": 1.2},
+    }
+
+
+def curve_chart(
+    name: str,
+    title: str,
+    caption: str,
+    layers: Sequence[Layer],
+    curves: Sequence[Points],
+    *,
+    typical: Points,
+    layout: dict[str, Any],
+    is_wide: bool = False,
+) -> Chart:
+    """Return a chart of one curve for each layer: all of them faint, the typical one, and one that is picked."""
+    picked = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "picked layer",
+        "visible": False,
+        "x": [],
+        "y": [],
+        "hovertemplate": "%{x:.3~p}: %{y:.3~p}<extra></extra>",
+        "line": {"color": "--red", "width": 2.5},
+        "marker": {"size": 7},
+    }
+    middle = {
+        **picked,
+        "name": "typical layer",
+        "visible": True,
+        "x": [x for x, _ in typical],
+        "y": [y for _, y in typical],
+        "line": {"color": "--blue", "width": 2.5, "dash": "dash"},
+        "marker": {"size": 9, "symbol": "diamond"},
+    }
+    views = [
+        [{}, {}, {"visible": True, "x": [x for x, _ in curve], "y": [y for _, y in curve]}]
+        for curve in curves
+    ]
+    return Chart(
+        name,
+        title,
+        caption,
+        [faint_curves(curves), middle, picked],
+        {"height": 400, **layout},
+        picker_of(layers, views),
+        is_wide=is_wide,
+    )
+
+
+def picker_of(
+    layers: Sequence[Layer],
+    views: Sequence[Sequence[Trace]],
+    first: str = "all layers",
+) -> Picker:
+    """Return the choice of a layer."""
+    return Picker("Layer", [first, *(layer.name for layer in layers)], views)

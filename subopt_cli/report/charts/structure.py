@@ -1,0 +1,194 @@
+"""Blocks of the second moment, the basis they could share, and the spectra of the layers' inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...findings.common import median_of
+from ..parts import Chart, Trace
+from .by_layer import (
+    Points,
+    curve_chart,
+    faint_curves,
+    layer_axis,
+    level,
+    log_axis,
+    marks,
+    picker_of,
+    share_axis,
+)
+
+if TYPE_CHECKING:
+    from subopt.profilers.record.profile import Layer, Profile
+
+
+def block_charts(profile: Profile) -> list[Chart]:
+    """Return the share of C in its diagonal blocks, and what one basis for all blocks keeps of them."""
+    layers = [layer for layer in profile.layers if layer.blocks is not None]
+    if not layers:
+        return []
+    blocks = [layer.blocks for layer in layers if layer.blocks]
+    shares = [
+        marks(layers, [one.by_output for one in blocks], "by output neuron", "--blue", "circle"),
+        marks(layers, [one.by_input for one in blocks], "by input neuron", "--orange", "square"),
+        level(layers, [one.by_output_noise for one in blocks], "noise, by output", "dot"),
+        level(layers, [one.by_input_noise for one in blocks], "noise, by input", "dash"),
+    ]
+    return [
+        Chart(
+            "blocks",
+            "Second moment within single neurons",
+            "Share of the second moment's squared norm in the blocks of weights that belong to one neuron. Far above "
+            "the noise lines, a preconditioner of blocks sees more than Adam's diagonal.",
+            shares,
+            {
+                "height": 448,
+                "xaxis": layer_axis(layers),
+                "yaxis": log_axis(
+                    "share", [value for trace in shares for value in trace["y"]], tickformat=".2~p"
+                ),
+            },
+            is_wide=False,
+        ),
+        *_shared_chart(layers),
+    ]
+
+
+def _shared_chart(layers: Sequence[Layer]) -> list[Chart]:
+    shared = [_by_number(layer.blocks.shared) for layer in layers if layer.blocks]
+    own = [_by_number(layer.blocks.own) for layer in layers if layer.blocks]
+    ranks = sorted({k for curve in shared for k, _ in curve})
+    if not ranks:
+        return []
+    traces = [
+        {**faint_curves(shared), "name": "all layers, shared"},
+        _curve("one shared basis", ranks, shared, "--blue", "solid"),
+        _curve("each block its own", ranks, own, "--orange", "dash"),
+    ]
+    views: list[list[Trace]] = [
+        [
+            {},
+            {"y": [dict(curve).get(k) for k in ranks]},
+            {"y": [dict(best).get(k) for k in ranks]},
+        ]
+        for curve, best in zip(shared, own, strict=True)
+    ]
+    return [
+        Chart(
+            "shared",
+            "One basis for all neurons' blocks",
+            "What rank-k bases keep of the blocks by output neuron. Where the two curves are close, one basis can be "
+            "shared by all neurons, at a fraction of the memory. From k = the number of batches on, its own basis "
+            "keeps all of a block. All layers: the median.",
+            traces,
+            {
+                "height": 400,
+                "xaxis": log_axis("rank k", ranks, tickvals=ranks),
+                "yaxis": share_axis("squared norm kept"),
+            },
+            picker_of(layers, views, "all layers (median)"),
+            is_wide=False,
+        )
+    ]
+
+
+def _by_number(shares: dict[str, float]) -> Points:
+    return sorted((int(k), share) for k, share in shares.items())
+
+
+def _curve(
+    label: str, ranks: Sequence[float], curves: Sequence[Points], colour: str, dash: str
+) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": label,
+        "x": ranks,
+        "y": [median_of([dict(curve).get(k) for curve in curves]) for k in ranks],
+        "hovertemplate": "%{fullData.name}, k = %{x}: %{y:.3~p}<extra></extra>",
+        "line": {"color": colour, "width": 2.2, "dash": dash},
+        "marker": {"size": 7},
+    }
+
+
+def activation_charts(profile: Profile) -> list[Chart]:
+    """Return the spectra of the layers' inputs."""
+    layers = [layer for layer in profile.layers if layer.activations is not None]
+    if not layers:
+        return []
+    inputs = [layer.activations for layer in layers if layer.activations]
+    curves = [_input_points(layer) for layer in layers]
+    spreads = [
+        marks(
+            layers,
+            [one.effective_rank / one.width for one in inputs],
+            "effective rank",
+            "--blue",
+            "circle",
+        ),
+        marks(
+            layers,
+            [one.stable_rank / one.width for one in inputs],
+            "stable rank",
+            "--orange",
+            "square",
+        ),
+    ]
+    typical = [
+        (share, float(energy))
+        for energy in inputs[0].rank_at_energy
+        for share in [median_of([_at_energy(layer, energy) for layer in layers])]
+        if share is not None
+    ]
+    return [
+        curve_chart(
+            "inputs",
+            "Energy of the layers' inputs",
+            "Share of the inputs' energy in their leading directions. A gradient lies within the space its layer's "
+            "inputs span, so narrow inputs make a narrow gradient.",
+            layers,
+            curves,
+            typical=typical,
+            layout={
+                "xaxis": log_axis(
+                    "directions, as a share of the inputs' width",
+                    [share for curve in curves for share, _ in curve],
+                    tickformat=".2~p",
+                ),
+                "yaxis": share_axis("energy held"),
+            },
+        ),
+        Chart(
+            "input-ranks",
+            "Spread of the inputs, layer by layer",
+            "Effective rank: the exponential of the energies' entropy. Stable rank: all energy over the largest.",
+            spreads,
+            {
+                "height": 448,
+                "xaxis": layer_axis(layers),
+                "yaxis": log_axis(
+                    "share of the width",
+                    [value for trace in spreads for value in trace["y"]],
+                    tickformat=".2~p",
+                ),
+            },
+            is_wide=False,
+        ),
+    ]
+
+
+def _at_energy(layer: Layer, energy: str) -> float | None:
+    inputs = layer.activations
+    if inputs is None or energy not in inputs.rank_at_energy:
+        return None
+    return inputs.rank_at_energy[energy] / inputs.width
+
+
+def _input_points(layer: Layer) -> Points:
+    inputs = layer.activations
+    if inputs is None:
+        return []
+    at_rank = [(int(rank) / inputs.width, share) for rank, share in inputs.energy_at_rank.items()]
+    at_energy = [(rank / inputs.width, float(e)) for e, rank in inputs.rank_at_energy.items()]
+    return sorted(at_rank + at_energy)

@@ -1,0 +1,1 @@
+"""From words to a screen: tables, progress and messages in the terminal."""

@@ -1,0 +1,210 @@
+"""The advisor's answer: budget, ranked table, sentences, and on request what every row rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..text import DASH, count, facts, numbered, percent, plural, section, signed
+from ..units import format_bytes, format_ms
+from .table import Column, FittingTable
+
+if TYPE_CHECKING:
+    from subopt.recipes.advice.answer import Advice
+    from subopt.recipes.mixed.record import Mixed, MixedUse
+    from subopt.recipes.ranking.row import Estimate, Row
+
+_COLUMNS = (
+    Column("method", is_text=True),
+    Column("fits", priority=1, is_text=True),
+    Column("peak"),
+    Column("set by", priority=8, is_text=True),
+    Column("headroom", priority=7),
+    Column("time", priority=2),
+    Column("gain\nexpected", priority=1),
+    Column("decided\nby", priority=3, is_text=True),
+    Column("peak is", priority=6, is_text=True),
+    Column("raced", priority=4),
+    Column("measured", priority=4),
+    Column("published", priority=5),
+)
+_KINDS = len(_COLUMNS) - 3  # where the columns of single kinds of evidence begin
+_LEGEND = (
+    ("peak", "highest memory of a training step, with the phase that reaches it"),
+    ("time", "of a training step, against one with AdamW"),
+    (
+        "gain expected",
+        "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that the method "
+        "should take away in equal time, and the kind of evidence that weighs most in it; by quality, one that does "
+        "not exceed its own error stands below plain AdamW",
+    ),
+    (
+        "raced, measured, published",
+        "what each kind says by itself: a race on this model after equal time; this model's gradients, and the papers' "
+        "nearest comparison, after equally many steps. -: it says nothing",
+    ),
+    ("peak is", "measured here, simulated, or from a formula"),
+)
+
+
+# Rows of the table where not all are asked for.
+SHOWN = 12
+
+
+def advice_report(
+    advice: Advice, budget_line: str, *, explain: bool = False, everything: bool = False
+) -> list[RenderableType]:
+    """Return the sections of the answer, in reading order.
+
+    Args:
+        advice: The answer.
+        budget_line: How the budget was read.
+        explain: Whether to say for every row why it stands where it stands.
+        everything: Whether to show every method, not the best ones alone.
+    """
+    shown = advice.rows if everything else shown_rows(advice)
+    sizes = {row.peak.batch_size for row in advice.rows}
+    what = (
+        "each at a micro-batch of its own"
+        if len(sizes) > 1
+        else f"for batch size {advice.batch_size}"
+    )
+    title = f"Methods {what}, best first by {advice.objective}"
+    parts: list[RenderableType] = [
+        section("Memory", Text(budget_line)),
+        section(title, advice_table(shown, advice)),
+    ]
+    if explain:
+        parts += [explanation(row) for row in shown]
+    parts.append(section("How to read this", facts(_LEGEND)))
+    if advice.changes:
+        changes = [change.text for change in advice.changes]
+        parts.append(
+            section("What would make it fit, the smallest change first", numbered(changes))
+        )
+    if advice.sentences:
+        parts.append(section("In short", numbered(advice.sentences)))
+    return parts
+
+
+def shown_rows(advice: Advice) -> tuple[Row, ...]:
+    """Return the best rows, and of the others those that no answer can do without: the choice and plain AdamW."""
+    kept = [
+        row
+        for number, row in enumerate(advice.rows)
+        if number < SHOWN or row is advice.chosen or row.is_baseline
+    ]
+    return tuple(kept)
+
+
+def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
+    """Return rows of the ranked table, the chosen one marked, and how many are not among them."""
+    rows = [_cells(row, is_chosen=row is advice.chosen) for row in shown]
+    styles = ["bold green" if row is advice.chosen else "" for row in shown]
+    # A kind of evidence that says nothing about any of them takes no room.
+    kept = [i for i in range(len(_COLUMNS)) if i < _KINDS or any(row[i] != DASH for row in rows)]
+    columns = [_COLUMNS[i] for i in kept]
+    table = FittingTable(columns, [[row[i] for i in kept] for row in rows], styles)
+    hidden = len(advice.rows) - len(shown)
+    if not hidden:
+        return table
+    return Group(table, Text(f"... and {plural(hidden, 'method')} below these: --all", style="dim"))
+
+
+def _cells(row: Row, *, is_chosen: bool) -> list[str]:
+    expected, raced, measured, published = row.expected, row.raced, row.measured, row.published
+    return [
+        f"{'>' if is_chosen else ' '} {row.method}",
+        row.fit.name.lower(),
+        format_bytes(row.peak.bytes),
+        row.peak.phase,
+        _signed_bytes(row.headroom_bytes),
+        _signed_share(row.overhead.share if row.overhead else None),
+        "0%" if row.is_baseline else _signed_share(expected.gain if expected else None),
+        expected.decided_by.split()[0] if expected else DASH,
+        row.peak.source,
+        _signed_share(raced.gain if raced else None),
+        _signed_share(measured.gain if measured else None),
+        _signed_share(published.gain if published else None),
+    ]
+
+
+def _signed_bytes(count: int) -> str:
+    return f"-{format_bytes(-count)}" if count < 0 else format_bytes(count)
+
+
+def _signed_share(share: float | None) -> str:
+    if share is None:
+        return DASH
+    if abs(share) < 0.0005:
+        return "0%"
+    return signed(share, percent(abs(share)))
+
+
+def explanation(row: Row) -> RenderableType:
+    """Return why a method stands where it stands: what was found, what of it counts, and the evidence itself."""
+    pairs = [("why", reason) for reason in row.reasons]
+    if row.expected is not None:
+        pairs += [("counted", _counted(estimate)) for estimate in row.expected.estimates]
+    pairs += [(item.kind, item.text) for item in row.evidence]
+    return Group(Text(row.method, style="bold"), facts(pairs))
+
+
+def _counted(estimate: Estimate) -> str:
+    """What one kind of evidence found and what the rule makes of it."""
+    found, left = _signed_share(estimate.gain), _signed_share(estimate.expected)
+    error = percent(estimate.error)
+    return (
+        f"{estimate.kind}: {found} found, {left} left after doubts and time; "
+        f"weight {estimate.weight:.3g}, error {error}"
+    )
+
+
+_MIX_COLUMNS = (
+    Column("layers", is_text=True),
+    Column("method", is_text=True),
+    Column("rank", priority=2),
+    Column("matrices", priority=3),
+    Column("numbers", priority=4),
+    Column("state", priority=1),
+    Column("adds to\nthe gain", priority=2),
+)
+
+
+def mixed_section(mixed: Mixed) -> RenderableType:
+    """Return the rules of a mix, the main method last, and what all of it takes."""
+    ruled = [use for use in mixed.uses if use.patterns]
+    rows = [row for use in [*ruled, mixed.uses[0]] for row in _use_rows(use)]
+    rows.append([
+        "all that is no matrix",
+        mixed.fallback_method,
+        DASH,
+        DASH,
+        DASH,
+        format_bytes(mixed.fallback_bytes),
+        DASH,
+    ])
+    totals = [
+        ("state", format_bytes(mixed.state_bytes)),
+        ("peak", f"{format_bytes(mixed.peak_bytes)} ({mixed.peak.phase} phase)"),
+        ("a step", format_ms(mixed.step_ms)),
+        ("gain", f"{mixed.gain:+.1%}, at best {mixed.bound_gain:+.1%}"),
+    ]
+    return section("Mix of methods", Group(FittingTable(_MIX_COLUMNS, rows), facts(totals)))
+
+
+def _use_rows(use: MixedUse) -> list[list[str]]:
+    """One row for a method, with more below it for further patterns."""
+    names = list(use.patterns) or ["all other matrices"]
+    numbers = [
+        use.method,
+        DASH if use.rank is None else f"{use.rank:g}",
+        count(len(use.layers)),
+        count(use.parameters),
+        format_bytes(use.state_bytes),
+        f"{use.gain:+.2%}",
+    ]
+    return [[names[0], *numbers], *([name, *[DASH] * len(numbers)] for name in names[1:])]

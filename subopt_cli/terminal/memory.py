@@ -1,0 +1,118 @@
+"""Memory: the peak of every phase by method, what fills it, and what would free it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..findings.common import optimizer_saving_bytes
+from ..text import DASH, percent
+from ..units import format_bytes
+from .table import Column, FittingTable, fitting_table
+
+if TYPE_CHECKING:
+    from subopt.profilers.record.profile import Memory, MethodCost, Peak, Profile
+
+METHODS_SHOWN = 8
+CONTENTS_SHOWN = 5
+PEAK_MARK = "<"  # behind the phase that sets the peak
+
+MEMORY_LEGEND = (
+    (
+        "phases",
+        "the most memory while the model runs forward, backward, in the optimizer's step, and in a step that refreshes "
+        f"bases; '{PEAK_MARK}' marks the highest",
+    ),
+    (
+        "frees",
+        "at least this much at the highest instant, each change by itself; another optimizer: AdamW's state less the "
+        "least state of any method, at most",
+    ),
+)
+
+
+def memory_tables(profile: Profile) -> list[RenderableType]:
+    """Return the peaks by phase, what is alive at the peak, and what would free memory, as far as known."""
+    parts: list[RenderableType] = []
+    known = [cost for cost in profile.methods if cost.peak]
+    if known:
+        parts.append(_phase_table(known))
+    if profile.memory.contents:
+        parts += [
+            Text("what fills the peak of plain AdamW", style="italic"),
+            _contents(profile.memory),
+        ]
+    saved = optimizer_saving_bytes(profile)
+    if profile.memory.savings:
+        parts += [
+            Text("what would free memory at that peak", style="italic"),
+            _savings(profile.memory, saved),
+        ]
+    return parts
+
+
+def _phase_table(costs: list[MethodCost]) -> RenderableType:
+    ordered = sorted(costs, key=lambda cost: cost.peak.bytes if cost.peak else 0)
+    shown = [
+        cost
+        for number, cost in enumerate(ordered)
+        if number < METHODS_SHOWN or cost.method == "adamw"
+    ]
+    columns = (
+        Column("method", is_text=True),
+        Column("forward", priority=2),
+        Column("backward", priority=1),
+        Column("step", priority=1),
+        Column("refresh", priority=1),
+        Column("at most", priority=3),
+    )
+    table = fitting_table(columns, [[cost.method, *_phases(cost.peak)] for cost in shown])
+    hidden = len(ordered) - len(shown)
+    note = (
+        [Text(f"least peak first; {hidden} more in the profile file", style="dim")]
+        if hidden
+        else []
+    )
+    return Group(table, *note)
+
+
+def _phases(peak: Peak | None) -> list[str]:
+    if peak is None:
+        return [DASH] * 5
+    cells = []
+    for phase in ("forward", "backward", "step", "refresh"):
+        size = getattr(peak.by_phase, phase)
+        mark = PEAK_MARK if phase == peak.phase else " "
+        cells.append(DASH if size is None else f"{format_bytes(size)} {mark}")
+    return [*cells, format_bytes(peak.high_bytes)]
+
+
+def _contents(memory: Memory) -> RenderableType:
+    columns = (
+        Column("at the peak", is_text=True),
+        Column("kind", priority=2, is_text=True),
+        Column("size"),
+        Column("share", priority=1),
+    )
+    rows = [
+        [
+            content.name,
+            content.category,
+            format_bytes(content.bytes),
+            percent(content.bytes / memory.peak_bytes) if memory.peak_bytes else DASH,
+        ]
+        for content in memory.contents[:CONTENTS_SHOWN]
+    ]
+    return fitting_table(columns, rows)
+
+
+def _savings(memory: Memory, optimizer_bytes: int | None) -> RenderableType:
+    rows = [(saving.change, saving.bytes, "") for saving in memory.savings[:CONTENTS_SHOWN]]
+    if optimizer_bytes:
+        rows.append(("another optimizer, at most", optimizer_bytes, "bold"))
+    rows.sort(key=lambda row: row[1], reverse=True)
+    columns = (Column("frees", is_text=True), Column("change", wraps=True))
+    cells = [[format_bytes(size), change] for change, size, _ in rows]
+    return FittingTable(columns, cells, [style for *_, style in rows])
