@@ -40,7 +40,7 @@ from subopt.profilers.target.loaded import without_address_warnings
 from subopt.profilers.target.session import Session
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.plan.budget import smallest_budget
-from subopt.recipes.plan.solving import Request
+from subopt.recipes.plan.solving import PlanRequest
 from subopt.recipes.schema import Recipe
 from subopt.units import format_bytes
 
@@ -131,7 +131,7 @@ def rows_of(case: Case) -> Iterator[dict[str, Any]]:
     if adamw.peak is None:
         raise RuntimeError(f"{case.name} has no peak: {profile.missing}")
     for share in BUDGETS:
-        needed = int(share * adamw.peak.bytes) + UNKNOWN_GPU.beside_tensors_bytes
+        needed = int(share * adamw.peak.bytes) + UNKNOWN_GPU.non_tensor_bytes
         budget = smallest_budget(needed, headroom=HEADROOM)
         for batch_size in (None, "auto"):
             yield _row(case, profile, budget, share, batch_size)
@@ -143,7 +143,7 @@ def _row(
     advice = recommend(
         profile,
         budget_bytes=budget,
-        request=Request(batch_size=batch_size),
+        request=PlanRequest(batch_size=batch_size),
         headroom=HEADROOM,
     )
     # what tensors may fill: the headroom is asked for, and counts as unused here
@@ -158,7 +158,7 @@ def _row(
     if advice.chosen is None or advice.plan is None:
         return {**row, "fits": False, "change": advice.changes[0].text}
     recipe = to_recipe(advice, profile, recipe_path=ROOT / "recipe.yaml")
-    beside = advice.plan.peak.beside_bytes
+    beside = advice.plan.peak.overhead_bytes
     peak = followed_peak(recipe, ROOT)
     return {
         **row,

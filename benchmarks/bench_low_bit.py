@@ -16,7 +16,7 @@ import torch
 from _common import load_example
 from torch import Tensor, nn
 
-from subopt.optimizers import create, treatments
+from subopt.optimizers import create, parameter_roles
 
 COMPARED = (
     ("adamw", "8bit"),
@@ -53,14 +53,12 @@ def relative_error(low: list[Tensor], full: list[Tensor]) -> float:
 
 def members(model: nn.Module) -> dict[str, list[int]]:
     """The positions of the matrices among a model's parameters, and of embedding and head."""
-    described = {item.name: item for item in treatments(model)}
+    described = {item.name: item for item in parameter_roles(model)}
     items = [described[name] for name, _ in model.named_parameters()]
     return {
-        "matrices": [i for i, item in enumerate(items) if item.treatment == "matrix"],
+        "matrices": [i for i, item in enumerate(items) if item.role == "matrix"],
         "embedding and head": [
-            i
-            for i, item in enumerate(items)
-            if item.treatment == "fallback" and len(item.shape) > 1
+            i for i, item in enumerate(items) if item.role == "fallback" and len(item.shape) > 1
         ],
     }
 

@@ -29,7 +29,7 @@ import torch
 from _common import RESULTS, conditions
 from safetensors.torch import load_file
 
-from subopt.recipes.recipe.load import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.schema import Recipe
 from subopt.recipes.training.events import Started
 from subopt.recipes.training.metrics import read_metrics
@@ -181,7 +181,7 @@ def run_case(case: str, kills: int, folder: Path, rng: random.Random) -> Ended:
     """Kill one recipe's trainings so many times; return how it went."""
     begin_s = time.perf_counter()
     path = folder / "recipe.yaml"
-    recipe = apply_overrides(load_recipe(path), CASES[case])
+    recipe = with_settings(load_recipe(path), CASES[case])
     steps = recipe.schedule.steps
     session(recipe, path, folder / "warm-up", [])
     started: list[float] = []

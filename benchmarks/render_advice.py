@@ -13,7 +13,7 @@ BASELINE = "adamw"
 
 
 @dataclass(frozen=True)
-class Standing:
+class MethodResult:
     """One method on one problem, at its best learning rate."""
 
     method: str
@@ -33,7 +33,7 @@ class Standing:
         return max(self.losses) - min(self.losses) if len(self.losses) > 1 else None
 
 
-def standings(rows: Sequence[Row], problem: str) -> list[Standing]:
+def method_results(rows: Sequence[Row], problem: str) -> list[MethodResult]:
     """Return every method of a problem that did not always diverge, lowest loss of the first seed first.
 
     The first seed alone decides the order: other seeds were only run for the best methods, and their mean beside
@@ -54,18 +54,20 @@ def standings(rows: Sequence[Row], problem: str) -> list[Standing]:
             and row["lr"] == best["lr"]
             and row["held_out_loss"] is not None
         ]
-        found.append(Standing(method, best["lr"], best["steps"], tuple(repeated), len(searched)))
+        found.append(
+            MethodResult(method, best["lr"], best["steps"], tuple(repeated), len(searched))
+        )
     return sorted(found, key=lambda standing: standing.losses[0])
 
 
-def widest_spread(found: Sequence[Standing]) -> float:
+def widest_spread(found: Sequence[MethodResult]) -> float:
     """Return the widest spread between seeds of one method: what a difference must exceed to be one."""
     return max((one.spread for one in found if one.spread is not None), default=math.nan)
 
 
 def problem_section(name: str, title: str, rows: Sequence[Row]) -> str:
     """Return one problem's table of all methods."""
-    found = standings(rows, name)
+    found = method_results(rows, name)
     base = next(one for one in found if one.method == BASELINE)
     lines = [
         (
@@ -87,7 +89,9 @@ def problem_section(name: str, title: str, rows: Sequence[Row]) -> str:
     return f"## {title}\n\n{table(head, lines)}\n\nWidest spread between seeds: {widest_spread(found):.4f}.\n"
 
 
-def verdict_row(title: str, found: Sequence[Standing], kind: str, chosen: str) -> tuple[str, ...]:
+def verdict_row(
+    title: str, found: Sequence[MethodResult], kind: str, chosen: str
+) -> tuple[str, ...]:
     """Return what choosing a method costs beside the best one."""
     by_method = {one.method: one for one in found}
     best, base = found[0], by_method[BASELINE]
@@ -129,7 +133,7 @@ def render(
         notes: What went wrong and why, as Markdown.
     """
     verdicts = [
-        verdict_row(titles[problem], standings(rows, problem), kind, method)
+        verdict_row(titles[problem], method_results(rows, problem), kind, method)
         for problem, choices in advised.items()
         for kind, method in choices.items()
     ]

@@ -13,7 +13,7 @@ from .matrices import matrix_shape
 from .methods.method import Method, options_for
 from .methods.registry import METHODS, get_method
 from .optimizer import Composed
-from .parameters import Treatment, shown_name, treatments
+from .parameters import ParameterRole, parameter_roles, shown_name
 from .state.low_bit import stored_bytes
 
 __all__ = [
@@ -21,15 +21,15 @@ __all__ = [
     "Composed",
     "FusedBackward",
     "Method",
-    "Treatment",
+    "ParameterRole",
     "create",
     "get_method",
     "is_refresh_due",
     "matrix_shape",
     "options_for",
+    "parameter_roles",
     "shown_name",
     "stored_bytes",
     "to_dense",
     "to_two_layers",
-    "treatments",
 ]

@@ -1,20 +1,21 @@
-"""From a method's name and a model to its optimizer, with the right treatment of every parameter."""
+"""From a method's name and a model to its optimizer, with the right group for every parameter."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from subopt.errors import OptionError, suggestion
+from subopt.errors import OptionError, RenamedWarning, suggestion
 
 from .methods.method import FALLBACK_OPTIONS, FALLBACKS, Method
 from .methods.registry import get_method
 from .optimizer import Composed
 from .options import OPTIONS, validated
-from .overrides import FALLBACK, check_use, checked_rules, is_frozen, rule_for
-from .parameters import Treatment, treatments
+from .overrides import FALLBACK, check_use, checked_overrides, is_frozen, override_for
+from .parameters import ParameterRole, parameter_roles
 from .state import low_bit
 
 _FALLBACK_KEYS = ("method", "lr", "weight_decay")
@@ -27,7 +28,7 @@ def create(
     lr: float | Tensor = 1e-3,
     weight_decay: float = 0.0,
     fallback: str | Mapping[str, Any] | None = None,
-    rules: Sequence[Mapping[str, Any]] = (),
+    overrides: Sequence[Mapping[str, Any]] = (),
     exclude: Sequence[str] = (),
     groups: Iterable[Mapping[str, Any]] | None = None,
     **options: Any,
@@ -35,7 +36,7 @@ def create(
     """Build a method's optimizer for a model.
 
     Matrices get the method; embeddings, output heads, vectors and scalars get its fallback, which is AdamW and
-    usually wants a learning rate of its own (see `treatments` for who is what).
+    usually wants a learning rate of its own (see `parameter_roles` for who is what).
 
     A method that replaces layers (see `Method.layers`) does so here, in place: look a parameter up after this call, not
     before it. The dense weights are in `get_method(method).dense_state_dict(model)` at any time.
@@ -47,28 +48,36 @@ def create(
         weight_decay: Decoupled decay, for the method and, unless it says otherwise, for the fallback.
         fallback: "same" to give the method every parameter, or {"method", "lr", "weight_decay"} of the
             fallback; by default the method table's choice at the same lr.
-        rules: {"pattern", "method", "lr", "weight_decay", "options"} for parameters whose name the regular expression
-            is found in; the first match wins. A rule that names a method applies it whatever the treatment; one that
-            does not changes the method's options for matrices, the fallback's for the rest. "fallback" as a method
-            leaves them to the fallback; "frozen" clears their `requires_grad`, in the model itself.
+        overrides: {"pattern", "method", "lr", "weight_decay", "options"} for parameters whose name the regular
+            expression is found in; the first match wins. An override that names a method applies it whatever the role;
+            one that does not changes the method's options for matrices, the fallback's for the rest. "fallback" as a
+            method leaves them to the fallback; "frozen" clears their `requires_grad`, in the model itself.
         exclude: Regular expressions of names to leave to the fallback.
         groups: The user's own parameter groups: only their parameters are trained, and a group's `lr`,
             `weight_decay` or other keys override ours.
         **options: The method's options.
 
     Raises:
-        OptionError: An unknown method, option, rule or fallback, or a value out of range.
+        OptionError: An unknown method, option, override or fallback, or a value out of range.
     """
+    if "rules" in options:
+        warnings.warn(RenamedWarning("the argument rules is called overrides now"), stacklevel=2)
+        overrides = options.pop("rules")
     plan = _Plan(
-        get_method(method), lr, weight_decay, _fallback(fallback), options, checked_rules(rules)
+        get_method(method),
+        lr,
+        weight_decay,
+        _fallback(fallback),
+        options,
+        checked_overrides(overrides),
     )
-    described = treatments(model, exclude)
+    described = parameter_roles(model, exclude)
     if groups is None:
-        trained = (item for item in described if item.treatment != "frozen")
-        offered: list[tuple[dict[str, Any], Treatment]] = [({}, item) for item in trained]
+        trained = (item for item in described if item.role != "frozen")
+        offered: list[tuple[dict[str, Any], ParameterRole]] = [({}, item) for item in trained]
     else:
         offered = _within(groups, {id(item.parameter): item for item in described})
-    check_use(plan.rules, [item for _, item in offered], plan.is_treated)
+    check_use(plan.overrides, [item for _, item in offered], plan.is_treated)
     assigned = _assigned(offered, plan)
     if not assigned:
         raise OptionError("the model has no parameter that requires a gradient")
@@ -88,11 +97,11 @@ class _Plan:
         weight_decay: float,
         fallback: Mapping[str, Any],
         options: Mapping[str, Any],
-        rules: Sequence[Mapping[str, Any]],
+        overrides: Sequence[Mapping[str, Any]],
     ) -> None:
         self.method = method
         self.fallback = fallback
-        self.rules = rules
+        self.overrides = overrides
         self.options = options
         self.matrix = {"method": method.name, "lr": lr, "weight_decay": weight_decay}
         self.matrix |= method.resolve(options)
@@ -111,31 +120,33 @@ class _Plan:
             return rest | self.method.resolve(self.options) | {"method": self.method.name}
         return rest | self.method.fallback_options(self.options, name)
 
-    def group(self, item: Treatment) -> dict[str, Any]:
+    def group(self, item: ParameterRole) -> dict[str, Any]:
         """Return them for one that is trained."""
-        index = rule_for(self.rules, item)
+        index = override_for(self.overrides, item)
         if index is not None:
-            return self._ruled(self.rules[index], item)
+            return self._overridden(self.overrides[index], item)
         return self.matrix if self.is_treated(item) else self.rest
 
-    def is_treated(self, item: Treatment) -> bool:
-        """Whether the method trains it, where no rule says otherwise."""
-        return item.treatment == "matrix" and self.method.accepts(item.layer_kind)
+    def is_treated(self, item: ParameterRole) -> bool:
+        """Whether the method trains it, where no override says otherwise."""
+        return item.role == "matrix" and self.method.accepts(item.layer_type)
 
-    def is_replaced(self, settings: Mapping[str, Any], item: Treatment) -> bool:
+    def is_replaced(self, settings: Mapping[str, Any], item: ParameterRole) -> bool:
         """Whether its layer gives way to one of the method's."""
         return settings["method"] == self.method.name and self.is_treated(item)
 
-    def _ruled(self, rule: Mapping[str, Any], item: Treatment) -> dict[str, Any]:
-        name, own = rule.get("method"), rule.get("options") or {}
-        rates = {key: rule[key] for key in ("lr", "weight_decay") if rule.get(key) is not None}
+    def _overridden(self, override: Mapping[str, Any], item: ParameterRole) -> dict[str, Any]:
+        name, own = override.get("method"), override.get("options") or {}
+        rates = {
+            key: override[key] for key in ("lr", "weight_decay") if override.get(key) is not None
+        }
         if name not in {None, FALLBACK}:
             return self.matrix | {"method": name} | get_method(name).resolve(own) | rates
         if name is None and self.is_treated(item):
             return self.matrix | self.method.resolve({**self.options, **own}) | rates
         if name == FALLBACK and self.fallback.get("method") == "same":
             raise OptionError(
-                f"the rule '{rule['pattern']}' leaves parameters to a fallback that is the method itself",
+                f"the override '{override['pattern']}' leaves parameters to a fallback that is the method itself",
                 f"name a fallback: {', '.join(FALLBACKS)}",
             )
         shared = {key: value for key, value in own.items() if key in FALLBACK_OPTIONS}
@@ -156,8 +167,8 @@ def _fallback(fallback: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def _within(
-    groups: Iterable[Mapping[str, Any]], described: Mapping[int, Treatment]
-) -> list[tuple[dict[str, Any], Treatment]]:
+    groups: Iterable[Mapping[str, Any]], described: Mapping[int, ParameterRole]
+) -> list[tuple[dict[str, Any], ParameterRole]]:
     """Return the trained parameters of the user's own groups, with what the groups set."""
     offered = []
     for group in groups:
@@ -170,18 +181,18 @@ def _within(
                     "param_groups(model) returned a parameter that is not the model's"
                 )
             item = described[id(parameter)]
-            if item.treatment != "frozen":
+            if item.role != "frozen":
                 offered.append((own, item))
     return offered
 
 
 def _assigned(
-    offered: Sequence[tuple[Mapping[str, Any], Treatment]], plan: _Plan
-) -> list[tuple[dict[str, Any], Treatment]]:
-    """Return every parameter's settings; what a rule freezes gets none and no gradient any more."""
+    offered: Sequence[tuple[Mapping[str, Any], ParameterRole]], plan: _Plan
+) -> list[tuple[dict[str, Any], ParameterRole]]:
+    """Return every parameter's settings; what an override freezes gets none and no gradient any more."""
     assigned = []
     for own, item in offered:
-        if is_frozen(plan.rules, item):
+        if is_frozen(plan.overrides, item):
             item.parameter.requires_grad_(False)
         else:
             assigned.append((plan.group(item) | dict(own), item))
@@ -189,7 +200,7 @@ def _assigned(
 
 
 def _replace(
-    model: nn.Module, assigned: Sequence[tuple[dict[str, Any], Treatment]], plan: _Plan
+    model: nn.Module, assigned: Sequence[tuple[dict[str, Any], ParameterRole]], plan: _Plan
 ) -> Mapping[str, list[tuple[str, Tensor]]]:
     """Let the method put its own layers in place; return what came of each weight that is gone."""
     method = plan.method
@@ -207,7 +218,7 @@ def _replace(
 
 
 def _collect(
-    assigned: list[tuple[dict[str, Any], Treatment]],
+    assigned: list[tuple[dict[str, Any], ParameterRole]],
     successors: Mapping[str, list[tuple[str, Tensor]]],
 ) -> list[dict[str, Any]]:
     """Merge parameters of equal settings into groups, in order of first appearance; successors stand for a weight."""

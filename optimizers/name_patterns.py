@@ -1,4 +1,4 @@
-"""Patterns of rules: regular expressions that cannot take forever.
+"""Patterns of overrides: regular expressions that cannot take forever.
 
 Python's matcher tries every way in which a pattern could match. A pattern from a file must not have so many ways that
 trying them hangs, so the ways are counted before the pattern is compiled, and one with too many is refused.
@@ -108,7 +108,7 @@ class _Ways:
         if self._next() == "?":
             start = _GROUP_STARTS.match(self._pattern, self._at)
             if start is None:
-                raise _not_a_pattern(self._pattern, "a group of a kind that rules do not take")
+                raise _not_a_pattern(self._pattern, "a group of a kind that overrides do not take")
             self._at = start.end()
             if start.group().endswith(")"):
                 return 1.0

@@ -18,20 +18,20 @@ _HEAD_NAME = re.compile(
     r"(^|\.)(lm_head|head|output|decoder|embed_out|logits|classifier|unembed\w*)$"
 )
 
-LayerKind: TypeAlias = Literal["linear", "conv"]
+LayerType: TypeAlias = Literal["linear", "conv"]
 
 
 @dataclass(frozen=True)
-class Treatment:
+class ParameterRole:
     """What becomes of one parameter.
 
     Attributes:
         name: Its first name in the model.
         shape: Its shape.
-        kind: The class of the module that holds it, such as "Linear".
-        layer_kind: "linear" or "conv" where it is the weight of a plain layer of torch, whose place another layer could
+        module_type: The class of the module that holds it, such as "Linear".
+        layer_type: "linear" or "conv" where it is the weight of a plain layer of torch, whose place another layer could
             take; None elsewhere.
-        treatment: "matrix": the method; "fallback": the fallback optimizer; "frozen": nothing.
+        role: "matrix": the method; "fallback": the fallback optimizer; "frozen": nothing.
         reason: Why, in a few words.
         parameter: The parameter itself.
         inputs_first: Whether its first dimension is the layer's inputs and not, as in `nn.Linear`, its outputs.
@@ -39,9 +39,9 @@ class Treatment:
 
     name: str
     shape: tuple[int, ...]
-    kind: str
-    layer_kind: LayerKind | None
-    treatment: Literal["matrix", "fallback", "frozen"]
+    module_type: str
+    layer_type: LayerType | None
+    role: Literal["matrix", "fallback", "frozen"]
     reason: str
     parameter: Tensor
     inputs_first: bool = False
@@ -57,7 +57,7 @@ def shown_name(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
-_PLAIN: dict[type[nn.Module], LayerKind] = {
+_PLAIN: dict[type[nn.Module], LayerType] = {
     nn.Linear: "linear",
     nn.Conv1d: "conv",
     nn.Conv2d: "conv",
@@ -65,10 +65,10 @@ _PLAIN: dict[type[nn.Module], LayerKind] = {
 }
 
 
-def treatments(model: nn.Module, exclude: Sequence[str] = ()) -> list[Treatment]:
-    """Return the treatment of every parameter, shared ones once.
+def parameter_roles(model: nn.Module, exclude: Sequence[str] = ()) -> list[ParameterRole]:
+    """Return the role of every parameter, shared ones once.
 
-    A parameter gets the matrix treatment if both sides of its matrix view are at least 2, and it is neither an
+    A parameter is a matrix if both sides of its matrix view are at least 2, and it is neither an
     embedding, tied to one, nor the output head onto an embedding's vocabulary, and no exclude pattern matches its name.
 
     Args:
@@ -78,14 +78,14 @@ def treatments(model: nn.Module, exclude: Sequence[str] = ()) -> list[Treatment]
     known = _Known(model)
     result = []
     for name, module, parameter in _parameters(model):
-        treatment, reason = _decide(name, module, parameter, known, exclude)
+        role, reason = _decide(name, module, parameter, known, exclude)
         result.append(
-            Treatment(
+            ParameterRole(
                 name=name,
                 shape=tuple(parameter.shape),
-                kind=type(module).__name__,
-                layer_kind=known.layers.get(id(parameter)),
-                treatment=treatment,
+                module_type=type(module).__name__,
+                layer_type=known.layers.get(id(parameter)),
+                role=role,
                 reason=reason,
                 parameter=parameter,
                 inputs_first=_has_inputs_first(module),
@@ -123,7 +123,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
                 yield f"{prefix}.{local}" if prefix else local, module, parameter
 
 
-def _plain_layers(model: nn.Module) -> dict[int, LayerKind]:
+def _plain_layers(model: nn.Module) -> dict[int, LayerType]:
     """Return the kind of layer by the id of its weight: exactly torch's own layers, held in one place of the model.
 
     A subclass may use its weight in a way that only it knows; a weight or a layer that two modules hold cannot change
@@ -134,14 +134,14 @@ def _plain_layers(model: nn.Module) -> dict[int, LayerKind]:
     holders = Counter(
         id(parameter) for module in modules for parameter in module._parameters.values()
     )
-    kinds: dict[int, LayerKind] = {}
+    layer_types: dict[int, LayerType] = {}
     for module in modules:
-        kind = _PLAIN.get(type(module))
-        if kind is None or places[id(module)] != 1 or holders[id(module.weight)] != 1:
+        layer_type = _PLAIN.get(type(module))
+        if layer_type is None or places[id(module)] != 1 or holders[id(module.weight)] != 1:
             continue
-        if kind == "linear" or module.groups == 1:
-            kinds[id(module.weight)] = kind
-    return kinds
+        if layer_type == "linear" or module.groups == 1:
+            layer_types[id(module.weight)] = layer_type
+    return layer_types
 
 
 def _decide(

@@ -117,7 +117,7 @@ def _other_processes(pynvml: Any, handle: Any) -> int:
     return sum(process.pid != os.getpid() for process in running)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Collect what only cycles keep alive, and have the C library return its free memory where it can (glibc).
 
     Optimizers can be in a cycle with their own hooks. And glibc keeps freed blocks of up to 32 MiB for itself: 0.5 GiB

@@ -189,7 +189,7 @@ class MethodTable:
         What was timed while the machine was busy with something else is timed once more, where time is left.
         """
         begin_s = time.perf_counter()
-        in_turn: dict[str, StepTime] = {}
+        interleaved: dict[str, StepTime] = {}
         for done, (name, row) in enumerate(self._rows.items()):
             self._report(Progress("optimizer steps", done, len(self._rows)))
             left_s = budget_s - (time.perf_counter() - begin_s)
@@ -206,13 +206,13 @@ class MethodTable:
             if taken.counted is not None:
                 counted.setdefault(taken.counted, []).append(name)
             elif not needs_closure(name):
-                in_turn[name] = taken
-        for name in disturbed(in_turn):
+                interleaved[name] = taken
+        for name in disturbed(interleaved):
             left_s = budget_s - (time.perf_counter() - begin_s)
             if left_s <= 0:
                 break
             again = self._time_step(model, batch, self._rows[name], rounds=rounds, budget_s=left_s)
-            if again.counted is None and again.baseline_ms < in_turn[name].baseline_ms:
+            if again.counted is None and again.baseline_ms < interleaved[name].baseline_ms:
                 self._take_in(name, again)
 
     def _take_in(self, name: str, taken: StepTime) -> None:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import _pytree as pytree
 
 from subopt.errors import PreflightError, UserCodeError
-from subopt.optimizers import shown_name, treatments
+from subopt.optimizers import parameter_roles, shown_name
 from subopt.units import format_bytes
 
 from .gradients.stream import left_as_found
@@ -64,7 +64,7 @@ def preflight(target: LoadedTarget, model: nn.Module, batch: Any) -> Preflight:
         PreflightError: No matrix to treat, or a loss that is not scalar, not finite, or needs no gradient.
         UserCodeError: The model or the loss raised.
     """
-    matrices = _check_treatments(target, model)
+    matrices = _check_roles(target, model)
     with left_as_found(model):
         loss = target.loss(model, batch)
         loss_check = _check_loss(target, model, loss)
@@ -80,11 +80,9 @@ def preflight(target: LoadedTarget, model: nn.Module, batch: Any) -> Preflight:
     ))
 
 
-def _check_treatments(target: LoadedTarget, model: nn.Module) -> Check:
-    found = treatments(model)
-    counts = {
-        kind: sum(t.treatment == kind for t in found) for kind in ("matrix", "fallback", "frozen")
-    }
+def _check_roles(target: LoadedTarget, model: nn.Module) -> Check:
+    found = parameter_roles(model)
+    counts = {kind: sum(t.role == kind for t in found) for kind in ("matrix", "fallback", "frozen")}
     if counts["matrix"] == 0:
         frozen = f"; {counts['frozen']} are frozen" if counts["frozen"] else ""
         raise PreflightError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from subopt.optimizers import METHODS, Treatment, get_method, matrix_shape
+from subopt.optimizers import METHODS, ParameterRole, get_method, matrix_shape
 from subopt.optimizers.bases.basis import resolve_rank
 
 from .costs.formula import unusable, weights_of
@@ -32,8 +32,8 @@ from .target.batches import tokens_in
 from .target.loaded import LoadedTarget
 from .target.random_state import RandomStream
 from .target.session import Session
-from .target.trained_parameters import refuse_sparse_gradients, trained_treatments
-from .timing.data_and_clip import BesideTime, time_beside
+from .target.trained_parameters import refuse_sparse_gradients, trained_roles
+from .timing.data_and_clip import DataAndClipTime, time_data_and_clip
 from .timing.decompositions import time_shape
 from .timing.step import time_forward_backward
 from .timing.stopwatch import Stopwatch
@@ -92,7 +92,7 @@ class _Run:
         self._gradients: dict[str, LayerMeasures] = {}
         self._decompositions: list[Decomposition] = []
         self._forward_backward_ms: float | None = None
-        self._beside: BesideTime | None = None
+        self._data_and_clip: DataAndClipTime | None = None
         self._missing: list[str] = []
         self._interrupted = False
 
@@ -106,9 +106,9 @@ class _Run:
         else:
             self._model = session.build_on_device()
             on_preflight(preflight(session.target, self._model, session.place(self._first_batch)))
-        self._treatments = trained_treatments(self._model, session.target)
-        refuse_sparse_gradients(self._model, self._treatments)
-        weights = weights_of(self._treatments)
+        self._roles = trained_roles(self._model, session.target)
+        refuse_sparse_gradients(self._model, self._roles)
+        weights = weights_of(self._roles)
         reasons = {name: unusable(get_method(name), weights) for name in self._methods}
         self._methods = [name for name, reason in reasons.items() if reason is None]
         self._missing += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
@@ -162,7 +162,7 @@ class _Run:
             group_bytes=self._cap_bytes(),
             stale=self._subspaces.stale,
             watch=self._watch,
-            inputs_first={item.name for item in self._treatments if item.inputs_first},
+            inputs_first={item.name for item in self._roles if item.inputs_first},
             on_batch=lambda done, total: self._report(Progress("gradients", done, total)),
         )
         try:
@@ -201,7 +201,7 @@ class _Run:
                 self._session.forward_backward, self._model, timed
             )
         self._watch.passes += len(timed)
-        self._beside = time_beside(self._model, self._batches, self._session.place)
+        self._data_and_clip = time_data_and_clip(self._model, self._batches, self._session.place)
         budget_s = self._effort.timing_budget_s(self._watch.seconds[PASSES])
         self._table.time_steps(
             self._model, timed[-1], rounds=self._effort.refreshes, budget_s=budget_s
@@ -222,8 +222,8 @@ class _Run:
             self._decompositions += times.rows
             self._missing += times.skipped
 
-    def _matrices(self) -> list[Treatment]:
-        return [item for item in self._treatments if item.treatment == "matrix"]
+    def _matrices(self) -> list[ParameterRole]:
+        return [item for item in self._roles if item.role == "matrix"]
 
     def _ranks(self) -> dict[str, int]:
         return {
@@ -250,13 +250,13 @@ class _Run:
             target=self._session.target.record,
             environment=environment(device),
             settings=self._settings,
-            layers=[self._layer(item) for item in self._treatments],
+            layers=[self._layer(item) for item in self._roles],
             memory=self._table.memory,
             methods=[_widened(row, earlier) for row in self._table.rows(self._methods)],
             decompositions=self._decompositions,
             forward_backward_ms=self._forward_backward_ms,
-            batch_ms=self._beside.batch_ms if self._beside else None,
-            clip_ms=self._beside.clip_ms if self._beside else None,
+            batch_ms=self._data_and_clip.batch_ms if self._data_and_clip else None,
+            clip_ms=self._data_and_clip.clip_ms if self._data_and_clip else None,
             spent=[Spent(on=name, seconds=seconds) for name, seconds in spent],
             passes=self._watch.passes,
             missing=[*self._table.missing, *self._missing],
@@ -264,15 +264,15 @@ class _Run:
             calibration=earlier,
         )
 
-    def _layer(self, item: Treatment) -> Layer:
+    def _layer(self, item: ParameterRole) -> Layer:
         found = self._gradients.get(item.name)
         held = found.measures if found else None
         return Layer(
             name=item.shown_name,
             shape=list(item.shape),
-            kind=item.kind,
-            layer_kind=item.layer_kind,
-            treatment=item.treatment,
+            module_type=item.module_type,
+            layer_type=item.layer_type,
+            role=item.role,
             reason=item.reason,
             spectrum=found.spectrum if found else None,
             subspace=self._subspaces.lives.get(item.name),

@@ -39,7 +39,7 @@ def lr_factor(schedule: Schedule, step: int) -> float:
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-class LearningRate:
+class LrSchedule:
     """Sets every group's learning rate relative to that group's own peak.
 
     A pure function of the step number: there is nothing to save, because the peak rests in the group as

@@ -54,7 +54,7 @@ class Fallback(_Section):
     weight_decay: Decay | None = None
 
 
-class Rule(_Section):
+class Override(_Section):
     """Other settings for the parameters whose name `pattern`, a regular expression, is found in; first match wins.
 
     `options` without a `method` add to the main ones; with a `method` they stand alone. Beside the methods there are
@@ -80,7 +80,7 @@ class Rule(_Section):
         return pattern
 
     @model_validator(mode="after")
-    def _special_methods_take_less(self) -> Rule:
+    def _special_methods_take_less(self) -> Override:
         from subopt.optimizers.overrides import SPECIAL, check_special
 
         if self.method in SPECIAL:
@@ -96,7 +96,7 @@ class Optimizer(_Section):
     weight_decay: Decay = 0.0
     options: Options = {}
     fallback: Fallback = Fallback()
-    rules: list[Rule] = []
+    overrides: list[Override] = []
 
 
 class Schedule(_Section):

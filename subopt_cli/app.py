@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +24,7 @@ from .commands import (
     schema,
     train,
 )
-from .errors import SuboptError
+from .errors import RenamedWarning, SuboptError
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -84,11 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the command's name; the process's own by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _show_renamed_in_one_line()
     try:
         status = app(words, prog_name="subopt", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         return _report(error, debug="--debug" in words)
     return status if isinstance(status, int) else 0
+
+
+def _show_renamed_in_one_line() -> None:
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, RenamedWarning):
+            sys.stderr.write(f"warning: {message}\n")
+        else:
+            others(message, category, *where, **more)
+
+    warnings.showwarning = show
 
 
 def _report(error: BaseException, *, debug: bool) -> int:

@@ -29,6 +29,10 @@ class SuboptError(Exception):
         self.hint = hint
 
 
+class RenamedWarning(FutureWarning):
+    """A name of an earlier version, which is read as its name now. The message says both."""
+
+
 class UsageError(SuboptError):
     """A command, option or value that makes no sense. Exit status 2."""
 

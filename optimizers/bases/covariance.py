@@ -21,7 +21,7 @@ from .basis import Options, State
 from .decompositions import gram_basis
 
 
-class Fit(NamedTuple):
+class FittedBasis(NamedTuple):
     """A new basis.
 
     Attributes:
@@ -52,16 +52,16 @@ def take_in(state: State, G: Tensor, sides: int, t: int, options: Options) -> No
         average_gram(state[f"covariance_{side}"], X, beta_t, 1 - beta_t)
 
 
-def first_fit(C: Tensor, rank: int | None) -> Fit:
+def first_fit(C: Tensor, rank: int | None) -> FittedBasis:
     """Return the leading eigenvectors of a covariance.
 
     Raises:
         torch.linalg.LinAlgError: `eigh` does not converge.
     """
-    return Fit(gram_basis(C, rank))
+    return FittedBasis(gram_basis(C, rank))
 
 
-def refit(C: Tensor, old: Tensor, solver: str) -> Fit:
+def refit(C: Tensor, old: Tensor, solver: str) -> FittedBasis:
     """Return a basis that is closer to C's eigenvectors than the old one, of the same width.
 
     "exact" takes the eigenvectors anew. "power" takes one step of the power method on all of them at once: the old
@@ -75,10 +75,10 @@ def refit(C: Tensor, old: Tensor, solver: str) -> Fit:
     rows = old.mT @ C
     order = (old.mT * rows).sum(1).argsort(descending=True, stable=True)
     if solver == "exact":
-        return Fit(gram_basis(C, old.shape[1]), order)
+        return FittedBasis(gram_basis(C, old.shape[1]), order)
     # As `qr`, without its R, which nobody needs.
     reflectors, scales = torch.geqrf(rows[order].mT)
-    return Fit(torch.linalg.householder_product(reflectors, scales), order)
+    return FittedBasis(torch.linalg.householder_product(reflectors, scales), order)
 
 
 def side_flops(size: int, width: int, solver: str) -> float:

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ..flops import Flops
 from ..matrices import energy_of
 from ..state import low_bit
-from ..state.layout import Kind, Layout, Slot
+from ..state.layout import Layout, Slot, SlotType
 from ..updates import fused_adam
 from ..updates.elementwise import MOMENTS
 from .basis import Options, State, resolve_rank
@@ -118,8 +118,8 @@ class OnlinePCA:
         for side, length in zip(self._sides, (m, n), strict=False):
             layout[side.basis] = Slot((length, r), "basis", identity=True)
             if options["basis_optimizer"] == "adam":
-                layout[side.exp_avg] = Slot((length, r), _moment_kind(options))
-                layout[side.exp_avg_sq] = Slot((length, r), _moment_kind(options), power=2)
+                layout[side.exp_avg] = Slot((length, r), _moment_slot_type(options))
+                layout[side.exp_avg_sq] = Slot((length, r), _moment_slot_type(options), power=2)
         return layout
 
     def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
@@ -234,7 +234,7 @@ def _descend(
         P.sub_(torch.add(step, P, alpha=decay).mul_(lr_P))
 
 
-def _moment_kind(options: Options) -> Kind:
+def _moment_slot_type(options: Options) -> SlotType:
     """A basis' moments are as exact as the basis, except in 8 bits: the paper's Adam on P is the weights' 8-bit one."""
     return "moment" if options["state_dtype"] == low_bit.STATE_DTYPE else "basis"
 

@@ -20,7 +20,7 @@ from ..state.layout import Layout, Slot, transport
 from ..updates.averages import debiased
 from ..updates.elementwise import MOMENTS
 from .basis import Options, State, is_refresh_due, resolve_rank
-from .covariance import Fit, covariances, first_fit, refit, side_flops, take_in
+from .covariance import FittedBasis, covariances, first_fit, refit, side_flops, take_in
 from .decompositions import (
     LinAlgError,
     canonical_signs,
@@ -161,7 +161,7 @@ class Periodic:
         elif options["skip_first"]:
             state["restart"].fill_(t)
 
-    def _fit(self, state: State, G: Tensor, t: int, options: Options) -> dict[str, Fit]:
+    def _fit(self, state: State, G: Tensor, t: int, options: Options) -> dict[str, FittedBasis]:
         rank = resolve_rank(options["rank"], G.shape[0])
         if options["source"] == "covariance":
             return _fit_to_covariances(state, G, rank, options)
@@ -174,9 +174,9 @@ class Periodic:
         if options["solver"] == "power" and int(state["refreshes"]) > 0:
             return {"left": _followed(G, state["basis_left"].to(G.dtype))}
         if _sides_held(state) == 1:
-            return {"left": Fit(left_basis(G, rank))}
+            return {"left": FittedBasis(left_basis(G, rank))}
         left, right = two_sided_bases(G, rank)
-        return {"left": Fit(left), "right": Fit(right)}
+        return {"left": FittedBasis(left), "right": FittedBasis(right)}
 
     def project(self, state: State, G: Tensor) -> Tensor:
         """Return P^T G, or P^T G Q."""
@@ -239,7 +239,7 @@ def _is_due(state: State, t: int, options: Options) -> bool:
 
 def _fit_to_covariances(
     state: State, G: Tensor, rank: int | None, options: Options
-) -> dict[str, Fit]:
+) -> dict[str, FittedBasis]:
     sides = ("left", "right")[: _sides_held(state)]
     if int(state["refreshes"]) > 0:
         return {
@@ -256,10 +256,10 @@ def _fit_to_covariances(
     return {side: first_fit(C, rank) for side, C in covariances(G, len(sides)).items()}
 
 
-def _followed(G: Tensor, old: Tensor) -> Fit:
+def _followed(G: Tensor, old: Tensor) -> FittedBasis:
     """Return a basis that follows the old one to G by power steps; a basis of all directions by one."""
     if old.shape[1] < len(G):
-        return Fit(refined_basis(G, old))
+        return FittedBasis(refined_basis(G, old))
     return refit(G @ G.mT, old, "power")
 
 

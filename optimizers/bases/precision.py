@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 
 PRECISIONS = ("full", "reduced")
-_TURN = threading.Lock()
+_LOCK = threading.Lock()
 
 # TF32 has 10 bits of a mantissa and bfloat16 7. What a device lacks it computes in full.
 _REDUCED = {
@@ -35,7 +35,7 @@ def rotations(precision: str, device: torch.device) -> Iterator[None]:
         yield
         return
     backend, reduced = _REDUCED[device.type]
-    with _TURN:
+    with _LOCK:
         before = backend.fp32_precision
         backend.fp32_precision = reduced
         try:

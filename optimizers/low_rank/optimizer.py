@@ -38,7 +38,7 @@ class DLRT(Composed):
 
     The closure clears the gradients, computes the loss of one batch, the same one whenever it is called within a step,
     calls `backward` and returns the loss; `step` returns the first. The second evaluation sees the random numbers and
-    the buffers of the first (see `SamePoint`). What gradient clipping in the closure sees: the gradients of K and L
+    the buffers of the first (see `ReplayedState`). What gradient clipping in the closure sees: the gradients of K and L
     in U.grad and V.grad, then that of S in S.grad. After the step these are None.
 
     Memory: q (m + n) + q^2 numbers a layer, and the integrator's moments of K, L and S. From the first evaluation to
@@ -117,7 +117,7 @@ class DLRT(Composed):
         return loss
 
     def _move(self, steps: list[LayerStep], closure: Closure) -> Any:
-        point = SamePoint(self.model)
+        point = ReplayedState(self.model)
         free = [step for step in steps if not step.has_frozen_bases]
         loss = self._evaluate(free, closure, "bases")
         moving = [step for step in free if step.layer.U.grad is not None]
@@ -218,7 +218,7 @@ class DLRT(Composed):
         return {**counts, "min_rank": min(ranks), "mean_rank": mean, "max_rank": max(ranks)}
 
 
-class SamePoint:
+class ReplayedState:
     """Remembers torch's random state and a model's buffers, to `restore` them before a second evaluation.
 
     Dropout draws the same masks again, and running statistics such as batch normalisation's are updated once in all.

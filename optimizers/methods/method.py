@@ -15,7 +15,7 @@ from subopt.errors import OptionError, suggestion
 from ..composition import rule_of
 from ..optimizer import Composed
 from ..options import OPTIONS, RULES, validated
-from ..parameters import LayerKind
+from ..parameters import LayerType
 from ..state import low_bit
 from ..state.layout import Dtypes, layout_bytes
 from .transient import transient_bytes
@@ -65,7 +65,7 @@ class Method:
     fallback: str = "adamw"
     state_formula: str = ""
     capabilities: frozenset[str] = frozenset()
-    layers: frozenset[LayerKind] = frozenset()
+    layers: frozenset[LayerType] = frozenset()
     searched: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     test_inputs: tuple[Mapping[str, Any], ...] = ()
     error_inputs: tuple[tuple[Mapping[str, Any], str], ...] = ()
@@ -179,9 +179,9 @@ class Method:
         needs_low_bit = self.resolve(options)["state_dtype"] == low_bit.STATE_DTYPE
         return low_bit.EXTRA if needs_low_bit and not low_bit.is_installed() else None
 
-    def accepts(self, layer_kind: LayerKind | None) -> bool:
+    def accepts(self, layer_type: LayerType | None) -> bool:
         """Return whether it trains the matrix of a layer of this kind; others go to its fallback."""
-        return not self.layers or layer_kind in self.layers
+        return not self.layers or layer_type in self.layers
 
     def replace(
         self, model: nn.Module, settings: Mapping[str, Mapping[str, Any]]

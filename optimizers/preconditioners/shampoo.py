@@ -48,7 +48,7 @@ def parts(side: int, block_size: int) -> tuple[Part, ...]:
 
 
 @dataclass(frozen=True)
-class Kind:
+class BlockShape:
     """The blocks of one part of the rows and one of the columns."""
 
     rows: Part
@@ -57,8 +57,8 @@ class Kind:
     @property
     def sides(self) -> tuple[tuple[str, int], tuple[str, int]]:
         """Return the names of its two preconditioners and their sizes."""
-        kind = f"{self.rows.name}_{self.columns.name}"
-        return (f"left_{kind}", self.rows.size), (f"right_{kind}", self.columns.size)
+        name = f"{self.rows.name}_{self.columns.name}"
+        return (f"left_{name}", self.rows.size), (f"right_{name}", self.columns.size)
 
     @property
     def batch(self) -> tuple[int, int]:
@@ -72,10 +72,10 @@ class Kind:
         return blocks.view(rows.count, rows.size, columns.count, columns.size).transpose(1, 2)
 
 
-def kinds(shape: Sequence[int], block_size: int) -> Iterator[Kind]:
+def block_shapes(shape: Sequence[int], block_size: int) -> Iterator[BlockShape]:
     """Return the kinds of block of an m x n matrix: one to four."""
     m, n = shape
-    return (Kind(r, c) for r in parts(m, block_size) for c in parts(n, block_size))
+    return (BlockShape(r, c) for r in parts(m, block_size) for c in parts(n, block_size))
 
 
 class Shampoo:
@@ -100,9 +100,9 @@ class Shampoo:
     def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return the statistics, their inverse roots and the counters."""
         layout = {"refreshes": _COUNT, "kept_bases": _COUNT}
-        for kind in kinds((m, n), hyper["block_size"]):
-            for name, size in kind.sides:
-                shape = (*kind.batch, size, size)
+        for block in block_shapes((m, n), hyper["block_size"]):
+            for name, size in block.sides:
+                shape = (*block.batch, size, size)
                 layout[f"covariance_{name}"] = Slot(shape, "basis")
                 layout[f"root_{name}"] = Slot(shape, "basis", identity=True)
         return layout
@@ -110,9 +110,9 @@ class Shampoo:
     def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
         """Return two products per side and step; per refresh, a decomposition (9 b^3) and a product (2 b^3)."""
         step = refresh = 0
-        for kind in kinds((m, n), hyper["block_size"]):
-            blocks = kind.rows.count * kind.columns.count
-            b_m, b_n = kind.rows.size, kind.columns.size
+        for block in block_shapes((m, n), hyper["block_size"]):
+            blocks = block.rows.count * block.columns.count
+            b_m, b_n = block.rows.size, block.columns.size
             step += blocks * (4 * b_m * b_n * (b_m + b_n) + 3 * (b_m**2 + b_n**2))
             refresh += blocks * 11 * (b_m**3 + b_n**3)
         return Flops(step, refresh, step + refresh)
@@ -121,9 +121,9 @@ class Shampoo:
         """Take the t-th gradient into L and R of every block."""
         beta = debiased(hyper["betas"][1], t)
         old, new = (beta, 1 - beta) if hyper["accumulation"] == "ema" else (1.0, 1.0)
-        for kind in kinds(G.shape, hyper["block_size"]):
-            blocks = kind.cut(G)
-            for (name, _), X in zip(kind.sides, (blocks, blocks.mT), strict=True):
+        for block in block_shapes(G.shape, hyper["block_size"]):
+            blocks = block.cut(G)
+            for (name, _), X in zip(block.sides, (blocks, blocks.mT), strict=True):
                 _accumulate(state[f"covariance_{name}"], X, old, new)
 
     def precondition(self, G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
@@ -131,15 +131,15 @@ class Shampoo:
         if int(state["refreshes"]) == 0 or (t - 1) % hyper["period"] == 0:
             self._refresh(G, state, hyper)
         direction = torch.empty_like(G, memory_format=torch.contiguous_format)
-        for kind in kinds(G.shape, hyper["block_size"]):
-            left, right = (state[f"root_{name}"].to(G.dtype) for name, _ in kind.sides)
-            kind.cut(direction).copy_(left @ kind.cut(G) @ right)
+        for block in block_shapes(G.shape, hyper["block_size"]):
+            left, right = (state[f"root_{name}"].to(G.dtype) for name, _ in block.sides)
+            block.cut(direction).copy_(left @ block.cut(G) @ right)
         return direction
 
     def _refresh(self, G: Tensor, state: State, hyper: Hyper) -> None:
         total = kept = 0
-        for kind in kinds(G.shape, hyper["block_size"]):
-            for name, size in kind.sides:
+        for block in block_shapes(G.shape, hyper["block_size"]):
+            for name, size in block.sides:
                 roots = state[f"root_{name}"].view(-1, size, size)
                 covariances = state[f"covariance_{name}"].view(-1, size, size)
                 total += len(roots)

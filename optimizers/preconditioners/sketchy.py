@@ -19,7 +19,7 @@ from ..state.layout import Layout, Slot
 from ..updates.averages import debiased
 from ..updates.update import Hyper, State
 from .matrix_roots import chunks
-from .shampoo import kinds
+from .shampoo import block_shapes
 
 # Eigenvectors U = F v / sqrt(s) of F F^T lose their length by rounding / s: what is smaller than this share is dropped.
 _SMALLEST_SHARE = 1e-10
@@ -54,20 +54,20 @@ class Sketchy:
     def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
         """Return every side's U, s and rho, and the counters."""
         layout = {"refreshes": Slot((), "count"), "kept_bases": Slot((), "count")}
-        for kind in kinds((m, n), hyper["block_size"]):
-            for name, size in kind.sides:
+        for block in block_shapes((m, n), hyper["block_size"]):
+            for name, size in block.sides:
                 rank = resolve_rank(hyper["rank"], size) or size
-                layout[f"sketch_{name}"] = Slot((*kind.batch, size, rank), "basis")
-                layout[f"energies_{name}"] = Slot((*kind.batch, rank), "vector")
-                layout[f"escaped_{name}"] = Slot(kind.batch, "vector")
+                layout[f"sketch_{name}"] = Slot((*block.batch, size, rank), "basis")
+                layout[f"energies_{name}"] = Slot((*block.batch, rank), "vector")
+                layout[f"escaped_{name}"] = Slot(block.batch, "vector")
         return layout
 
     def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
         """Return two thin products per side and step; per refresh, a product or two and a decomposition (9 b^3)."""
         step = refresh = 0.0
-        for kind in kinds((m, n), hyper["block_size"]):
-            blocks = kind.rows.count * kind.columns.count
-            (_, b_m), (_, b_n) = kind.sides
+        for block in block_shapes((m, n), hyper["block_size"]):
+            blocks = block.rows.count * block.columns.count
+            (_, b_m), (_, b_n) = block.sides
             for b, c in ((b_m, b_n), (b_n, b_m)):
                 rank = resolve_rank(hyper["rank"], b) or b
                 step += blocks * (4 * b * c * rank + 2 * b * c)
@@ -88,9 +88,9 @@ class Sketchy:
             old = debiased(hyper["betas"][1] ** hyper["period"], updates + 1)
             new = 1 - old
         total = kept = 0
-        for kind in kinds(G.shape, hyper["block_size"]):
-            blocks = kind.cut(G).flatten(0, 1)
-            for (name, _), X in zip(kind.sides, (blocks, blocks.mT), strict=True):
+        for block in block_shapes(G.shape, hyper["block_size"]):
+            blocks = block.cut(G).flatten(0, 1)
+            for (name, _), X in zip(block.sides, (blocks, blocks.mT), strict=True):
                 total += len(X)
                 kept += _renew(_sketches(state, name), X, old, new)
         state["refreshes"].add_(kept < total)
@@ -102,11 +102,11 @@ class Sketchy:
         """Return the direction."""
         del t
         direction = torch.empty_like(G, memory_format=torch.contiguous_format)
-        for kind in kinds(G.shape, hyper["block_size"]):
-            (left, _), (right, _) = kind.sides
-            X = _rooted(kind.cut(G), state, left, hyper["eps"])
+        for block in block_shapes(G.shape, hyper["block_size"]):
+            (left, _), (right, _) = block.sides
+            X = _rooted(block.cut(G), state, left, hyper["eps"])
             X = _rooted(X.mT, state, right, hyper["eps"]).mT
-            kind.cut(direction).copy_(X)
+            block.cut(direction).copy_(X)
         return direction
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import low_bit
 
-Kind = Literal["moment", "vector", "basis", "count", "device_count"]
+SlotType = Literal["moment", "vector", "basis", "count", "device_count"]
 
 DTYPES = {
     "fp32": torch.float32,
@@ -38,7 +38,7 @@ class Slot:
     """
 
     shape: tuple[int, ...]
-    kind: Kind
+    kind: SlotType
     axes: tuple[str, ...] = ()
     power: int = 1
     identity: bool = False

@@ -28,13 +28,13 @@ class Stored(NamedTuple):
 
     Attributes:
         category: What it was filed under.
-        owner: Who made it, as `StorageTracker.owner` said at that moment.
+        scope: Who made it, as `StorageTracker.scope` said at that moment.
         bytes: Its size.
         element_bytes: Bytes of one element of the tensor it was first seen with.
     """
 
     category: str
-    owner: str
+    scope: str
     bytes: int
     element_bytes: int
 
@@ -44,7 +44,7 @@ class StorageTracker(TorchDispatchMode):
 
     Attributes:
         category: What newly made tensors are filed under.
-        owner: Who makes tensors now; only `events` tell it apart.
+        scope: Who makes tensors now; only `events` tell it apart.
         live_bytes: Bytes alive now, by category.
         peak_bytes: Bytes alive, by category, at the instant of the highest total since `reset_peak`.
         events: Every storage as it came (+1) and went (-1), in order; None unless asked for.
@@ -53,7 +53,7 @@ class StorageTracker(TorchDispatchMode):
     def __init__(self, *, keep_events: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.category = "other"
-        self.owner = ""
+        self.scope = ""
         self.live_bytes: Counter[str] = Counter()
         self.peak_bytes: Counter[str] = Counter()
         self.events: list[tuple[int, Stored]] | None = [] if keep_events else None
@@ -96,16 +96,16 @@ class StorageTracker(TorchDispatchMode):
             return
         storage = tensor.untyped_storage()
         key = id(storage)
-        owner = self.owner
+        scope = self.scope
         if key not in self._known:
             finalizer = weakref.finalize(storage, self._forget, key)
             finalizer.atexit = False
         elif move:
-            owner = self._known[key].owner
+            scope = self._known[key].scope
             self._forget(key)
         else:
             return
-        seen = Stored(category, owner, storage.nbytes(), tensor.element_size())
+        seen = Stored(category, scope, storage.nbytes(), tensor.element_size())
         self._known[key] = seen
         self._count(1, seen)
 

@@ -58,4 +58,4 @@ def match_layers(a: Sequence[Layer], b: Sequence[Layer]) -> MatchedLayers:
 
 
 def _likeness(layer: Layer) -> tuple[object, ...]:
-    return (*layer.shape, layer.kind, layer.layer_kind)
+    return (*layer.shape, layer.module_type, layer.layer_type)

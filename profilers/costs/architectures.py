@@ -1,8 +1,8 @@
 """The LLaMA shapes of the papers' language-model experiments: memory tables from shapes alone, no weights needed.
 
 A decoder block holds seven linear matrices (query, key, value, output; gate, up, down) and two norms. Embedding and
-head have a vocabulary of 32000 and are not tied. The matrices get a method's matrix treatment; embedding, head and
-norms go to its fallback, as `subopt.optimizers.treatments` decides for a live model.
+head have a vocabulary of 32000 and are not tied. The matrices get the method; embedding, head and
+norms go to its fallback, as `subopt.optimizers.parameter_roles` decides for a live model.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class WeightShape(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    treatment: Literal["matrix", "fallback", "frozen"]
+    role: Literal["matrix", "fallback", "frozen"]
     dtype: torch.dtype = torch.float32
-    layer_kind: Literal["linear", "conv"] | None = "linear"
+    layer_type: Literal["linear", "conv"] | None = "linear"
 
     @property
     def elements(self) -> int:
@@ -49,7 +49,7 @@ def llama_shapes(size: str, dtype: torch.dtype = torch.float32) -> list[WeightSh
         dtype: The parameters' dtype.
 
     Returns:
-        Name, shape and treatment of each parameter, in the order of the forward pass.
+        Name, shape and role of each parameter, in the order of the forward pass.
 
     Raises:
         UsageError: The size is not one of these.

@@ -25,13 +25,11 @@ PUBLISHED_TABLE_REMARKS = {
 }
 
 
-def weights_of(treatments: Iterable[Any]) -> list[WeightShape]:
-    """Return the shapes behind `subopt.optimizers.treatments(model)`."""
+def weights_of(parameter_roles: Iterable[Any]) -> list[WeightShape]:
+    """Return the shapes behind `subopt.optimizers.parameter_roles(model)`."""
     return [
-        WeightShape(
-            item.name, tuple(item.shape), item.treatment, item.parameter.dtype, item.layer_kind
-        )
-        for item in treatments
+        WeightShape(item.name, tuple(item.shape), item.role, item.parameter.dtype, item.layer_type)
+        for item in parameter_roles
     ]
 
 
@@ -55,7 +53,7 @@ def state_bytes(
     as_numbers = as_published and method.resolve(options)["state_dtype"] is None
     total = 0
     for weight in weights:
-        if weight.treatment == "frozen":
+        if weight.role == "frozen":
             continue
         count = method.state_bytes if _is_treated(weight, method) else method.fallback_state_bytes
         if as_numbers:
@@ -91,7 +89,7 @@ def weight_bytes_saved(
 
 def _is_treated(weight: WeightShape, method: Method) -> bool:
     """Whether the method itself trains it."""
-    return weight.treatment == "matrix" and method.accepts(weight.layer_kind)
+    return weight.role == "matrix" and method.accepts(weight.layer_type)
 
 
 def forward_backward_flops(
@@ -111,7 +109,7 @@ def forward_backward_flops(
     return sum(
         6.0 * positions.get(weight.name, tokens) * weight.elements
         for weight in weights
-        if weight.treatment == "matrix"
+        if weight.role == "matrix"
     )
 
 
@@ -133,7 +131,7 @@ def method_cost(
         as_published: Count state as the papers do, see `state_bytes`.
     """
     options = options or {}
-    trained = [weight for weight in weights if weight.treatment != "frozen"]
+    trained = [weight for weight in weights if weight.role != "frozen"]
     treated = [weight for weight in trained if _is_treated(weight, method)]
     others = [weight for weight in trained if not _is_treated(weight, method)]
     temporaries = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..record.profile import MethodCost, Peak, Profile
-from .table import FLAG, INTEGER, REAL, TEXT, Table
+from .table import FLAG, INTEGER, REAL, TEXT, ExportTable
 
 _Row = tuple[Any, ...]
 _PHASES = ("forward", "backward", "step", "refresh")
@@ -96,7 +96,7 @@ def _missing(profile: Profile) -> Iterator[_Row]:
 
 
 COST_TABLES = (
-    Table(
+    ExportTable(
         "methods",
         "an optimizer method: state, peak, arithmetic and time",
         {
@@ -108,19 +108,19 @@ COST_TABLES = (
         },
         _methods,
     ),
-    Table(
+    ExportTable(
         "phases",
         "the highest memory of a method in one phase of a step",
         {"method": TEXT, "phase": TEXT, "peak_bytes": INTEGER},
         _phases,
     ),
-    Table(
+    ExportTable(
         "phase_categories",
         "what that memory is",
         {"method": TEXT, "phase": TEXT, "category": TEXT, "bytes": INTEGER},
         _categories,
     ),
-    Table(
+    ExportTable(
         "memory",
         "plain AdamW's memory, in one row",
         {
@@ -129,19 +129,19 @@ COST_TABLES = (
         },
         _memory,
     ),
-    Table(
+    ExportTable(
         "memory_contents",
         "something large that is alive at that peak",
         {"name": TEXT, "category": TEXT, "bytes": INTEGER},
         _contents,
     ),
-    Table(
+    ExportTable(
         "memory_savings",
         "a change that frees memory at that peak, beside the optimizer",
         {"change": TEXT, "freed_bytes": INTEGER},
         _savings,
     ),
-    Table(
+    ExportTable(
         "decompositions",
         "a way to find or follow a basis, timed at one shape",
         {
@@ -150,9 +150,9 @@ COST_TABLES = (
         },
         _decompositions,
     ),
-    Table("spent", "the profile's own time, by quantity", {"on": TEXT, "seconds": REAL}, _spent),
-    Table("missing", "what is missing, and why", {"what": TEXT}, _missing),
-    Table(
+    ExportTable("spent", "the profile's own time, by quantity", {"on": TEXT, "seconds": REAL}, _spent),
+    ExportTable("missing", "what is missing, and why", {"what": TEXT}, _missing),
+    ExportTable(
         "run",
         "what was profiled, where and how, in one row",
         {

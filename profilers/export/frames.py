@@ -15,12 +15,12 @@ from subopt.errors import UsageError, suggestion
 from ..record.profile import Profile
 from .costs import COST_TABLES
 from .layers import LAYER_TABLES
-from .table import TEXT, Table
+from .table import TEXT, ExportTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES: Mapping[str, Table] = {table.name: table for table in (*LAYER_TABLES, *COST_TABLES)}
+TABLES: Mapping[str, ExportTable] = {table.name: table for table in (*LAYER_TABLES, *COST_TABLES)}
 
 Format = Literal["csv", "parquet"]
 

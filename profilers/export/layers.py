@@ -9,7 +9,7 @@ from typing import Any
 from subopt.optimizers import matrix_shape
 
 from ..record.profile import Activations, Blocks, Diagonality, Profile, Ratio, Spread, SubspaceLife
-from .table import FLAG, INTEGER, REAL, TEXT, Table
+from .table import FLAG, INTEGER, REAL, TEXT, ExportTable
 
 _Row = tuple[Any, ...]
 _SPREAD = ("mean", "min", "max")
@@ -26,9 +26,9 @@ def _layers(profile: Profile) -> Iterator[_Row]:
             m,
             n,
             prod(layer.shape),
-            layer.kind,
-            layer.layer_kind,
-            layer.treatment,
+            layer.module_type,
+            layer.layer_type,
+            layer.role,
             layer.reason,
             *_spread(spectrum.stable_rank if spectrum else None),
             *_spread(spectrum.effective_rank if spectrum else None),
@@ -102,7 +102,7 @@ def _subspace_curves(profile: Profile) -> Iterator[_Row]:
 def _noise(profile: Profile) -> Iterator[_Row]:
     for layer in profile.layers:
         if layer.noise:
-            yield from ((layer.name, int(b), share) for b, share in layer.noise.kept.items())
+            yield from ((layer.name, int(b), share) for b, share in layer.noise.captured.items())
 
 
 def _diagonality(profile: Profile) -> Iterator[_Row]:
@@ -163,12 +163,12 @@ def _spread_columns(name: str) -> dict[str, str]:
 
 
 LAYER_TABLES = (
-    Table(
+    ExportTable(
         "layers",
         "a parameter, with every number of which it has one",
         {
             "layer": TEXT, "shape": TEXT, "short_side": INTEGER, "long_side": INTEGER, "parameters": INTEGER,
-            "kind": TEXT, "layer_kind": TEXT, "treatment": TEXT, "reason": TEXT,
+            "module_type": TEXT, "layer_type": TEXT, "role": TEXT, "reason": TEXT,
             **_spread_columns("stable_rank"), **_spread_columns("effective_rank"), "sketched_rank": INTEGER,
             "signal_share": REAL, "batches_needed": REAL, "share_outside_span": REAL, "agreement_eps": REAL,
             "output_block_share": REAL, "output_block_share_noise": REAL,
@@ -177,19 +177,19 @@ LAYER_TABLES = (
         },
         _layers,
     ),
-    Table(
+    ExportTable(
         "energy_at_rank",
         "energy that the leading directions of a layer's gradient, or of its inputs, hold",
         {"layer": TEXT, "of": TEXT, "rank": INTEGER, **_spread_columns("energy_share")},
         _energy_at_rank,
     ),
-    Table(
+    ExportTable(
         "rank_at_energy",
         "leading directions that hold a share of the energy of a layer's gradient, or of its inputs",
         {"layer": TEXT, "of": TEXT, "energy_share": REAL, **_spread_columns("rank")},
         _rank_at_energy,
     ),
-    Table(
+    ExportTable(
         "subspaces",
         "a layer and what its basis is of: how long the basis lasts",
         {
@@ -198,19 +198,19 @@ LAYER_TABLES = (
         },
         _subspaces,
     ),
-    Table(
+    ExportTable(
         "subspace_curves",
         "energy that a basis, left alone or tracked, holds some steps later",
         {"layer": TEXT, "source": TEXT, "basis": TEXT, "rank": INTEGER, "lag_steps": INTEGER, "energy_share": REAL},
         _subspace_curves,
     ),
-    Table(
+    ExportTable(
         "noise",
         "energy of held-out batches' mean that a basis of the mean of some batches holds",
         {"layer": TEXT, "batches": INTEGER, "energy_share": REAL},
         _noise,
     ),
-    Table(
+    ExportTable(
         "diagonality",
         "a layer and a basis: the diagonal share of its second moment",
         {
@@ -219,7 +219,7 @@ LAYER_TABLES = (
         },
         _diagonality,
     ),
-    Table(
+    ExportTable(
         "off_diagonal",
         "a bin of a histogram of sampled off-diagonal entries; the outermost bins hold all beyond them",
         {
@@ -227,13 +227,13 @@ LAYER_TABLES = (
         },
         _off_diagonal,
     ),
-    Table(
+    ExportTable(
         "agreement",
         "a layer and a basis: cosine of the diagonal step with the full one",
         {"layer": TEXT, "basis": TEXT, "cosine": REAL, "cosine_in_span": REAL},
         _agreement,
     ),
-    Table(
+    ExportTable(
         "shared_basis",
         "share of the output blocks that one basis for all, or each block's own, keeps",
         {"layer": TEXT, "rank": INTEGER, "shared_share": REAL, "own_share": REAL},

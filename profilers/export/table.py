@@ -16,7 +16,7 @@ TEXT, INTEGER, REAL, FLAG = "string", "Int64", "Float64", "boolean"
 
 
 @dataclass(frozen=True)
-class Table:
+class ExportTable:
     """One table.
 
     Attributes:

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..device import give_back
+from ..device import release_memory
 from ..effort import Detail
 from ..record.profile import Activations, Spectrum
 from ..timing.stopwatch import Stopwatch
 from .activations import WIDEST, watched_inputs
 from .basis_cost import affordable_bases
-from .second_moment import HeldGradients, HeldMeasures
+from .second_moment import AccumulatedGradients, AccumulatedMeasures
 from .spectrum import SpectrumAccumulator
 from .stream import stream_gradients
 
@@ -49,7 +49,7 @@ class LayerMeasures:
 
     name: str
     spectrum: Spectrum | None
-    measures: HeldMeasures | None
+    measures: AccumulatedMeasures | None
     activations: Activations | None
 
 
@@ -83,7 +83,7 @@ def measure_layers(
             `standard` measures everything, a layer's inputs on the first batch alone; `full` those on every batch.
         group_bytes: Most memory that held gradients and the stale bases may take (see `default_group_bytes`); the
             gradients get half of it in any case.
-        stale: By layer and by age in training steps, bases fitted earlier (see `HeldGradients`).
+        stale: By layer and by age in training steps, bases fitted earlier (see `AccumulatedGradients`).
         watch: Counts the passes, and the seconds of every quantity.
         inputs_first: The layers whose weight is inputs x outputs.
         two_sided_limit_s: Most seconds that the bases of one layer's two-sided and covariance diagonality may take, as
@@ -116,7 +116,7 @@ def measure_layers(
         on_batch(before + len(batches), total)
 
     for index, names in enumerate(groups):
-        give_back()
+        release_memory()
         group = _Group(model, loss_of, names, watch)
         if detail == "quick":
             group.run(counted(0), stride=min(_QUICK_STRIDE, len(batches)))
@@ -173,12 +173,12 @@ class _Group:
     ) -> None:
         self._model, self._loss_of, self._names, self._watch = model, loss_of, names, watch
         self._spectra = {name: SpectrumAccumulator() for name in names}
-        self._held: dict[str, HeldGradients] = {}
+        self._held: dict[str, AccumulatedGradients] = {}
         self._inputs: dict[str, Activations] = {}
 
     def hold(self, name: str, rank: int, **how: Any) -> None:
         """Have this layer's gradients kept until the pass is over, and all measured of them that a spectrum is not."""
-        self._held[name] = HeldGradients(rank, watch=self._watch, **how)
+        self._held[name] = AccumulatedGradients(rank, watch=self._watch, **how)
 
     def run(self, batches: Iterable[Any], *, stride: int = 1, watched: int = 0) -> None:
         """Make the pass.
@@ -218,7 +218,7 @@ class _Group:
         Gradients are copied to where a pass has just freed its activations, which in the next pass fit there no more.
         """
         with self._watch.span("holding gradients"):
-            give_back()
+            release_memory()
 
     def results(self) -> Iterator[LayerMeasures]:
         """Measure what was held, layer by layer, letting go of each."""

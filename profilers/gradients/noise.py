@@ -52,7 +52,7 @@ def measure_noise(
     return Noise(
         signal_share=signal / energy,
         batches_needed=max(0.0, energy - signal) / signal if signal > 0 else None,
-        kept=_kept(gradients, rank, first_basis),
+        captured=_kept(gradients, rank, first_basis),
     )
 
 

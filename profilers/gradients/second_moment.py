@@ -26,7 +26,7 @@ from .update_agreement import AgreementMeter
 
 
 @dataclass(frozen=True)
-class HeldMeasures:
+class AccumulatedMeasures:
     """What K gradients of one layer show together.
 
     Attributes:
@@ -44,7 +44,7 @@ class HeldMeasures:
     noise: Noise | None
 
 
-class HeldGradients:
+class AccumulatedGradients:
     """Holds the K gradients of one layer and measures them.
 
     A gradient that is zero or not finite says nothing about the second moment and is left out.
@@ -84,7 +84,7 @@ class HeldGradients:
             self._device = solving_device(G.device)
             self._held.append(G.detach().to("cpu", copy=True).contiguous())
 
-    def result(self) -> HeldMeasures | None:
+    def result(self) -> AccumulatedMeasures | None:
         """Measure and let go of the gradients; None where there were none to measure."""
         held, self._held = self._held, []
         if not held:
@@ -104,7 +104,7 @@ class HeldGradients:
         with self._watch.span("gradient noise"):
             noise = measure_noise(gradients, products, self._rank, first_basis)
         rotated = self._in_rotated_coordinates(gradients, products, first_basis)
-        return HeldMeasures(*rotated, blocks=blocks, noise=noise)
+        return AccumulatedMeasures(*rotated, blocks=blocks, noise=noise)
 
     def _in_rotated_coordinates(
         self, gradients: list[Tensor], products: Tensor, first_basis: Tensor

@@ -25,7 +25,7 @@ class Accuracy(Record):
     step_ms: Ratios | None = None
 
 
-class KeptHistory(Record):
+class HistorySummary(Record):
     """The history's file, None where it is turned off, and what it holds."""
 
     file: str | None
@@ -33,13 +33,13 @@ class KeptHistory(Record):
     accuracy: list[Accuracy]
 
 
-def kept_history() -> KeptHistory:
+def history_summary() -> HistorySummary:
     """Return what the history holds."""
     path, runs = history_file(), past_runs()
     groups: defaultdict[tuple[str, str], list[PastRun]] = defaultdict(list)
     for run in runs:
         groups[run.device, run.precision].append(run)
-    return KeptHistory(
+    return HistorySummary(
         file=None if path is None else str(path),
         runs=len(runs),
         accuracy=[

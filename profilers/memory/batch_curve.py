@@ -47,7 +47,7 @@ def batch_curve(
             stretched.
         notes: Gets a line where only small sizes could be followed, or blocks cannot be recomputed.
     """
-    own = passes_of(batch_size, simulated.timeline.events, simulated.timeline.turn)
+    own = passes_of(batch_size, simulated.timeline.events, simulated.timeline.backward_start)
     plain = _Curve(simulated, own)
     try:
         points = plain.points(is_checked=False)
@@ -175,7 +175,7 @@ def _marks(point: BatchPoint) -> tuple[int, ...]:
         point.backward_bytes,
         point.without_gradients_bytes,
         point.update_bytes,
-        point.kept_bytes,
+        point.retained_bytes,
     )
 
 

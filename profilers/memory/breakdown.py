@@ -35,7 +35,7 @@ def contents(timeline: Timeline, model: ModelPeaks, step: StepPeaks) -> list[Con
 
     At most 11 entries, which sum to the peak exactly; the smallest are one, "everything else". In a step nothing is
     told apart but the categories. In a pass, activations and temporaries go by the module that made them (see
-    `owners`), alike modules of a row of blocks together.
+    `scopes`), alike modules of a row of blocks together.
 
     Args:
         timeline: The model's own passes.
@@ -72,7 +72,7 @@ def _entry(stored: Stored, timeline: Timeline) -> _Entry:
     if stored.category in _WHOLE:
         return _Entry(_WHOLE[stored.category], stored.category)  # type: ignore[arg-type]
     category: Category = "activation" if stored.category == "activation" else "temporary"
-    if stored.owner == BATCH:
+    if stored.scope == BATCH:
         return _Entry("the batch", category)
     if timeline.is_logits(stored):
         of = (
@@ -84,9 +84,9 @@ def _entry(stored: Stored, timeline: Timeline) -> _Entry:
     if timeline.is_new_gradient(stored):
         return _Entry("gradients being made", category)
     made = "activations of" if category == "activation" else "temporaries of the backward pass of"
-    if timeline.passes.is_loss(stored.owner):
+    if timeline.passes.is_loss(stored.scope):
         return _Entry(f"{made} the loss", category)
-    return _Entry(f"{made} {_place(module_of(stored.owner), timeline)}", category)
+    return _Entry(f"{made} {_place(module_of(stored.scope), timeline)}", category)
 
 
 def _place(name: str, timeline: Timeline) -> str:

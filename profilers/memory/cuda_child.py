@@ -48,7 +48,7 @@ class MeasurementError(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class PeakRequest:
     """What the child process is to measure; everything in it survives JSON.
 
     Attributes:
@@ -63,7 +63,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPeaks:
     """What one method's training step took.
 
     Attributes:
@@ -83,7 +83,7 @@ class Measured:
     reserved_bytes: int
 
 
-def measure_in_child(request: Request) -> dict[str, Measured | str]:
+def measure_in_child(request: PeakRequest) -> dict[str, MeasuredPeaks | str]:
     """Return by method what was measured, or the reason why it was not (it ran out of memory).
 
     Raises:
@@ -93,7 +93,9 @@ def measure_in_child(request: Request) -> dict[str, Measured | str]:
         question = Path(folder, "request.json")
         question.write_text(json.dumps(asdict(request), default=str), encoding="utf-8")
         rows = ask([*_CHILD, str(question)], Path(folder))
-    return {name: row if isinstance(row, str) else Measured(**row) for name, row in rows.items()}
+    return {
+        name: row if isinstance(row, str) else MeasuredPeaks(**row) for name, row in rows.items()
+    }
 
 
 def ask(command: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def ask(command: Sequence[str], folder: Path) -> dict[str, Any]:
     return rows
 
 
-def measured_peak(measured: Measured) -> Peak:
+def measured_peak(measured: MeasuredPeaks) -> Peak:
     """Return the peak: what was allocated, up to what the allocator had reserved for it."""
     phase = max(measured.phases, key=lambda name: measured.phases[name])
     top = measured.phases[phase]
@@ -141,7 +143,7 @@ def measured_peak(measured: Measured) -> Peak:
     )
 
 
-def measured_memory(measured: Measured) -> Memory:
+def measured_memory(measured: MeasuredPeaks) -> Memory:
     """Return the memory table of training with the method that was measured."""
     peak = measured_peak(measured)
     held = measured.parameter_bytes + measured.state_bytes
@@ -158,7 +160,7 @@ def measured_memory(measured: Measured) -> Memory:
     )
 
 
-def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measured:
+def measure(session: Session, method: str, options: Mapping[str, Any]) -> MeasuredPeaks:
     """Take real steps with one method on the GPU and read the allocator's marks.
 
     Raises:
@@ -185,7 +187,7 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
     if has_decompositions(method):
         phases["refresh"] = max(row.peaks["step"].total() for row in (first, last))
     tensors = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
-    return Measured(
+    return MeasuredPeaks(
         parameter_bytes=sum(t.numel() * t.element_size() for t in tensors.values()),
         gradient_bytes=last.gradient_bytes,
         activation_bytes=last.activation_bytes,
@@ -220,7 +222,7 @@ class _Allocator:
         torch.cuda.reset_peak_memory_stats(self.device)
 
 
-def _answer(request: Request) -> dict[str, Any]:
+def _answer(request: PeakRequest) -> dict[str, Any]:
     place = {**request.target, "base": Path(request.target["base"])}
     session = Session(load_target(**place), Settings(**request.settings))
     rows: dict[str, Any] = {}
@@ -235,7 +237,7 @@ def _answer(request: Request) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> None:
     """Read a request file, measure, write the answer file, in one step: it is whole or it is not there."""
     question, answer = map(Path, arguments)
-    request = Request(**json.loads(question.read_text(encoding="utf-8")))
+    request = PeakRequest(**json.loads(question.read_text(encoding="utf-8")))
     try:
         content = _answer(request)
     except (

@@ -53,7 +53,7 @@ class DeviceConstants:
     reserve_share: float
 
     @property
-    def beside_tensors_bytes(self) -> int:
+    def non_tensor_bytes(self) -> int:
         """What the allocator's highest mark holds beyond tensors, at most."""
         return self.workspace_bytes + self.segment_bytes
 

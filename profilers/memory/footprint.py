@@ -12,9 +12,9 @@ from ..record.profile import Content, Memory, MethodCost, Peak, PhasePeaks
 from ..target.session import Session
 from .breakdown import contents
 from .cuda_child import (
-    Measured,
+    MeasuredPeaks,
     MeasurementError,
-    Request,
+    PeakRequest,
     measure_in_child,
     measured_memory,
     measured_peak,
@@ -82,7 +82,7 @@ def measured_footprints(
         costs: The methods with their options.
         notes: Gets a line for everything that could not be measured.
     """
-    request = Request(
+    request = PeakRequest(
         target=session.target.load_arguments(),
         settings=session.settings.model_dump(),
         methods=[(cost.method, cost.options) for cost in costs],
@@ -93,7 +93,7 @@ def measured_footprints(
         notes.append(f"memory was not measured on {session.device}: {error}")
         return
     for method, row in rows.items():
-        if isinstance(row, Measured):
+        if isinstance(row, MeasuredPeaks):
             yield Footprint(method, measured_memory(row), measured_peak(row))
         else:
             notes.append(f"memory of {method} was not measured on {session.device}: {row}")
@@ -130,7 +130,7 @@ def memory_by_formula(weights: Sequence[WeightShape], optimizer_state_bytes: int
     """Return what shapes alone say: weights, gradients and state. Activations and the peak stay unknown."""
     sizes = {"matrix": 0, "fallback": 0, "frozen": 0}
     for weight in weights:
-        sizes[weight.treatment] += weight.elements * weight.dtype.itemsize
+        sizes[weight.role] += weight.elements * weight.dtype.itemsize
     return Memory(
         parameter_bytes=sum(sizes.values()),
         gradient_bytes=sizes["matrix"] + sizes["fallback"],
@@ -150,7 +150,7 @@ def peak_by_formula(memory: Memory, cost: MethodCost, device: DeviceConstants = 
     return Peak(
         bytes=total,
         low_bytes=int(LOW_FACTOR * total),
-        high_bytes=int(HIGH_FACTOR * total) + device.beside_tensors_bytes,
+        high_bytes=int(HIGH_FACTOR * total) + device.non_tensor_bytes,
         phase="step",
         by_phase=PhasePeaks(step=total),
         source="formula",

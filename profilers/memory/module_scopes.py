@@ -24,7 +24,7 @@ _AFTER = "|"
 
 
 @dataclass
-class Passes:
+class PassScopes:
     """What the hooks saw of a forward pass.
 
     Attributes:
@@ -37,25 +37,25 @@ class Passes:
     head_output_bytes: int = 0
     output_bytes: dict[str, int] = field(default_factory=dict)
 
-    def is_loss(self, owner: str) -> bool:
-        """Whether an owner is what computes the loss from the head's output."""
-        return owner.endswith(_AFTER + self.head)
+    def is_loss(self, scope: str) -> bool:
+        """Whether a scope is what computes the loss from the head's output."""
+        return scope.endswith(_AFTER + self.head)
 
 
-def module_of(owner: str) -> str:
-    """Return the name of the module that an owner is."""
-    return owner.partition(_AFTER)[0]
+def module_of(scope: str) -> str:
+    """Return the name of the module that a scope is."""
+    return scope.partition(_AFTER)[0]
 
 
 @contextmanager
-def named_owners(model: nn.Module, on_owner: Callable[[str], None]) -> Iterator[Passes]:
-    """Call `on_owner` whenever another module, or another part of one, begins to make tensors.
+def module_scopes(model: nn.Module, on_scope: Callable[[str], None]) -> Iterator[PassScopes]:
+    """Call `on_scope` whenever another module, or another part of one, begins to make tensors.
 
     Args:
         model: The model; it is run forward and backward inside.
-        on_owner: Gets the owner.
+        on_scope: Gets the owner.
     """
-    hooks = _Hooks(model, on_owner)
+    hooks = _Hooks(model, on_scope)
     try:
         yield hooks.passes
     finally:
@@ -64,12 +64,12 @@ def named_owners(model: nn.Module, on_owner: Callable[[str], None]) -> Iterator[
 
 
 class _Hooks:
-    def __init__(self, model: nn.Module, on_owner: Callable[[str], None]) -> None:
-        self.passes = Passes()
+    def __init__(self, model: nn.Module, on_scope: Callable[[str], None]) -> None:
+        self.passes = PassScopes()
         self.handles: list[RemovableHandle] = []
-        self._on_owner = on_owner
+        self._on_scope = on_scope
         self._running: list[tuple[str, bool]] = []
-        on_owner(_AFTER)
+        on_scope(_AFTER)
         for name, module in model.named_modules():
             is_leaf = not any(True for _ in module.children())
             self._watch(module, name, is_leaf)
@@ -95,12 +95,12 @@ class _Hooks:
         passes.output_bytes[name] = sum(tensor.nbytes for tensor in outputs)
         if is_leaf:
             passes.head, passes.head_output_bytes = name, passes.output_bytes[name]
-        owner = name if is_leaf else name + _AFTER + passes.head
+        scope = name if is_leaf else name + _AFTER + passes.head
         for tensor in outputs:
             if tensor.grad_fn is not None:
-                reached = tensor.grad_fn.register_prehook(lambda _: self._on_owner(owner))
+                reached = tensor.grad_fn.register_prehook(lambda _: self._on_scope(scope))
                 self.handles.append(reached)
 
     def _tell(self) -> None:
         name, is_leaf = self._running[-1] if self._running else ("", False)
-        self._on_owner(name if is_leaf else name + _AFTER + self.passes.head)
+        self._on_scope(name if is_leaf else name + _AFTER + self.passes.head)

@@ -36,15 +36,15 @@ class Passes:
     Attributes:
         batch_size: Its examples.
         moments: Every storage but the weights' as it came and went, the batch's first.
-        turn: Index of the first moment of the backward pass.
+        backward_start: Index of the first moment of the backward pass.
     """
 
     batch_size: int
     moments: Sequence[Moment]
-    turn: int
+    backward_start: int
 
 
-def passes_of(batch_size: int, events: Sequence[tuple[int, Stored]], turn: int) -> Passes:
+def passes_of(batch_size: int, events: Sequence[tuple[int, Stored]], backward_start: int) -> Passes:
     """Return passes from a tracker's events, of which the backward pass' begin at `turn`."""
     halves = [
         [
@@ -52,7 +52,7 @@ def passes_of(batch_size: int, events: Sequence[tuple[int, Stored]], turn: int) 
             for sign, stored in half
             if stored.category != "parameter"
         ]
-        for half in (events[:turn], events[turn:])
+        for half in (events[:backward_start], events[backward_start:])
     ]
     return Passes(batch_size, halves[0] + halves[1], len(halves[0]))
 
@@ -104,13 +104,13 @@ def follow_passes(simulated: SimulatedModel, batch: Any, batch_size: int) -> Pas
             with tracker:
                 tracker.category = "activation"
                 loss = simulated.followed_loss(batch)
-                tracker.category, turn = "temporary", len(events)
+                tracker.category, backward_start = "temporary", len(events)
                 loss.backward()
             tracker.events = None
     finally:
         for hook in hooks:
             hook.remove()
-    return passes_of(batch_size, events, turn)
+    return passes_of(batch_size, events, backward_start)
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,13 @@ class AffinePasses:
             )
             for one, other in zip(self.small.moments, self.large.moments, strict=True)
         ]
-        return Passes(size, moments, self.small.turn)
+        return Passes(size, moments, self.small.backward_start)
 
 
 def affine(one: Passes, other: Passes) -> AffinePasses | None:
     """Return what two sizes say of all others, or None where other storages come and go in one than in the other."""
     small, large = sorted((one, other), key=lambda passes: passes.batch_size)
-    if small.turn != large.turn or _kinds(small) != _kinds(large):
+    if small.backward_start != large.backward_start or _kinds(small) != _kinds(large):
         return None
     return AffinePasses(small, large)
 
@@ -156,7 +156,7 @@ def batch_point(passes: Passes, *, recomputed: bool) -> BatchPoint:
     total = gradients = forward = 0
     backward = without = update = 0
     for index, moment in enumerate(passes.moments):
-        if index == passes.turn:
+        if index == passes.backward_start:
             backward = without = total
         change = moment.sign * moment.bytes
         total += change
@@ -164,7 +164,7 @@ def batch_point(passes: Passes, *, recomputed: bool) -> BatchPoint:
             gradients += change
             if moment.sign > 0:
                 update = max(update, total - gradients + moment.bytes)
-        if index < passes.turn:
+        if index < passes.backward_start:
             forward = max(forward, total)
         else:
             backward, without = max(backward, total), max(without, total - gradients)
@@ -175,5 +175,5 @@ def batch_point(passes: Passes, *, recomputed: bool) -> BatchPoint:
         backward_bytes=backward,
         without_gradients_bytes=without,
         update_bytes=update,
-        kept_bytes=total - gradients,
+        retained_bytes=total - gradients,
     )

@@ -101,7 +101,7 @@ def simulated_peak(
     return Peak(
         bytes=totals[phase],
         low_bytes=int(LOW_FACTOR * totals[phase]),
-        high_bytes=highest + device.beside_tensors_bytes,
+        high_bytes=highest + device.non_tensor_bytes,
         phase=phase,
         by_phase=PhasePeaks(**totals),
         categories={name: by_category(at) for name, at in phases.items()},

@@ -100,7 +100,7 @@ class _Training:
         halved, copies = self.timeline.float32_products, self.timeline.product_weight_bytes // 2
 
         def weigh(stored: Stored) -> float:
-            is_output = stored.category == "activation" and stored.owner in halved
+            is_output = stored.category == "activation" and stored.scope in halved
             return 0.5 if is_output and stored.element_bytes == 4 else 1.0
 
         return self._peak(self.timeline.peak_bytes(weigh) + copies)
@@ -127,7 +127,7 @@ class _Training:
         running: int | None = None
         again = 0
         for index, (sign, stored) in enumerate(timeline.events):
-            if index == timeline.turn:
+            if index == timeline.backward_start:
                 again = max((most[block] - alive[block] for block in most), default=0)
             block = timeline.block_of_made(stored)
             if block is None:
@@ -138,7 +138,7 @@ class _Training:
                 kept += min(alive[block], outputs[block])
             if sign > 0:
                 running = block
-            if block is not None and index < timeline.turn:
+            if block is not None and index < timeline.backward_start:
                 most[block] = max(most[block], alive[block])
             whole = 0
             if running is not None:

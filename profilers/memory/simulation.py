@@ -28,7 +28,7 @@ from subopt.optimizers.state.storage_tracker import StorageTracker
 
 from ..record.base import Phase
 from ..target.loaded import fresh_copy, without_address_warnings
-from .module_scopes import named_owners
+from .module_scopes import module_scopes
 from .phases import ModelPeaks, StepPeaks
 from .positions import counted_positions
 from .step_peak import WATCHED_STEPS, watched_step
@@ -90,11 +90,11 @@ class SimulatedModel:
         tracker, model = self._tracker, self.model
         events = tracker.events = []
         tracker.file([*model.parameters(), *model.buffers()], "parameter")
-        tracker.owner = BATCH
+        tracker.scope = BATCH
         tracker.file(tree_leaves(self.batch), "activation")
         hooks = filed_gradients(model, tracker)
-        owners = named_owners(model, partial(setattr, tracker, "owner"))
-        with self.mode, tracker, owners as passes:
+        scopes = module_scopes(model, partial(setattr, tracker, "scope"))
+        with self.mode, tracker, scopes as passes:
             tracker.category = "activation"
             tracker.reset_peak()
             with counted_positions(model) as self.positions:
@@ -102,11 +102,11 @@ class SimulatedModel:
             forward = tracker.peak_bytes.copy()
             kept = tracker.live_bytes["activation"]
             tracker.category = "temporary"
-            turn = len(events)
+            backward_start = len(events)
             tracker.reset_peak()
             loss.backward()
             backward = tracker.peak_bytes.copy()
-        self.timeline = Timeline(model, events, turn, passes, self.batch)
+        self.timeline = Timeline(model, events, backward_start, passes, self.batch)
         tracker.events = None
         del loss
         for hook in hooks:

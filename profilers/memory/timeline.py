@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from subopt.optimizers.state.storage_tracker import Stored
 
 from ..record.base import Phase
-from .module_scopes import Passes, module_of
+from .module_scopes import PassScopes, module_of
 
 # Owner of the batch's own tensors; no module has such a name.
 BATCH = "(batch)"
@@ -45,7 +45,7 @@ class Timeline:
 
     Attributes:
         events: (+1 or -1, storage) in order; parameters and batch come first.
-        turn: Index of the first event of the backward pass.
+        backward_start: Index of the first event of the backward pass.
         passes: What ran in the forward pass.
         batch_size: Examples in the batch, by the first dimension of its first tensor.
         blocks: Names of the modules that repeat one after another, such as a transformer's layers; empty if none do.
@@ -60,11 +60,11 @@ class Timeline:
         self,
         model: nn.Module,
         events: Sequence[tuple[int, Stored]],
-        turn: int,
-        passes: Passes,
+        backward_start: int,
+        passes: PassScopes,
         batch: Any,
     ) -> None:
-        self.events, self.turn, self.passes = events, turn, passes
+        self.events, self.backward_start, self.passes = events, backward_start, passes
         tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
         self.batch_size = tensors[0].shape[0] if tensors else 1
         self.blocks = _repeated_blocks(model)
@@ -82,14 +82,14 @@ class Timeline:
     @property
     def has_float32_products(self) -> bool:
         """Whether there are products that autocast would compute in a shorter format."""
-        made = {s.owner for _, s in self.events[: self.turn] if s.element_bytes == 4}
+        made = {s.scope for _, s in self.events[: self.backward_start] if s.element_bytes == 4}
         return not made.isdisjoint(self.float32_products)
 
     def is_logits(self, stored: Stored) -> bool:
         """Whether a storage is the head's output, or one as large that the loss or its gradient is made of."""
         if stored.category not in {"activation", "temporary"} or self.is_new_gradient(stored):
             return False
-        is_there = stored.owner == self.passes.head or self.passes.is_loss(stored.owner)
+        is_there = stored.scope == self.passes.head or self.passes.is_loss(stored.scope)
         # as large: in a format of half the width, or without the last position
         return is_there and 2.3 * stored.bytes >= self.passes.head_output_bytes > 0
 
@@ -112,7 +112,7 @@ class Timeline:
         """Return the block that made an activation or temporary; None for gradients and what is made elsewhere."""
         if stored.category not in {"activation", "temporary"} or self.is_new_gradient(stored):
             return None
-        return self.block_of(module_of(stored.owner))
+        return self.block_of(module_of(stored.scope))
 
     def highest(self, phase: Phase) -> Instant:
         """Return the highest instant of the forward or the backward pass."""
@@ -121,7 +121,7 @@ class Timeline:
         best: Counter[Stored] | None = None
         is_higher = False
         for index, (sign, stored) in enumerate(self.events):
-            if phase == "backward" and index == self.turn:
+            if phase == "backward" and index == self.backward_start:
                 most, is_higher = total, True  # what the forward pass has left
             if is_higher and sign < 0:
                 best, is_higher = +alive, False  # a copy only where the total begins to fall
@@ -129,7 +129,7 @@ class Timeline:
             total += sign * stored.bytes
             if self._is_in(phase, index) and total > most:
                 most, is_higher = total, True
-            if phase == "forward" and index + 1 == self.turn:
+            if phase == "forward" and index + 1 == self.backward_start:
                 break
         return Instant(most, +alive if is_higher or best is None else best)
 
@@ -145,10 +145,10 @@ class Timeline:
         return round(most)
 
     def _is_in(self, phase: Phase, index: int) -> bool:
-        return (index >= self.turn) == (phase == "backward")
+        return (index >= self.backward_start) == (phase == "backward")
 
 
-def _beside_pieces(model: nn.Module, passes: Passes) -> int:
+def _beside_pieces(model: nn.Module, passes: PassScopes) -> int:
     weight = getattr(model.get_submodule(passes.head), "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         return 0

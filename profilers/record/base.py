@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # The bounds are far beyond anything real: what a reader computes from numbers within them is finite, and fits 64 bits.
 MOST = 2**63 - 1
@@ -23,6 +24,18 @@ Category = Literal["parameter", "gradient", "state", "activation", "temporary"]
 
 
 class Record(BaseModel):
-    """Plain data: unknown keys are refused, so a misspelt or newer file is an error and never a silent default."""
+    """Plain data: unknown keys are refused, so a misspelt or newer file is an error and never a silent default.
+
+    `renamed` has the keys under which earlier versions wrote a field, each with its name now.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_renamed_keys(cls, data: Any) -> Any:
+        if not cls.renamed or not isinstance(data, Mapping):
+            return data
+        old = {key: new for key, new in cls.renamed.items() if key in data and new not in data}
+        return {old.get(key, key): value for key, value in data.items()}

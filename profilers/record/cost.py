@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -32,8 +32,10 @@ class BatchPoint(Record):
     `without_gradients_bytes` is the backward pass less the complete gradients: with all of them it is that of a pass
     that accumulates. `update_bytes` is the highest moment at which a gradient is complete, that gradient included and
     the other complete ones not: with one weight's update it is that of a pass that updates each weight at once.
-    `kept_bytes` is still there after the passes beside the gradients: the batch.
+    `retained_bytes` is still there after the passes beside the gradients: the batch.
     """
+
+    renamed: ClassVar = {"kept_bytes": "retained_bytes"}
 
     batch_size: Count
     recomputed: bool = False
@@ -41,7 +43,7 @@ class BatchPoint(Record):
     backward_bytes: Bytes
     without_gradients_bytes: Bytes
     update_bytes: Bytes
-    kept_bytes: Bytes
+    retained_bytes: Bytes
 
 
 class Memory(Record):

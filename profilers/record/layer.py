@@ -5,7 +5,7 @@ Legend: the weight is a matrix m x n, m <= n; G its gradient; g = vec(G); C = me
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -70,14 +70,16 @@ class Noise(Record):
     """How much of one batch's gradient is common to all batches, at fixed weights.
 
     `signal_share`: |E G|^2 / E|G|^2, unbiased. `batches_needed`: how many batches' gradients must be averaged for half
-    of the energy to be signal (gradient noise scale), None where no signal was found. `kept`: energy of the held-out
-    batches' mean that the rank-r basis of the mean of the first b batches holds, by b; the same ones are held out for
-    all b. The signal share is below zero as often as not where there is no signal.
+    of the energy to be signal (gradient noise scale), None where no signal was found. `captured`: energy of the
+    held-out batches' mean that the rank-r basis of the mean of the first b batches holds, by b; the same ones are held
+    out for all b. The signal share is below zero as often as not where there is no signal.
     """
+
+    renamed: ClassVar = {"kept": "captured"}
 
     signal_share: float
     batches_needed: float | None
-    kept: dict[WholeKey, Share] = {}
+    captured: dict[WholeKey, Share] = {}
 
 
 class Ratio(Record):
@@ -169,13 +171,15 @@ class Activations(Record):
 class Layer(Record):
     """One parameter and what was measured of it."""
 
+    renamed: ClassVar = {"kind": "module_type", "layer_kind": "layer_type", "treatment": "role"}
+
     name: str
     shape: Shape
-    kind: str
-    layer_kind: Literal["linear", "conv"] | None = (
+    module_type: str
+    layer_type: Literal["linear", "conv"] | None = (
         None  # of the plain torch layer whose weight it is
     )
-    treatment: Literal["matrix", "fallback", "frozen"]
+    role: Literal["matrix", "fallback", "frozen"]
     reason: str
     spectrum: Spectrum | None = None
     subspace: dict[str, SubspaceLife] | None = None  # by what the basis is of

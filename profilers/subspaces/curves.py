@@ -18,7 +18,7 @@ PERIOD_SHARE = 0.9
 NOISE_DEVIATIONS = 3.0
 
 
-def energy_kept(P: Tensor, G: Tensor, ranks: Sequence[int]) -> list[float]:
+def captured_energy(P: Tensor, G: Tensor, ranks: Sequence[int]) -> list[float]:
     """Return ||P_r^T G||^2 for the leading r columns of P, for every r of `ranks`: all from one product.
 
     Args:

@@ -26,8 +26,8 @@ from subopt.optimizers.updates.averages import average, debiased
 
 from ..gradients.spectrum import energies, solvable
 from ..record.layer import SubspaceLife
-from .curves import Curves, energy_kept
-from .schedule import Schedule, Size
+from .curves import Curves, captured_energy
+from .schedule import Size, SubspaceSchedule
 
 _CPU = torch.device("cpu")
 _TRACKER = OnlinePCA()
@@ -56,7 +56,7 @@ class FollowedLayer:
     of four m x m matrices.
     """
 
-    def __init__(self, size: Size, when: Schedule) -> None:
+    def __init__(self, size: Size, when: SubspaceSchedule) -> None:
         self.stale: dict[int, Tensor] = {}
         self._size = size
         self._when = when
@@ -105,7 +105,7 @@ class FollowedLayer:
     def _judge(self, fitted: _Fitted, lag: int, G: Tensor, group: Mapping[str, Any]) -> None:
         if lag in self._when.lags:
             for source, P in fitted.bases.items():
-                kept = energy_kept(P.to(G.device), G, self._curves.ranks)
+                kept = captured_energy(P.to(G.device), G, self._curves.ranks)
                 self._curves.add_frozen(source, lag, kept)
         if lag == 1:
             self._curves.add_judged(energies(G, torch.float32))
@@ -122,7 +122,7 @@ class FollowedLayer:
         state = {name: value.to(G.device) for name, value in tracker.items()}
         P = state["basis_left"]
         if lag in self._when.lags and bool(torch.isfinite(P).all()):
-            kept = energy_kept(orthonormalised(P), G, [self._size.rank])
+            kept = captured_energy(orthonormalised(P), G, [self._size.rank])
             self._curves.add_tracked(lag, kept[0])
         options = self._options | {k: group[k] for k in ("lr", "initial_lr") if k in group}
         usable = torch.ones((), dtype=torch.bool, device=G.device)

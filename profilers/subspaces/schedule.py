@@ -20,7 +20,7 @@ _FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Schedule:
+class SubspaceSchedule:
     """Steps are counted 0, 1, ... from the beginning of the run.
 
     Attributes:
@@ -34,7 +34,7 @@ class Schedule:
     stale: Mapping[int, int]
 
 
-def schedule(steps: int, most_fits: int = _MOST_FITS) -> Schedule:
+def schedule(steps: int, most_fits: int = _MOST_FITS) -> SubspaceSchedule:
     """Spread fits over a run so that each of them can be judged at every lag.
 
     The longest lag is at most two thirds of the run. Fits come after its first fifth, where averages of one or two
@@ -42,7 +42,7 @@ def schedule(steps: int, most_fits: int = _MOST_FITS) -> Schedule:
     """
     stale = {steps - lag: lag for lag in (1, 10, 100) if lag <= steps}
     if steps < 2:
-        return Schedule((), (), stale)
+        return SubspaceSchedule((), (), stale)
     longest = max(1, (steps - 1) * 2 // 3)
     lags = tuple(lag for lag in _grid(longest) if lag <= longest)
     last = steps - 1 - lags[-1]
@@ -50,7 +50,9 @@ def schedule(steps: int, most_fits: int = _MOST_FITS) -> Schedule:
     fits = max(1, min(most_fits, steps // _STEPS_PER_FIT, last - first + 1))
     # From the last one backwards: a single fit is the one whose averages have seen most.
     gap = (last - first) / max(1, fits - 1)
-    return Schedule(lags, tuple(round(last - gap * i) for i in reversed(range(fits))), stale)
+    return SubspaceSchedule(
+        lags, tuple(round(last - gap * i) for i in reversed(range(fits))), stale
+    )
 
 
 def _grid(longest: int) -> list[int]:
@@ -72,7 +74,7 @@ class Size:
         """Columns of a held basis: enough for every rank that is reported."""
         return max(self.rank, *reported_ranks(self.m))
 
-    def held_bytes(self, when: Schedule) -> int:
+    def held_bytes(self, when: SubspaceSchedule) -> int:
         """Return the most that is held for this layer at any step of a run."""
         m, n, rank = self.m, self.n, self.rank
         # A basis for each source, and the followed one with Adam's two moments and two counters.
@@ -88,15 +90,15 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SubspacePlan:
     """What a run does: the layers it follows, when, and a line for what it leaves out."""
 
     sizes: Mapping[str, Size]
-    when: Schedule
+    when: SubspaceSchedule
     missing: tuple[str, ...]
 
 
-def plan_within(sizes: Mapping[str, Size], steps: int, cap_bytes: int) -> Plan:
+def plan_within(sizes: Mapping[str, Size], steps: int, cap_bytes: int) -> SubspacePlan:
     """Take fewer fits, then only every second, third, ... layer of each shape, until all that is held fits in the cap.
 
     Args:
@@ -117,20 +119,20 @@ def plan_within(sizes: Mapping[str, Size], steps: int, cap_bytes: int) -> Plan:
     for most_fits in range(_MOST_FITS, 0, -1):
         when = schedule(steps, most_fits)
         if _held_bytes(narrow, when) <= cap_bytes:
-            return Plan(narrow, when, tuple(missing))
+            return SubspacePlan(narrow, when, tuple(missing))
     kept = _thinned(narrow, when, cap_bytes)
     missing.append(
         f"subspace life of {len(narrow) - len(kept)} of {len(narrow)} layers: "
         f"following them all would hold more than {format_bytes(cap_bytes)}"
     )
-    return Plan(kept, when, tuple(missing))
+    return SubspacePlan(kept, when, tuple(missing))
 
 
-def _held_bytes(sizes: Mapping[str, Size], when: Schedule) -> int:
+def _held_bytes(sizes: Mapping[str, Size], when: SubspaceSchedule) -> int:
     return sum(size.held_bytes(when) for size in sizes.values())
 
 
-def _thinned(sizes: Mapping[str, Size], when: Schedule, cap_bytes: int) -> dict[str, Size]:
+def _thinned(sizes: Mapping[str, Size], when: SubspaceSchedule, cap_bytes: int) -> dict[str, Size]:
     """Return every s-th layer of each shape for the smallest s that fits; none where not even one of each does."""
     by_shape: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name, size in sizes.items():

@@ -9,27 +9,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from subopt.errors import PreflightError
-from subopt.optimizers import Treatment, shown_name, treatments
+from subopt.optimizers import ParameterRole, parameter_roles, shown_name
 
 from .loaded import LoadedTarget
 
 
-def trained_treatments(model: nn.Module, target: LoadedTarget) -> list[Treatment]:
-    """Return the treatment of every parameter; those that the user's groups leave out are not trained."""
+def trained_roles(model: nn.Module, target: LoadedTarget) -> list[ParameterRole]:
+    """Return the role of every parameter; those that the user's groups leave out are not trained."""
     groups = target.param_groups(model)
-    found = treatments(model)
+    found = parameter_roles(model)
     if groups is None:
         return found
     trained = {id(parameter) for parameter in _parameters(groups)}
     return [
         item
-        if id(item.parameter) in trained or item.treatment == "frozen"
-        else dataclasses.replace(item, treatment="frozen", reason="not in param_groups(model)")
+        if id(item.parameter) in trained or item.role == "frozen"
+        else dataclasses.replace(item, role="frozen", reason="not in param_groups(model)")
         for item in found
     ]
 
 
-def refuse_sparse_gradients(model: nn.Module, found: Iterable[Treatment]) -> None:
+def refuse_sparse_gradients(model: nn.Module, found: Iterable[ParameterRole]) -> None:
     """Check that no embedding that is trained has sparse gradients: no optimizer here takes those.
 
     One whose weight another module uses too has dense ones: the sum with the other's.
@@ -38,7 +38,7 @@ def refuse_sparse_gradients(model: nn.Module, found: Iterable[Treatment]) -> Non
         PreflightError: One has.
     """
     held = [id(weight) for module in model.modules() for weight in module._parameters.values()]
-    trained = {id(item.parameter) for item in found if item.treatment != "frozen"}
+    trained = {id(item.parameter) for item in found if item.role != "frozen"}
     for name, module in model.named_modules():
         is_table = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
         if not is_table or not module.sparse or held.count(id(module.weight)) > 1:

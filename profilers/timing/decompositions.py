@@ -19,7 +19,7 @@ from .kernels import (
     KERNELS,
     ONLINE_PCA,
     Kernel,
-    Problem,
+    KernelInputs,
     accepted_drivers,
     library_routine,
     make_problem,
@@ -131,7 +131,7 @@ def device_label(device: torch.device) -> str:
     return f"{device.type}, {threads} thread{'s' if threads != 1 else ''}"
 
 
-def _row(timed: Timed, problem: Problem, count: int, reference_ms: float) -> Decomposition:
+def _row(timed: Timed, problem: KernelInputs, count: int, reference_ms: float) -> Decomposition:
     kernel, device = timed.kernel, problem.G.device
     median_ms = _quantile(timed.times_ms, 0.5)
     use = use_of(kernel)
@@ -166,7 +166,7 @@ def _predicted_s(m: int, n: int, rank: int | float, device: torch.device) -> dic
 
 
 def _first_round(
-    problem: Problem, predicted_s: dict[Kernel, float], end_s: float
+    problem: KernelInputs, predicted_s: dict[Kernel, float], end_s: float
 ) -> tuple[dict[Kernel, Timed], list[str]]:
     """Run kernels once, from the cheapest up, while there is time for them; return those, and notes on the others."""
     timed: dict[Kernel, Timed] = {}
@@ -183,7 +183,7 @@ def _first_round(
     return timed, left_out
 
 
-def fastest(kernel: Kernel, problem: Problem) -> Timed:
+def fastest(kernel: Kernel, problem: KernelInputs) -> Timed:
     """Time a kernel for the first time, under every driver there is to choose, and return the fastest."""
     choices: list[str | None] = [*accepted_drivers(kernel, problem)] or [None]
     tried = []

@@ -26,7 +26,7 @@ _CPU_LIBRARIES = {"mkl": "MKL", "open": "OpenBLAS", "accelerate": "Accelerate"}
 
 
 @dataclass(frozen=True)
-class Problem:
+class KernelInputs:
     """The inputs of every kernel at one shape: a Gaussian gradient and random orthonormal bases."""
 
     G: Tensor
@@ -63,35 +63,35 @@ class Use:
     methods: tuple[str, ...]
 
 
-def make_problem(m: int, n: int, rank: int | float, device: torch.device) -> Problem:
+def make_problem(m: int, n: int, rank: int | float, device: torch.device) -> KernelInputs:
     """Draw a float32 Gaussian gradient and orthonormal bases, always the same for a shape."""
     generator = torch.Generator(device).manual_seed(0)
     draw = partial(torch.randn, generator=generator, device=device, dtype=torch.float32)
     G = draw(m, n)
     P = torch.linalg.qr(draw(m, m))[0]
     r = resolve_rank(rank, m) or m
-    return Problem(G, P, P[:, :r].clone(memory_format=torch.contiguous_format))
+    return KernelInputs(G, P, P[:, :r].clone(memory_format=torch.contiguous_format))
 
 
-def thin_svd(problem: Problem, driver: str | None = None) -> tuple[Tensor, ...]:
+def thin_svd(problem: KernelInputs, driver: str | None = None) -> tuple[Tensor, ...]:
     """Singular value decomposition with as many vectors on either side as there are singular values."""
     parts: tuple[Tensor, ...] = torch.linalg.svd(problem.G, full_matrices=False, driver=driver)
     return parts
 
 
-def full_svd(problem: Problem, driver: str | None = None) -> tuple[Tensor, ...]:
+def full_svd(problem: KernelInputs, driver: str | None = None) -> tuple[Tensor, ...]:
     """Singular value decomposition with both bases complete."""
     parts: tuple[Tensor, ...] = torch.linalg.svd(problem.G, full_matrices=True, driver=driver)
     return parts
 
 
-def qr_power_step(problem: Problem) -> Tensor:
+def qr_power_step(problem: KernelInputs) -> Tensor:
     """One power step from an old full basis: the orthonormal factor of (G G^T) P."""
     Q: Tensor = torch.linalg.qr(problem.G @ problem.G.T @ problem.P)[0]
     return Q
 
 
-def pca_autograd(problem: Problem) -> Tensor:
+def pca_autograd(problem: KernelInputs) -> Tensor:
     """Gradient of ||B B^T Gn - Gn||^2 + lambda ||B^T B - I||^2 in B, Gn = G / ||G||, by autograd.
 
     The product B B^T is formed first, as in the released code of Liang et al. 2024 (eq. 6, figure 2).
@@ -180,7 +180,7 @@ def use_of(kernel: Kernel) -> Use:
     return Use(shortest, tuple(name for name, period in periods.items() if period == shortest))
 
 
-def accepted_drivers(kernel: Kernel, problem: Problem) -> list[str]:
+def accepted_drivers(kernel: Kernel, problem: KernelInputs) -> list[str]:
     """Return the drivers that work for a kernel on this problem: they run, and the product of what they return is G.
 
     None where torch has no choice of drivers: on a CPU, under ROCm, or where MAGMA is preferred to cuSOLVER.
@@ -190,7 +190,7 @@ def accepted_drivers(kernel: Kernel, problem: Problem) -> list[str]:
     return [driver for driver in kernel.drivers if is_accurate(kernel, problem, driver)]
 
 
-def is_accurate(kernel: Kernel, problem: Problem, driver: str) -> bool:
+def is_accurate(kernel: Kernel, problem: KernelInputs, driver: str) -> bool:
     """Return whether the decomposition under a driver gives back G, to 1e-3 of its norm (float32, a Jacobi method)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a driver that does not converge: the product tells

@@ -132,7 +132,7 @@ def time_step(
         excesses_ms = steps.excesses_ms()
         steps.forget()
         runs = [optimizer.step for optimizer in optimizers]
-        times_ms = _in_turn(
+        times_ms = _interleaved(
             runs, most, left_s, clock.gpus_of(model), fewest=_TELLING_STEPS, between=between
         )
         taken = _Taken.whole(times_ms, is_refresh)
@@ -277,7 +277,7 @@ def time_whole_step(
         other.step,
     ]
     most = 1 + rounds * _SHORT_PERIOD
-    whole_ms, passes_ms, others_ms = _in_turn(runs, most, budget_s, devices, fewest=1)
+    whole_ms, passes_ms, others_ms = _interleaved(runs, most, budget_s, devices, fewest=1)
     beyond_ms = [whole - passes for whole, passes in zip(whole_ms, passes_ms, strict=True)]
     return StepTime(
         ordinary_ms=_typical(beyond_ms),
@@ -292,7 +292,7 @@ def _typical(times_ms: Sequence[float]) -> float:
     return statistics.median(times_ms[1:] or times_ms)
 
 
-def _in_turn(
+def _interleaved(
     runs: Sequence[Callable[[], object]],
     most: int,
     budget_s: float,

@@ -13,14 +13,14 @@ from subopt.profilers.record.profile import MethodCost, Profile
 from ..evidence.raced_settings import as_raced
 from ..mixed.recipe import mixed_at
 from ..mixed.record import Mixed
-from ..plan.budget import Budget, DeviceKind, read_budget
+from ..plan.budget import Budget, DeviceType, read_budget
 from ..plan.method_options import changed_options
 from ..plan.sentences import options_text, plan_sentences
-from ..plan.solving import Request
+from ..plan.solving import PlanRequest
 from ..ranking.planned import Planned, asked_plans, least_changed, smallest_plans, solved_plans
 from ..ranking.row import Objective, Row
 from ..ranking.rule import ranked
-from .answer import Advice, Change
+from .answer import Advice
 from .calibrated import calibration_sentences
 from .changes import changes_that_fit
 from .proposal import to_recipe
@@ -33,7 +33,7 @@ from .sentences import (
 )
 from .verdict import certainty_sentence, choice_sentences
 
-__all__ = ["Advice", "Change", "Row", "recommend", "to_recipe"]
+__all__ = ["Advice", "Row", "recommend", "to_recipe"]
 
 
 def recommend(
@@ -43,8 +43,8 @@ def recommend(
     objective: Objective = "quality",
     batch_size: int | Literal["auto"] | None = None,
     methods: Sequence[str] | None = None,
-    device: DeviceKind = "cuda",
-    request: Request | None = None,
+    device: DeviceType = "cuda",
+    request: PlanRequest | None = None,
     headroom: float = 0.0,
     mixed: bool = False,
 ) -> Advice:
@@ -73,7 +73,7 @@ def recommend(
             the least memory is asked for at the largest batch.
     """
     budget = read_budget(budget_bytes, device, headroom=headroom)
-    request = Request(batch_size=batch_size) if request is None else request
+    request = PlanRequest(batch_size=batch_size) if request is None else request
     if objective == "memory" and request.batch_size == "auto":
         raise UsageError(
             "the largest batch fills the budget with every method, so there is no least memory to rank by",
@@ -104,8 +104,8 @@ class _Question:
     profile: Profile
     objective: Objective
     budget: Budget
-    device: DeviceKind
-    request: Request
+    device: DeviceType
+    request: PlanRequest
     costs: Sequence[MethodCost]
     others: Sequence[MethodCost]
     unavailable: tuple[tuple[str, str], ...]

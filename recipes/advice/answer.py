@@ -14,11 +14,11 @@ from ..plan.budget import Budget
 from ..plan.solving import Solved
 from ..ranking.row import Objective, Row
 
-ChangeKind = Literal["batch", "recompute", "fused backward", "method", "budget"]
+ChangeType = Literal["batch", "recompute", "fused backward", "method", "budget"]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FittingChange:
     """Something that would make training fit.
 
     Attributes:
@@ -32,7 +32,7 @@ class Change:
         text: What to do, in one line.
     """
 
-    kind: ChangeKind
+    kind: ChangeType
     method: str
     options: Mapping[str, Any]
     batch_size: int
@@ -67,7 +67,7 @@ class Advice:
     rows: tuple[Row, ...]
     chosen: Row | None
     sentences: tuple[str, ...]
-    changes: tuple[Change, ...] = ()
+    changes: tuple[FittingChange, ...] = ()
     unavailable: tuple[tuple[str, str], ...] = ()
     plan: Solved | None = None
     plan_sentences: tuple[str, ...] = ()

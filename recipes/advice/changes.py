@@ -13,12 +13,12 @@ from subopt.errors import UsageError
 from subopt.profilers.record.profile import MethodCost, Profile
 from subopt.units import format_bytes
 
-from ..plan.budget import Budget, DeviceKind, smallest_budget
+from ..plan.budget import Budget, DeviceType, smallest_budget
 from ..plan.method_options import changed_options
-from ..plan.solving import Request, Solved, least
+from ..plan.solving import PlanRequest, Solved, least
 from ..ranking.planned import Planned, least_changed, solved_plans
 from ..ranking.rule import ranked
-from .answer import Change, ChangeKind
+from .answer import ChangeType, FittingChange
 
 __all__ = ["changed_options", "changes_that_fit"]
 
@@ -28,9 +28,9 @@ def changes_that_fit(
     costs: Sequence[MethodCost],
     others: Sequence[MethodCost],
     budget: Budget,
-    request: Request,
-    device: DeviceKind,
-) -> tuple[Change, ...]:
+    request: PlanRequest,
+    device: DeviceType,
+) -> tuple[FittingChange, ...]:
     """Return what would make training fit, the smallest change first.
 
     Args:
@@ -50,10 +50,10 @@ def changes_that_fit(
 
 
 def _allowed(
-    profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: Request
-) -> Iterator[Change]:
+    profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: PlanRequest
+) -> Iterator[FittingChange]:
     """Yield what would fit if one thing that the user fixed were free, or else all of them."""
-    wishes: list[tuple[str, Request]] = []
+    wishes: list[tuple[str, PlanRequest]] = []
     if request.accumulate is not None and request.batch_size != "auto":
         free = replace(request, accumulate=None)
         wishes.append(("without --accumulate", free))
@@ -64,15 +64,15 @@ def _allowed(
     for wish, allowed in wishes:
         found = _best(profile, costs, budget, allowed)
         if found is not None:
-            kind: ChangeKind = "recompute" if found.plan.recompute else "batch"
+            kind: ChangeType = "recompute" if found.plan.recompute else "batch"
             if found.plan.fused_backward:
                 kind = "fused backward"
             yield _change(kind, found, budget, f"{wish}: {_described(found)}")
 
 
 def _other_method(
-    profile: Profile, others: Sequence[MethodCost], budget: Budget, request: Request
-) -> Iterator[Change]:
+    profile: Profile, others: Sequence[MethodCost], budget: Budget, request: PlanRequest
+) -> Iterator[FittingChange]:
     """Yield the method with the least change among those that were left out of the question."""
     found = _best(profile, others, budget, request)
     if found is not None:
@@ -81,8 +81,8 @@ def _other_method(
 
 
 def _fewer_examples(
-    profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: Request
-) -> Iterator[Change]:
+    profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: PlanRequest
+) -> Iterator[FittingChange]:
     """Yield the largest step that fits, which is another step than what was asked for."""
     if request.batch_size == "auto" and request.examples_per_step is None:
         return
@@ -99,9 +99,9 @@ def _larger_budget(
     profile: Profile,
     costs: Sequence[MethodCost],
     budget: Budget,
-    request: Request,
-    device: DeviceKind,
-) -> Change:
+    request: PlanRequest,
+    device: DeviceType,
+) -> FittingChange:
     plans = [(cost, plan) for cost in costs if (plan := least(profile, cost, request)) is not None]
     if not plans:
         raise UsageError(
@@ -113,7 +113,7 @@ def _larger_budget(
     text = f"a budget of {format_bytes(needed)} or more ({cost.method})"
     if plan.peak.high_bytes is None:
         text += ", activations not counted: the profile has none"
-    return Change(
+    return FittingChange(
         "budget",
         cost.method,
         plan.options,
@@ -126,7 +126,7 @@ def _larger_budget(
 
 
 def _best(
-    profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: Request
+    profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: PlanRequest
 ) -> Planned | None:
     """Return the best ranked method among those with the least changed options."""
     planned = least_changed(solved_plans(profile, costs, request, budget.usable_bytes))
@@ -152,9 +152,9 @@ def _batches(plan: Solved) -> str:
     return f"{plan.accumulate} micro-batches of {plan.batch_size}"
 
 
-def _change(kind: ChangeKind, found: Planned, budget: Budget, text: str) -> Change:
+def _change(kind: ChangeType, found: Planned, budget: Budget, text: str) -> FittingChange:
     plan = found.plan
-    return Change(
+    return FittingChange(
         kind,
         found.row.method,
         plan.options,

@@ -10,9 +10,9 @@ from pathlib import Path
 from subopt.profilers.record.profile import Files, Profile
 
 from ..data.paths import relative
-from ..evidence.published import LearningRate, load_evidence, published_lr
+from ..evidence.published import PublishedLr, load_evidence, published_lr
 from ..evidence.raced_settings import known_rate, raced
-from ..evidence.traits import model_kind, tokens_per_step, trainable_parameters
+from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
 from ..mixed.recipe import with_mixed
 from ..plan.method_options import changed_options
 from ..plan.solving import Solved
@@ -96,12 +96,12 @@ def to_recipe(
     return with_mixed(recipe, advice.mixed, profile, advice.plan_sentences)
 
 
-def _fallback_rate(profile: Profile, method: str) -> LearningRate | None:
+def _fallback_rate(profile: Profile, method: str) -> PublishedLr | None:
     """Return the rate for what a method leaves alone: the race's, AdamW's published one, or None for AdamW itself."""
     baseline = load_evidence().baseline
     if method == baseline:
         return None
-    rate = published_lr(baseline, trainable_parameters(profile), model_kind(profile))
+    rate = published_lr(baseline, trainable_parameters(profile), model_type(profile))
     found = raced(profile, method)
     if found is None:
         return rate
@@ -146,8 +146,8 @@ def _why(
     profile: Profile,
     row: Row,
     plan: Solved,
-    rate: LearningRate,
-    fallback_rate: LearningRate | None,
+    rate: PublishedLr,
+    fallback_rate: PublishedLr | None,
 ) -> Why:
     gpu = profile.environment.gpu
     evidence = [f"{item.kind}: {item.text}" for item in row.evidence]
@@ -173,7 +173,7 @@ def _why(
     )
 
 
-def _batch_warning(plan: Solved, profile: Profile, rate: LearningRate) -> list[str]:
+def _batch_warning(plan: Solved, profile: Profile, rate: PublishedLr) -> list[str]:
     """Say where the published learning rate belongs to a batch of quite another size."""
     tokens = tokens_per_step(profile, plan.examples_per_step)
     if tokens is None or rate.tokens_per_step is None:

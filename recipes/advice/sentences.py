@@ -10,7 +10,7 @@ from subopt.units import format_bytes
 
 from ..plan.budget import Budget
 from ..ranking.row import Row
-from .answer import Change
+from .answer import FittingChange
 
 # Below this share of the peak, the optimizer's state is not what fills the memory.
 _SMALL_STATE_SHARE = 0.25
@@ -32,7 +32,7 @@ def budget_sentence(budget: Budget) -> str:
     return f"The budget is {total}, of which {usable} are usable: {listed}."
 
 
-def refusal_sentences(rows: Sequence[Row], changes: Sequence[Change]) -> list[str]:
+def refusal_sentences(rows: Sequence[Row], changes: Sequence[FittingChange]) -> list[str]:
     """Say that nothing fits, by how much, and what the smallest change would be."""
     leanest = min(rows, key=lambda row: row.peak.bytes)
     return [

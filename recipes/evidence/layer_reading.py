@@ -52,7 +52,7 @@ def read_layer(layer: Layer, cost: MethodCost) -> LayerReading | None:
         layer: The layer.
         cost: The method and its options.
     """
-    if layer.treatment != "matrix" or not get_method(cost.method).accepts(layer.layer_kind):
+    if layer.role != "matrix" or not get_method(cost.method).accepts(layer.layer_type):
         return None
     family = family_of(cost)
     is_confined = family.projected_sides > 0

@@ -9,13 +9,12 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from .published_file import Evidence, PublishedRate, Result, load_evidence
+from .published_file import PublishedRate, PublishedResult, load_evidence
 
 __all__ = [
     "Certainty",
-    "Evidence",
-    "LearningRate",
     "Published",
+    "PublishedLr",
     "load_evidence",
     "published",
     "published_lr",
@@ -49,7 +48,7 @@ class Published:
         certainty: How near the setting is.
     """
 
-    result: Result
+    result: PublishedResult
     gain: float
     certainty: Certainty
 
@@ -60,7 +59,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class LearningRate:
+class PublishedLr:
     """A learning rate to start from and the reason for it.
 
     Attributes:
@@ -89,7 +88,7 @@ def published(
         kind: `language`, `vision`, ... or None where it could not be told.
         tokens_per_step: Tokens of one optimizer step there; it only matters for how certain the answer is.
     """
-    best: tuple[float, Result, float] | None = None
+    best: tuple[float, PublishedResult, float] | None = None
     for result in load_evidence().results:
         gain = result.gain
         if result.method != method or gain is None:
@@ -105,7 +104,7 @@ def published(
     return Published(result, gain, _certainty(result, parameters, tokens_per_step))
 
 
-def published_lr(method: str, parameter_count: int, kind: str | None = None) -> LearningRate:
+def published_lr(method: str, parameter_count: int, kind: str | None = None) -> PublishedLr:
     """Return the learning rate a method was trained with at the nearest size, and the reason.
 
     A method without a published rate for this kind of model gets a published multiple of the baseline's rate, or else
@@ -119,7 +118,7 @@ def published_lr(method: str, parameter_count: int, kind: str | None = None) -> 
     evidence = load_evidence()
     rate = _nearest_rate(method, parameter_count, kind)
     if rate is not None and kind in {None, rate.kind}:
-        return LearningRate(
+        return PublishedLr(
             rate.lr, f"{rate.lr:g}: {_citation(rate)}", rate.weight_decay, rate.tokens_per_step
         )
     base = _nearest_rate(evidence.baseline, parameter_count, kind)
@@ -134,13 +133,13 @@ def published_lr(method: str, parameter_count: int, kind: str | None = None) -> 
             f"{lr:g}: {relative.factor:g} times AdamW's {base.lr:g} "
             f"({relative.source}; {_citation(base)})"
         )
-        return LearningRate(lr, reason, base.weight_decay, base.tokens_per_step)
+        return PublishedLr(lr, reason, base.weight_decay, base.tokens_per_step)
     models = "" if kind is None else f" on {kind} models"
     reason = (
         f"{base.lr:g}: no learning rate is published for {method}{models}; AdamW's as a starting point, "
         f"try others ({_citation(base)})"
     )
-    return LearningRate(base.lr, reason, base.weight_decay, base.tokens_per_step)
+    return PublishedLr(base.lr, reason, base.weight_decay, base.tokens_per_step)
 
 
 def _nearest_rate(method: str, parameters: int, kind: str | None) -> PublishedRate | None:
@@ -165,7 +164,7 @@ def _distance(kind: str, parameters: int, wanted: str | None, wanted_parameters:
     return distance if wanted is None or kind == wanted else distance + 1000.0
 
 
-def _certainty(result: Result, parameters: int, tokens_per_step: int | None) -> Certainty:
+def _certainty(result: PublishedResult, parameters: int, tokens_per_step: int | None) -> Certainty:
     """How near a result for the same kind of model is."""
     ratio = _ratio(result.parameters, parameters)
     if result.tokens_per_step is not None and tokens_per_step is not None:

@@ -21,7 +21,7 @@ class Paper:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PublishedResult:
     """One printed number and the baseline's number beside it.
 
     Attributes:
@@ -101,24 +101,24 @@ class RelativeRate:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class PublishedEvidence:
     """Everything in the data file."""
 
     baseline: str
     other_methods: dict[str, str]
     papers: dict[str, Paper]
-    results: tuple[Result, ...]
+    results: tuple[PublishedResult, ...]
     rates: tuple[PublishedRate, ...]
     relative_rates: dict[str, RelativeRate]
 
 
 @cache
-def load_evidence() -> Evidence:
+def load_evidence() -> PublishedEvidence:
     """Return the bundled evidence, read once."""
     text = resources.files(__package__).joinpath("published.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
     papers = {key: Paper(key, **fields) for key, fields in raw["papers"].items()}
-    return Evidence(
+    return PublishedEvidence(
         baseline=raw["baseline"],
         other_methods=raw["other_methods"],
         papers=papers,
@@ -135,9 +135,9 @@ def load_evidence() -> Evidence:
     )
 
 
-def _results_of(table: dict[str, Any], paper: Paper, baseline: str) -> list[Result]:
+def _results_of(table: dict[str, Any], paper: Paper, baseline: str) -> list[PublishedResult]:
     return [
-        Result(
+        PublishedResult(
             method=method,
             value=float(value),
             baseline_value=column["values"].get(baseline),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from subopt.profilers.record.profile import Contestant, Profile, Race
 
-from .traits import model_kind
+from .traits import model_type
 
 # Runs of one method differ by about this share of the loss measure where a race repeated none with other seeds.
 UNKNOWN_SPREAD = 0.05
@@ -49,7 +49,7 @@ def gain_from_losses(loss: float, baseline_loss: float, kind: str | None) -> flo
     Args:
         loss: The method's loss; for a language model in nats per token.
         baseline_loss: The baseline's.
-        kind: The model's kind as `model_kind` says it.
+        kind: The model's kind as `model_type` says it.
     """
     if not (math.isfinite(loss) and math.isfinite(baseline_loss)):
         return None
@@ -76,7 +76,7 @@ def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | No
     found = next((entry for entry in race.contestants if entry.method == method), None)
     if found is None:
         return None
-    kind, base = model_kind(profile), _baseline_loss(race)
+    kind, base = model_type(profile), _baseline_loss(race)
     differs = _differs(profile, race, batch_size)
     if found.verdict == "baseline":
         return RacedGain(found, 0.0, 0.0, False, differs, _losses_text(found, race))

@@ -8,8 +8,8 @@ from subopt.optimizers import get_method
 from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race
 
 from ..plan.method_options import with_options
-from .published import LearningRate, published_lr
-from .traits import model_kind, trainable_parameters
+from .published import PublishedLr, published_lr
+from .traits import model_type, trainable_parameters
 
 
 def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
@@ -40,9 +40,9 @@ def as_raced(profile: Profile, cost: MethodCost) -> MethodCost:
     return with_options(profile, cost, options)
 
 
-def known_rate(profile: Profile, method: str) -> LearningRate:
+def known_rate(profile: Profile, method: str) -> PublishedLr:
     """Return a method's learning rate for the profile's model, and the reason for it."""
-    rate = published_lr(method, trainable_parameters(profile), model_kind(profile))
+    rate = published_lr(method, trainable_parameters(profile), model_type(profile))
     found = raced(profile, method)
     if found is None:
         return rate

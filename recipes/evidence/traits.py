@@ -9,9 +9,9 @@ from subopt.profilers.record.profile import Profile
 CONV_DIMENSIONS = 4  # out, in, height, width
 
 
-def model_kind(profile: Profile) -> str | None:
+def model_type(profile: Profile) -> str | None:
     """Return `language` for a model with a token embedding, `vision` for one with 2-d convolutions, else None."""
-    if any(layer.kind == "Embedding" for layer in profile.layers):
+    if any(layer.module_type == "Embedding" for layer in profile.layers):
         return "language"
     if any(len(layer.shape) == CONV_DIMENSIONS for layer in profile.layers):
         return "vision"
@@ -26,4 +26,4 @@ def tokens_per_step(profile: Profile, batch_size: int) -> int | None:
 
 def trainable_parameters(profile: Profile) -> int:
     """Return the number of trained parameters, shared ones once."""
-    return sum(math.prod(layer.shape) for layer in profile.layers if layer.treatment != "frozen")
+    return sum(math.prod(layer.shape) for layer in profile.layers if layer.role != "frozen")

@@ -104,12 +104,12 @@ class Measured:
 
 def matrices(profile: Profile) -> list[Layer]:
     """Return the layers that a method may be chosen for."""
-    return [layer for layer in profile.layers if layer.treatment == "matrix"]
+    return [layer for layer in profile.layers if layer.role == "matrix"]
 
 
 def needed_bytes(row: Row) -> int:
     """Return what has to be usable for a step with a row's method."""
-    return row.peak.bytes + row.peak.beside_bytes
+    return row.peak.bytes + row.peak.overhead_bytes
 
 
 def measured_candidates(profile: Profile, rows: Sequence[Row], usable_bytes: int) -> list[Measured]:

@@ -18,7 +18,7 @@ from ..evidence.published import load_evidence
 from ..evidence.raced_settings import known_rate
 from ..plan.peaks import PeakAt
 from ..ranking.row import Row
-from ..schema import Rule
+from ..schema import Override
 from .choices import Measured
 from .fallback import FallbackKind, kind_of
 from .knapsack import leanest, pack
@@ -99,7 +99,7 @@ def _described(solution: Solution, bound: float) -> Mixed:
     method, total = problem.methods[main], sum(use.state_bytes for use in uses) + kind.choice.bytes
     gain = sum(use.gain for use in uses) + kind.choice.value
     return Mixed(
-        rules=tuple(rule for use in uses for rule in _rules(problem.profile, use)),
+        overrides=tuple(override for use in uses for override in _overrides(problem.profile, use)),
         method=method.candidate.row.method,
         options=method.candidate.options,
         fallback=None if kind_of(method)[0] == kind.name else kind.name,
@@ -116,7 +116,7 @@ def _described(solution: Solution, bound: float) -> Mixed:
 def _main(problem: Problem, by_method: Mapping[int, Sequence[int]], kind: FallbackKind) -> int:
     """Return the method with the most parameters of those whose state has the fallback's dtype, which it shares.
 
-    Where none that is used has it, another of the methods is named: all matrices then have rules.
+    Where none that is used has it, another of the methods is named: all matrices then have overrides.
     """
     suited = [i for i, m in enumerate(problem.methods) if kind_of(m)[1] == kind.state_dtype]
     sizes = {
@@ -144,11 +144,11 @@ def _use(problem: Problem, pick: int, layers: Sequence[int], main: int) -> Mixed
     )
 
 
-def _rules(profile: Profile, use: MixedUse) -> list[Rule]:
-    """The rules of a method that is not the main one."""
+def _overrides(profile: Profile, use: MixedUse) -> list[Override]:
+    """The overrides of a method that is not the main one."""
     rate = known_rate(profile, use.method)
     return [
-        Rule(
+        Override(
             pattern=pattern,
             method=use.method,
             lr=rate.lr,
@@ -184,7 +184,7 @@ def _peak(used: Sequence[Measured], state_bytes: int) -> PeakAt:
         )
         for found in used
     ]
-    return max(peaks, key=lambda peak: peak.bytes + peak.beside_bytes)
+    return max(peaks, key=lambda peak: peak.bytes + peak.overhead_bytes)
 
 
 def _step_ms(problem: Problem, by_method: Mapping[int, Sequence[int]]) -> float | None:

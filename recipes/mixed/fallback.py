@@ -57,7 +57,7 @@ def _has_baseline(users: Sequence[Measured]) -> bool:
 def _kind(profile: Profile, users: Sequence[Measured]) -> FallbackKind:
     name, state_dtype = kind_of(users[0])
     method, options = users[0].candidate.method, users[0].candidate.options
-    shapes = [tuple(layer.shape) for layer in profile.layers if layer.treatment == "fallback"]
+    shapes = [tuple(layer.shape) for layer in profile.layers if layer.role == "fallback"]
     dtype = parameter_dtype(profile)
     share = sum(math.prod(shape) for shape in shapes) / max(trainable_parameters(profile), 1)
     lowest = min(found.candidate.score for found in users)

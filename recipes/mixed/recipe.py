@@ -9,7 +9,7 @@ from subopt.units import format_bytes
 
 from ..evidence.published import load_evidence
 from ..evidence.raced_settings import known_rate
-from ..plan.solving import Request, Solved
+from ..plan.solving import PlanRequest, Solved
 from ..ranking.planned import asked_plans
 from ..schema import Fallback, Recipe
 from .choose import choose_mixed, leanest_bytes
@@ -27,7 +27,7 @@ def mixed_at(
         plan: Batch, accumulation, recomputing and fused backward pass.
         usable_bytes: What tensors can use of the budget.
     """
-    request = Request(
+    request = PlanRequest(
         batch_size=plan.batch_size,
         accumulate=plan.accumulate,
         recompute=plan.recompute,
@@ -65,7 +65,7 @@ def with_mixed(
             "lr": rate.lr,
             "weight_decay": rate.weight_decay or 0.0,
             "options": mixed.options,
-            "rules": list(mixed.rules),
+            "overrides": list(mixed.overrides),
             "fallback": Fallback.model_validate({
                 "method": mixed.fallback,
                 "lr": own.fallback.lr or known_rate(profile, baseline).lr,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from subopt.optimizers import get_method
 
 from ..plan.peaks import PeakAt
-from ..schema import OptionValue, Rule
+from ..schema import OptionValue, Override
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class MixedUse:
     """One method of a mix, with the layers it gets.
 
     Attributes:
-        patterns: Patterns of the layers' names; empty for the main method, which gets what no rule matches.
+        patterns: Patterns of the layers' names; empty for the main method, which gets what no override matches.
         method: Method id.
         options: Options that differ from the method's defaults.
         rank: Its rank, where its moments live in a subspace: directions, or a share of the short side.
@@ -37,10 +37,10 @@ class MixedUse:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A mix of methods that fits, as rules of a recipe.
+    """A mix of methods that fits, as overrides of a recipe.
 
     Attributes:
-        rules: The rules, for all but the main method.
+        overrides: The overrides, for all but the main method.
         method: The main method.
         options: Its options that differ from the defaults.
         fallback: What trains the parameters that are no matrices, where it is not the main method's own choice.
@@ -55,7 +55,7 @@ class Mixed:
         sentences: The same in words.
     """
 
-    rules: tuple[Rule, ...]
+    overrides: tuple[Override, ...]
     method: str
     options: dict[str, OptionValue]
     fallback: str | None

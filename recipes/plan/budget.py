@@ -10,7 +10,7 @@ from typing import Literal
 from subopt.errors import UsageError
 from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 
-DeviceKind = Literal["cuda", "cpu"]
+DeviceType = Literal["cuda", "cpu"]
 
 # The figures for a GPU of unknown name, under the names that callers know.
 CUDA_CONTEXT_BYTES = UNKNOWN_GPU.context_bytes
@@ -52,7 +52,7 @@ class Budget:
 
 def read_budget(
     total_bytes: int,
-    device: DeviceKind = "cuda",
+    device: DeviceType = "cuda",
     gpu_name: str | None = None,
     *,
     headroom: float = 0.0,
@@ -77,13 +77,13 @@ def read_budget(
     constants = _constants(device, gpu_name)
     rest = max(total_bytes - constants.context_bytes, 0)
     reserve_bytes = int(rest * constants.reserve_share)
-    kept_bytes = math.ceil((rest - reserve_bytes) * headroom)
-    return Budget(total_bytes, constants.context_bytes, reserve_bytes, headroom, kept_bytes)
+    retained_bytes = math.ceil((rest - reserve_bytes) * headroom)
+    return Budget(total_bytes, constants.context_bytes, reserve_bytes, headroom, retained_bytes)
 
 
 def smallest_budget(
     peak_bytes: int,
-    device: DeviceKind = "cuda",
+    device: DeviceType = "cuda",
     gpu_name: str | None = None,
     *,
     headroom: float = 0.0,
@@ -98,12 +98,12 @@ def smallest_budget(
 
 
 def _lacking(
-    peak_bytes: int, total: int, device: DeviceKind, gpu_name: str | None, headroom: float
+    peak_bytes: int, total: int, device: DeviceType, gpu_name: str | None, headroom: float
 ) -> int:
     return peak_bytes - read_budget(total, device, gpu_name, headroom=headroom).usable_bytes
 
 
-def _constants(device: DeviceKind, gpu_name: str | None) -> DeviceConstants:
+def _constants(device: DeviceType, gpu_name: str | None) -> DeviceConstants:
     return CPU if device == "cpu" else gpu_constants(gpu_name)
 
 

@@ -100,10 +100,10 @@ def _lower_ranks(cost: MethodCost) -> Iterator[int | float]:
 
 
 def _weights(profile: Profile) -> Counter[WeightShape]:
-    """Return how many parameters of each shape and treatment there are."""
+    """Return how many parameters of each shape and role there are."""
     dtype = parameter_dtype(profile)
     return Counter(
-        WeightShape("", tuple(layer.shape), layer.treatment, dtype, layer.layer_kind)
+        WeightShape("", tuple(layer.shape), layer.role, dtype, layer.layer_type)
         for layer in profile.layers
     )
 

@@ -26,7 +26,7 @@ from subopt.profilers.record.profile import BatchPoint, MethodCost, Phase, Profi
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class PassConfig:
     """How the passes of a step are run.
 
     Attributes:
@@ -40,7 +40,7 @@ class Way:
     fused: bool = False
 
 
-PLAIN = Way()
+STANDARD_PASSES = PassConfig()
 
 
 def changes_passes(cost: MethodCost) -> bool:
@@ -70,7 +70,11 @@ def largest_size(profile: Profile, *, recomputed: bool) -> int | None:
 
 
 def changed_passes(
-    profile: Profile, cost: MethodCost, phases: dict[Phase, int], batch_size: int, way: Way
+    profile: Profile,
+    cost: MethodCost,
+    phases: dict[Phase, int],
+    batch_size: int,
+    config: PassConfig,
 ) -> dict[Phase, int]:
     """Return the phases at another batch size or run another way.
 
@@ -79,22 +83,22 @@ def changed_passes(
         cost: The method's row in it.
         phases: Bytes by phase at the profile's batch size, in the plain way.
         batch_size: Examples of one micro-batch.
-        way: How the passes are run.
+        config: How the passes are run.
 
     Raises:
         UsageError: The profile does not know the passes of such a batch.
     """
     base = _known_point(profile, profile.settings.batch_size, recomputed=False)
-    point = _known_point(profile, batch_size, recomputed=way.recomputed)
+    point = _known_point(profile, batch_size, recomputed=config.recomputed)
     gradients = profile.memory.gradient_bytes
-    kept = point.kept_bytes - base.kept_bytes
-    changed = {phase: size + kept for phase, size in phases.items() if not way.fused}
+    kept = point.retained_bytes - base.retained_bytes
+    changed = {phase: size + kept for phase, size in phases.items() if not config.fused}
     changed["forward"] = phases["forward"] + point.forward_bytes - base.forward_bytes
     backward = point.backward_bytes
-    if way.accumulating:
+    if config.accumulating:
         changed["forward"] += gradients
         backward = point.without_gradients_bytes + gradients
-    if way.fused:
+    if config.fused:
         updated = point.update_bytes + _update_bytes(profile, cost, phases)
         backward = max(point.without_gradients_bytes, updated)
     changed["backward"] = phases["backward"] + backward - base.backward_bytes
@@ -151,5 +155,5 @@ def _between(points: Sequence[BatchPoint], batch_size: int) -> BatchPoint:
         backward_bytes=at(left.backward_bytes, right.backward_bytes),
         without_gradients_bytes=at(left.without_gradients_bytes, right.without_gradients_bytes),
         update_bytes=at(left.update_bytes, right.update_bytes),
-        kept_bytes=at(left.kept_bytes, right.kept_bytes),
+        retained_bytes=at(left.retained_bytes, right.retained_bytes),
     )

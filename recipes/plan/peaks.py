@@ -15,7 +15,7 @@ from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceCons
 from subopt.profilers.record.profile import MethodCost, Peak, Phase, Profile
 
 from .budget import Fit, fit
-from .passes import PLAIN, Way, changed_passes, is_followed
+from .passes import STANDARD_PASSES, PassConfig, changed_passes, is_followed
 from .scaled_passes import gradient_bytes, scaled_passes, weight_bytes
 
 # An earlier run's excess over its predicted peak is taken for granted after so many runs.
@@ -34,7 +34,7 @@ class PeakAt:
         phase: The phase that sets it.
         by_phase: Bytes of every phase that is known.
         source: How the profile got it; a rescaled measurement is still called `measured`.
-        beside_bytes: What has to be free beside the estimate: for libraries and the allocator, and as much as earlier
+        overhead_bytes: What has to be free beside the estimate: for libraries and the allocator, and as much as earlier
             runs on this machine went over theirs.
     """
 
@@ -45,11 +45,11 @@ class PeakAt:
     phase: Phase
     by_phase: tuple[tuple[Phase, int], ...]
     source: Literal["measured", "simulated", "formula"]
-    beside_bytes: int = 0
+    overhead_bytes: int = 0
 
     def fits(self, usable_bytes: int) -> Fit:
         """Return whether it fits what tensors can use."""
-        needed = None if self.high_bytes is None else self.bytes + self.beside_bytes
+        needed = None if self.high_bytes is None else self.bytes + self.overhead_bytes
         return fit(self.low_bytes, needed, usable_bytes)
 
     def shifted(self, delta_bytes: int) -> PeakAt:
@@ -64,7 +64,9 @@ class PeakAt:
         )
 
 
-def peak_at(profile: Profile, cost: MethodCost, batch_size: int, way: Way = PLAIN) -> PeakAt:
+def peak_at(
+    profile: Profile, cost: MethodCost, batch_size: int, config: PassConfig = STANDARD_PASSES
+) -> PeakAt:
     """Return the peak of a step with one method.
 
     At the profile's own batch size and in the plain way this is the profile's number.
@@ -73,18 +75,18 @@ def peak_at(profile: Profile, cost: MethodCost, batch_size: int, way: Way = PLAI
         profile: The profile.
         cost: The method's row in it.
         batch_size: Examples of one micro-batch.
-        way: How the passes are run.
+        config: How the passes are run.
 
     Raises:
         UsageError: The profile does not know the passes of such a batch, or run that way.
     """
     phases = _phases(profile, cost)
-    if batch_size == profile.settings.batch_size and way == PLAIN:
+    if batch_size == profile.settings.batch_size and config == STANDARD_PASSES:
         return _interval(profile, cost, batch_size, phases, phases)
     if is_followed(profile, cost):
-        changed = changed_passes(profile, cost, phases, batch_size, way)
+        changed = changed_passes(profile, cost, phases, batch_size, config)
     else:
-        changed = scaled_passes(profile, cost, phases, batch_size, way)
+        changed = scaled_passes(profile, cost, phases, batch_size, config)
     return _interval(profile, cost, batch_size, phases, changed)
 
 
@@ -100,7 +102,7 @@ def _interval(
     estimate = phases[highest]
     below, above = _margins(profile, cost, own)
     device = _device(profile, cost)
-    fixed = min(device.beside_tensors_bytes, above or 0)
+    fixed = min(device.non_tensor_bytes, above or 0)
     widening = max(estimate / max(*own.values(), 1), 1.0)
     followed = _followed_peak(cost)
     high = None if above is None else estimate + fixed + round((above - fixed) * widening)
@@ -112,7 +114,7 @@ def _interval(
         phase=highest,
         by_phase=tuple(phases.items()),
         source="formula" if followed is None else followed.source,
-        beside_bytes=fixed + round(_excess(profile, followed) * estimate),
+        overhead_bytes=fixed + round(_excess(profile, followed) * estimate),
     )
 
 

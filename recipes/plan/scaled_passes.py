@@ -5,11 +5,15 @@ from __future__ import annotations
 from subopt.errors import UsageError
 from subopt.profilers.record.profile import MethodCost, Phase, Profile
 
-from .passes import Way, changes_passes
+from .passes import PassConfig, changes_passes
 
 
 def scaled_passes(
-    profile: Profile, cost: MethodCost, phases: dict[Phase, int], batch_size: int, way: Way
+    profile: Profile,
+    cost: MethodCost,
+    phases: dict[Phase, int],
+    batch_size: int,
+    config: PassConfig,
 ) -> dict[Phase, int]:
     """Return the phases at another batch size.
 
@@ -21,14 +25,14 @@ def scaled_passes(
         cost: The method's row in it.
         phases: Bytes by phase at the profile's batch size.
         batch_size: Examples of one micro-batch.
-        way: How the passes are run; they cannot be recomputed or update the weights here.
+        config: How the passes are run; they cannot be recomputed or update the weights here.
 
     Raises:
         UsageError: The profile has no activations to scale, or the passes are to be run another way.
     """
     own = profile.settings.batch_size
-    if way.recomputed or way.fused:
-        what = "recomputed activations" if way.recomputed else "updates in the backward pass"
+    if config.recomputed or config.fused:
+        what = "recomputed activations" if config.recomputed else "updates in the backward pass"
         raise UsageError(
             f"the profile does not know what {cost.method} takes with {what}",
             "make it again with: subopt profile",
@@ -42,7 +46,7 @@ def scaled_passes(
     scaled = {
         phase: size + _growth(profile, cost, phase, size, factor) for phase, size in phases.items()
     }
-    return _accumulating(profile, cost, scaled) if way.accumulating else scaled
+    return _accumulating(profile, cost, scaled) if config.accumulating else scaled
 
 
 def weight_bytes(profile: Profile, cost: MethodCost) -> int:

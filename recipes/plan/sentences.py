@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from subopt.profilers.record.profile import Profile
 
 from .passes import largest_size
-from .solving import Request, Solved, asked_sizes
+from .solving import PlanRequest, Solved, asked_sizes
 
 
-def plan_sentences(profile: Profile, request: Request, plan: Solved) -> Iterator[str]:
+def plan_sentences(profile: Profile, request: PlanRequest, plan: Solved) -> Iterator[str]:
     """Yield what a person should know of a plan; nothing where it is what was asked for."""
     if request.batch_size == "auto":
         yield _filled(plan)
@@ -54,4 +54,4 @@ def _filled(plan: Solved) -> str:
 
 
 def _has_batch_norm(profile: Profile) -> bool:
-    return any(layer.kind.startswith("BatchNorm") for layer in profile.layers)
+    return any(layer.module_type.startswith("BatchNorm") for layer in profile.layers)

@@ -23,7 +23,7 @@ from subopt.profilers.record.profile import MethodCost, Profile
 
 from .budget import Fit
 from .method_options import leaner_options, with_options
-from .passes import Way, can_recompute, is_followed, largest_size
+from .passes import PassConfig, can_recompute, is_followed, largest_size
 from .peaks import PeakAt, peak_at
 
 # Share of a forward and backward pass that recomputing adds: the forward pass once more, half the backward pass' work.
@@ -33,7 +33,7 @@ Choice = bool | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PlanRequest:
     """What is asked of a plan.
 
     Attributes:
@@ -112,10 +112,10 @@ class Solved:
     @property
     def needed_bytes(self) -> int:
         """What has to be usable for it."""
-        return self.peak.bytes + self.peak.beside_bytes
+        return self.peak.bytes + self.peak.overhead_bytes
 
 
-def as_asked(profile: Profile, cost: MethodCost, request: Request) -> Solved | None:
+def as_asked(profile: Profile, cost: MethodCost, request: PlanRequest) -> Solved | None:
     """Return the plan with nothing changed, whether it fits or not.
 
     Where only the examples of a step are given, a micro-batch is all of them, or the largest equal part of them that
@@ -138,8 +138,8 @@ def as_asked(profile: Profile, cost: MethodCost, request: Request) -> Solved | N
         )
     if request.batch_size is None and request.accumulate is None and not fused:
         size = _largest_part(size, _most(profile, cost, recompute=recompute))
-    way = Way(accumulating=whole > size, recomputed=recompute, fused=fused)
-    peak = peak_at(profile, cost, size, way)
+    config = PassConfig(accumulating=whole > size, recomputed=recompute, fused=fused)
+    peak = peak_at(profile, cost, size, config)
     return Solved(size, whole // size, peak, recompute=recompute, fused_backward=fused)
 
 
@@ -159,7 +159,9 @@ def _most(profile: Profile, cost: MethodCost, *, recompute: bool) -> int:
     return largest_size(profile, recomputed=recompute) or 0
 
 
-def solve(profile: Profile, cost: MethodCost, usable_bytes: int, request: Request) -> Solved | None:
+def solve(
+    profile: Profile, cost: MethodCost, usable_bytes: int, request: PlanRequest
+) -> Solved | None:
     """Return the plan with the smallest change that fits, or None where none does.
 
     Args:
@@ -180,7 +182,7 @@ def solve(profile: Profile, cost: MethodCost, usable_bytes: int, request: Reques
     return None
 
 
-def least(profile: Profile, cost: MethodCost, request: Request) -> Solved | None:
+def least(profile: Profile, cost: MethodCost, request: PlanRequest) -> Solved | None:
     """Return the plan that needs the least of all that `solve` would look at; None where there is none."""
     plans = []
     for changed in ({}, *leaner_options(cost)):
@@ -198,7 +200,7 @@ class _Search:
     profile: Profile
     cost: MethodCost
     usable_bytes: int
-    request: Request
+    request: PlanRequest
 
     def largest(self, *, recompute: bool, fused: bool) -> Solved | None:
         """Return the plan with the largest allowed micro-batch that fits."""
@@ -223,8 +225,8 @@ class _Search:
                 yield self._plan(size, accumulate, recompute=recompute, fused=fused)
 
     def _plan(self, size: int, accumulate: int, *, recompute: bool, fused: bool) -> Solved:
-        way = Way(accumulating=accumulate > 1, recomputed=recompute, fused=fused)
-        peak = peak_at(self.profile, self.cost, size, way)
+        config = PassConfig(accumulating=accumulate > 1, recomputed=recompute, fused=fused)
+        peak = peak_at(self.profile, self.cost, size, config)
         return Solved(size, accumulate, peak, recompute=recompute, fused_backward=fused)
 
     def _fits(self, plan: Solved) -> bool:
@@ -246,12 +248,12 @@ class _Search:
                 yield whole // accumulate, accumulate
 
 
-def can_run(profile: Profile, cost: MethodCost, request: Request) -> bool:
+def can_run(profile: Profile, cost: MethodCost, request: PlanRequest) -> bool:
     """Return whether a method can run in one of the ways asked for, and the profile knows what that takes."""
     return next(_ways(profile, cost, request), None) is not None
 
 
-def asked_sizes(profile: Profile, request: Request) -> tuple[int, int]:
+def asked_sizes(profile: Profile, request: PlanRequest) -> tuple[int, int]:
     """Return the examples of a step and of a micro-batch as they are asked for."""
     size, whole, count = request.batch_size, request.examples_per_step, request.accumulate
     if whole is None:
@@ -263,7 +265,7 @@ def asked_sizes(profile: Profile, request: Request) -> tuple[int, int]:
     return whole, whole // (count or 1)
 
 
-def _ways(profile: Profile, cost: MethodCost, request: Request) -> Iterator[tuple[bool, bool]]:
+def _ways(profile: Profile, cost: MethodCost, request: PlanRequest) -> Iterator[tuple[bool, bool]]:
     """Yield whether activations are recomputed and the backward pass is fused, the cheapest first."""
     for fused in _choices(request.fused_backward):
         for recompute in _choices(request.recompute):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from subopt.profilers.record.profile import MethodCost, Profile
 
 
-def beside_optimizer_ms(profile: Profile, batch_size: int) -> float | None:
+def outside_optimizer_ms(profile: Profile, batch_size: int) -> float | None:
     """Return what of a training step no method changes; None where the profile timed no passes.
 
         (forward_backward + batch) * batch_size / profile's batch size + clip
@@ -25,7 +25,7 @@ def beside_optimizer_ms(profile: Profile, batch_size: int) -> float | None:
 
 def whole_step_ms(profile: Profile, cost: MethodCost, batch_size: int) -> float | None:
     """Return the time of an average training step with a method, refreshes included; None where none was timed."""
-    rest_ms = beside_optimizer_ms(profile, batch_size)
+    rest_ms = outside_optimizer_ms(profile, batch_size)
     return None if rest_ms is None or cost.step_ms is None else rest_ms + cost.step_ms
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from subopt.profilers.record.race import CurvePoint, LeftOut, Trial
 
 from ..training.events import Interrupting, Warned
-from .folder import Plan
+from .folder import RacePlan
 from .trial import Order
 
 
@@ -23,10 +23,10 @@ class Pacing:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class RacePlanned:
     """The race is laid out, or goes on; `done` of its trials are over."""
 
-    plan: Plan
+    plan: RacePlan
     done: int
 
 
@@ -68,7 +68,7 @@ class TimeUp:
 
 Event: TypeAlias = (
     Pacing
-    | Planned
+    | RacePlanned
     | TrialStarted
     | PointReached
     | TrialEnded

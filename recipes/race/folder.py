@@ -16,7 +16,7 @@ from subopt.profilers.record.base import Count, Record
 from subopt.profilers.record.race import LeftOut, Race, Seconds, Trial
 
 from ..run_folder.disk import sync, write_text
-from .entrants import Entrant
+from .candidates import Candidate
 from .step_time import Pace
 
 _AFRESH = "start over with --force and without --resume"
@@ -24,7 +24,7 @@ _AFRESH = "start over with --force and without --resume"
 _Kind = TypeVar("_Kind", bound=Record)
 
 
-class Plan(Record):
+class RacePlan(Record):
     """What a race does, settled before its first trial; a resumed race goes by the same.
 
     `settings`: what was asked for, by which a race is known again. `trials`: of each contestant's search.
@@ -39,7 +39,7 @@ class Plan(Record):
     trials: Count
     finalists: Count
     seeds: list[Count]
-    contestants: list[Entrant]
+    contestants: list[Candidate]
     paces: dict[str, Pace]
     left_out: list[LeftOut] = Field(default_factory=list)
     spent_seconds: Seconds
@@ -98,29 +98,29 @@ class RaceFolder:
                 "go on with --resume, start over with --force, or choose another --output",
             )
 
-    def start(self, plan: Plan) -> None:
+    def start(self, plan: RacePlan) -> None:
         """Write a plan, and clear an earlier race out of the folder; nothing else in it is touched."""
         self.path.mkdir(parents=True, exist_ok=True)
         for stale in (self.result, self.plan, self.trials):
             stale.unlink(missing_ok=True)
         write_text(self.plan, plan.model_dump_json(indent=1) + "\n")
 
-    def load_plan(self, settings: Mapping[str, str]) -> Plan:
+    def load_plan(self, settings: Mapping[str, str]) -> RacePlan:
         """Return the plan of the race to go on with.
 
         Raises:
             FileFormatError: It cannot be read.
             UsageError: It is another race's.
         """
-        plan = _parsed(Plan, _text(self.plan), str(self.plan))
-        known = {entrant.method for entrant in plan.contestants}
+        plan = _parsed(RacePlan, _text(self.plan), str(self.plan))
+        known = {candidate.method for candidate in plan.contestants}
         is_whole = known and plan.seeds and not known - plan.paces.keys()
         if not is_whole or len(known) < len(plan.contestants):
             raise FileFormatError(
                 f"{self.plan}: contestants, paces and seeds do not agree", _AFRESH
             )
-        for entrant in plan.contestants:
-            _check_options(entrant, str(self.plan))
+        for candidate in plan.contestants:
+            _check_options(candidate, str(self.plan))
         changed = [key for key, value in settings.items() if plan.settings.get(key) != value]
         if changed:
             key = changed[0]
@@ -131,7 +131,7 @@ class RaceFolder:
             )
         return plan
 
-    def load_entries(self, plan: Plan) -> list[Entry]:
+    def load_entries(self, plan: RacePlan) -> list[Entry]:
         """Return the finished trials; a last line that a kill cut short is dropped from the file.
 
         Raises:
@@ -143,7 +143,7 @@ class RaceFolder:
         whole, _, cut = text.rpartition("\n")
         if cut:
             write_text(self.trials, whole + "\n" if whole else "")
-        known = {entrant.method for entrant in plan.contestants}
+        known = {candidate.method for candidate in plan.contestants}
         entries = []
         for number, line in enumerate(whole.splitlines(), start=1):
             entry = _parsed(Entry, line, f"{self.trials}:{number}")
@@ -192,7 +192,7 @@ def _parsed(kind: type[_Kind], text: str, where: str) -> _Kind:
         ) from None
 
 
-def _check_options(setting: Entrant | Trial, where: str) -> None:
+def _check_options(setting: Candidate | Trial, where: str) -> None:
     try:
         get_method(setting.method).resolve(setting.options)
     except OptionError as error:

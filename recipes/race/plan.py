@@ -10,7 +10,7 @@ from subopt.errors import UsageError
 from subopt.profilers.record.race import LeftOut
 from subopt.units import format_ms
 
-from .entrants import Entrant
+from .candidates import Candidate
 from .step_time import Pace, steps_within, time_of_steps_ms
 from .trial import PARTS
 
@@ -56,7 +56,7 @@ class Layout:
         finals_s: Real time kept for the repetitions.
     """
 
-    contestants: tuple[Entrant, ...]
+    contestants: tuple[Candidate, ...]
     left_out: tuple[LeftOut, ...]
     trials: int
     seeds: int
@@ -65,7 +65,7 @@ class Layout:
 
 
 def lay_out(
-    entrants: Sequence[Entrant],
+    candidates: Sequence[Candidate],
     paces: Mapping[str, Pace],
     *,
     minutes: float,
@@ -81,7 +81,7 @@ def lay_out(
     every repetition of a finalist as a whole one; to each run come its building and its evaluations.
 
     Args:
-        entrants: Who could take part, the baseline first, then the most promising.
+        candidates: Who could take part, the baseline first, then the most promising.
         paces: Their paces.
         minutes: Real time in all.
         spent_s: Real time that is gone.
@@ -95,10 +95,10 @@ def lay_out(
     """
     left_s = 60 * minutes * USABLE_SHARE - spent_s
     for level in _LEVELS:
-        few = len(entrants) if is_fixed else min(len(entrants), level.contestants)
-        for count in range(len(entrants), few - 1, -1):
+        few = len(candidates) if is_fixed else min(len(candidates), level.contestants)
+        for count in range(len(candidates), few - 1, -1):
             for trials in level.trials:
-                chosen = entrants[:count]
+                chosen = candidates[:count]
                 repeats = seeds if level.repeats else 1
                 horizon_s = _horizon_s(chosen, paces, left_s, trials, finalists, repeats)
                 if _steps(chosen[0], paces, horizon_s) < _capped(level.steps, most_steps):
@@ -107,28 +107,28 @@ def lay_out(
                     horizon_s = min(horizon_s, _time_of(chosen[0], paces, max(most_steps, PARTS)))
                 able = [e for e in chosen if _steps(e, paces, horizon_s) >= PARTS]
                 if len(able) >= (count if is_fixed else 2):
-                    return _layout(entrants, count, paces, trials, repeats, finalists, horizon_s)
-    raise _too_short(entrants, paces, minutes, spent_s, is_fixed=is_fixed, most_steps=most_steps)
+                    return _layout(candidates, count, paces, trials, repeats, finalists, horizon_s)
+    raise _too_short(candidates, paces, minutes, spent_s, is_fixed=is_fixed, most_steps=most_steps)
 
 
 def _capped(steps: int, most_steps: int | None) -> int:
     return steps if most_steps is None else max(min(steps, most_steps), PARTS)
 
 
-def _steps(entrant: Entrant, paces: Mapping[str, Pace], horizon_s: float) -> int:
+def _steps(candidate: Candidate, paces: Mapping[str, Pace], horizon_s: float) -> int:
     if horizon_s <= 0:
         return 0
-    return steps_within(horizon_s, paces[entrant.method], entrant.method, entrant.options)[0]
+    return steps_within(horizon_s, paces[candidate.method], candidate.method, candidate.options)[0]
 
 
-def _time_of(entrant: Entrant, paces: Mapping[str, Pace], steps: int) -> float:
+def _time_of(candidate: Candidate, paces: Mapping[str, Pace], steps: int) -> float:
     """Return the time of so many steps in seconds, and a little more against rounding."""
-    time_ms = time_of_steps_ms(steps, paces[entrant.method], entrant.method, entrant.options)
+    time_ms = time_of_steps_ms(steps, paces[candidate.method], candidate.method, candidate.options)
     return time_ms * (1 + 1e-6) / 1000
 
 
 def _horizon_s(
-    chosen: Sequence[Entrant],
+    chosen: Sequence[Candidate],
     paces: Mapping[str, Pace],
     left_s: float,
     trials: int,
@@ -137,7 +137,7 @@ def _horizon_s(
 ) -> float:
     """Return the length of a run for which everything takes the time left."""
     searching = 1 + (trials - 1) * LATER_TRIALS_SHARE
-    own_s = [_overhead_s(paces[entrant.method]) for entrant in chosen]
+    own_s = [_overhead_s(paces[candidate.method]) for candidate in chosen]
     repeats = (min(finalists, len(chosen) - 1) + 1) * (seeds - 1)
     runs = len(chosen) * searching + repeats
     overhead_s = searching * sum(own_s) + repeats * max(own_s)
@@ -149,7 +149,7 @@ def _overhead_s(pace: Pace) -> float:
 
 
 def _layout(
-    entrants: Sequence[Entrant],
+    candidates: Sequence[Candidate],
     count: int,
     paces: Mapping[str, Pace],
     trials: int,
@@ -158,19 +158,19 @@ def _layout(
     horizon_s: float,
 ) -> Layout:
     chosen, left_out = [], []
-    for entrant in entrants[:count]:
-        steps = _steps(entrant, paces, horizon_s)
+    for candidate in candidates[:count]:
+        steps = _steps(candidate, paces, horizon_s)
         if steps >= PARTS:
-            chosen.append(entrant)
+            chosen.append(candidate)
             continue
-        step_ms = paces[entrant.method].ordinary_ms
+        step_ms = paces[candidate.method].ordinary_ms
         reason = f"too slow: {steps} steps of {format_ms(step_ms)} in a run of {format_ms(1000 * horizon_s)}"
-        left_out.append(LeftOut(method=entrant.method, reason=reason))
+        left_out.append(LeftOut(method=candidate.method, reason=reason))
     left_out += [
-        LeftOut(method=entrant.method, reason="too few minutes for all: ranked below the others")
-        for entrant in entrants[count:]
+        LeftOut(method=candidate.method, reason="too few minutes for all: ranked below the others")
+        for candidate in candidates[count:]
     ]
-    slowest_s = max(_overhead_s(paces[entrant.method]) for entrant in chosen)
+    slowest_s = max(_overhead_s(paces[candidate.method]) for candidate in chosen)
     repeats = (min(finalists, len(chosen) - 1) + 1) * (seeds - 1)
     return Layout(
         contestants=tuple(chosen),
@@ -183,7 +183,7 @@ def _layout(
 
 
 def _too_short(
-    entrants: Sequence[Entrant],
+    candidates: Sequence[Candidate],
     paces: Mapping[str, Pace],
     minutes: float,
     spent_s: float,
@@ -194,13 +194,13 @@ def _too_short(
     """Say how many minutes the shortest race would take: one trial each of the baseline and of the others."""
     level = _LEVELS[-1]
     if is_fixed:
-        chosen = list(entrants)
+        chosen = list(candidates)
     else:
-        quickest = min(entrants[1:], key=lambda entrant: _time_of(entrant, paces, PARTS))
-        chosen = [entrants[0], quickest]
-    run_s = _time_of(entrants[0], paces, _capped(level.steps, most_steps))
-    run_s = max(run_s, *(_time_of(entrant, paces, PARTS) for entrant in chosen))
-    needed_s = sum(run_s + _overhead_s(paces[entrant.method]) for entrant in chosen)
+        quickest = min(candidates[1:], key=lambda candidate: _time_of(candidate, paces, PARTS))
+        chosen = [candidates[0], quickest]
+    run_s = _time_of(candidates[0], paces, _capped(level.steps, most_steps))
+    run_s = max(run_s, *(_time_of(candidate, paces, PARTS) for candidate in chosen))
+    needed_s = sum(run_s + _overhead_s(paces[candidate.method]) for candidate in chosen)
     needed = math.ceil(10 * (needed_s + spent_s) / (60 * USABLE_SHARE)) / 10
     names = " and ".join([", ".join(e.method for e in chosen[:-1]), chosen[-1].method])
     return UsageError(

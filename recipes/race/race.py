@@ -19,15 +19,15 @@ from ..training.events import Interrupting, Warned, ignore
 from ..training.interrupt import Interrupt, interruptible
 from ..training.session import check_unchanged
 from ..training.trainable import make_trainable, training_target
-from .entrants import Entrant, entrants_of
-from .events import OnEvent, Pacing, Planned
-from .folder import Plan, RaceFolder
+from .candidates import Candidate, candidates_of
+from .events import OnEvent, Pacing, RacePlanned
+from .folder import RaceFolder, RacePlan
 from .plan import lay_out
 from .running import Running
 from .search import require_optuna
 from .source import RaceSource
 from .step_time import measure_paces
-from .trial import Field, quick_release, release
+from .trial import RaceSetup, quick_release, release
 
 # Of the minutes, for finding the paces.
 _PACES_SHARE = 0.1
@@ -53,7 +53,7 @@ def race(
     searches its rate first; it then trains, under every other method, what that method leaves alone.
 
     Args:
-        source: The treatment, and what is known of the methods.
+        source: What is trained, and what is known of the methods.
         minutes: Real time in all; of a resumed race, for what is left of it.
         methods: Method ids beside the baseline; by default as many of the most promising as there is time for.
         finalists: Methods beside the baseline that repeat their best setting with other seeds.
@@ -77,8 +77,8 @@ def race(
     began_s = monotonic()
     folder = RaceFolder(output)
     folder.check(resume=resume, force=force)
-    field = _open_field(source, device, force=force, on_event=on_event)
-    settings = _settings(source, field, methods, finalists, seeds)
+    setup = _open_setup(source, device, force=force, on_event=on_event)
+    settings = _settings(source, setup, methods, finalists, seeds)
     with (
         quick_release(),
         interruptible(
@@ -89,17 +89,17 @@ def race(
             plan = folder.load_plan(settings)
         else:
             asked = _Asked(source, minutes, methods, finalists, seeds)
-            plan = _planned(asked, field, settings, interrupt, on_event)
+            plan = _planned(asked, setup, settings, interrupt, on_event)
             folder.start(plan)
         running = Running(
-            field,
+            setup,
             plan,
             folder,
             interrupt=interrupt,
             end_s=began_s + 60 * minutes,
             on_event=on_event,
         )
-        on_event(Planned(plan, running.done))
+        on_event(RacePlanned(plan, running.done))
         result = running.run(minutes)
     folder.save(result)
     return result
@@ -112,7 +112,9 @@ def _check_numbers(minutes: float, finalists: int, seeds: int) -> None:
         raise UsageError("a race has at least one finalist and one seed", "give 1 or more")
 
 
-def _open_field(source: RaceSource, device: str | None, *, force: bool, on_event: OnEvent) -> Field:
+def _open_setup(
+    source: RaceSource, device: str | None, *, force: bool, on_event: OnEvent
+) -> RaceSetup:
     place = resolve_device(device)
     target = training_target(source.recipe, source.recipe_path.parent)
     for warning in check_unchanged(source.recipe, target, force=force):
@@ -134,21 +136,21 @@ def _open_field(source: RaceSource, device: str | None, *, force: bool, on_event
                 "there is no held-out data (eval_batches): methods are compared by their training loss"
             )
         )
-    return Field(source.recipe, target, place)
+    return RaceSetup(source.recipe, target, place)
 
 
 def _settings(
-    source: RaceSource, field: Field, methods: Sequence[str] | None, finalists: int, seeds: int
+    source: RaceSource, setup: RaceSetup, methods: Sequence[str] | None, finalists: int, seeds: int
 ) -> dict[str, str]:
     """Return what a race is known again by."""
     recipe = source.recipe.model_dump(mode="json", exclude={"why", "checkpoint", "model"})
     found = {key: json.dumps(value) for key, value in recipe.items()}
     return found | {
-        "model": f"{field.target.record.sha256} {json.dumps(source.recipe.model.kwargs)}",
+        "model": f"{setup.target.record.sha256} {json.dumps(source.recipe.model.kwargs)}",
         "methods": "chosen by the race" if methods is None else ",".join(methods),
         "finalists": str(finalists),
         "seeds": str(seeds),
-        "device": str(field.device),
+        "device": str(setup.device),
         "budget": str(source.budget_bytes),
     }
 
@@ -166,22 +168,22 @@ class _Asked:
 
 def _planned(
     asked: _Asked,
-    field: Field,
+    setup: RaceSetup,
     settings: dict[str, str],
     interrupt: Interrupt,
     on_event: OnEvent,
-) -> Plan:
+) -> RacePlan:
     """Find out who can take part and how fast everyone is, and settle the race."""
     began_s = monotonic()
-    entrants, absent = _entrants(asked.source, field, asked.methods)
+    candidates, absent = _candidates(asked.source, setup, asked.methods)
     paces, unable = measure_paces(
-        field,
-        entrants,
+        setup,
+        candidates,
         budget_s=60 * asked.minutes * _PACES_SHARE,
         is_over=lambda: interrupt.requested,
         on_progress=lambda *what: on_event(Pacing(*what)),
     )
-    able = [entrant for entrant in entrants if entrant.method in paces]
+    able = [candidate for candidate in candidates if candidate.method in paces]
     if len(able) < 2:
         raise UsageError(
             f"no other method than {able[0].method} can train this model: {unable[0].reason}"
@@ -197,7 +199,7 @@ def _planned(
         is_fixed=asked.methods is not None,
         most_steps=asked.source.recipe.schedule.steps if asked.source.is_tuned else None,
     )
-    return Plan(
+    return RacePlan(
         settings=settings,
         minutes=asked.minutes,
         horizon_seconds=layout.horizon_s,
@@ -212,16 +214,16 @@ def _planned(
     )
 
 
-def _entrants(
-    source: RaceSource, field: Field, methods: Sequence[str] | None
-) -> tuple[list[Entrant], list[LeftOut]]:
+def _candidates(
+    source: RaceSource, setup: RaceSetup, methods: Sequence[str] | None
+) -> tuple[list[Candidate], list[LeftOut]]:
     """Check the model on a batch, with the baseline, and return who may take part in the race."""
     baseline, own = load_evidence().baseline, source.recipe.optimizer
-    recipe = field.recipe_of(
+    recipe = setup.recipe_of(
         baseline, {}, own.lr, steps=1, seed=source.recipe.seed, fallback_lr=None
     )
     try:
-        trainable = make_trainable(recipe, field.target, field.device)
-        return entrants_of(source, trainable.model, methods)
+        trainable = make_trainable(recipe, setup.target, setup.device)
+        return candidates_of(source, trainable.model, methods)
     finally:
-        release(field.device)
+        release(setup.device)

@@ -9,20 +9,20 @@ from subopt.errors import DoesNotFitError, OptionError, PreflightError
 from subopt.profilers.record.race import LeftOut, OptionValue, Race, Trial
 
 from ..training.interrupt import Interrupt
-from .entrants import Entrant
+from .candidates import Candidate
 from .events import Dropped, OnEvent, PointReached, TimeUp, TrialEnded, TrialStarted
-from .folder import Entry, Plan, RaceFolder
+from .folder import Entry, RaceFolder, RacePlan
 from .search import Search, best_of
 from .step_time import steps_within
-from .trial import Field, Order, release, run_trial
-from .verdicts import Standing, contestants_of, finalists_of, standings
+from .trial import Order, RaceSetup, release, run_trial
+from .verdicts import MethodResult, contestants_of, finalists_of, method_results
 
 
 class Running:
     """A planned race, from its beginning or from the trials that an earlier session finished.
 
     Args:
-        field: What all trials share.
+        setup: What all trials share.
         plan: The plan.
         folder: Where finished trials go, and those of an earlier session are.
         interrupt: Whether the user wants to stop.
@@ -33,21 +33,22 @@ class Running:
 
     def __init__(
         self,
-        field: Field,
-        plan: Plan,
+        setup: RaceSetup,
+        plan: RacePlan,
         folder: RaceFolder,
         *,
         interrupt: Interrupt,
         end_s: float,
         on_event: OnEvent,
     ) -> None:
-        self._field, self._plan, self._folder = field, plan, folder
+        self._setup, self._plan, self._folder = setup, plan, folder
         self._interrupt, self._on_event = interrupt, on_event
         self._end_s = end_s
         self._entries = folder.load_entries(plan)
         self._baseline = plan.contestants[0].method
         self._searches = {
-            entrant.method: Search(entrant, seed=plan.seeds[0]) for entrant in plan.contestants
+            candidate.method: Search(candidate, seed=plan.seeds[0])
+            for candidate in plan.contestants
         }
         self._is_cut = False
         for trial in self._trials():
@@ -81,37 +82,37 @@ class Running:
     def _dropped(self) -> list[LeftOut]:
         return [entry.left_out for entry in self._entries if entry.left_out is not None]
 
-    def _in_the_race(self) -> list[Entrant]:
+    def _in_the_race(self) -> list[Candidate]:
         gone = {item.method for item in self._dropped()}
-        return [entrant for entrant in self._plan.contestants if entrant.method not in gone]
+        return [candidate for candidate in self._plan.contestants if candidate.method not in gone]
 
-    def _search(self, entrants: Sequence[Entrant], end_s: float) -> None:
+    def _search(self, candidates: Sequence[Candidate], end_s: float) -> None:
         """Run the trials of these methods' searches in turn, one of each in every round."""
         for number in range(self._plan.trials):
-            for entrant in entrants:
-                search = self._searches[entrant.method]
-                if len(search.trials) > number or entrant not in self._in_the_race():
+            for candidate in candidates:
+                search = self._searches[candidate.method]
+                if len(search.trials) > number or candidate not in self._in_the_race():
                     continue
                 if not self._is_time(end_s):
                     return
                 lr, options = search.propose()
-                trial = self._run(self._order(entrant, lr, options), search.is_hopeless, end_s)
+                trial = self._run(self._order(candidate, lr, options), search.is_hopeless, end_s)
                 if trial is not None:
                     search.tell(trial)
-                elif entrant in self._in_the_race():
+                elif candidate in self._in_the_race():
                     return
 
     def _finals(self) -> None:
         """Repeat the best settings with the other seeds, seed by seed."""
-        chosen = finalists_of(self._standings(), self._baseline, self._plan.finalists)
+        chosen = finalists_of(self._method_results(), self._baseline, self._plan.finalists)
         for seed in self._plan.seeds[1:]:
-            for standing in chosen:
-                best = standing.best
+            for result in chosen:
+                best = result.best
                 if best is None or self._is_repeated(best, seed):
                     continue
                 if not self._is_time(self._end_s):
                     return
-                order = self._order(standing.entrant, best.lr, best.options, seed)
+                order = self._order(result.candidate, best.lr, best.options, seed)
                 self._run(order, lambda part, loss: False, self._end_s)
 
     def _is_time(self, end_s: float) -> bool:
@@ -127,24 +128,28 @@ class Running:
             if trial.role == "final"
         )
 
-    def _standings(self) -> list[Standing]:
-        return standings(self._in_the_race(), self._trials())
+    def _method_results(self) -> list[MethodResult]:
+        return method_results(self._in_the_race(), self._trials())
 
     def _order(
-        self, entrant: Entrant, lr: float, options: dict[str, OptionValue], seed: int | None = None
+        self,
+        candidate: Candidate,
+        lr: float,
+        options: dict[str, OptionValue],
+        seed: int | None = None,
     ) -> Order:
         plan = self._plan
-        pace = plan.paces[entrant.method]
-        steps, pace_ms = steps_within(plan.horizon_seconds, pace, entrant.method, options)
+        pace = plan.paces[candidate.method]
+        steps, pace_ms = steps_within(plan.horizon_seconds, pace, candidate.method, options)
         return Order(
-            method=entrant.method,
+            method=candidate.method,
             options=options,
             lr=lr,
             seed=plan.seeds[0] if seed is None else seed,
             role="search" if seed is None else "final",
             steps=steps,
             pace_ms=pace_ms,
-            fallback_lr=None if entrant.method == self._baseline else self._fallback_lr(),
+            fallback_lr=None if candidate.method == self._baseline else self._fallback_lr(),
         )
 
     def _fallback_lr(self) -> float:
@@ -162,7 +167,7 @@ class Running:
         trial, left_out = None, None
         try:
             trial = run_trial(
-                self._field,
+                self._setup,
                 order,
                 is_hopeless=is_hopeless,
                 is_over=lambda: not self._is_time(end_s),
@@ -172,7 +177,7 @@ class Running:
             if order.method == self._baseline:
                 raise
             left_out = LeftOut(method=order.method, reason=error.message)
-        release(self._field.device)
+        release(self._setup.device)
         if trial is None and left_out is None:
             return None
         wall_s = monotonic() - began_s
@@ -182,25 +187,25 @@ class Running:
         return trial
 
     def _result(self, minutes: float) -> Race:
-        field, plan = self._field, self._plan
-        found = self._standings()
-        standing = {item.entrant.method for item in found}
+        setup, plan = self._setup, self._plan
+        found = self._method_results()
+        result = {item.candidate.method for item in found}
         late = [
-            LeftOut(method=entrant.method, reason="the time was over before its first trial")
-            for entrant in self._in_the_race()
-            if entrant.method not in standing
+            LeftOut(method=candidate.method, reason="the time was over before its first trial")
+            for candidate in self._in_the_race()
+            if candidate.method not in result
         ]
         return Race(
             baseline=self._baseline,
-            metric="held-out loss" if field.target.has_eval else "training loss",
+            metric="held-out loss" if setup.target.has_eval else "training loss",
             minutes=minutes,
             spent_seconds=plan.spent_seconds + sum(entry.wall_seconds for entry in self._entries),
             horizon_seconds=plan.horizon_seconds,
-            device=str(field.device),
-            precision=field.recipe.precision,
-            batch_size=field.recipe.data.batch_size,
-            accumulate=field.recipe.data.accumulate,
-            target_sha256=field.target.record.sha256,
+            device=str(setup.device),
+            precision=setup.recipe.precision,
+            batch_size=setup.recipe.data.batch_size,
+            accumulate=setup.recipe.data.accumulate,
+            target_sha256=setup.target.record.sha256,
             seeds=plan.seeds,
             fallback_lr=self._fallback_lr(),
             contestants=contestants_of(

@@ -10,7 +10,7 @@ from subopt.errors import UsageError
 from subopt.optimizers import get_method
 from subopt.profilers.record.race import OptionValue, Trial
 
-from .entrants import Entrant
+from .candidates import Candidate
 from .trial import PARTS
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ class Search:
     told again goes on exactly as it would have.
 
     Args:
-        entrant: The method, its options and the rate to start from.
+        candidate: The method, its options and the rate to start from.
         seed: The race's.
     """
 
-    def __init__(self, entrant: Entrant, *, seed: int) -> None:
+    def __init__(self, candidate: Candidate, *, seed: int) -> None:
         import optuna
 
-        self._entrant, self._seed = entrant, seed
-        self._choices = _choices(entrant)
+        self._candidate, self._seed = candidate, seed
+        self._choices = _choices(candidate)
         self.trials: list[Trial] = []
         self._asked: optuna.trial.Trial | None = None
         self._study = optuna.create_study(
@@ -77,7 +77,7 @@ class Search:
 
         number = len(self.trials)
         self._study.sampler = optuna.samplers.TPESampler(
-            seed=_seed_of(self._seed, self._entrant.method, number),
+            seed=_seed_of(self._seed, self._candidate.method, number),
             n_startup_trials=len(_FIRST_FACTORS),
         )
         fixed, low, high = self._where_next(number)
@@ -122,7 +122,7 @@ class Search:
         else between its neighbours.
         """
         if number < len(_FIRST_FACTORS):
-            lr = min(self._entrant.start_lr * _FIRST_FACTORS[number], _HIGHEST)
+            lr = min(self._candidate.start_lr * _FIRST_FACTORS[number], _HIGHEST)
             return {"lr": lr, **dict.fromkeys(self._choices, 0)}, lr, lr * _OUTWARD
         tried = sorted({trial.lr for trial in self.trials})
         best = best_of(self.trials)
@@ -135,7 +135,7 @@ class Search:
         return {}, tried[max(at - 1, 0)], tried[min(at + 1, len(tried) - 1)]
 
     def _options(self, asked: optuna.trial.Trial) -> dict[str, OptionValue]:
-        options = dict(self._entrant.options)
+        options = dict(self._candidate.options)
         for name, values in self._choices.items():
             index = asked.suggest_categorical(name, list(range(len(values))))
             if index:
@@ -149,10 +149,10 @@ def best_of(trials: list[Trial]) -> Trial | None:
     return min(done, key=lambda trial: trial.loss if trial.loss is not None else 0.0, default=None)
 
 
-def _choices(entrant: Entrant) -> Mapping[str, list[OptionValue]]:
+def _choices(candidate: Candidate) -> Mapping[str, list[OptionValue]]:
     """Return the values to try of each searched option; the first is the entrant's own."""
-    method = get_method(entrant.method)
-    resolved = method.resolve(entrant.options)
+    method = get_method(candidate.method)
+    resolved = method.resolve(candidate.options)
     found = {}
     for name, values in method.searched.items():
         own = _plain(resolved[name])

@@ -1,4 +1,4 @@
-"""What a race is run on: the treatment that every contestant gets, and what is known before it starts."""
+"""What a race is run on: the recipe that every candidate gets, and what is known before it starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from subopt.profilers.record.profile import Profile
 
 from ..advice.proposal import CLIP_NORM, DEFAULT_STEPS, FINAL_RATIO, WARMUP_SHARE, relative_target
 from ..evidence.published import load_evidence, published_lr
-from ..evidence.traits import model_kind, trainable_parameters
+from ..evidence.traits import model_type, trainable_parameters
 from ..schema import Data, Model, Optimizer, Recipe, Schedule
 
 
@@ -18,7 +18,7 @@ class RaceSource:
     """A recipe or a profile, as a race reads it.
 
     Attributes:
-        recipe: Model, data, precision, clipping, weight decay, rules and the schedule's shape, for every contestant.
+        recipe: Model, data, precision, clipping, weight decay, overrides and the schedule's shape, for everyone.
         recipe_path: The file that the recipe's paths are relative to.
         profile: The profile that ranks the methods and that the results join, or None.
         budget_bytes: Memory that a contestant has to fit in; None: whatever the device has.
@@ -44,7 +44,7 @@ def source_of_profile(
     """
     path = folder / "race.yaml"
     baseline = load_evidence().baseline
-    rate = published_lr(baseline, trainable_parameters(profile), model_kind(profile))
+    rate = published_lr(baseline, trainable_parameters(profile), model_type(profile))
     recipe = Recipe(
         model=Model(
             target=relative_target(profile, path),

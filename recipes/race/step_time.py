@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import Field as PydanticField
+from pydantic import RaceSetup as PydanticField
 
 from subopt.errors import DoesNotFitError, OptionError, PreflightError
 from subopt.optimizers import get_method, is_refresh_due, options_for
@@ -18,8 +18,8 @@ from subopt.profilers.timing import clock
 
 from ..training.stepper import Stepper
 from ..training.trainable import make_trainable
-from .entrants import Entrant
-from .trial import Field, held_out, release
+from .candidates import Candidate
+from .trial import RaceSetup, held_out, release
 
 # While paces are measured bases are refreshed every other step, so that both kinds of step are seen equally often.
 _SHORT_PERIOD = 2
@@ -102,8 +102,8 @@ def _refreshes(steps: int, options: Mapping[str, Any]) -> int:
 
 
 def measure_paces(
-    field: Field,
-    entrants: Sequence[Entrant],
+    setup: RaceSetup,
+    candidates: Sequence[Candidate],
     *,
     budget_s: float,
     is_over: Callable[[], bool],
@@ -112,8 +112,8 @@ def measure_paces(
     """Time everyone's steps in turn, and find out who cannot train this model at all.
 
     Args:
-        field: What all trials share.
-        entrants: The contestants, the baseline first.
+        setup: What all trials share.
+        candidates: The contestants, the baseline first.
         budget_s: Seconds after which no further round begins.
         is_over: Whether the user wants to stop.
         on_progress: Called with a method, how many timings are done, and how many there are.
@@ -126,24 +126,24 @@ def measure_paces(
         SuboptError: The baseline cannot train the model.
     """
     begin_s = time.perf_counter()
-    found: dict[str, list[_Timing]] = {entrant.method: [] for entrant in entrants}
+    found: dict[str, list[_Timing]] = {candidate.method: [] for candidate in candidates}
     left_out: dict[str, LeftOut] = {}
     for turn in range(ROUNDS):
         if turn and time.perf_counter() - begin_s >= budget_s:
             break
-        for index, entrant in enumerate(entrants):
+        for index, candidate in enumerate(candidates):
             if is_over():
                 raise KeyboardInterrupt
-            on_progress(entrant.method, turn * len(entrants) + index, ROUNDS * len(entrants))
-            if entrant.method in left_out:
+            on_progress(candidate.method, turn * len(candidates) + index, ROUNDS * len(candidates))
+            if candidate.method in left_out:
                 continue
             try:
-                found[entrant.method].append(_timing(field, entrant, evaluate=turn == 0))
+                found[candidate.method].append(_timing(setup, candidate, evaluate=turn == 0))
             except (DoesNotFitError, OptionError, PreflightError) as error:
                 if index == 0:
                     raise
-                left_out[entrant.method] = LeftOut(method=entrant.method, reason=error.message)
-            release(field.device)
+                left_out[candidate.method] = LeftOut(method=candidate.method, reason=error.message)
+            release(setup.device)
     paces = {name: _pace(timings) for name, timings in found.items() if name not in left_out}
     return paces, list(left_out.values())
 
@@ -158,20 +158,20 @@ class _Timing:
         self.refresh_ms: list[float] = []
 
 
-def _timing(field: Field, entrant: Entrant, *, evaluate: bool) -> _Timing:
-    method = get_method(entrant.method)
+def _timing(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> _Timing:
+    method = get_method(candidate.method)
     schedule = options_for(method, _SCHEDULE) if "refreshes" in method.capabilities else {}
-    recipe = field.recipe_of(
+    recipe = setup.recipe_of(
         method.name,
-        {**entrant.options, **schedule},
+        {**candidate.options, **schedule},
         _NO_LR,
         steps=1 + _MOST_STEPS,
-        seed=field.recipe.seed,
+        seed=setup.recipe.seed,
         fallback_lr=_NO_LR,
     )
     timing = _Timing()
     begin_s = time.perf_counter()
-    trainable = make_trainable(recipe, field.target, field.device)
+    trainable = make_trainable(recipe, setup.target, setup.device)
     stepper = Stepper(trainable, trainable.begin())
     gpus = clock.gpus_of(trainable.model)
     stepper.take(1)
@@ -181,7 +181,7 @@ def _timing(field: Field, entrant: Entrant, *, evaluate: bool) -> _Timing:
         took_ms = clock.timed_ms(partial(stepper.take, step), gpus)
         is_refresh = bool(schedule) and is_refresh_due(step, _SHORT_PERIOD, False)
         (timing.refresh_ms if is_refresh else timing.ordinary_ms).append(took_ms)
-    if evaluate and field.target.has_eval:
+    if evaluate and setup.target.has_eval:
         timing.eval_ms = clock.timed_ms(lambda: held_out(trainable, recipe.seed), gpus)
     return timing
 

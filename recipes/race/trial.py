@@ -16,7 +16,7 @@ from subopt.optimizers import get_method
 from subopt.profilers.record.race import CurvePoint, OptionValue, Trial
 from subopt.profilers.target.loaded import LoadedTarget
 
-from ..schema import Fallback, Recipe, Rule
+from ..schema import Fallback, Override, Recipe
 from ..training.evaluation import held_out_loss
 from ..training.stepper import Stepper
 from ..training.trainable import Trainable, make_trainable
@@ -29,11 +29,11 @@ PARTS = 10
 
 
 @dataclass(frozen=True)
-class Field:
+class RaceSetup:
     """What all trials of a race share.
 
     Attributes:
-        recipe: The treatment; `schedule` gives its shape.
+        recipe: What all share; `schedule` gives its shape.
         target: The user's model file.
         device: Where the trials run.
     """
@@ -74,7 +74,9 @@ class Field:
                     lr=None if own.fallback.method == "same" else fallback_lr,
                     weight_decay=own.fallback.weight_decay,
                 ),
-                "rules": [rule for rule in own.rules if _takes(method, options, rule)],
+                "overrides": [
+                    override for override in own.overrides if _takes(method, options, override)
+                ],
             }
         )
         schedule = shape.model_copy(update={"steps": steps, "warmup_steps": warmup})
@@ -82,12 +84,12 @@ class Field:
         return self.recipe.model_copy(update=changes | _WITHOUT)
 
 
-def _takes(method: str, options: Mapping[str, OptionValue], rule: Rule) -> bool:
-    """Whether a rule says something to this method: options without a method are for one that has them."""
-    if rule.method is not None or not rule.options:
+def _takes(method: str, options: Mapping[str, OptionValue], override: Override) -> bool:
+    """Whether an override says something to this method: options without a method are for one that has them."""
+    if override.method is not None or not override.options:
         return True
     try:
-        get_method(method).resolve({**options, **rule.options})
+        get_method(method).resolve({**options, **override.options})
     except OptionError:
         return False
     return True
@@ -142,7 +144,7 @@ class Order:
 
 
 def run_trial(
-    field: Field,
+    setup: RaceSetup,
     order: Order,
     *,
     is_hopeless: Callable[[int, float], bool],
@@ -152,7 +154,7 @@ def run_trial(
     """Train for the ordered steps and return what came of it; None where it was cut short.
 
     Args:
-        field: What all trials share.
+        setup: What all trials share.
         order: The trial.
         is_hopeless: Asked with each part's number, from 1, and its loss: whether to stop the trial.
         is_over: Asked after each step: whether the race has to end.
@@ -163,7 +165,7 @@ def run_trial(
         OptionError, PreflightError: The method cannot train this model.
         UserCodeError: The user's code raised.
     """
-    recipe = field.recipe_of(
+    recipe = setup.recipe_of(
         order.method,
         order.options,
         order.lr,
@@ -172,20 +174,20 @@ def run_trial(
         fallback_lr=order.fallback_lr,
     )
     try:
-        return _trained(field, order, recipe, is_hopeless, is_over, on_point)
+        return _trained(setup, order, recipe, is_hopeless, is_over, on_point)
     finally:
-        release(field.device)
+        release(setup.device)
 
 
 def _trained(
-    field: Field,
+    setup: RaceSetup,
     order: Order,
     recipe: Recipe,
     is_hopeless: Callable[[int, float], bool],
     is_over: Callable[[], bool],
     on_point: Callable[[CurvePoint], None],
 ) -> Trial | None:
-    trainable = make_trainable(recipe, field.target, field.device)
+    trainable = make_trainable(recipe, setup.target, setup.device)
     stepper = Stepper(trainable, trainable.begin())
     curve: list[CurvePoint] = []
     tokens = step = 0
@@ -201,8 +203,8 @@ def _trained(
                 return _outcome(order, "diverged", step, tokens, curve)
             losses.append(done.loss)
         loss = math.fsum(losses) / len(losses)
-        if field.target.has_eval:
-            loss = held_out(trainable, field.recipe.seed)
+        if setup.target.has_eval:
+            loss = held_out(trainable, setup.recipe.seed)
         if not math.isfinite(loss):
             return _outcome(order, "diverged", step, tokens, curve)
         seconds = step * order.pace_ms / 1000

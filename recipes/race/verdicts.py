@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from subopt.profilers.record.race import Contestant, Trial
 
-from .entrants import Entrant
+from .candidates import Candidate
 from .search import best_of
 from .step_time import Pace, steps_within
 
@@ -18,53 +18,53 @@ Verdict: TypeAlias = Literal["better", "worse", "inside the spread", "one seed o
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class MethodResult:
     """How a method stands after the search: its best setting among the trials that everyone had.
 
     Attributes:
-        entrant: The method.
+        candidate: The method.
         trials: Those trials.
         best: The best of them; None where none was run to its end.
     """
 
-    entrant: Entrant
+    candidate: Candidate
     trials: tuple[Trial, ...]
     best: Trial | None
 
 
-def standings(entrants: Sequence[Entrant], trials: Iterable[Trial]) -> list[Standing]:
+def method_results(candidates: Sequence[Candidate], trials: Iterable[Trial]) -> list[MethodResult]:
     """Return how everyone stands who had a trial, the best loss first; those without one to the end come last.
 
     Where the search was cut short, only as many trials of each method count as the method with the fewest had.
     """
-    by_method: dict[str, list[Trial]] = {entrant.method: [] for entrant in entrants}
+    by_method: dict[str, list[Trial]] = {candidate.method: [] for candidate in candidates}
     for trial in trials:
         if trial.role == "search":
             by_method[trial.method].append(trial)
     common = min((len(own) for own in by_method.values() if own), default=0)
     found = []
-    for entrant in entrants:
-        own = by_method[entrant.method][:common]
+    for candidate in candidates:
+        own = by_method[candidate.method][:common]
         if own:
-            found.append(Standing(entrant, tuple(own), best_of(own)))
+            found.append(MethodResult(candidate, tuple(own), best_of(own)))
     return sorted(found, key=_loss)
 
 
-def _loss(standing: Standing) -> float:
-    best = standing.best
+def _loss(result: MethodResult) -> float:
+    best = result.best
     return math.inf if best is None or best.loss is None else best.loss
 
 
-def finalists_of(found: Sequence[Standing], baseline: str, most: int) -> list[Standing]:
+def finalists_of(found: Sequence[MethodResult], baseline: str, most: int) -> list[MethodResult]:
     """Return the best methods beside the baseline, at most so many, and the baseline before them."""
-    able = [standing for standing in found if standing.best is not None]
-    base = [standing for standing in able if standing.entrant.method == baseline]
-    others = [standing for standing in able if standing.entrant.method != baseline]
+    able = [result for result in found if result.best is not None]
+    base = [result for result in able if result.candidate.method == baseline]
+    others = [result for result in able if result.candidate.method != baseline]
     return [*base, *others[:most]]
 
 
 def contestants_of(
-    found: Sequence[Standing],
+    found: Sequence[MethodResult],
     trials: Iterable[Trial],
     *,
     baseline: str,
@@ -83,11 +83,11 @@ def contestants_of(
         horizon_s: Training time of a run.
     """
     finals = [trial for trial in trials if trial.role == "final"]
-    losses = {standing.entrant.method: _losses(standing, finals, seeds) for standing in found}
+    losses = {result.candidate.method: _losses(result, finals, seeds) for result in found}
     base = losses.get(baseline, ([], False))[0]
     contestants = [
-        _contestant(standing, *losses[standing.entrant.method], base, baseline, paces, horizon_s)
-        for standing in found
+        _contestant(result, *losses[result.candidate.method], base, baseline, paces, horizon_s)
+        for result in found
     ]
     return sorted(contestants, key=_order)
 
@@ -98,10 +98,10 @@ def _order(contestant: Contestant) -> tuple[bool, float]:
 
 
 def _losses(
-    standing: Standing, finals: Sequence[Trial], seeds: Sequence[int]
+    result: MethodResult, finals: Sequence[Trial], seeds: Sequence[int]
 ) -> tuple[list[float], bool]:
     """Return a method's losses in the order of the seeds, and whether the runs ended in one that diverged."""
-    best = standing.best
+    best = result.best
     if best is None or best.loss is None:
         return [], True
     losses = [best.loss]
@@ -121,7 +121,7 @@ def _repeats(trial: Trial, best: Trial, seed: int) -> bool:
 
 
 def _contestant(
-    standing: Standing,
+    result: MethodResult,
     losses: list[float],
     diverged: bool,
     base: Sequence[float],
@@ -129,21 +129,21 @@ def _contestant(
     paces: Mapping[str, Pace],
     horizon_s: float,
 ) -> Contestant:
-    entrant, best = standing.entrant, standing.best
-    options = entrant.options if best is None else best.options
-    pace = paces[entrant.method]
-    _, step_ms = steps_within(horizon_s, pace, entrant.method, options)
-    is_baseline = entrant.method == baseline
+    candidate, best = result.candidate, result.best
+    options = candidate.options if best is None else best.options
+    pace = paces[candidate.method]
+    _, step_ms = steps_within(horizon_s, pace, candidate.method, options)
+    is_baseline = candidate.method == baseline
     differences = (
         [] if is_baseline else [own - other for own, other in zip(losses, base, strict=False)]
     )
     return Contestant(
-        method=entrant.method,
+        method=candidate.method,
         options=options,
-        lr=entrant.start_lr if best is None else best.lr,
+        lr=candidate.start_lr if best is None else best.lr,
         step_ms=step_ms,
         state_bytes=pace.state_bytes,
-        trials=len(standing.trials),
+        trials=len(result.trials),
         steps=0 if best is None else best.steps,
         tokens=0 if best is None else best.tokens,
         losses=losses,

@@ -8,7 +8,7 @@ from subopt.units import format_bytes, format_ms
 from ..evidence.measured import MeasuredGain, measured_gain
 from ..evidence.published import Published, load_evidence, published
 from ..evidence.raced import RacedGain, raced_gain
-from ..evidence.traits import model_kind, tokens_per_step, trainable_parameters
+from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt, peak_at
 from ..plan.step_time import whole_step_ms
@@ -44,7 +44,7 @@ def make_row(
     near = published(
         cost.method,
         trainable_parameters(profile),
-        model_kind(profile),
+        model_type(profile),
         tokens_per_step(profile, batch_size),
     )
     cut_short = profile.race is not None and profile.race.interrupted

@@ -6,7 +6,7 @@ from subopt.profilers.record.profile import Profile
 from subopt.units import format_bytes
 
 from ..evidence.published import Published
-from ..evidence.traits import model_kind
+from ..evidence.traits import model_type
 from .row import TimeOverhead
 
 
@@ -37,7 +37,7 @@ def share_text(gain: float, measure: str = "loss") -> str:
 
 def measure_of(profile: Profile) -> str:
     """Return what a gain is a share of: the perplexity of a language model, the loss of another."""
-    return "perplexity" if model_kind(profile) == "language" else "loss"
+    return "perplexity" if model_type(profile) == "language" else "loss"
 
 
 def overhead_text(overhead: TimeOverhead | None) -> str:

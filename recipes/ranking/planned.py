@@ -9,9 +9,9 @@ from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.published import load_evidence
 from ..plan.method_options import with_options
-from ..plan.passes import Way
+from ..plan.passes import PassConfig
 from ..plan.peaks import peak_at
-from ..plan.solving import RECOMPUTE_SHARE, Request, Solved, as_asked, can_run, solve
+from ..plan.solving import RECOMPUTE_SHARE, PlanRequest, Solved, as_asked, can_run, solve
 from .make_row import make_row
 from .row import Row
 from .rule import time_price
@@ -36,7 +36,7 @@ class Planned:
 
 
 def asked_plans(
-    profile: Profile, costs: Iterable[MethodCost], request: Request, usable_bytes: int
+    profile: Profile, costs: Iterable[MethodCost], request: PlanRequest, usable_bytes: int
 ) -> list[Planned]:
     """Return the methods as they are asked for; without those that cannot run that way."""
     plans = ((cost, as_asked(profile, cost, request)) for cost in costs)
@@ -48,7 +48,7 @@ def asked_plans(
 
 
 def solved_plans(
-    profile: Profile, costs: Iterable[MethodCost], request: Request, usable_bytes: int
+    profile: Profile, costs: Iterable[MethodCost], request: PlanRequest, usable_bytes: int
 ) -> list[Planned]:
     """Return the methods that can be made to fit, each with the smallest change that does it.
 
@@ -67,11 +67,11 @@ def solved_plans(
 
 
 def smallest_plans(
-    profile: Profile, costs: Iterable[MethodCost], request: Request, usable_bytes: int
+    profile: Profile, costs: Iterable[MethodCost], request: PlanRequest, usable_bytes: int
 ) -> list[Planned]:
     """Return the methods with one example per step, whether they fit or not; without those that cannot run that way."""
     able = [cost for cost in costs if can_run(profile, cost, request)]
-    plans = [(cost, Solved(1, 1, peak_at(profile, cost, 1, Way()))) for cost in able]
+    plans = [(cost, Solved(1, 1, peak_at(profile, cost, 1, PassConfig()))) for cost in able]
     return [Planned(_row(profile, cost, plan, usable_bytes), plan) for cost, plan in plans]
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from subopt.errors import FileFormatError, OptionError, UsageError, suggestion
+from subopt.errors import FileFormatError, OptionError, RenamedWarning, UsageError, suggestion
 
 from ..schema import Recipe
-from .conflicts import contradictions
+from .conflicts import conflicts
 from .write import dump_recipe
 from .yaml_source import KeyPath, Source, parse_scalar, parse_source, read_source
 
-__all__ = ["apply_overrides", "dump_recipe", "load_recipe", "parse_recipe"]
+__all__ = ["dump_recipe", "load_recipe", "parse_recipe", "with_settings"]
 
-# Overriding one of these makes the peak and the time that the recipe predicts those of another run.
+# Keys of earlier versions, by section, and their names now.
+_RENAMED = {("optimizer", "rules"): "overrides"}
+# Setting one of these makes the peak and the time that the recipe predicts those of another run.
 _PREDICTION_RESTS_ON = {"model", "data", "optimizer", "precision"}
 _PREDICTION_RESTS_ON |= {"recompute", "fused_backward", "compile"}
 
@@ -38,10 +41,10 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     return _validate(parse_source(text, name))
 
 
-def apply_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """Return the recipe with dotted keys replaced, such as `schedule.steps=200`.
 
-    Values are read as YAML. Where an override changes what a predicted peak or time rests on, that prediction is
+    Values are read as YAML. Where a setting changes what a predicted peak or time rests on, that prediction is
     dropped: it belonged to another run.
 
     Raises:
@@ -49,16 +52,16 @@ def apply_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """
     data = recipe.model_dump(mode="python")
     touched: set[str] = set()
-    for override in overrides:
-        key, equals, text = override.partition("=")
+    for setting in settings:
+        key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise UsageError(f"'{override}' is not key=value", "write it like schedule.steps=200")
+            raise UsageError(f"'{setting}' is not key=value", "write it like schedule.steps=200")
         path = tuple(key.split("."))
         try:
             value = parse_scalar(text)
         except FileFormatError as error:
-            raise UsageError(f"{override}: {error.message}") from None
-        _replace(data, path, value, override)
+            raise UsageError(f"{setting}: {error.message}") from None
+        _replace(data, path, value, setting)
         touched.add(path[0])
     if touched & _PREDICTION_RESTS_ON:
         stale = (
@@ -76,6 +79,7 @@ def apply_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
 
 
 def _validate(source: Source) -> Recipe:
+    source = _with_new_names(source)
     if not isinstance(source.data, Mapping):
         what = "empty" if source.data is None else f"a {type(source.data).__name__}"
         raise FileFormatError(f"{source.where(())}: a recipe is a mapping of keys, this is {what}")
@@ -89,24 +93,43 @@ def _validate(source: Source) -> Recipe:
         except OptionError as error:
             at = _guilty_key(path, method, options)
             raise FileFormatError(f"{source.where(at)}: {error.message}", error.hint) from None
-    for found in contradictions(recipe):
+    for found in conflicts(recipe):
         raise FileFormatError(f"{source.where(found.key)}: {found.message}", found.hint)
     return recipe
 
 
+def _with_new_names(source: Source) -> Source:
+    """Return the document with keys of earlier versions under their names now, and warn of each."""
+    for (section, old), new in _RENAMED.items():
+        inside = source.data.get(section) if isinstance(source.data, Mapping) else None
+        if isinstance(inside, Mapping) and old in inside and new not in inside:
+            warnings.warn(
+                RenamedWarning(f"{source.where((section, old))} is called {new} now"), stacklevel=2
+            )
+            values = {new if key == old else key: value for key, value in inside.items()}
+            lines = {
+                (section, new, *path[2:]) if path[:2] == (section, old) else path: line
+                for path, line in source.lines.items()
+            }
+            source = Source(source.name, {**source.data, section: values}, lines)
+    return source
+
+
 def _method_uses(recipe: Recipe) -> list[tuple[KeyPath, str, dict[str, Any]]]:
-    """Return every (key path, method, options); a rule without a method adds its options to the main ones."""
+    """Return every (key path, method, options); an override without a method adds its options to the main ones."""
     from subopt.optimizers.overrides import SPECIAL
 
     main = recipe.optimizer
     uses: list[tuple[KeyPath, str, dict[str, Any]]] = [
         (("optimizer",), main.method, dict(main.options))
     ]
-    for index, rule in enumerate(main.rules):
-        if rule.method in SPECIAL:
+    for index, override in enumerate(main.overrides):
+        if override.method in SPECIAL:
             continue
-        options = dict(rule.options) if rule.method else {**main.options, **rule.options}
-        uses.append((("optimizer", "rules", index), rule.method or main.method, options))
+        options = (
+            dict(override.options) if override.method else {**main.options, **override.options}
+        )
+        uses.append((("optimizer", "overrides", index), override.method or main.method, options))
     return uses
 
 
@@ -220,12 +243,12 @@ def _known_keys(path: KeyPath) -> list[str]:
     return list(model.model_fields)
 
 
-def _replace(data: dict[str, Any], path: tuple[str, ...], value: Any, override: str) -> None:
+def _replace(data: dict[str, Any], path: tuple[str, ...], value: Any, setting: str) -> None:
     at = data
     for depth, part in enumerate(path[:-1]):
         if not isinstance(at.get(part), dict):
             known = [key for key, inner in at.items() if isinstance(inner, dict)]
             dotted = ".".join(path[: depth + 1])
-            raise UsageError(f"{override}: there is no section '{dotted}'{suggestion(part, known)}")
+            raise UsageError(f"{setting}: there is no section '{dotted}'{suggestion(part, known)}")
         at = at[part]
     at[path[-1]] = value

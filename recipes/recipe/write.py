@@ -33,7 +33,7 @@ COMMENTS = {
     "optimizer.weight_decay": "decoupled: weights shrink by lr x this each step",
     "optimizer.options": "what differs from the method's defaults",
     "optimizer.fallback": "trains embeddings, head, norms and biases; null: the method's own choice and its lr",
-    "optimizer.rules": "other settings for parameters by name; the first match wins",
+    "optimizer.overrides": "other settings for parameters by name; the first match wins",
     "schedule.name": "constant, cosine or linear",
     "schedule.warmup_steps": "steps over which the learning rate rises to its peak",
     "schedule.steps": "optimizer steps of the whole run",

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from subopt.errors import FileFormatError
 
-from .disk import told_when_full, write_text
+from .disk import disk_full_as_error, write_text
 from .safe_load import read_json
 from .weights import save_weights
 
@@ -60,7 +60,7 @@ def save_best(folder: Path, state: Mapping[str, Any], best: Best) -> None:
     Raises:
         DiskFullError: The disk is full; the former best stays.
     """
-    with told_when_full("the best weights", folder):
+    with disk_full_as_error("the best weights", folder):
         folder.mkdir(exist_ok=True)
         save_weights(state, folder / WEIGHTS, {_KEY: json.dumps(asdict(best))})
         _write_record(folder, best)

@@ -26,7 +26,7 @@ from subopt.errors import FileFormatError
 from subopt.profilers.target.random_state import set_cpu_state
 
 from ..rng import preserved_rng, rng_state, set_rng_state
-from .disk import free_disk_bytes, no_space_for, sync, told_when_full
+from .disk import disk_full_as_error, free_disk_bytes, no_space_for, sync
 from .safe_load import read_json, read_tensors
 from .weights import actual_state_bytes, load_weights, model_bytes, save_weights
 
@@ -42,7 +42,7 @@ _OVERHEAD_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RunProgress:
     """How far a run has come.
 
     Attributes:
@@ -64,7 +64,7 @@ class Progress:
 class Restored:
     """What a checkpoint held beside the model and the optimizer."""
 
-    progress: Progress
+    progress: RunProgress
     data: dict[str, Any]
     rng: dict[str, Any]
 
@@ -83,7 +83,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: dict[str, Any],
-    progress: Progress,
+    progress: RunProgress,
     *,
     keep: int,
 ) -> Path:
@@ -98,7 +98,7 @@ def save_checkpoint(
     final = folder / f"step-{progress.step}"
     partial = folder / f".{final.name}.partial"
     what, needed = f"the checkpoint of step {progress.step}", _bytes_of(model, optimizer)
-    with told_when_full(what, folder, needed_bytes=needed):
+    with disk_full_as_error(what, folder, needed_bytes=needed):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         _make_room(folder, needed, keep, what)
@@ -211,7 +211,7 @@ def _restored(trainer: Any, step: int) -> Restored:
     Raises:
         TypeError, KeyError, ValueError: It is not what `save_checkpoint` wrote.
     """
-    progress, data, rng = Progress(**trainer["progress"]), trainer["data"], trainer["rng"]
+    progress, data, rng = RunProgress(**trainer["progress"]), trainer["data"], trainer["rng"]
     position = data["position"]
     counts = (progress.step, progress.tokens, position)
     if not all(isinstance(count, int) and count >= 0 for count in counts):

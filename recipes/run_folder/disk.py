@@ -35,7 +35,7 @@ def in_one_step(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def told_when_full(what: str, path: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
+def disk_full_as_error(what: str, path: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
     """Turn a full disk inside the block into an error that says what did not fit where.
 
     Args:
@@ -91,7 +91,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DiskFullError: The disk or the quota is full.
     """
-    with told_when_full(path.name, path.parent), in_one_step(path) as partial:
+    with disk_full_as_error(path.name, path.parent), in_one_step(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from typing import IO
 
 from subopt.errors import UsageError
 
-from .disk import told_when_full
+from .disk import disk_full_as_error
 
 try:
     import fcntl
@@ -44,7 +44,7 @@ def locked(folder: Path, on_unlockable: Callable[[str], None]) -> Iterator[None]
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        with told_when_full("the run folder", folder):
+        with disk_full_as_error("the run folder", folder):
             folder.mkdir(parents=True, exist_ok=True)
             file = _acquired(folder / NAME, on_unlockable)
     except OSError as error:

@@ -172,8 +172,8 @@ def _optimizer(recipe: Recipe) -> str:
         key: value for key, value in chosen.fallback.model_dump().items() if value is not None
     }
     arguments |= {"fallback": fallback} if fallback else {}
-    rules = [rule.model_dump() for rule in chosen.rules]
-    arguments |= {"rules": rules} if rules else {}
+    overrides = [override.model_dump() for override in chosen.overrides]
+    arguments |= {"overrides": overrides} if overrides else {}
     lines = [f"        {key}={literal(value)}," for key, value in arguments.items()]
     lines.append("        groups=target.param_groups(model),")
     lines += [f"        {key}={literal(value)}," for key, value in chosen.options.items()]

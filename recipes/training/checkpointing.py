@@ -11,15 +11,15 @@ from subopt.errors import NonFiniteLossError
 from subopt.optimizers import get_method
 
 from ..run_folder.best import Best, discard_best, load_best, save_best
-from ..run_folder.checkpoint import Progress, save_checkpoint
-from ..run_folder.disk import told_when_full
+from ..run_folder.checkpoint import RunProgress, save_checkpoint
+from ..run_folder.disk import disk_full_as_error
 from ..run_folder.weights import all_finite, save_weights
-from .evaluation import HeldOut
+from .evaluation import HeldOutLoss
 from .events import OnEvent, Saved, Warned
-from .session import Session
+from .session import TrainingSession
 
 
-class Keeper:
+class Checkpointer:
     """Saves the model of a session.
 
     Args:
@@ -31,7 +31,7 @@ class Keeper:
         best: Where the run was best so far, or None where nobody asked or nothing was evaluated.
     """
 
-    def __init__(self, session: Session, on_event: OnEvent) -> None:
+    def __init__(self, session: TrainingSession, on_event: OnEvent) -> None:
         self._session = session
         self._on_event = on_event
         self._folder = session.folder
@@ -56,7 +56,7 @@ class Keeper:
             discard_best(self._folder.best)
             self.best = None
 
-    def save(self, progress: Progress, data: dict[str, Any]) -> None:
+    def save(self, progress: RunProgress, data: dict[str, Any]) -> None:
         """Write a checkpoint, unless this step has one or there is no step yet.
 
         Args:
@@ -83,7 +83,7 @@ class Keeper:
         )
         self._on_event(Saved(step, self.newest))
 
-    def keep_if_best(self, step: int, found: HeldOut) -> None:
+    def keep_if_best(self, step: int, found: HeldOutLoss) -> None:
         """Keep the weights if the recipe asks for the best ones and the held-out loss was never lower.
 
         Losses of other held-out data, as of another `eval.batches`, cannot be compared: then it begins anew.
@@ -106,7 +106,7 @@ class Keeper:
 
     def save_weights(self) -> None:
         """Write the trained weights for the user's own model: layers that the method replaced in their first form."""
-        with told_when_full("the trained weights", self._folder.path):
+        with disk_full_as_error("the trained weights", self._folder.path):
             save_weights(self._dense_state(), self._folder.weights)
 
     def non_finite(self, what: str) -> NonFiniteLossError:

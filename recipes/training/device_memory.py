@@ -31,7 +31,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 @contextmanager
-def told_out_of_memory(doing: str, hint: str = _SMALLER) -> Iterator[None]:
+def oom_as_error(doing: str, hint: str = _SMALLER) -> Iterator[None]:
     """Turn running out of the device's memory into an error that says what to change.
 
     Args:

@@ -17,7 +17,7 @@ from subopt.profilers.target.loaded import LoadedTarget
 from ..placement import prepare_batch
 from ..rng import preserved_rng, seed_everything
 from ..schema import Recipe
-from .device_memory import told_out_of_memory
+from .device_memory import oom_as_error
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,7 +26,7 @@ _END = object()
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutLoss:
     """What an evaluation found.
 
     Attributes:
@@ -47,7 +47,7 @@ def held_out_loss(
     accelerator: Accelerator,
     *,
     batches: int,
-) -> HeldOut:
+) -> HeldOutLoss:
     """Return the mean loss over the first held-out batches.
 
         loss = sum_k w_k loss_k / sum_k w_k,   w_k = `tokens_in` batch k
@@ -69,7 +69,7 @@ def held_out_loss(
     """
     losses, tokens = [], []
     with (
-        told_out_of_memory("the evaluation"),
+        oom_as_error("the evaluation"),
         preserved_rng(),
         _evaluating(model),
         torch.no_grad(),
@@ -93,7 +93,7 @@ def held_out_loss(
     means = torch.stack(losses).cpu().double()
     counted = weights > 0
     loss = means[counted] @ weights[counted] / weights.sum()
-    return HeldOut(float(loss), len(losses), sum(tokens))
+    return HeldOutLoss(float(loss), len(losses), sum(tokens))
 
 
 def _held_out_batches(target: LoadedTarget, batch_size: int, most: int) -> Iterator[Any]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from subopt.optimizers.overrides import RuleUse
+from subopt.optimizers.overrides import OverrideUse
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """What a run is about to do, worked out before anything long starts.
 
     Attributes:
@@ -34,7 +34,7 @@ class Plan:
         has_eval: Whether the model file offers held-out batches.
         wall_time_s: Predicted time of the remaining steps, or None.
         switches: Recipe keys that are on, such as `recompute`.
-        rules: What each of the recipe's rules gets, and last what none of them does; empty where there are none.
+        overrides: What each of the recipe's overrides gets, and last the rest; empty where there are none.
     """
 
     target: str
@@ -56,14 +56,14 @@ class Plan:
     has_eval: bool
     wall_time_s: float | None
     switches: tuple[str, ...] = ()
-    rules: tuple[RuleUse, ...] = ()
+    overrides: tuple[OverrideUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """The checks passed and the first step is next."""
 
-    plan: Plan
+    plan: RunPlan
 
 
 @dataclass(frozen=True, slots=True)

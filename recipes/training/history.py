@@ -14,10 +14,10 @@ from subopt.profilers.history.runs import VARIABLE, Numbers, PastRun, device_nam
 
 from ..run_folder.result import Figures, Result
 from .events import OnEvent, Warned
-from .session import Session
+from .session import TrainingSession
 
 
-def remember(session: Session, result: Result, on_event: OnEvent) -> Result:
+def add_to_history(session: TrainingSession, result: Result, on_event: OnEvent) -> Result:
     """Add a run to the history and return its result with the history's file in it.
 
     An interrupted run of fewer than 20 steps, and a session that took none, say nothing. A history that cannot be
@@ -39,7 +39,7 @@ def remember(session: Session, result: Result, on_event: OnEvent) -> Result:
     return replace(result, history=None if path is None else str(path))
 
 
-def past_run(session: Session, result: Result) -> PastRun:
+def past_run(session: TrainingSession, result: Result) -> PastRun:
     """Return the run as the history holds it: settings and numbers, and of the user's files one hash."""
     recipe = session.recipe
     return PastRun(

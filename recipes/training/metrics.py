@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..run_folder.disk import told_when_full, write_text
+from ..run_folder.disk import disk_full_as_error, write_text
 from .events import Evaluated, Stepped
 
 _STEP_KEYS = (
@@ -56,12 +56,12 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Force what was appended onto the disk: a checkpoint must never be ahead of its metrics."""
-        with told_when_full("the metrics", self._path):
+        with disk_full_as_error("the metrics", self._path):
             os.fsync(self._file.fileno())
 
     def _append(self, entry: dict[str, Any]) -> None:
         line = (json.dumps(entry) + "\n").encode()
-        with told_when_full("the metrics", self._path):
+        with disk_full_as_error("the metrics", self._path):
             while line:
                 line = line[self._file.write(line) :]
 

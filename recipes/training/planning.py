@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from subopt.optimizers import Treatment, get_method
-from subopt.optimizers.overrides import is_frozen, rule_for, rule_uses
+from subopt.optimizers import ParameterRole, get_method
+from subopt.optimizers.overrides import is_frozen, override_for, override_uses
 
 from ..schema import Recipe
-from .events import Plan
+from .events import RunPlan
 
 if TYPE_CHECKING:
     from .trainable import Trainable
@@ -24,18 +24,20 @@ def make_plan(
     output: Path,
     start_step: int,
     free: int | None,
-) -> Plan:
+) -> RunPlan:
     """Return the plan of a run whose parts are all built."""
     recipe, target, described = trainable.recipe, trainable.target, trainable.described
-    rules = [rule.model_dump() for rule in recipe.optimizer.rules]
+    overrides = [override.model_dump() for override in recipe.optimizer.overrides]
     record, steps, step_ms = target.record, recipe.schedule.steps, recipe.why.predicted_step_ms
     where = f" ({record.file}:{record.line})" if record.line else ""
-    return Plan(
+    return RunPlan(
         target=record.picked + where,
         method=recipe.optimizer.method,
         device=str(device),
         precision=recipe.precision,
-        parameters=sum(math.prod(item.shape) for item in described if not is_frozen(rules, item)),
+        parameters=sum(
+            math.prod(item.shape) for item in described if not is_frozen(overrides, item)
+        ),
         matrix_parameters=sum(
             math.prod(item.shape) for item in described if _gets_method(recipe, item)
         ),
@@ -52,16 +54,16 @@ def make_plan(
         has_eval=target.has_eval,
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
         switches=tuple(key for key, is_on in _switches(recipe).items() if is_on),
-        rules=rule_uses(rules, described) if rules else (),
+        overrides=override_uses(overrides, described) if overrides else (),
     )
 
 
-def _gets_method(recipe: Recipe, item: Treatment) -> bool:
-    """Whether a parameter is a matrix that the recipe's main method trains, with a rule's settings or without."""
-    method, rules = get_method(recipe.optimizer.method), recipe.optimizer.rules
-    index = rule_for([rule.model_dump() for rule in rules], item)
-    is_main = index is None or rules[index].method in {None, method.name}
-    return is_main and item.treatment == "matrix" and method.accepts(item.layer_kind)
+def _gets_method(recipe: Recipe, item: ParameterRole) -> bool:
+    """Whether a parameter is a matrix that the recipe's main method trains, with an override's settings or without."""
+    method, overrides = get_method(recipe.optimizer.method), recipe.optimizer.overrides
+    index = override_for([override.model_dump() for override in overrides], item)
+    is_main = index is None or overrides[index].method in {None, method.name}
+    return is_main and item.role == "matrix" and method.accepts(item.layer_type)
 
 
 def _switches(recipe: Recipe) -> dict[str, bool]:

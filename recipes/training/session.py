@@ -16,14 +16,14 @@ from ..plan.budget import read_budget
 from ..run_folder.folder import RunFolder
 from ..schema import Recipe
 from .device_memory import free_bytes
-from .events import Plan, Warned
+from .events import RunPlan, Warned
 from .less_memory import less_memory
 from .planning import make_plan
 from .trainable import Trainable, make_trainable, training_target
 
 
 @dataclass(frozen=True)
-class Session(Trainable):
+class TrainingSession(Trainable):
     """A trainable model and the folder its run goes to.
 
     Attributes:
@@ -37,7 +37,7 @@ class Session(Trainable):
 
     recipe_path: Path
     folder: RunFolder
-    plan: Plan
+    plan: RunPlan
     checkpoint: Path | None
     warnings: tuple[Warned, ...]
 
@@ -50,7 +50,7 @@ def open_session(
     resume: bool = False,
     force: bool = False,
     device: str | None = None,
-) -> Session:
+) -> TrainingSession:
     """Load, build and check everything; nothing in the run folder is touched.
 
     Raises:
@@ -72,7 +72,7 @@ def open_session(
     trainable = make_trainable(recipe, target, place)
     checkpoint = folder.newest_checkpoint() if resume else None
     start_step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-    return Session(
+    return TrainingSession(
         **vars(trainable),
         recipe_path=recipe_path,
         folder=folder,

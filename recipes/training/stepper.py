@@ -12,8 +12,8 @@ from subopt.errors import PreflightError
 from subopt.optimizers import FusedBackward, get_method
 from subopt.profilers.target.batches import BatchStream, tokens_in
 
-from ..schedule import LearningRate
-from .device_memory import told_out_of_memory
+from ..schedule import LrSchedule
+from .device_memory import oom_as_error
 from .less_memory import less_memory
 from .trainable import Trainable
 
@@ -49,7 +49,7 @@ class Stepper:
         self._trainable = trainable
         self._stream = stream
         self._optimizer = trainable.accelerator.prepare_optimizer(trainable.optimizer)
-        self._learning_rate = LearningRate(trainable.recipe.schedule, trainable.optimizer)
+        self._learning_rate = LrSchedule(trainable.recipe.schedule, trainable.optimizer)
         method = get_method(trainable.recipe.optimizer.method)
         self._needs_closure = "needs_closure" in method.capabilities
         self._fused: FusedBackward | None = None
@@ -66,7 +66,7 @@ class Stepper:
             UserCodeError: The user's code raised.
         """
         factor = self._learning_rate.set_for(step - 1)
-        with told_out_of_memory(f"step {step}", less_memory(self._trainable.recipe)):
+        with oom_as_error(f"step {step}", less_memory(self._trainable.recipe)):
             if self._needs_closure:
                 done = self._step_with_closure()
             else:

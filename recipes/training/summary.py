@@ -8,12 +8,12 @@ from pathlib import Path
 from subopt.optimizers import get_method
 
 from ..run_folder.best import Best
-from ..run_folder.checkpoint import Progress
+from ..run_folder.checkpoint import RunProgress
 from ..run_folder.result import Figures, Result
 from ..run_folder.weights import actual_state_bytes
 from ..schema import Recipe
 from .metrics import median_step_ms
-from .session import Session
+from .session import TrainingSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Run:
         best: Where the held-out loss was lowest, where the recipe asks for it.
     """
 
-    progress: Progress
+    progress: RunProgress
     resumed_from: int
     interrupted: bool
     exit_status: int
@@ -39,7 +39,7 @@ class Run:
     best: Best | None
 
 
-def conclude(session: Session, run: Run) -> Result:
+def summarize(session: TrainingSession, run: Run) -> Result:
     """Return the result of a session."""
     plan, folder, progress = session.plan, session.folder, run.progress
     return Result(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from subopt.errors import PreflightError, UsageError
-from subopt.optimizers import Composed, Treatment, create, get_method, treatments
+from subopt.optimizers import Composed, ParameterRole, create, get_method, parameter_roles
 from subopt.profilers.preflight import preflight
 from subopt.profilers.target.activation_checkpointing import recompute_blocks
 from subopt.profilers.target.batches import BatchStream
@@ -20,12 +20,12 @@ from subopt.profilers.target.load import load_target
 from subopt.profilers.target.loaded import LoadedTarget
 
 from ..placement import make_accelerator, prepare_batch
-from ..recipe.conflicts import contradictions
+from ..recipe.conflicts import conflicts
 from ..rng import seed_everything
 from ..run_folder.weights import model_bytes
 from ..schema import Recipe
 from .compilation import compiled
-from .device_memory import PeakMemory, told_out_of_memory
+from .device_memory import PeakMemory, oom_as_error
 from .evaluation import held_out_loss
 from .less_memory import less_memory
 
@@ -58,7 +58,7 @@ class Trainable:
     called: nn.Module
     optimizer: Composed
     memory: PeakMemory
-    described: Sequence[Treatment]
+    described: Sequence[ParameterRole]
     checks: Checks
 
     def batch(self, batch: Any) -> Any:
@@ -107,18 +107,18 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
         UserCodeError: The user's code raised.
         DoesNotFitError: The device ran out of memory.
     """
-    for found in contradictions(recipe):
+    for found in conflicts(recipe):
         raise UsageError(f"{'.'.join(found.key)}: {found.message}", found.hint)
     accelerator = make_accelerator(recipe, device)
-    with told_out_of_memory("the first batch", less_memory(recipe)):
+    with oom_as_error("the first batch", less_memory(recipe)):
         model, checks = _build(recipe, target, accelerator)
-    described = treatments(model)
+    described = parameter_roles(model)
     optimizer = _optimizer(recipe, target, model, accelerator)
     memory = PeakMemory(device, held_bytes=model_bytes(model))  # of the layers that are trained
     prepared: nn.Module = accelerator.prepare_model(model)
     called = prepared
     if recipe.compile:
-        with told_out_of_memory("the first compiled batch", less_memory(recipe)):
+        with oom_as_error("the first compiled batch", less_memory(recipe)):
             batch = _first_batch(recipe, target, accelerator)
             called = compiled(target, prepared, batch, accelerator)
     return Trainable(
@@ -209,7 +209,7 @@ def _optimizer(
         lr=chosen.lr,
         weight_decay=chosen.weight_decay,
         fallback=chosen.fallback.model_dump(),
-        rules=[rule.model_dump() for rule in chosen.rules],
+        overrides=[override.model_dump() for override in chosen.overrides],
         groups=target.param_groups(model),
         **options,
     )

@@ -11,30 +11,30 @@ from pathlib import Path
 from subopt.profilers.target.batches import BatchStream
 
 from ..rng import seed_everything, set_rng_state
-from ..run_folder.checkpoint import Progress, Restored, load_checkpoint
+from ..run_folder.checkpoint import Restored, RunProgress, load_checkpoint
 from ..run_folder.folder import RunFolder
 from ..run_folder.lock import check_unlocked, locked
 from ..run_folder.result import Result
 from ..schema import Recipe
-from .checkpointing import Keeper
+from .checkpointing import Checkpointer
 from .evaluation import held_out_loss
 from .events import (
     Evaluated,
     Interrupting,
     OnEvent,
-    Plan,
     Resumed,
+    RunPlan,
     Started,
     Stepped,
     Warned,
     ignore,
 )
-from .history import remember
+from .history import add_to_history
 from .interrupt import Interrupt, interruptible
 from .metrics import MetricsLog
-from .session import Session, open_session
+from .session import TrainingSession, open_session
 from .stepper import Stepper
-from .summary import Run, conclude
+from .summary import Run, summarize
 
 _NOT_SETTINGS = {"params", "param_names"}
 
@@ -47,7 +47,7 @@ def plan(
     resume: bool = False,
     force: bool = False,
     device: str | None = None,
-) -> Plan:
+) -> RunPlan:
     """Check everything `train` checks before its first step and return what it would do; writes nothing.
 
     Raises:
@@ -121,7 +121,7 @@ def _unlocked(why: str) -> Warned:
 class _Training:
     """One session of a run, from its checkpoint or its beginning to its end or an interrupt."""
 
-    def __init__(self, session: Session, on_event: OnEvent) -> None:
+    def __init__(self, session: TrainingSession, on_event: OnEvent) -> None:
         self._session = session
         self._recipe = session.recipe
         self._folder = session.folder
@@ -131,15 +131,15 @@ class _Training:
             session.target, self._recipe.data.batch_size, seed=self._recipe.seed
         )
         self._stepper = Stepper(session, self._stream)
-        self._keeper = Keeper(session, on_event)
-        self._progress = Progress()
+        self._checkpointer = Checkpointer(session, on_event)
+        self._progress = RunProgress()
         self._resumed_from = 0
         self._started_s = 0.0
 
     def run(self, *, resume: bool, force: bool) -> Result:
         self._restore(resume=resume)
         self._folder.prepare(self._recipe, self._session.recipe_path, resume=resume)
-        self._keeper.go_on(self._progress.step, is_same_run=not force)
+        self._checkpointer.go_on(self._progress.step, is_same_run=not force)
         self._on_event(Started(self._session.plan))
         steps = self._recipe.schedule.steps
         self._started_s = time.perf_counter()
@@ -157,7 +157,7 @@ class _Training:
             self._save()
             if not interrupted:
                 # What the evaluation runs is the user's code: the trained weights are safe before it may fail.
-                self._keeper.save_weights()
+                self._checkpointer.save_weights()
                 self._evaluate()
         return self._finish(interrupt if interrupted else None)
 
@@ -194,7 +194,7 @@ class _Training:
         step = self._progress.step + 1
         done = self._stepper.take(step)
         if not math.isfinite(done.loss):
-            raise self._keeper.non_finite(f"the loss became {done.loss} at step {step}")
+            raise self._checkpointer.non_finite(f"the loss became {done.loss} at step {step}")
         step_s = time.perf_counter() - began_s
         tokens = self._progress.tokens + done.tokens
         self._progress = replace(self._progress, step=step, tokens=tokens, loss=done.loss)
@@ -231,17 +231,19 @@ class _Training:
             batches=self._recipe.eval.batches,
         )
         if not math.isfinite(found.loss):
-            raise self._keeper.non_finite(f"the held-out loss became {found.loss} at step {step}")
+            raise self._checkpointer.non_finite(
+                f"the held-out loss became {found.loss} at step {step}"
+            )
         self._progress = replace(self._progress, eval_loss=found.loss, eval_step=step)
         event = Evaluated(step, found.loss, found.batches)
         self._metrics.evaluated(event)
         self._on_event(event)
-        self._keeper.keep_if_best(step, found)
+        self._checkpointer.keep_if_best(step, found)
 
     def _save(self) -> None:
         """Write a checkpoint; its metrics are on the disk before it."""
         self._metrics.sync()
-        self._keeper.save(self._progress, self._stream.state_dict())
+        self._checkpointer.save(self._progress, self._stream.state_dict())
 
     def _finish(self, interrupt: Interrupt | None) -> Result:
         self._warn_of(self._session.optimizer.diagnostics())
@@ -251,10 +253,10 @@ class _Training:
             interrupted=interrupt is not None,
             exit_status=(interrupt and interrupt.exit_status) or 0,
             wall_s=time.perf_counter() - self._started_s,
-            checkpoint=self._keeper.newest,
-            best=self._keeper.best,
+            checkpoint=self._checkpointer.newest,
+            best=self._checkpointer.best,
         )
-        result = remember(self._session, conclude(self._session, run), self._on_event)
+        result = add_to_history(self._session, summarize(self._session, run), self._on_event)
         if interrupt is None:
             result.save(self._folder.result)
         return result

@@ -15,7 +15,7 @@ from ._options import DEFAULT_PROFILE, Debug, check_can_write
 DEFAULT_FOLDER = Path(".subopt/tables")
 
 
-class Format(str, Enum):
+class TableFormat(str, Enum):
     """File formats."""
 
     csv = "csv"
@@ -51,8 +51,8 @@ def export(
         ),
     ] = None,
     file_format: Annotated[
-        Format, typer.Option("--format", help="Parquet keeps types, and needs subopt[export].")
-    ] = Format.csv,
+        TableFormat, typer.Option("--format", help="Parquet keeps types, and needs subopt[export].")
+    ] = TableFormat.csv,
     table: Annotated[
         list[str] | None, typer.Option(help="Only this table; may be given several times.")
     ] = None,
@@ -106,7 +106,7 @@ def _script(recipe_path: Path, framework: Framework, to: Path | None, *, force: 
         output.note(f"left out: {part}")
 
 
-def _tables(profile: Path, to: Path, file_format: Format, table: list[str] | None) -> None:
+def _tables(profile: Path, to: Path, file_format: TableFormat, table: list[str] | None) -> None:
     from subopt.profilers.export.frames import TABLES, save_frames, to_frames
     from subopt.profilers.record.profile import Profile
 

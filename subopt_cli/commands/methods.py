@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..terminal.output import Output
 
 
-class Dtype(str, Enum):
+class ParameterDtype(str, Enum):
     """What the parameters are stored in."""
 
     fp32 = "fp32"
@@ -34,7 +34,9 @@ def methods(
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a training step, for the FLOP columns.")
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="What the parameters are stored in.")] = Dtype.fp32,
+    dtype: Annotated[
+        ParameterDtype, typer.Option(help="What the parameters are stored in.")
+    ] = ParameterDtype.fp32,
     rank: Annotated[
         str,
         typer.Option(
@@ -79,7 +81,7 @@ def _show_list(output: Output, names: list[str] | None) -> None:
     output.show(method_list(records))
 
 
-def _weights(shape: str | None, arch: str | None, dtype: Dtype) -> list[WeightShape]:
+def _weights(shape: str | None, arch: str | None, dtype: ParameterDtype) -> list[WeightShape]:
     import torch
 
     from subopt.profilers.costs.architectures import WeightShape, llama_shapes

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 
 
-class Dtype(str, Enum):
+class Precision(str, Enum):
     """Precision of training."""
 
     fp32 = "fp32"
@@ -81,7 +81,7 @@ def profile(
             help="Rank of gradient subspaces (galore, osd), or a share of the short side."
         ),
     ] = "0.25",
-    dtype: Annotated[Dtype, typer.Option(help="Precision of training.")] = Dtype.fp32,
+    dtype: Annotated[Precision, typer.Option(help="Precision of training.")] = Precision.fp32,
     device: Device = None,
     detail: Annotated[
         Detail, typer.Option(help="How much to measure; quick: spectra and memory alone.")

@@ -33,7 +33,7 @@ DEFAULT_RECIPE = Path("recipe.yaml")
 _MARKER = "# Written by subopt recommend, which replaces it unless it was edited. Checksum: "
 
 
-class Choice(str, Enum):
+class Switch(str, Enum):
     """Whether to do something."""
 
     auto = "auto"
@@ -43,7 +43,7 @@ class Choice(str, Enum):
     @property
     def wish(self) -> bool | Literal["auto"]:
         """The same as the advisor takes it."""
-        return "auto" if self is Choice.auto else self is Choice.on
+        return "auto" if self is Switch.auto else self is Switch.on
 
 
 class Objective(str, Enum):
@@ -72,17 +72,17 @@ def recommend(
         typer.Option(min=1, help="Micro-batches of a step.  [default: as many as it takes]"),
     ] = None,
     recompute: Annotated[
-        Choice,
+        Switch,
         typer.Option(
             help="Compute activations again in the backward pass; auto: if nothing fits without."
         ),
-    ] = Choice.auto,
+    ] = Switch.auto,
     fused_backward: Annotated[
-        Choice,
+        Switch,
         typer.Option(
             help="Update weights in the backward pass, unclipped; auto: if nothing fits without."
         ),
-    ] = Choice.auto,
+    ] = Switch.auto,
     headroom: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the usable budget to keep free.")
     ] = 0.05,
@@ -117,7 +117,7 @@ def recommend(
     from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.advisor import recommend as advise
     from subopt.recipes.advice.advisor import to_recipe
-    from subopt.recipes.plan.solving import Request
+    from subopt.recipes.plan.solving import PlanRequest
     from subopt.recipes.recipe.load import dump_recipe
 
     from ..terminal.output import Output, plain
@@ -131,7 +131,7 @@ def recommend(
         found,
         budget_bytes=read_gpu_memory(gpu_mem),
         objective=objective.value,
-        request=Request(
+        request=PlanRequest(
             batch_size=_parse_batch_size(batch_size),
             accumulate=accumulate,
             examples_per_step=examples_per_step,

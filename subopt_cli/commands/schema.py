@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 
-class Format(str, Enum):
+class SchemaName(str, Enum):
     """The two file formats."""
 
     profile = "profile"
@@ -16,7 +16,9 @@ class Format(str, Enum):
 
 
 def schema(
-    which: Annotated[Format, typer.Argument(metavar="profile|recipe", help="Which file format.")],
+    which: Annotated[
+        SchemaName, typer.Argument(metavar="profile|recipe", help="Which file format.")
+    ],
 ) -> None:
     """Print the JSON Schema of profile.json or recipe.yaml."""
     from pydantic import BaseModel
@@ -26,5 +28,5 @@ def schema(
 
     from ..terminal.output import Output
 
-    record: type[BaseModel] = Profile if which is Format.profile else Recipe
+    record: type[BaseModel] = Profile if which is SchemaName.profile else Recipe
     Output(as_json=True).document(record.model_json_schema())

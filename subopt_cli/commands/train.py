@@ -91,7 +91,7 @@ def train(
 ) -> None:
     """Train a model from a recipe."""
     from subopt.recipes.recipe.bundled import open_recipe, require_model
-    from subopt.recipes.recipe.load import apply_overrides
+    from subopt.recipes.recipe.load import with_settings
     from subopt.recipes.tracking.trackers import make_trackers, parse_trackers
     from subopt.recipes.training.trainer import plan
 
@@ -108,7 +108,7 @@ def train(
             "give a recipe.yaml, or a name of those that subopt train --list shows",
         )
     found, recipe_path = open_recipe(recipe)
-    settled = apply_overrides(found, overrides or [])
+    settled = with_settings(found, overrides or [])
     require_model(settled, recipe)
     folder = to or default_folder(recipe_path)
     names = parse_trackers(track + (",tensorboard" if tensorboard else ""))

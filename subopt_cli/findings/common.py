@@ -51,7 +51,7 @@ def needed_share(layer: Layer, energy: str = "0.95") -> float | None:
     return layer.spectrum.rank_at_energy[energy].mean / short_side(layer.shape)
 
 
-def kept_share(layer: Layer, rank: int | float) -> float | None:
+def captured_share(layer: Layer, rank: int | float) -> float | None:
     """Return the gradient energy that a basis of this rank keeps.
 
     Args:

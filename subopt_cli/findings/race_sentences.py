@@ -16,7 +16,7 @@ def race_sentences(race: Race) -> list[str]:
     """Return the findings of a race for a person: who won, by how much, and what to doubt."""
     return [
         *_result_sentences(race),
-        _treatment_sentence(race),
+        _role_sentence(race),
         *_rate_sentence(race),
         *_doubt_sentence(race),
         *_end_sentence(race),
@@ -52,7 +52,7 @@ def _difference(contestant: Contestant) -> str:
     return f"{abs(difference):.2g} {'below' if difference < 0 else 'above'} AdamW's (spread {spread:.2g})"
 
 
-def _treatment_sentence(race: Race) -> str:
+def _role_sentence(race: Race) -> str:
     trials = max((item.trials for item in race.contestants), default=0)
     return (
         f"Everybody had {plural(trials, 'trial')} to find a rate, the same weights and batches at a seed, and "

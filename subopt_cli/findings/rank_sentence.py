@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..text import percent, plural
 from .common import (
     batches_seen,
-    kept_share,
+    captured_share,
     measured_layers,
     median_of,
     needed_share,
@@ -56,7 +56,7 @@ def _rank(profile: Profile, needed: float) -> str:
     else:
         verdict = "so no low rank holds it"
     text = f"{percent(needed)} of the typical layer's directions hold 95% of its gradient{ninety}, {verdict}"
-    kept = median_of([kept_share(layer, profile.settings.rank) for layer in layers])
+    kept = median_of([captured_share(layer, profile.settings.rank) for layer in layers])
     if kept is None or _life(profile) is not None:
         return text
     return f"{text}, and {rank_text(profile.settings.rank)} keeps {percent(kept)}"

@@ -67,7 +67,7 @@ def longest_lag(profile: Profile) -> int | None:
     return max(lags, default=None)
 
 
-def held_after(life: SubspaceLife, lag: int, *, tracked: bool = False) -> float | None:
+def captured_after(life: SubspaceLife, lag: int, *, tracked: bool = False) -> float | None:
     """Return the energy that a basis holds `lag` steps later; None where that was not measured."""
     curve = life.tracked if tracked else life.frozen
     return curve[life.lag.index(lag)] if curve and lag in life.lag else None
@@ -86,10 +86,10 @@ def typical_life(profile: Profile, source: str) -> TypicalLife | None:
         noisy=sum(life.is_noise for life in found),
         own=median_of([life.own for life in found]),
         chance=median_of([life.chance for life in found]),
-        after_one=median_of([held_after(life, 1) for life in found]),
+        after_one=median_of([captured_after(life, 1) for life in found]),
         lag=lag,
-        frozen=median_of([held_after(life, lag) for life in found]),
-        tracked=median_of([held_after(life, lag, tracked=True) for life in found]),
+        frozen=median_of([captured_after(life, lag) for life in found]),
+        tracked=median_of([captured_after(life, lag, tracked=True) for life in found]),
         period=_typical_period(found),
         at_refresh=median_of([_at_refresh(life) for life in found]),
     )
@@ -106,7 +106,7 @@ def _at_refresh(life: SubspaceLife) -> float | None:
     if not life.lag:
         return None
     within = [lag for lag in life.lag if life.period is None or lag <= life.period]
-    return held_after(life, max(within, default=min(life.lag)))
+    return captured_after(life, max(within, default=min(life.lag)))
 
 
 def typical_lives(profile: Profile) -> list[TypicalLife]:

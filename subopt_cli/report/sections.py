@@ -44,7 +44,7 @@ def sections_of(
         *_structure_sections(profile),
         *_cost_sections(profile, budget_bytes, usable_bytes),
         Section(
-            "treatment",
+            "role",
             "Parameters",
             "What becomes of each parameter, and why.",
             parameter_table(profile),

@@ -10,10 +10,10 @@ from subopt.recipes.advice.calibrated import calibration_sentences
 
 from ..findings.common import (
     batches_seen,
+    captured_share,
     cost_of,
     decomposed_and_followed,
     decompositions_by_shape,
-    kept_share,
     largest_content,
     measured_layers,
     median_of,
@@ -46,7 +46,7 @@ def summary_parts(
 def what_was_measured(profile: Profile) -> str:
     """Return a few sentences on the model, the data and the device."""
     target, settings, environment = profile.target, profile.settings, profile.environment
-    matrices = sum(layer.treatment == "matrix" for layer in profile.layers)
+    matrices = sum(layer.role == "matrix" for layer in profile.layers)
     numbers = sum(prod(layer.shape) for layer in profile.layers)
     device = environment.gpu.name if environment.gpu else environment.device
     text = (
@@ -99,7 +99,7 @@ def _tiles(profile: Profile, budget_bytes: int | None, usable_bytes: int | None)
 def _gradient_tiles(profile: Profile) -> Iterator[Tile]:
     layers = measured_layers(profile)
     needed = median_of([needed_share(layer) for layer in layers])
-    kept = median_of([kept_share(layer, profile.settings.rank) for layer in layers])
+    kept = median_of([captured_share(layer, profile.settings.rank) for layer in layers])
     if needed is not None:
         yield Tile(
             percent(needed), "Directions for 95% of the energy", "the typical layer's gradient"

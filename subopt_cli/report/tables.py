@@ -1,4 +1,4 @@
-"""The tables: methods, memory and what would free more, every parameter's treatment, the profile's own time."""
+"""The tables: methods, memory and what would free more, every parameter's role, the profile's own time."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def memory_tables(profile: Profile) -> list[Table]:
         ]
         columns = [
             Column("what", "prose"),
-            Column("kind", "text"),
+            Column("module", "text"),
             Column("size"),
             Column("of the peak"),
         ]
@@ -129,14 +129,14 @@ def _share_of(size: int, whole: int | None) -> Cell:
 
 
 def parameter_table(profile: Profile) -> list[Table]:
-    """Return every parameter with its treatment and the reason for it."""
+    """Return every parameter with its role and the reason for it."""
     rows = [
         [
             Cell(layer.name),
             Cell(shape_text(layer.shape), prod(layer.shape)),
             Cell(count(prod(layer.shape)), prod(layer.shape)),
-            Cell(layer.kind),
-            Cell(layer.treatment),
+            Cell(layer.module_type),
+            Cell(layer.role),
             Cell(layer.reason),
         ]
         for layer in profile.layers
@@ -146,12 +146,12 @@ def parameter_table(profile: Profile) -> list[Table]:
         Column("shape"),
         Column("numbers"),
         Column("of a", "text"),
-        Column("treatment", "text"),
+        Column("role", "text"),
         Column("reason", "prose"),
     ]
     caption = "matrix: the method itself trains it; fallback: AdamW or what the method names instead; frozen: nothing."
     return [
-        Table("parameters", "Treatment of every parameter", caption, columns, rows, has_filter=True)
+        Table("parameters", "Role of every parameter", caption, columns, rows, has_filter=True)
     ]
 
 

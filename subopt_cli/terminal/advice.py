@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..text import DASH, count, facts, numbered, percent, plural, section, signed
 from ..units import format_bytes, format_ms
-from .table import Column, FittingTable
+from .table import FittingTable, TerminalColumn
 
 if TYPE_CHECKING:
     from subopt.recipes.advice.answer import Advice
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from subopt.recipes.ranking.row import Estimate, Row
 
 _COLUMNS = (
-    Column("method", is_text=True),
-    Column("fits", priority=1, is_text=True),
-    Column("peak"),
-    Column("set by", priority=8, is_text=True),
-    Column("headroom", priority=7),
-    Column("time", priority=2),
-    Column("gain\nexpected", priority=1),
-    Column("decided\nby", priority=3, is_text=True),
-    Column("peak is", priority=6, is_text=True),
-    Column("raced", priority=4),
-    Column("measured", priority=4),
-    Column("published", priority=5),
+    TerminalColumn("method", is_text=True),
+    TerminalColumn("fits", priority=1, is_text=True),
+    TerminalColumn("peak"),
+    TerminalColumn("set by", priority=8, is_text=True),
+    TerminalColumn("headroom", priority=7),
+    TerminalColumn("time", priority=2),
+    TerminalColumn("gain\nexpected", priority=1),
+    TerminalColumn("decided\nby", priority=3, is_text=True),
+    TerminalColumn("peak is", priority=6, is_text=True),
+    TerminalColumn("raced", priority=4),
+    TerminalColumn("measured", priority=4),
+    TerminalColumn("published", priority=5),
 )
 _KINDS = len(_COLUMNS) - 3  # where the columns of single kinds of evidence begin
 _LEGEND = (
@@ -164,13 +164,13 @@ def _counted(estimate: Estimate) -> str:
 
 
 _MIX_COLUMNS = (
-    Column("layers", is_text=True),
-    Column("method", is_text=True),
-    Column("rank", priority=2),
-    Column("matrices", priority=3),
-    Column("numbers", priority=4),
-    Column("state", priority=1),
-    Column("adds to\nthe gain", priority=2),
+    TerminalColumn("layers", is_text=True),
+    TerminalColumn("method", is_text=True),
+    TerminalColumn("rank", priority=2),
+    TerminalColumn("matrices", priority=3),
+    TerminalColumn("numbers", priority=4),
+    TerminalColumn("state", priority=1),
+    TerminalColumn("adds to\nthe gain", priority=2),
 )
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from ..findings.common import measured_layers, over_noise
 from ..text import DASH, percent, shape_text, times
 from .layers import LAYER_ROWS, more_layers, short_name
-from .table import Column, fitting_table
+from .table import TerminalColumn, fitting_table
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Blocks, Layer, Profile
@@ -30,15 +30,15 @@ BLOCK_LEGEND = (
     ("inputs", "effective rank of what flows into the layer, over its width"),
 )
 _COLUMNS = (
-    Column("layer", is_text=True),
-    Column("shape", priority=6),
-    Column("output\nblocks"),
-    Column("x noise", priority=2),
-    Column("input\nblocks", priority=1),
-    Column("x noise", priority=4),
-    *(Column(f"shared\n{k}", priority=3) for k in SHARED_RANKS),
-    *(Column(f"own\n{k}", priority=5) for k in SHARED_RANKS),
-    Column("inputs", priority=2),
+    TerminalColumn("layer", is_text=True),
+    TerminalColumn("shape", priority=6),
+    TerminalColumn("output\nblocks"),
+    TerminalColumn("x noise", priority=2),
+    TerminalColumn("input\nblocks", priority=1),
+    TerminalColumn("x noise", priority=4),
+    *(TerminalColumn(f"shared\n{k}", priority=3) for k in SHARED_RANKS),
+    *(TerminalColumn(f"own\n{k}", priority=5) for k in SHARED_RANKS),
+    TerminalColumn("inputs", priority=2),
 )
 
 

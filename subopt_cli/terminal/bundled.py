@@ -9,19 +9,19 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..text import count
-from .table import Column, FittingTable
+from .table import FittingTable, TerminalColumn
 
 if TYPE_CHECKING:
     from subopt.recipes.recipe.bundled import Bundled
 
 _COLUMNS = (
-    Column("recipe", is_text=True),
-    Column("method", priority=3, is_text=True),
-    Column("learning\nrate", priority=4),
-    Column("examples\na step", priority=5),
-    Column("steps", priority=4),
-    Column("made for", priority=1, wraps=True),
-    Column("source", priority=2, wraps=True),
+    TerminalColumn("recipe", is_text=True),
+    TerminalColumn("method", priority=3, is_text=True),
+    TerminalColumn("learning\nrate", priority=4),
+    TerminalColumn("examples\na step", priority=5),
+    TerminalColumn("steps", priority=4),
+    TerminalColumn("made for", priority=1, wraps=True),
+    TerminalColumn("source", priority=2, wraps=True),
 )
 
 

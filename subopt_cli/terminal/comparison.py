@@ -12,7 +12,7 @@ from rich.text import Text
 from ..findings.comparison_sentences import comparison_sentences
 from ..text import DASH, facts, numbered, percent, plural, section
 from ..units import format_bytes, format_ms
-from .table import Column, fitting_table, shorten
+from .table import TerminalColumn, fitting_table, shorten
 
 if TYPE_CHECKING:
     from subopt.profilers.record.comparison import Change, Comparison, LayerChange, MethodChange
@@ -84,14 +84,14 @@ def _matching(found: Comparison) -> str:
 
 def _layer_table(layers: Sequence[LayerChange]) -> RenderableType:
     columns = (
-        Column("layer", is_text=True),
-        Column("spread"),
-        Column("clear", priority=1, is_text=True),
-        Column("95%\nin", priority=2),
-        Column("diagonal\nas is", priority=3),
-        Column("one\nside", priority=4),
-        Column("lasts\nsteps", priority=5),
-        Column("signal", priority=6),
+        TerminalColumn("layer", is_text=True),
+        TerminalColumn("spread"),
+        TerminalColumn("clear", priority=1, is_text=True),
+        TerminalColumn("95%\nin", priority=2),
+        TerminalColumn("diagonal\nas is", priority=3),
+        TerminalColumn("one\nside", priority=4),
+        TerminalColumn("lasts\nsteps", priority=5),
+        TerminalColumn("signal", priority=6),
     )
     ordered = sorted(layers, key=_size, reverse=True)
     rows = [_layer_row(layer) for layer in ordered[:ROWS]]
@@ -156,13 +156,13 @@ def _relative(change: Change | None) -> float:
 
 def _method_table(methods: Sequence[MethodChange], found: Comparison) -> RenderableType:
     columns = (
-        Column("method", is_text=True),
-        Column("state", priority=3),
-        Column("state\nB/A"),
-        Column("peak", priority=3),
-        Column("peak\nB/A"),
-        Column("time a step", priority=4),
-        Column("time\nB/A", priority=2),
+        TerminalColumn("method", is_text=True),
+        TerminalColumn("state", priority=3),
+        TerminalColumn("state\nB/A"),
+        TerminalColumn("peak", priority=3),
+        TerminalColumn("peak\nB/A"),
+        TerminalColumn("time a step", priority=4),
+        TerminalColumn("time\nB/A", priority=2),
     )
     ordered = sorted(methods, key=_bytes_change, reverse=True)
     rows = [

@@ -11,7 +11,7 @@ from rich.text import Text
 from ..findings.common import decompositions_by_shape, refreshing
 from ..text import DASH, plural, shape_text, times
 from ..units import format_ms
-from .table import Column, fitting_table
+from .table import TerminalColumn, fitting_table
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Decomposition, Profile
@@ -52,14 +52,14 @@ def decomposition_tables(profile: Profile) -> list[RenderableType]:
 
 def _timing_table(timings: Sequence[Decomposition]) -> RenderableType:
     columns = (
-        Column("way", is_text=True),
-        Column("driver", priority=4, is_text=True),
-        Column("median", priority=1),
-        Column("spread (IQR)", priority=3),
-        Column("times PCA", priority=2),
-        Column("per step"),
-        Column("run every", priority=5),
-        Column("for", priority=6, is_text=True),
+        TerminalColumn("way", is_text=True),
+        TerminalColumn("driver", priority=4, is_text=True),
+        TerminalColumn("median", priority=1),
+        TerminalColumn("spread (IQR)", priority=3),
+        TerminalColumn("times PCA", priority=2),
+        TerminalColumn("per step"),
+        TerminalColumn("run every", priority=5),
+        TerminalColumn("for", priority=6, is_text=True),
     )
     rows = [
         [
@@ -83,11 +83,11 @@ def spike_table(profile: Profile) -> RenderableType | None:
     if not found:
         return None
     columns = (
-        Column("method", is_text=True),
-        Column("ordinary\nstep", priority=1),
-        Column("all at\nonce"),
-        Column("times", priority=3),
-        Column("in\nturns", priority=2),
+        TerminalColumn("method", is_text=True),
+        TerminalColumn("ordinary\nstep", priority=1),
+        TerminalColumn("all at\nonce"),
+        TerminalColumn("times", priority=3),
+        TerminalColumn("in\nturns", priority=2),
     )
     rows = [
         [

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..text import DASH, facts, plural
 from ..units import format_bytes
-from .table import Column, FittingTable
+from .table import FittingTable, TerminalColumn
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Environment, Gpu
@@ -49,24 +49,24 @@ def concerns(environment: Environment, gpu: Gpu | None) -> list[str]:
 
 
 if TYPE_CHECKING:
-    from subopt.profilers.history.accuracy import KeptHistory
+    from subopt.profilers.history.accuracy import HistorySummary
     from subopt.profilers.record.cost import Ratios
 
 
-def history_table(kept: KeptHistory) -> RenderableType:
+def history_table(kept: HistorySummary) -> RenderableType:
     """Return how many runs are stored and, by device, actual over predicted: the median, the least and the largest."""
     if kept.file is None:
         return facts([("earlier runs", "not stored: SUBOPT_STATE=off")])
     if not kept.runs:
         return facts([("earlier runs", f"none yet; subopt train adds them to {kept.file}")])
     columns = (
-        Column("device", is_text=True),
-        Column("precision", is_text=True),
-        Column("runs"),
-        Column("state"),
-        Column("peak"),
-        Column("step"),
-        Column("peak of the process", priority=1),
+        TerminalColumn("device", is_text=True),
+        TerminalColumn("precision", is_text=True),
+        TerminalColumn("runs"),
+        TerminalColumn("state"),
+        TerminalColumn("peak"),
+        TerminalColumn("step"),
+        TerminalColumn("peak of the process", priority=1),
     )
     rows = [
         [

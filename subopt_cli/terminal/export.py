@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from .table import Column, FittingTable
+from .table import FittingTable, TerminalColumn
 
 if TYPE_CHECKING:
-    from subopt.profilers.export.table import Table
+    from subopt.profilers.export.table import ExportTable
 
 
 def written_tables(
-    files: Sequence[Path], rows: Sequence[int], tables: Mapping[str, Table]
+    files: Sequence[Path], rows: Sequence[int], tables: Mapping[str, ExportTable]
 ) -> RenderableType:
     """Return the files with their numbers of rows, and what a row of each is."""
     columns = (
-        Column("file", is_text=True),
-        Column("rows"),
-        Column("a row is", priority=1, wraps=True),
+        TerminalColumn("file", is_text=True),
+        TerminalColumn("rows"),
+        TerminalColumn("a row is", priority=1, wraps=True),
     )
     cells = [
         [file.name, f"{number:,}", tables[file.stem].holds]

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..findings.common import (
-    kept_share,
+    captured_share,
     measured_layers,
     needed_share,
     oldest_lag,
@@ -17,7 +17,7 @@ from ..findings.common import (
     spread_share,
 )
 from ..text import DASH, percent, ratio, shape_text
-from .table import Column, fitting_table
+from .table import TerminalColumn, fitting_table
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Layer, Profile, Ratio
@@ -41,25 +41,25 @@ LAYER_LEGEND = (
 )
 
 
-def _columns(stale_steps: int | None) -> tuple[Column, ...]:
+def _columns(stale_steps: int | None) -> tuple[TerminalColumn, ...]:
     old = f"{stale_steps}\nold" if stale_steps is not None else "old"
     return (
-        Column("layer", is_text=True),
-        Column("shape", priority=6),
-        Column("spread"),
-        Column("stable\nrank", priority=8),
-        Column("90%\nin", priority=7),
-        Column("95%\nin", priority=1),
-        Column("kept\nat r", priority=2),
-        Column("diagonal\nas is", priority=3),
-        Column("one\nside", priority=3),
-        Column("two\nsides", priority=3),
-        Column("of\nsums", priority=5),
-        Column(old, priority=4),
-        Column("pure\nnoise", priority=5),
-        Column("unbiased\nas is", priority=9),
-        Column("unbiased\none side", priority=9),
-        Column("unbiased\ntwo sides", priority=9),
+        TerminalColumn("layer", is_text=True),
+        TerminalColumn("shape", priority=6),
+        TerminalColumn("spread"),
+        TerminalColumn("stable\nrank", priority=8),
+        TerminalColumn("90%\nin", priority=7),
+        TerminalColumn("95%\nin", priority=1),
+        TerminalColumn("kept\nat r", priority=2),
+        TerminalColumn("diagonal\nas is", priority=3),
+        TerminalColumn("one\nside", priority=3),
+        TerminalColumn("two\nsides", priority=3),
+        TerminalColumn("of\nsums", priority=5),
+        TerminalColumn(old, priority=4),
+        TerminalColumn("pure\nnoise", priority=5),
+        TerminalColumn("unbiased\nas is", priority=9),
+        TerminalColumn("unbiased\none side", priority=9),
+        TerminalColumn("unbiased\ntwo sides", priority=9),
     )
 
 
@@ -86,7 +86,7 @@ def _layer_row(layer: Layer, rank: int | float) -> list[str]:
         f"{layer.spectrum.stable_rank.mean:.1f}" if layer.spectrum else DASH,
         percent(needed_share(layer, "0.90")),
         percent(needed_share(layer, "0.95")),
-        percent(kept_share(layer, rank)),
+        percent(captured_share(layer, rank)),
         *(_diagonal_text(value) for value in (*bases, covariance, stale)),
         percent(diagonality.white_noise.get("raw")) if diagonality else DASH,
         *(ratio(value.unbiased) if value else DASH for value in bases),

@@ -10,7 +10,7 @@ from rich.text import Text
 from ..findings.common import optimizer_saving_bytes
 from ..text import DASH, percent
 from ..units import format_bytes
-from .table import Column, FittingTable, fitting_table
+from .table import FittingTable, TerminalColumn, fitting_table
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Memory, MethodCost, Peak, Profile
@@ -61,12 +61,12 @@ def _phase_table(costs: list[MethodCost]) -> RenderableType:
         if number < METHODS_SHOWN or cost.method == "adamw"
     ]
     columns = (
-        Column("method", is_text=True),
-        Column("forward", priority=2),
-        Column("backward", priority=1),
-        Column("step", priority=1),
-        Column("refresh", priority=1),
-        Column("at most", priority=3),
+        TerminalColumn("method", is_text=True),
+        TerminalColumn("forward", priority=2),
+        TerminalColumn("backward", priority=1),
+        TerminalColumn("step", priority=1),
+        TerminalColumn("refresh", priority=1),
+        TerminalColumn("at most", priority=3),
     )
     table = fitting_table(columns, [[cost.method, *_phases(cost.peak)] for cost in shown])
     hidden = len(ordered) - len(shown)
@@ -91,10 +91,10 @@ def _phases(peak: Peak | None) -> list[str]:
 
 def _contents(memory: Memory) -> RenderableType:
     columns = (
-        Column("at the peak", is_text=True),
-        Column("kind", priority=2, is_text=True),
-        Column("size"),
-        Column("share", priority=1),
+        TerminalColumn("at the peak", is_text=True),
+        TerminalColumn("kind", priority=2, is_text=True),
+        TerminalColumn("size"),
+        TerminalColumn("share", priority=1),
     )
     rows = [
         [
@@ -113,6 +113,6 @@ def _savings(memory: Memory, optimizer_bytes: int | None) -> RenderableType:
     if optimizer_bytes:
         rows.append(("another optimizer, at most", optimizer_bytes, "bold"))
     rows.sort(key=lambda row: row[1], reverse=True)
-    columns = (Column("frees", is_text=True), Column("change", wraps=True))
+    columns = (TerminalColumn("frees", is_text=True), TerminalColumn("change", wraps=True))
     cells = [[format_bytes(size), change] for change, size, _ in rows]
     return FittingTable(columns, cells, [style for *_, style in rows])

@@ -10,25 +10,25 @@ from rich.text import Text
 
 from ..text import DASH, count, percent, signed
 from ..units import format_bytes, format_ms
-from .table import Column, FittingTable, fitting_table, used_columns
+from .table import FittingTable, TerminalColumn, fitting_table, used_columns
 
 if TYPE_CHECKING:
     from subopt.optimizers import Method
     from subopt.profilers.record.profile import MethodCost, Peak
 
 _COLUMNS = (
-    Column("method", is_text=True),
-    Column("state"),
-    Column("share of\nAdamW's", priority=5),
-    Column("weights", priority=6),
-    Column("temporary", priority=7),
-    Column("peak", priority=1),
-    Column("set by", priority=6, is_text=True),
-    Column("fits", priority=2, is_text=True),
-    Column("FLOPs,\nbound", priority=4),
-    Column("FLOPs,\nhere", priority=3),
-    Column("FLOPs\na step", priority=4),
-    Column("time\na step", priority=2),
+    TerminalColumn("method", is_text=True),
+    TerminalColumn("state"),
+    TerminalColumn("share of\nAdamW's", priority=5),
+    TerminalColumn("weights", priority=6),
+    TerminalColumn("temporary", priority=7),
+    TerminalColumn("peak", priority=1),
+    TerminalColumn("set by", priority=6, is_text=True),
+    TerminalColumn("fits", priority=2, is_text=True),
+    TerminalColumn("FLOPs,\nbound", priority=4),
+    TerminalColumn("FLOPs,\nhere", priority=3),
+    TerminalColumn("FLOPs\na step", priority=4),
+    TerminalColumn("time\na step", priority=2),
 )
 
 _LEGEND = (
@@ -157,10 +157,10 @@ def signed_ms(overhead_ms: float | None) -> str:
 def method_list(methods: Sequence[Method]) -> RenderableType:
     """Return the methods with what they do and what they keep for an m x n matrix, m <= n, at rank r."""
     columns = (
-        Column("method", is_text=True),
-        Column("keeps", priority=1, wraps=True),
-        Column("what it does", wraps=True),
-        Column("from", priority=2, wraps=True),
+        TerminalColumn("method", is_text=True),
+        TerminalColumn("keeps", priority=1, wraps=True),
+        TerminalColumn("what it does", wraps=True),
+        TerminalColumn("from", priority=2, wraps=True),
     )
     rows = [
         [method.name, method.state_formula, method.summary, f"{method.paper}, {method.section}"]

@@ -105,8 +105,8 @@ def _model_line(profile: Profile) -> str:
 def _parameter_line(layers: Sequence[Layer]) -> str:
     numbers = {"matrix": 0, "fallback": 0, "frozen": 0}
     for layer in layers:
-        numbers[layer.treatment] += prod(layer.shape)
-    matrices = sum(layer.treatment == "matrix" for layer in layers)
+        numbers[layer.role] += prod(layer.shape)
+    matrices = sum(layer.role == "matrix" for layer in layers)
     text = (
         f"{count(sum(numbers.values()))}; the method trains {plural(matrices, 'matrix', 'matrices')} "
         f"({count(numbers['matrix'])}), its fallback the rest ({count(numbers['fallback'])})"

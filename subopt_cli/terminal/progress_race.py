@@ -13,7 +13,7 @@ from .race import loss_text, options_text
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from subopt.recipes.race.events import Event, Pacing, Planned, TrialEnded, TrialStarted
+    from subopt.recipes.race.events import Event, Pacing, RacePlanned, TrialEnded, TrialStarted
 
     from .output import Output
 
@@ -39,7 +39,7 @@ class RaceProgress(Bar):
         match event:
             case events.Pacing():
                 self._pacing(event)
-            case events.Planned():
+            case events.RacePlanned():
                 self._planned(event)
             case events.TrialStarted():
                 self._started(event)
@@ -67,12 +67,12 @@ class RaceProgress(Bar):
         self._is_pacing = True
         self._bar.update(self._task, completed=event.done, description=f"pace of {event.method}")
 
-    def _planned(self, event: Planned) -> None:
+    def _planned(self, event: RacePlanned) -> None:
         plan = event.plan
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task("", total=plan.total, completed=event.done)
-        names = ", ".join(entrant.method for entrant in plan.contestants)
+        names = ", ".join(candidate.method for candidate in plan.contestants)
         most = min(plan.finalists, len(plan.contestants) - 1)
         finals = (
             f", then {plural(len(plan.seeds), 'seed')} of the best {most} and AdamW"

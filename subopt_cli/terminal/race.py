@@ -13,24 +13,24 @@ from ..findings.race import counted_runs, loss_spread, mean_curve, mean_loss, to
 from ..findings.race_sentences import race_sentences
 from ..text import DASH, count, facts, numbered, plural, section
 from ..units import format_bytes, format_ms
-from .table import Column, FittingTable
+from .table import FittingTable, TerminalColumn
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Contestant, Race
 
 _COLUMNS = (
-    Column("method", is_text=True),
-    Column("lr"),
-    Column("options", priority=5, is_text=True),
-    Column("loss"),
-    Column("seeds'\nspread", priority=4),
-    Column("against\nAdamW"),
-    Column("its\nspread", priority=1),
-    Column("verdict", is_text=True),
-    Column("steps", priority=6),
-    Column("a step", priority=3),
-    Column("tokens/s", priority=7),
-    Column("state", priority=8),
+    TerminalColumn("method", is_text=True),
+    TerminalColumn("lr"),
+    TerminalColumn("options", priority=5, is_text=True),
+    TerminalColumn("loss"),
+    TerminalColumn("seeds'\nspread", priority=4),
+    TerminalColumn("against\nAdamW"),
+    TerminalColumn("its\nspread", priority=1),
+    TerminalColumn("verdict", is_text=True),
+    TerminalColumn("steps", priority=6),
+    TerminalColumn("a step", priority=3),
+    TerminalColumn("tokens/s", priority=7),
+    TerminalColumn("state", priority=8),
 )
 _STYLES = {"better": "bold green", "baseline": "bold", "diverged": "dim", "worse": "dim"}
 _LEGEND = (
@@ -56,7 +56,7 @@ def race_report(race: Race) -> list[RenderableType]:
     )
     parts: list[RenderableType] = [
         section(title, FittingTable(_COLUMNS, *_rows(race))),
-        section("Loss over the same time, low is good", Curves(_curves(race, ran))),
+        section("Loss over the same time, low is good", RaceCurves(_curves(race, ran))),
         section("How to read this", facts([(n, t.format(metric=race.metric)) for n, t in _LEGEND])),
     ]
     if race.left_out:
@@ -116,7 +116,7 @@ def _curves(race: Race, ran: Sequence[Contestant]) -> list[tuple[str, list[float
 
 
 @dataclass(frozen=True)
-class Curves:
+class RaceCurves:
     """Named curves as one line of blocks each, all on the same scale.
 
     The scale ends at the median of the curves' first points: a method that begins high would flatten the others.

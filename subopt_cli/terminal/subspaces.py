@@ -8,10 +8,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..findings.common import measured_layers
-from ..findings.subspaces import held_after, longest_lag, sources, typical_lives
+from ..findings.subspaces import captured_after, longest_lag, sources, typical_lives
 from ..text import DASH, count, percent, shape_text
 from .layers import LAYER_ROWS, more_layers, short_name
-from .table import Column, fitting_table
+from .table import TerminalColumn, fitting_table
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Layer, Profile, SubspaceLife
@@ -62,13 +62,13 @@ def _article(source: str) -> str:
 
 def _by_source(profile: Profile, lag: int) -> RenderableType:
     columns = (
-        Column("basis of", is_text=True),
-        Column("own", priority=2),
-        Column("1 step\nlater", priority=1),
-        Column(f"{lag} steps\nlater"),
-        Column("followed\nby PCA", priority=1),
-        Column("chance", priority=2),
-        Column("lasts\nsteps"),
+        TerminalColumn("basis of", is_text=True),
+        TerminalColumn("own", priority=2),
+        TerminalColumn("1 step\nlater", priority=1),
+        TerminalColumn(f"{lag} steps\nlater"),
+        TerminalColumn("followed\nby PCA", priority=1),
+        TerminalColumn("chance", priority=2),
+        TerminalColumn("lasts\nsteps"),
     )
     return fitting_table(columns, [_source_row(life) for life in typical_lives(profile)])
 
@@ -93,17 +93,17 @@ def period_text(period: int | None, longest: int) -> str:
 def _by_layer(profile: Profile, layers: list[Layer], lag: int | None) -> RenderableType:
     names = sources(profile)
     columns = (
-        Column("layer", is_text=True),
-        Column("shape", priority=7),
-        Column("own", priority=3),
-        Column("1 step\nlater", priority=1),
-        Column(f"{lag} steps\nlater"),
-        Column("followed\nby PCA", priority=2),
-        Column("chance", priority=4),
-        Column("lasts\nsteps"),
-        *(Column(f"{name}\nlasts", priority=6) for name in names[1:]),
-        Column("signal", priority=3),
-        Column("batches", priority=5),
+        TerminalColumn("layer", is_text=True),
+        TerminalColumn("shape", priority=7),
+        TerminalColumn("own", priority=3),
+        TerminalColumn("1 step\nlater", priority=1),
+        TerminalColumn(f"{lag} steps\nlater"),
+        TerminalColumn("followed\nby PCA", priority=2),
+        TerminalColumn("chance", priority=4),
+        TerminalColumn("lasts\nsteps"),
+        *(TerminalColumn(f"{name}\nlasts", priority=6) for name in names[1:]),
+        TerminalColumn("signal", priority=3),
+        TerminalColumn("batches", priority=5),
     )
     rows = [_layer_row(layer, names, lag) for layer in layers[:LAYER_ROWS]]
     more = more_layers(layers)
@@ -130,9 +130,9 @@ def _held(life: SubspaceLife | None, lag: int | None) -> list[str]:
         return [DASH] * 5
     return [
         percent(life.own),
-        percent(held_after(life, 1)),
-        percent(held_after(life, lag)),
-        percent(held_after(life, lag, tracked=True)),
+        percent(captured_after(life, 1)),
+        percent(captured_after(life, lag)),
+        percent(captured_after(life, lag, tracked=True)),
         percent(life.chance),
     ]
 

@@ -19,7 +19,7 @@ SENTENCE = 22  # cells that a column of sentences has
 
 
 @dataclass(frozen=True)
-class Column:
+class TerminalColumn:
     """One column.
 
     Attributes:
@@ -45,7 +45,7 @@ class FittingTable:
         styles: A rich style for each row; none by default.
     """
 
-    columns: Sequence[Column]
+    columns: Sequence[TerminalColumn]
     rows: Sequence[Sequence[str]]
     styles: Sequence[str] = ()
 
@@ -99,7 +99,7 @@ def used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def fitting_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
+    columns: Sequence[TerminalColumn], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
 ) -> FittingTable:
     """Return a table of those columns that hold something."""
     used = used_columns(rows)

@@ -11,14 +11,14 @@ from rich.text import Text
 
 from ..text import DASH, count, facts, plural, section
 from ..units import format_bytes, format_ms
-from .table import Column, FittingTable
+from .table import FittingTable, TerminalColumn
 
 if TYPE_CHECKING:
     from subopt.recipes.run_folder.result import Result
-    from subopt.recipes.training.events import Evaluated, Plan, Stepped
+    from subopt.recipes.training.events import Evaluated, RunPlan, Stepped
 
 
-def plan_facts(plan: Plan) -> RenderableType:
+def plan_facts(plan: RunPlan) -> RenderableType:
     """Return what a run is about to do, and the checks that passed."""
     batch = plural(plan.batch_size, "example")
     if plan.accumulate > 1:
@@ -29,7 +29,7 @@ def plan_facts(plan: Plan) -> RenderableType:
             "method",
             f"{plan.method} for {count(plan.matrix_parameters)} of {count(plan.parameters)} parameters",
         ),
-        *_rules(plan),
+        *_overrides(plan),
         ("run", f"{plural(plan.steps, 'step')} of {batch}, {plan.precision} on {plan.device}"),
         *([("with", ", ".join(plan.switches))] if plan.switches else []),
         ("folder", str(plan.output)),
@@ -45,19 +45,19 @@ def plan_facts(plan: Plan) -> RenderableType:
     return Group(facts(pairs), check_list((name, detail, True) for name, detail in plan.checks))
 
 
-def _rules(plan: Plan) -> list[tuple[str, str]]:
-    """Return what each rule gets, and last what is left for the method and its fallback."""
+def _overrides(plan: RunPlan) -> list[tuple[str, str]]:
+    """Return what each override gets, and last what is left for the method and its fallback."""
     return [
         (
-            "rest" if use.pattern is None else "rule",
+            "rest" if use.pattern is None else "override",
             f"{plural(use.tensors, 'tensor')}, {count(use.parameters)} parameters"
             + (f": {use.method or 'other settings'}, by {use.pattern}" if use.pattern else ""),
         )
-        for use in plan.rules
+        for use in plan.overrides
     ]
 
 
-def _predicted_memory(plan: Plan) -> str:
+def _predicted_memory(plan: RunPlan) -> str:
     text = f"{format_bytes(plan.predicted_state_bytes)} of optimizer state"
     if plan.predicted_peak_bytes is not None:
         text += f", {format_bytes(plan.predicted_peak_bytes)} predicted at the peak"
@@ -156,10 +156,10 @@ def _comparison(result: Result) -> RenderableType:
         ],
     ]
     columns = (
-        Column("", is_text=True),
-        Column("predicted"),
-        Column("actual"),
-        Column("difference", priority=1),
+        TerminalColumn("", is_text=True),
+        TerminalColumn("predicted"),
+        TerminalColumn("actual"),
+        TerminalColumn("difference", priority=1),
     )
     table = FittingTable(columns, rows)
     if result.peak_source != "process":

@@ -70,9 +70,9 @@ def test_the_report_ranks_by_the_first_seed_and_says_how_far_behind_the_best_a_c
         row("soap", 1e-3, 1.75), row("soap", 3e-3, 1.5), row("soap", 1e-3, 9.0, seed=1),
         row("lion", 1e-3, None),
     ]  # fmt: skip
-    from render_advice import standings, verdict_row, widest_spread
+    from render_advice import method_results, verdict_row, widest_spread
 
-    found = standings(rows, "p")
+    found = method_results(rows, "p")
     assert [(one.method, one.lr, one.losses, one.tried) for one in found] == [
         ("soap", 3e-3, (1.5,), 2),
         ("adamw", 1e-3, (2.0, 2.5), 2),

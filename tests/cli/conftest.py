@@ -93,7 +93,7 @@ def layer(name: str, effective_rank: float) -> Layer:
         name=name,
         shape=[64, 128],
         kind="linear",
-        treatment="matrix",
+        role="matrix",
         reason="a linear layer's matrix",
         spectrum=Spectrum(
             stable_rank=spread(2.5),
@@ -151,9 +151,7 @@ def profile() -> Profile:
     """A complete profile of 14 layers, in no particular order of spread."""
     names = [f"blocks.{index}.attention.q_proj.weight" for index in range(14)]
     layers = [layer(name, 4.0 + 3 * (index % 7)) for index, name in enumerate(names)]
-    vector = Layer(
-        name="norm.weight", shape=[64], kind="norm", treatment="fallback", reason="a vector"
-    )
+    vector = Layer(name="norm.weight", shape=[64], kind="norm", role="fallback", reason="a vector")
     return Profile(
         target=Target(spec="model.py", kwargs={"width": 8}, picked="function build_model", line=5),
         environment=Environment(

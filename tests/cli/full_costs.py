@@ -112,7 +112,7 @@ def memory(adamw: MethodCost, weights: list[WeightShape]) -> Memory:
         by_batch=[
             BatchPoint(
                 batch_size=size, recomputed=recomputed, forward_bytes=size * unit, backward_bytes=2 * size * unit,
-                without_gradients_bytes=size * unit, update_bytes=size * unit, kept_bytes=size * 2**12,
+                without_gradients_bytes=size * unit, update_bytes=size * unit, retained_bytes=size * 2**12,
             )
             for recomputed, unit in ((False, 2**27), (True, 2**25))
             for size in (1, 8, 64)

@@ -52,7 +52,7 @@ def full_profile(layers: int = 8, seed: int = 0) -> Profile:
     measured = [_layer(index, random) for index in range(layers)]
     others = _others(layers)
     weights = [
-        WeightShape(layer.name, tuple(layer.shape), layer.treatment, layer_kind=layer.layer_kind)
+        WeightShape(layer.name, tuple(layer.shape), layer.role, layer_type=layer.layer_type)
         for layer in [*measured, *others]
     ]
     rows = [method_cost(method, weights) for method in METHODS.values()]
@@ -110,8 +110,8 @@ def _layer(index: int, random: Random) -> Layer:
         name=f"model.layers.{index // len(BLOCK)}.{local}",
         shape=list(shape),
         kind="Linear",
-        layer_kind="linear",
-        treatment="matrix",
+        layer_type="linear",
+        role="matrix",
         reason="a matrix",
         spectrum=_spectrum(energy, held, index, random),
         subspace={
@@ -178,7 +178,7 @@ def _life(own: float, m: int, source: str, random: Random) -> SubspaceLife:
 def _noise(random: Random) -> Noise:
     share = random.uniform(0.02, 0.4)
     kept = {str(b): 0.9 - 0.5 * (1 - share) / math.sqrt(b) for b in (1, 2, 4)}
-    return Noise(signal_share=share, batches_needed=(1 - share) / share, kept=kept)
+    return Noise(signal_share=share, batches_needed=(1 - share) / share, captured=kept)
 
 
 def _diagonality(elements: int, random: Random) -> Diagonality:
@@ -274,8 +274,8 @@ def _others(layers: int) -> list[Layer]:
         ("model.positions.weight", [2048, HIDDEN], "Embedding", "frozen", "does not require a gradient"),
     ]  # fmt: skip
     return [
-        Layer(name=name, shape=shape, kind=kind, treatment=treatment, reason=reason)
-        for name, shape, kind, treatment, reason in rows
+        Layer(name=name, shape=shape, kind=kind, role=role, reason=reason)
+        for name, shape, kind, role, reason in rows
     ]
 
 

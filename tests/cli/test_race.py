@@ -32,8 +32,8 @@ def shown(race: Race, width: int) -> str:
 def quick(monkeypatch):
     """A race that takes no time: an invented pace, and a clock that stands."""
 
-    def paces(field, entrants, **_):
-        return {entrant.method: Pace(ordinary_ms=1000.0) for entrant in entrants}, []
+    def paces(field, candidates, **_):
+        return {candidate.method: Pace(ordinary_ms=1000.0) for candidate in candidates}, []
 
     monkeypatch.setattr(race_module, "measure_paces", paces)
     for module in (race_module, running):

@@ -10,13 +10,13 @@ from statistics import median
 import pytest
 from rich.console import Console
 
-from subopt.findings.common import kept_share, measured_layers, short_side
+from subopt.findings.common import captured_share, measured_layers, short_side
 from subopt.findings.sentences import sentences
 from subopt.optimizers import METHODS
 from subopt.optimizers.state import low_bit
 from subopt.recipes.advice.advisor import recommend
 from subopt.recipes.run_folder.result import Figures, Result
-from subopt.recipes.training.events import Evaluated, Plan, Stepped
+from subopt.recipes.training.events import Evaluated, RunPlan, Stepped
 from subopt.terminal.advice import SHOWN, advice_report
 from subopt.terminal.blocks import block_table
 from subopt.terminal.decompositions import decomposition_tables, spike_table
@@ -25,7 +25,7 @@ from subopt.terminal.memory import METHODS_SHOWN, memory_tables
 from subopt.terminal.methods import fits_text, method_legend, method_list, method_table
 from subopt.terminal.profile import profile_report, spent_text
 from subopt.terminal.subspaces import subspace_tables
-from subopt.terminal.table import Column, FittingTable, columns_that_fit, shorten
+from subopt.terminal.table import FittingTable, TerminalColumn, columns_that_fit, shorten
 from subopt.terminal.training import (
     evaluation_line,
     plan_facts,
@@ -136,9 +136,9 @@ def test_sentences_say_what_the_numbers_say(profile):
 
 def test_a_share_and_a_count_of_rank_mean_different_things(profile):
     layer = profile.layers[0]
-    assert kept_share(layer, 0.25) == 0.42
-    assert kept_share(layer, 0.5) == kept_share(layer, 32) == 0.7
-    assert kept_share(layer, 1) == 0.1
+    assert captured_share(layer, 0.25) == 0.42
+    assert captured_share(layer, 0.5) == captured_share(layer, 32) == 0.7
+    assert captured_share(layer, 1) == 0.1
     assert [short_side(shape) for shape in ([32, 3, 5, 5], [80, 3, 5, 5], [7])] == [32, 75, 1]
 
 
@@ -440,7 +440,7 @@ def test_colours_only_where_they_are_wanted(profile):
     assert "\x1b[1;36m" not in no_color
 
 
-PLAN = Plan(
+PLAN = RunPlan(
     target="model.py: function build_model",
     method="adadiag",
     device="cpu",
@@ -520,7 +520,11 @@ def test_columns_go_by_priority_and_names_are_shortened_in_the_middle():
     assert columns_that_fit([0, 0], [10, 10], 5) == [0, 1]
     assert shorten("layers.3.attention.k_proj", 20) == "layers.3...on.k_proj"
     table = FittingTable(
-        (Column("name", is_text=True), Column("a\nb"), Column("c", priority=1)),
+        (
+            TerminalColumn("name", is_text=True),
+            TerminalColumn("a\nb"),
+            TerminalColumn("c", priority=1),
+        ),
         [["x" * 30, "1", "22"]],
     )
     assert text_of(table, width=26).splitlines() == [

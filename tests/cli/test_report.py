@@ -182,7 +182,7 @@ def test_the_summary_and_the_tables_hold_what_the_profile_says(full, page):
 def renamed(profile: Profile, name: str) -> Profile:
     """The profile with a text of someone else's wherever a user's text can be."""
     layers = [
-        layer.model_copy(update={"name": f"{i}{name}", "reason": name, "kind": name})
+        layer.model_copy(update={"name": f"{i}{name}", "reason": name, "module_type": name})
         for i, layer in enumerate(profile.layers)
     ]
     target = profile.target.model_copy(
@@ -269,7 +269,7 @@ def test_a_simulated_profile_says_what_is_left_out(full):
         "time",
         "cost",
     } & set(found.ids("section")) == set()
-    assert {"summary", "memory-use", "method-table", "treatment", "left-out"} <= set(
+    assert {"summary", "memory-use", "method-table", "role", "left-out"} <= set(
         found.ids("section")
     )
     assert found.text.count("nothing was run (--simulate)") == 8

@@ -1,4 +1,4 @@
-"""From a name and a model to an optimizer: who is treated how, and the rules that change it."""
+"""From a name and a model to an optimizer: who is treated how, and the overrides that change it."""
 
 import sys
 
@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, create, get_method, stored_bytes, treatments
+from subopt.optimizers import METHODS, create, get_method, parameter_roles, stored_bytes
 from subopt.optimizers.state import low_bit
 
 
 class Model(nn.Module):
-    """Everything a treatment rule speaks of; as wide as its vocabulary, so that shapes alone mislead."""
+    """Everything a treatment override speaks of; as wide as its vocabulary, so that shapes alone mislead."""
 
     def __init__(self, tied=False):
         super().__init__()
@@ -38,7 +38,7 @@ def loss(model):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_treatments_name_every_parameter_once_with_its_reason(tied):
-    found = {item.name: (item.treatment, item.reason) for item in treatments(Model(tied))}
+    found = {item.name: (item.role, item.reason) for item in parameter_roles(Model(tied))}
     tied_to = ", tied to lm_head.weight" if tied else ""
     assert found["embed.weight"] == ("fallback", f"an embedding{tied_to}")
     assert found["conv.weight"] == ("matrix", "a convolution, viewed as 8 x 24")
@@ -54,7 +54,7 @@ def test_treatments_name_every_parameter_once_with_its_reason(tied):
 
 def test_the_last_linear_onto_the_vocabulary_is_a_head_whatever_its_name():
     model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
-    found = {item.name: item.treatment for item in treatments(model)}
+    found = {item.name: item.role for item in parameter_roles(model)}
     assert (found["1.weight"], found["2.weight"]) == ("matrix", "fallback")
 
 
@@ -67,15 +67,15 @@ def test_padded_and_second_heads_and_embedding_bags_are_seen():
             self.lm_head = nn.Linear(4, 9)
             self.square = nn.Linear(4, 4)
 
-    found = {item.name: item.treatment for item in treatments(Two())}
+    found = {item.name: item.role for item in parameter_roles(Two())}
     kinds = [found[f"{name}.weight"] for name in ("bag", "output", "lm_head", "square")]
     assert kinds == ["fallback", "fallback", "fallback", "matrix"]
 
 
 def test_exclude_patterns_leave_parameters_to_the_fallback():
-    found = {item.name: item for item in treatments(Model(), exclude=["^square"])}
+    found = {item.name: item for item in parameter_roles(Model(), exclude=["^square"])}
     assert found["square.weight"].reason == "its name matches '^square'"
-    assert found["conv.weight"].treatment == "matrix"
+    assert found["conv.weight"].role == "matrix"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -96,7 +96,7 @@ def test_matrices_get_the_method_and_the_rest_its_fallback(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_total_state_is_the_sum_over_treatments(name):
     model, method = Model(), METHODS[name]
-    described = treatments(model)
+    described = parameter_roles(model)
     options = {"rank_mode": "fixed"} if "rank_mode" in method.defaults else {}
     optimizer = create(name, model, **options)
 
@@ -113,7 +113,7 @@ def test_total_state_is_the_sum_over_treatments(name):
         "matrix": lambda shape: method.state_bytes(shape, options=options),
         "fallback": method.fallback_state_bytes,
     }
-    expected = [bytes_of[t.treatment](t.shape) for t in described if t.treatment in bytes_of]
+    expected = [bytes_of[t.role](t.shape) for t in described if t.role in bytes_of]
     assert held == sum(expected) == optimizer.planned_state_bytes()
 
 
@@ -136,9 +136,9 @@ def test_only_plain_layers_with_a_place_of_their_own_can_be_replaced():
             self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
             self.bare = nn.Parameter(torch.ones(4, 4))
 
-    kinds = {item.name: item.layer_kind for item in treatments(Net()) if item.layer_kind}
+    kinds = {item.name: item.layer_type for item in parameter_roles(Net()) if item.layer_type}
     assert kinds == {"plain.weight": "linear", "conv.weight": "conv"}
-    assert [item.layer_kind for item in treatments(nn.Linear(4, 4))] == [None, None]
+    assert [item.layer_type for item in parameter_roles(nn.Linear(4, 4))] == [None, None]
 
 
 def test_a_method_that_replaces_layers_leaves_the_other_matrices_to_the_fallback():
@@ -147,8 +147,8 @@ def test_a_method_that_replaces_layers_leaves_the_other_matrices_to_the_fallback
 
     model = nn.Sequential(nn.Linear(6, 6), Mine(6, 6), nn.Linear(6, 6))
     dense = {name: value.clone() for name, value in model.state_dict().items()}
-    rules = [{"pattern": "^2", "method": "adadiag"}]
-    optimizer = create("dlrt", model, rules=rules, rank=6, max_rank=6)
+    overrides = [{"pattern": "^2", "method": "adadiag"}]
+    optimizer = create("dlrt", model, overrides=overrides, rank=6, max_rank=6)
     methods = {n: group["method"] for group in optimizer.param_groups for n in group["param_names"]}
     assert methods == {
         "0.U": "dlrt", "0.S": "dlrt", "0.V": "dlrt", "0.bias": "adamw",
@@ -165,7 +165,7 @@ def test_a_method_that_replaces_layers_leaves_the_other_matrices_to_the_fallback
     ("keys", "message"),
     [
         (
-            {"rules": [{"pattern": "square", "method": "dlrt"}]},
+            {"overrides": [{"pattern": "square", "method": "dlrt"}]},
             "cannot name 'dlrt', which replaces",
         ),
         ({"method": "dlrt", "fallback": "same"}, "'dlrt' replaces layers and cannot be its own"),
@@ -199,12 +199,12 @@ def test_fallback_same_gives_the_method_everything():
 
 
 def test_rules_choose_method_rate_and_options_first_match_wins():
-    rules = [
+    overrides = [
         {"pattern": "square", "method": "galore", "options": {"rank": 2}, "lr": 0.5},
         {"pattern": "square|conv", "options": {"period": 7}},
         {"pattern": "norm", "lr": 0.25},
     ]
-    optimizer = create("adadiag", Model(), lr=1e-2, rules=rules)
+    optimizer = create("adadiag", Model(), lr=1e-2, overrides=overrides)
     by_name = {n: group for group in optimizer.param_groups for n in group["param_names"]}
     square, conv, norm = (by_name[f"{name}.weight"] for name in ("square", "conv", "norm"))
     assert (square["method"], square["rank"], square["lr"], square["scale"]) == (
@@ -218,8 +218,8 @@ def test_rules_choose_method_rate_and_options_first_match_wins():
 
 
 def test_rules_reach_the_fallback_with_the_options_it_has():
-    rules = [{"pattern": "square", "options": {"betas": (0.8, 0.9), "period": 7}}]
-    optimizer = create("adadiag", Model(), rules=rules)
+    overrides = [{"pattern": "square", "options": {"betas": (0.8, 0.9), "period": 7}}]
+    optimizer = create("adadiag", Model(), overrides=overrides)
     by_name = {n: group for group in optimizer.param_groups for n in group["param_names"]}
     weight, bias = by_name["square.weight"], by_name["square.bias"]
     assert (weight["betas"], weight["period"]) == ((0.8, 0.9), 7)
@@ -252,14 +252,17 @@ def test_user_groups_limit_what_is_trained_and_override_settings():
         ({"basis_dtype": "int8"}, "Invalid basis_dtype"),
         ({"fallback": "sgd"}, "unknown fallback 'sgd'"),
         ({"fallback": {"learning_rate": 1}}, "unknown fallback key"),
-        ({"rules": [{"pattern": "("}]}, "'(' is not a regular expression"),
-        ({"rules": [{"lr": 1.0}]}, "needs a regular expression"),
-        ({"rules": [{"pattern": "nowhere", "lr": 1.0}]}, "'nowhere' matches no trained parameter"),
+        ({"overrides": [{"pattern": "("}]}, "'(' is not a regular expression"),
+        ({"overrides": [{"lr": 1.0}]}, "needs a regular expression"),
         (
-            {"rules": [{"pattern": "norm", "options": {"period": 2}}]},
+            {"overrides": [{"pattern": "nowhere", "lr": 1.0}]},
+            "'nowhere' matches no trained parameter",
+        ),
+        (
+            {"overrides": [{"pattern": "norm", "options": {"period": 2}}]},
             "its option 'period' means nothing",
         ),
-        ({"rules": [{"pattern": "x", "rank": 2}]}, "unknown rule key 'rank'"),
+        ({"overrides": [{"pattern": "x", "rank": 2}]}, "unknown override key 'rank'"),
         ({"method": "hfacdiag", "source": "momentum"}, "needs an average of gradients"),
     ],
 )

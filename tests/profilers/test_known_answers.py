@@ -84,7 +84,7 @@ def test_nothing_is_missing(found):
     # its batches have no dimension of examples that could be made longer
     missing = [what for what in found.missing if not what.startswith("memory of batches of more")]
     assert missing == []
-    assert {layer.name: layer.treatment for layer in found.layers} == {
+    assert {layer.name: layer.role for layer in found.layers} == {
         **{f"weights.{name}": "matrix" for name in truth.PRESCRIBED},
         "reader.weight": "matrix",
         "offset": "fallback",
@@ -208,7 +208,7 @@ def test_signal_and_noise_are_told_apart(layer):
         lengths = [(s, True) for s in truth.SIGNAL] + [(truth.NOISE / b, False)] * b
         longest = sorted(lengths, reverse=True)[:6]
         kept[str(b)] = close(sum(s**2 for s, is_signal in longest if is_signal) / (S + N / 16))
-    assert noise.kept == kept
+    assert noise.captured == kept
     assert kept["1"].expected < kept["4"].expected
 
 

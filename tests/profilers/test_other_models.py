@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from subopt.errors import PreflightError
-from subopt.optimizers import create, treatments
+from subopt.optimizers import create, parameter_roles
 from subopt.profilers.profile import run_profile
 from subopt.profilers.record.profile import Settings
 from subopt.profilers.target.load import load_target
@@ -127,12 +127,10 @@ def profiled(name, **changes):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_parameter_has_its_treatment_and_what_is_trained_is_measured(name):
     found, _ = profiled(name, detail=DETAIL.get(name, "quick"))
-    listed = {layer.name: (layer.treatment, layer.reason) for layer in found.layers}
+    listed = {layer.name: (layer.role, layer.reason) for layer in found.layers}
     assert listed == EXPECTED[name]
     without = {
-        layer.name
-        for layer in found.layers
-        if layer.treatment == "matrix" and layer.spectrum is None
+        layer.name for layer in found.layers if layer.role == "matrix" and layer.spectrum is None
     }
     assert without == WITHOUT_GRADIENT.get(name, set())
     assert [row.method for row in found.methods] == METHODS
@@ -154,7 +152,7 @@ def test_it_can_be_followed_without_allocating_anything(name):
 
 def test_a_standard_profile_has_every_quantity_of_every_kind_of_layer():
     found, _ = profiled("images", detail="standard")
-    layers = {layer.name: layer for layer in found.layers if layer.treatment == "matrix"}
+    layers = {layer.name: layer for layer in found.layers if layer.role == "matrix"}
     for layer in layers.values():
         assert layer.diagonality is not None
         assert layer.blocks is not None
@@ -184,9 +182,9 @@ def test_names_of_a_compiled_model_are_its_authors_everywhere():
     target = load_target("compiled.py", base=MODELS)
     model = target.build_model()
     assert any("_orig_mod" in name for name, _ in model.named_parameters())
-    found = {item.shown_name: item for item in treatments(model, exclude=[r"^body\.0"])}
+    found = {item.shown_name: item for item in parameter_roles(model, exclude=[r"^body\.0"])}
     assert found["body.0.weight"].reason == r"its name matches '^body\.0'"
-    optimizer = create("galore", model, rules=[{"pattern": r"^body\.0", "method": "adamw"}])
+    optimizer = create("galore", model, overrides=[{"pattern": r"^body\.0", "method": "adamw"}])
     methods = {group["method"] for group in optimizer.param_groups}
     assert methods == {"galore", "adamw"}
 

@@ -101,9 +101,9 @@ def test_everything_is_there(standard):
     found, _, checks = standard
     assert found.missing == []
     assert not found.interrupted
-    assert [layer.treatment for layer in found.layers].count("matrix") == 3
+    assert [layer.role for layer in found.layers].count("matrix") == 3
     for layer in found.layers:
-        measured = layer.treatment == "matrix"
+        measured = layer.role == "matrix"
         assert (layer.spectrum is not None) == measured
         for quantity in ("diagonality", "off_diagonal", "agreement", "blocks", "noise", "subspace"):
             assert (getattr(layer, quantity) is not None) == measured, quantity
@@ -285,9 +285,9 @@ def test_warm_up_moves_the_weights_before_measuring(load):
 
 def test_parameters_outside_the_users_groups_are_frozen(load):
     found = run_profile(load(GROUPS), settings(detail="quick"), methods=["adamw"])
-    treatments = {layer.name: (layer.treatment, layer.reason) for layer in found.layers}
-    assert treatments["first.weight"] == ("frozen", "not in param_groups(model)")
-    assert treatments["second.weight"][0] == "matrix"
+    parameter_roles = {layer.name: (layer.role, layer.reason) for layer in found.layers}
+    assert parameter_roles["first.weight"] == ("frozen", "not in param_groups(model)")
+    assert parameter_roles["second.weight"][0] == "matrix"
     numbers = 16 * 32 + 32
     assert 0 <= found.methods[0].state_bytes - 2 * 4 * numbers <= 64
     assert found.memory.optimizer_state_bytes == found.methods[0].state_bytes
@@ -461,7 +461,7 @@ def test_a_method_with_layers_of_its_own_is_measured_like_any_other(load, quick_
     assert row.weight_bytes_saved != 0
     assert row.step_ms_source == "measured"
     assert row.overhead_ms is not None
-    assert {layer.name: layer.layer_kind for layer in found.layers if layer.layer_kind} == {
+    assert {layer.name: layer.layer_type for layer in found.layers if layer.layer_type} == {
         f"{name}.weight": "linear" for name in ("first", "second", "head")
     }
     assert not any("dlrt" in line for line in found.missing)

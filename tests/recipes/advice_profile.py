@@ -93,13 +93,13 @@ def life(frozen, tracked=None, *, rank=8, own=0.9, at_rank=None):
     )
 
 
-def layer(name="weight", shape=SHAPE, treatment="matrix", layer_kind="linear", **measured):
+def layer(name="weight", shape=SHAPE, role="matrix", layer_type="linear", **measured):
     return Layer(
         name=name,
         shape=list(shape),
         kind="Linear",
-        layer_kind=layer_kind,
-        treatment=treatment,
+        layer_type=layer_type,
+        role=role,
         reason="",
         **measured,
     )

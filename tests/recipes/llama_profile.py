@@ -36,7 +36,7 @@ def layers(shapes):
             name=shape.name,
             shape=list(shape.shape),
             kind="Embedding" if "embed" in shape.name else "Linear",
-            treatment=shape.treatment,
+            role=shape.role,
             reason="",
         )
         for shape in shapes
@@ -73,7 +73,7 @@ def point(size, *, example_bytes, recomputed):
         backward_bytes=activations + WEIGHTS,
         without_gradients_bytes=activations,
         update_bytes=activations // 4,
-        kept_bytes=0,
+        retained_bytes=0,
     )
 
 

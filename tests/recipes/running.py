@@ -5,7 +5,7 @@ import signal
 import torch
 from safetensors.torch import load_file
 
-from subopt.recipes.recipe.load import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.training import events
 from subopt.recipes.training.trainer import train
 
@@ -23,7 +23,7 @@ class Run:
             if isinstance(event, events.Stepped) and event.step == interrupt_at:
                 signal.raise_signal(by)
 
-        recipe = apply_overrides(load_recipe(self.recipe_path), overrides)
+        recipe = with_settings(load_recipe(self.recipe_path), overrides)
         self.events.clear()
         return train(
             recipe,

@@ -20,7 +20,7 @@ from subopt.errors import SuboptError
 from subopt.profilers.history import runs as history
 from subopt.profilers.record.profile import Profile
 from subopt.profilers.record.race import Trial
-from subopt.recipes.race.folder import Entry, Plan, RaceFolder
+from subopt.recipes.race.folder import Entry, RaceFolder, RacePlan
 from subopt.recipes.recipe.load import dump_recipe, load_recipe, parse_recipe
 from subopt.recipes.run_folder import checkpoint
 from subopt.recipes.run_folder.result import Figures, Result
@@ -38,7 +38,7 @@ optimizer:
   method: galore
   lr: 0.01
   options: {rank: 4, betas: [0.9, 0.99]}
-  rules: [{pattern: 'inner.*', lr: 0.1}, {pattern: head, method: soap, options: {period: 4}}]
+  overrides: [{pattern: 'inner.*', lr: 0.1}, {pattern: head, method: soap, options: {period: 4}}]
 schedule: {steps: 6, warmup_steps: 2}
 why: {evidence: ["it was there"], predicted_step_ms: 1.5}
 """
@@ -52,7 +52,7 @@ MANIFEST = {
     "format": 1, "step": 2, "torch": "2",
     "files": {name: {"bytes": 0, "crc32": 0} for name in sorted(checkpoint._FILES)},
 }  # fmt: skip
-PLAN = Plan(
+PLAN = RacePlan(
     settings={"minutes": "1"}, minutes=1.0, horizon_seconds=1.0, finals_seconds=1.0, trials=1, finalists=1, seeds=[0],
     contestants=[{"method": "adamw", "start_lr": 0.1}],
     paces={"adamw": {"ordinary_ms": 1.0, "state_bytes": 8}}, left_out=[], spent_seconds=0.0,

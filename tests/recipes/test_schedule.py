@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from subopt.recipes.schedule import LearningRate, lr_factor
+from subopt.recipes.schedule import LrSchedule, lr_factor
 from subopt.recipes.schema import Schedule
 
 
@@ -54,7 +54,7 @@ def test_every_group_moves_relative_to_its_own_peak():
     parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     groups = [{"params": [parameters[0]], "lr": 0.5}, {"params": [parameters[1]], "lr": 0.1}]
     optimizer = torch.optim.SGD(groups)
-    schedule = LearningRate(Schedule(name="linear", steps=5, final_ratio=0.0), optimizer)
+    schedule = LrSchedule(Schedule(name="linear", steps=5, final_ratio=0.0), optimizer)
     assert schedule.set_for(3) == pytest.approx(0.25)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.125, 0.025])
     # the peak is remembered, not compounded

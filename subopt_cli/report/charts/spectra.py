@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...findings.common import kept_share, median_of, needed_share, short_side, spread_share
+from ...findings.common import captured_share, median_of, needed_share, short_side, spread_share
 from ..parts import Chart, Trace, plotly_text
 from .by_layer import (
     NAMED_TICKS,
@@ -224,7 +224,7 @@ def _metrics(profile: Profile) -> list[tuple[str, Read]]:
         ("gradient's spread", spread_share),
         ("90% of energy in", lambda layer: needed_share(layer, "0.90")),
         ("95% of energy in", lambda layer: needed_share(layer, "0.95")),
-        ("kept at the rank", lambda layer: kept_share(layer, profile.settings.rank)),
+        ("kept at the rank", lambda layer: captured_share(layer, profile.settings.rank)),
         ("held steps later", lasting),
         ("signal in a batch", lambda layer: layer.noise.signal_share if layer.noise else None),
         ("diagonal as is", diagonal("raw")),

@@ -167,7 +167,7 @@ def noise_charts(profile: Profile) -> list[Chart]:
         return []
     found = [layer.noise for layer in layers if layer.noise is not None]
     needed = [one.batches_needed for one in found]
-    curves = [sorted((float(b), share) for b, share in one.kept.items()) for one in found]
+    curves = [sorted((float(b), share) for b, share in one.captured.items()) for one in found]
     charts = [
         Chart(
             "signal",

@@ -13,12 +13,12 @@ from subopt.profilers.costs.architectures import LLAMA_SIZES, llama_shapes
 def test_counts_of_a_decoder(size):
     hidden, intermediate, layers = LLAMA_SIZES[size]
     weights = llama_shapes(size)
-    matrices = [weight for weight in weights if weight.treatment == "matrix"]
+    matrices = [weight for weight in weights if weight.role == "matrix"]
     assert len(matrices) == 7 * layers
     assert sum(weight.elements for weight in matrices) == layers * (
         4 * hidden**2 + 3 * hidden * intermediate
     )
-    rest = sum(weight.elements for weight in weights if weight.treatment == "fallback")
+    rest = sum(weight.elements for weight in weights if weight.role == "fallback")
     assert rest == 2 * 32_000 * hidden + (2 * layers + 1) * hidden
     assert len({weight.name for weight in weights}) == len(weights)
 

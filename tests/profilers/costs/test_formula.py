@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, create, stored_bytes, treatments
+from subopt.optimizers import METHODS, create, parameter_roles, stored_bytes
 from subopt.optimizers.methods.method import options_for
 from subopt.optimizers.state import low_bit
 from subopt.profilers.costs.architectures import WeightShape
@@ -42,7 +42,7 @@ class Net(nn.Module):
 @pytest.mark.parametrize("name", METHODS)
 def test_state_bytes_of_a_model_equal_the_optimizers(name):
     model, method = Net(), METHODS[name]
-    weights = weights_of(treatments(model))
+    weights = weights_of(parameter_roles(model))
     before = sum(parameter.nbytes for parameter in model.parameters())
     grown = {"tau": 0.0} if "tau" in method.defaults else {}  # ranks grow as far as they may
     optimizer = create(name, model, **grown)
@@ -66,7 +66,7 @@ def test_state_bytes_of_a_model_equal_the_optimizers(name):
 
 def test_what_a_method_cannot_train_is_told(monkeypatch):
     assert all(unusable(method, WEIGHTS) is None for method in METHODS.values())
-    odd = [weight._replace(layer_kind=None) for weight in WEIGHTS]
+    odd = [weight._replace(layer_type=None) for weight in WEIGHTS]
     reasons = {name: unusable(method, odd) for name, method in METHODS.items()}
     assert {name for name, reason in reasons.items() if reason} == {
         name for name, method in METHODS.items() if method.layers
@@ -80,7 +80,7 @@ def test_what_a_method_cannot_train_is_told(monkeypatch):
 def test_weights_that_stay_dense_save_nothing():
     method = METHODS["dlrt"]
     options = {"rank": 2, "rank_mode": "fixed"}
-    odd = [WEIGHTS[0]._replace(layer_kind=None), *WEIGHTS[1:]]
+    odd = [WEIGHTS[0]._replace(layer_type=None), *WEIGHTS[1:]]
     one, both = (method_cost(weights, method, options) for weights in (odd, WEIGHTS))
     saved = 4 * (6 * 10 - 2 * (6 + 10) - 2 * 2)
     assert (one.weight_bytes_saved, both.weight_bytes_saved) == (saved, 2 * saved)
@@ -98,7 +98,7 @@ def test_flops_that_leave_evaluations_out_are_no_share_of_a_step():
 
 
 def test_frozen_parameters_cost_nothing():
-    trained = [weight for weight in WEIGHTS if weight.treatment != "frozen"]
+    trained = [weight for weight in WEIGHTS if weight.role != "frozen"]
     assert method_costs(WEIGHTS) == method_costs(trained)
 
 

@@ -52,7 +52,7 @@ def test_galore_follows_its_formula_and_not_the_printed_row(size):
     numbers = 0
     for weight in llama_shapes(size):
         m, n = min(weight.shape), max(weight.shape)
-        if weight.treatment == "matrix":
+        if weight.role == "matrix":
             r = m // 4
             numbers += m * r + 2 * n * r
         elif len(weight.shape) == 2:

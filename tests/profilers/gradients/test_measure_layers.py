@@ -15,7 +15,7 @@ from subopt.profilers.gradients.measure_layers import (
     layer_groups,
     measure_layers,
 )
-from subopt.profilers.gradients.second_moment import HeldGradients
+from subopt.profilers.gradients.second_moment import AccumulatedGradients
 from subopt.profilers.gradients.spectrum import SpectrumAccumulator
 from subopt.profilers.timing.stopwatch import Stopwatch
 
@@ -77,7 +77,9 @@ def test_every_layer_gets_the_numbers_of_its_own_gradients(detail, group_bytes, 
     )
     assert [layer.name for layer in found] == list(RANKS)
     for layer in found:
-        held = HeldGradients(RANKS[layer.name], stale=stale.get(layer.name), watch=Stopwatch())
+        held = AccumulatedGradients(
+            RANKS[layer.name], stale=stale.get(layer.name), watch=Stopwatch()
+        )
         for G in plain[layer.name]:
             held.add(G)
         assert layer.spectrum == spectrum_of(plain[layer.name])
@@ -236,7 +238,7 @@ def test_memory_in_cycles_is_freed_and_another_c_library_is_no_error(monkeypatch
         first.other, second.other = second, first
         alive = weakref.ref(first)
         del first, second
-        freed_memory.give_back()
+        freed_memory.release_memory()
         assert alive() is None
 
 

@@ -66,11 +66,11 @@ def test_kept_energy_is_that_of_the_held_out_mean(shape, count, sizes):
     given = [G.double() for G in gradients(count, *shape)]
     held_out = torch.stack(given[sizes[-1] :]).mean(0)
     found = measure(given, rank=2)
-    assert list(found.kept) == [str(size) for size in sizes]
+    assert list(found.captured) == [str(size) for size in sizes]
     for size in sizes:
         U = torch.linalg.svd(torch.stack(given[:size]).mean(0)).U[:, :2]
         expected = float((U.T @ held_out).square().sum() / held_out.square().sum())
-        assert found.kept[str(size)] == pytest.approx(expected, rel=1e-8)
+        assert found.captured[str(size)] == pytest.approx(expected, rel=1e-8)
 
 
 def test_a_known_first_basis_changes_nothing():
@@ -83,7 +83,7 @@ def test_identical_batches_are_all_signal():
     found = measure([G.double()] * 4, rank=99)
     assert found.signal_share == pytest.approx(1)
     assert found.batches_needed == pytest.approx(0, abs=1e-12)
-    assert found.kept == pytest.approx({"1": 1.0, "2": 1.0})
+    assert found.captured == pytest.approx({"1": 1.0, "2": 1.0})
 
 
 def test_orthogonal_and_opposed_batches_have_no_signal():
@@ -92,7 +92,7 @@ def test_orthogonal_and_opposed_batches_have_no_signal():
     found = measure([first, second], rank=1)
     assert found.signal_share == 0
     assert found.batches_needed is None
-    assert found.kept == {"1": 0.0}
+    assert found.captured == {"1": 0.0}
     opposed = measure([first, -first], rank=1)
     assert opposed.signal_share == pytest.approx(-1)
     assert opposed.batches_needed is None
@@ -100,13 +100,13 @@ def test_orthogonal_and_opposed_batches_have_no_signal():
 
 def test_a_held_out_mean_of_zero_keeps_nothing():
     (G,) = gradients(1)
-    assert measure([G, G, G, -G], rank=1).kept == {}
+    assert measure([G, G, G, -G], rank=1).captured == {}
 
 
 def test_averages_of_batches_that_cancel_still_have_a_basis():
     G, H = gradients(2)
     found = measure([G, -G, H, H], rank=1)
-    assert 0 <= found.kept["2"] <= 1
+    assert 0 <= found.captured["2"] <= 1
 
 
 def test_a_single_batch_says_nothing():

@@ -6,7 +6,7 @@ import torch
 from subopt.profilers.gradients.blocks import measure_blocks
 from subopt.profilers.gradients.diagonality import inner_products, measure_diagonality
 from subopt.profilers.gradients.noise import measure_noise
-from subopt.profilers.gradients.second_moment import HeldGradients
+from subopt.profilers.gradients.second_moment import AccumulatedGradients
 from subopt.profilers.timing.stopwatch import Stopwatch
 
 from .second_moment import gradients, wide
@@ -21,7 +21,7 @@ QUANTITIES = {
 
 
 def measure(given, rank=2, **options):
-    held = HeldGradients(rank, watch=Stopwatch(), **options)
+    held = AccumulatedGradients(rank, watch=Stopwatch(), **options)
     for G in given:
         held.add(G)
     return held.result()
@@ -42,7 +42,7 @@ def test_every_measure_is_the_one_taken_alone(shape):
     matrices = [wide(G) for G in given]
     noise = measure_noise(matrices, inner_products(matrices), 2)
     assert found.noise.signal_share == pytest.approx(noise.signal_share, rel=1e-10)
-    assert found.noise.kept == pytest.approx(noise.kept, rel=1e-10)
+    assert found.noise.captured == pytest.approx(noise.captured, rel=1e-10)
     bases = ["raw", "one_sided", "two_sided", "covariance"]
     assert list(found.off_diagonal.absolute) == list(found.agreement.cosine) == bases
 
@@ -57,7 +57,7 @@ def test_without_bases_of_the_long_side():
 
 def test_gradients_are_copied_and_those_that_say_nothing_left_out():
     given = gradients(4)
-    held = HeldGradients(2, watch=Stopwatch())
+    held = AccumulatedGradients(2, watch=Stopwatch())
     for G in [torch.zeros(4, 6), given[0], torch.full((4, 6), torch.nan), *given[1:]]:
         buffer = G.clone()
         held.add(buffer)
@@ -66,7 +66,7 @@ def test_gradients_are_copied_and_those_that_say_nothing_left_out():
 
 
 def test_nothing_to_measure_and_letting_go():
-    held = HeldGradients(2, watch=Stopwatch())
+    held = AccumulatedGradients(2, watch=Stopwatch())
     assert held.result() is None
     held.add(torch.zeros(2, 2))
     assert held.result() is None
@@ -104,7 +104,7 @@ def test_gradients_far_from_one_are_measured(scale):
     )
     assert found.blocks.shared == pytest.approx(expected.blocks.shared, rel=1e-4)
     assert found.agreement.cosine == pytest.approx(expected.agreement.cosine, abs=1e-4)
-    assert found.noise.kept == pytest.approx(expected.noise.kept, rel=1e-4)
+    assert found.noise.captured == pytest.approx(expected.noise.captured, rel=1e-4)
 
 
 def test_half_precision_is_measured_in_single_precision():
@@ -124,7 +124,7 @@ def test_rank_one_and_repeated_gradients_are_measured():
 
 def test_the_time_of_every_quantity_is_told():
     watch = Stopwatch()
-    held = HeldGradients(2, watch=watch)
+    held = AccumulatedGradients(2, watch=watch)
     for G in gradients(4):
         held.add(G)
     held.result()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from subopt.profilers.history import runs as history
-from subopt.profilers.history.accuracy import kept_history
+from subopt.profilers.history.accuracy import history_summary
 from subopt.profilers.history.calibration import calibration, ratios_of, widened
 from subopt.profilers.history.runs import (
     MOST_RUNS,
@@ -75,7 +75,7 @@ def test_turned_off_it_stores_and_reads_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert record_run(run_of()) is None
     assert past_runs() == []
-    assert kept_history().file is None
+    assert history_summary().file is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,7 +175,7 @@ def test_only_like_runs_are_compared():
     found = calibration(CPU, "fp32")
     assert values_of(found.peak) == pytest.approx((2, 1.075, 1.05, 1.1))
     assert values_of(found.step_ms) == pytest.approx((2, 1.15, 1.1, 1.2))
-    shown = {(row.device, row.precision): row for row in kept_history().accuracy}
+    shown = {(row.device, row.precision): row for row in history_summary().accuracy}
     assert shown[device_name(CPU), "fp32"].process_peak.largest == 9.0
 
 

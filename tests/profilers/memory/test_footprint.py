@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from subopt.optimizers import METHODS, create, treatments
+from subopt.optimizers import METHODS, create, parameter_roles
 from subopt.optimizers.state.storage_tracker import StorageTracker
 from subopt.profilers.costs.architectures import WeightShape
 from subopt.profilers.costs.formula import method_cost, state_bytes, weights_of
@@ -94,7 +94,7 @@ def test_the_simulated_peak_is_that_of_real_tensors(method, batch):
 @pytest.mark.parametrize("method", METHODS)
 def test_simulated_state_is_what_the_method_table_says(method):
     simulated = SimulatedModel(Net, SMALL, loss)
-    weights = weights_of(treatments(simulated.model))
+    weights = weights_of(parameter_roles(simulated.model))
     for options in METHODS[method].test_inputs[:2]:
         step = simulated.step_peaks(method, options)
         assert step.state_bytes == state_bytes(weights, METHODS[method], options)
@@ -103,7 +103,7 @@ def test_simulated_state_is_what_the_method_table_says(method):
 @pytest.mark.parametrize("method", ["adamw-8bit", "galore-8bit", "osd-8bit"])
 def test_simulated_state_in_blocks_of_codes_is_what_the_method_table_says(method):
     simulated = SimulatedModel(lambda: Net(width=128), SMALL, loss)
-    weights = weights_of(treatments(simulated.model))
+    weights = weights_of(parameter_roles(simulated.model))
     held = state_bytes(weights, METHODS[method])
     assert simulated.step_peaks(method, {}).state_bytes == held
     assert held < state_bytes(weights, METHODS[method.removesuffix("-8bit")])
@@ -186,7 +186,7 @@ def test_a_model_made_earlier_is_copied_not_changed():
 
 def test_a_method_that_cannot_be_followed_is_noted_and_the_others_go_on(monkeypatch):
     simulated = SimulatedModel(Net, SMALL, loss)
-    weights = weights_of(treatments(simulated.model))
+    weights = weights_of(parameter_roles(simulated.model))
     costs = [method_cost(weights, METHODS[name]) for name in ("dlrt", "lion")]
 
     def failing(model, batch):
@@ -203,7 +203,7 @@ def test_replacing_layers_leaves_the_followed_model_as_it_was():
     simulated = SimulatedModel(Net, SMALL, loss)
     before = simulated.step_peaks("lion", {})
     step = simulated.step_peaks("dlrt", {"rank": 1, "max_rank": 8})  # it takes steps to grow so far
-    weights = weights_of(treatments(simulated.model))
+    weights = weights_of(parameter_roles(simulated.model))
     cost = method_cost(weights, METHODS["dlrt"], {"rank": 1, "max_rank": 8})
     assert step.state_bytes == cost.state_bytes
     assert simulated.step_peaks("lion", {}) == before
@@ -303,7 +303,7 @@ def test_by_formula_only_shapes_are_known():
     assert peak.by_phase.forward is None
 
 
-MEASURED = measured.Measured(
+MEASURED = measured.MeasuredPeaks(
     parameter_bytes=100,
     gradient_bytes=90,
     activation_bytes=50,
@@ -343,7 +343,7 @@ def target(tmp_path):
 
 
 def test_a_child_that_fails_says_why(target):
-    request = measured.Request(
+    request = measured.PeakRequest(
         target=target.load_arguments(),
         settings=Settings(batch_size=2, batches=1, device="cuda").model_dump(),
         methods=[("no-such-method", {})],
@@ -355,7 +355,7 @@ def test_a_child_that_fails_says_why(target):
 def test_the_users_folder_does_not_take_the_standard_librarys_place_in_the_child(monkeypatch):
     folder = Path(__file__).parents[2] / "assets" / "owns_a_library_name"
     monkeypatch.chdir(folder)
-    request = measured.Request(
+    request = measured.PeakRequest(
         target=load_target("model.py", base=folder).load_arguments(),
         settings=Settings(batch_size=2, batches=1).model_dump(),
         methods=[],  # the child starts, imports what it needs, and loads the model
@@ -397,7 +397,7 @@ def ask_noisy(target, tmp_path):
     def asked(*methods):
         folder = tmp_path / "files"
         folder.mkdir()
-        request = measured.Request(
+        request = measured.PeakRequest(
             target=target.load_arguments(),
             settings=Settings(batch_size=2, batches=1).model_dump(),
             methods=[(name, {}) for name in methods],
@@ -412,7 +412,7 @@ def ask_noisy(target, tmp_path):
 def test_what_the_users_code_prints_in_the_child_goes_nowhere(ask_noisy, capfd):
     rows = ask_noisy("adamw", "lion")
     assert list(rows) == ["adamw", "lion"]
-    assert measured.Measured(**rows["lion"]).phases == {"step": 4}
+    assert measured.MeasuredPeaks(**rows["lion"]).phases == {"step": 4}
     assert capfd.readouterr() == ("", "")
 
 
@@ -451,7 +451,7 @@ def test_measuring_reads_the_allocator_at_the_right_moments(target, monkeypatch,
     for phase, count in expected.items():
         assert row.phases[phase] == pytest.approx(count, rel=0.02), phase
     assert row.state_bytes == step.state_bytes
-    weights = weights_of(treatments(simulated.model))
+    weights = weights_of(parameter_roles(simulated.model))
     saved = method_cost(weights, METHODS[method]).weight_bytes_saved
     assert row.parameter_bytes == simulated.peaks.parameter_bytes - saved
     assert row.reserved_bytes == 10**9
@@ -468,7 +468,7 @@ def test_measuring_reads_the_allocator_at_the_right_moments(target, monkeypatch,
 @pytest.mark.slow
 def test_measured_and_simulated_peaks_agree(target):
     settings = Settings(batch_size=4096, batches=1, device="cuda")
-    request = measured.Request(
+    request = measured.PeakRequest(
         target=target.load_arguments(),
         settings=settings.model_dump(),
         methods=[("adamw", {}), ("adadiag", {})],

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from subopt.optimizers import METHODS, create
 from subopt.optimizers.preconditioners.matrix_roots import chunks, enough
 from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, gpu_constants
-from subopt.profilers.memory.module_scopes import module_of, named_owners
+from subopt.profilers.memory.module_scopes import module_of, module_scopes
 from subopt.profilers.memory.phases import ModelPeaks, StepPeaks, simulated_peak
 from subopt.profilers.memory.simulation import FollowMode, SimulatedModel
 from subopt.profilers.target.loaded import without_address_warnings
@@ -148,7 +148,7 @@ def test_a_copy_under_the_mode_is_in_the_same_mode():
 def test_owners_name_the_innermost_module_and_the_loss():
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
     told = []
-    with named_owners(model, told.append) as passes:
+    with module_scopes(model, told.append) as passes:
         loss = model(torch.ones(2, 4)).square().sum()
         forward = [name for name in told if module_of(name)]
         told.clear()
@@ -204,7 +204,7 @@ def test_workspaces_widen_the_interval_on_a_gpu_and_not_on_a_cpu():
     assert (on_cpu.bytes, on_cpu.low_bytes, on_cpu.high_bytes) == (4600, 4370, 5160)
     assert on_gpu.high_bytes - on_cpu.high_bytes == (32 + 2) * 2**20
     assert (on_gpu.bytes, on_gpu.low_bytes) == (on_cpu.bytes, on_cpu.low_bytes)
-    assert CPU.beside_tensors_bytes == CPU.context_bytes == 0
+    assert CPU.non_tensor_bytes == CPU.context_bytes == 0
 
 
 @pytest.mark.parametrize(

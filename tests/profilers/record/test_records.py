@@ -37,7 +37,7 @@ def profile():
                 name="w",
                 shape=[4, 8],
                 kind="Linear",
-                treatment="matrix",
+                role="matrix",
                 reason="a matrix",
                 spectrum=Spectrum(
                     stable_rank=SPREAD,

@@ -184,7 +184,7 @@ def test_an_architecture_is_profiled_and_every_parameter_has_its_reason(load, na
         target, settings(), methods=["adamw", "galore", "adadiag"], on_preflight=checks.append
     )
     assert found.target.synthetic_data
-    listed = {layer.name: (layer.treatment, layer.reason) for layer in found.layers}
+    listed = {layer.name: (layer.role, layer.reason) for layer in found.layers}
     expected = REASONS[name]
     assert {key: listed[key] for key in expected} == expected
     rest = {how for key, how in listed.items() if key not in expected}
@@ -193,7 +193,7 @@ def test_an_architecture_is_profiled_and_every_parameter_has_its_reason(load, na
         for a in (1, 2, 8) for b in (2, 4, 8, 18)
     }  # fmt: skip
     for layer in found.layers:
-        assert (layer.spectrum is not None) == (layer.treatment == "matrix"), layer.name
+        assert (layer.spectrum is not None) == (layer.role == "matrix"), layer.name
     assert found.missing == []
     assert {row.peak.source for row in found.methods} == {"simulated"}
     details = {check.name: check.detail for check in checks[0].checks}
@@ -214,11 +214,11 @@ def test_a_standard_profile_measures_the_layers_of_gpt2(load):
     found = run_profile(
         architecture(load, "gpt2"), settings(detail="standard"), methods=["adamw", "galore"]
     )
-    matrices = [layer for layer in found.layers if layer.treatment == "matrix"]
+    matrices = [layer for layer in found.layers if layer.role == "matrix"]
     assert len(matrices) == 4
     for layer in matrices:
         assert layer.kind == "Conv1D"
-        assert layer.layer_kind is None  # no method's own layer could take its place
+        assert layer.layer_type is None  # no method's own layer could take its place
         assert layer.activations is not None
         assert layer.activations.width == layer.shape[0]  # of the inputs, which come first
         inputs, outputs = layer.shape
@@ -277,9 +277,9 @@ def test_adapters_by_peft_are_what_is_trained():
     place = "base_model.model.first"
     for adapter in ("lora_A", "lora_B"):
         layer = listed.pop(f"{place}.{adapter}.default.weight")
-        assert (layer.treatment, layer.reason) == MATRIX
+        assert (layer.role, layer.reason) == MATRIX
         assert layer.spectrum is not None
-    frozen = {(layer.treatment, layer.reason) for layer in listed.values()}
+    frozen = {(layer.role, layer.reason) for layer in listed.values()}
     assert frozen == {("frozen", "does not require a gradient")}
 
 

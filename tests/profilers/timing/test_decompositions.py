@@ -16,7 +16,7 @@ from subopt.profilers.timing.kernels import (
     KERNELS,
     ONLINE_PCA,
     Kernel,
-    Problem,
+    KernelInputs,
     accepted_drivers,
     is_accurate,
     library_routine,
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def doubled(problem):
-    return Problem(problem.G.double(), problem.P.double(), problem.B.double())
+    return KernelInputs(problem.G.double(), problem.P.double(), problem.B.double())
 
 
 def test_the_problem_is_orthonormal_reproducible_and_of_the_rank_asked_for():
@@ -56,7 +56,7 @@ def test_autograd_of_the_loss_equals_finite_differences_and_the_closed_form():
         excess = B.T @ B - torch.eye(2, dtype=torch.float64)
         return (B @ B.T @ G - G).square().sum() + 0.1 * excess.square().sum()
 
-    found = pca_autograd(Problem(problem.G, problem.P, B))
+    found = pca_autograd(KernelInputs(problem.G, problem.P, B))
     for i in range(4):
         for j in range(2):
             step = torch.zeros_like(B)
@@ -65,14 +65,14 @@ def test_autograd_of_the_loss_equals_finite_differences_and_the_closed_form():
                 float(loss(B + step) - loss(B - step)) / 2e-6, abs=1e-7
             )
     torch.testing.assert_close(found, pca_gradient(B, problem.G, 0.1), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(found, ONLINE_PCA.run(Problem(problem.G, problem.P, B)))
+    torch.testing.assert_close(found, ONLINE_PCA.run(KernelInputs(problem.G, problem.P, B)))
 
 
 def test_repeated_power_steps_reach_the_singular_vectors():
     problem = doubled(make_problem(5, 9, 2, CPU))
     P = problem.P
     for _ in range(300):
-        P = qr_power_step(Problem(problem.G, P, problem.B))
+        P = qr_power_step(KernelInputs(problem.G, P, problem.B))
     torch.testing.assert_close(P.T @ P, torch.eye(5, dtype=torch.float64))
     C = P.T @ problem.G @ problem.G.T @ P
     torch.testing.assert_close(C.diag(), torch.linalg.svdvals(problem.G).square())

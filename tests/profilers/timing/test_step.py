@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from subopt.optimizers import METHODS, Composed, Method, create, get_method, treatments
+from subopt.optimizers import METHODS, Composed, Method, create, get_method, parameter_roles
 from subopt.profilers import method_table
 from subopt.profilers.costs.formula import weights_of
 from subopt.profilers.memory.simulation import needs_closure
@@ -344,7 +344,7 @@ def test_the_method_table_takes_the_times_and_says_which_were_counted(monkeypatc
     )
     model, batch = session.build_on_device(), session.place(next(session.batches()))
     table = MethodTable(
-        session, weights_of(treatments(model)), ["lion", "galore"], lambda _: None, tokens=1
+        session, weights_of(parameter_roles(model)), ["lion", "galore"], lambda _: None, tokens=1
     )
     taken = {
         "adamw": StepTime(2.0, None, None, 2.0),
@@ -387,7 +387,9 @@ def test_what_was_timed_while_the_machine_was_busy_is_timed_again(monkeypatch):
     )
     model, batch = session.build_on_device(), session.place(next(session.batches()))
     names = ["lion", "galore", "osd"]
-    table = MethodTable(session, weights_of(treatments(model)), names, lambda _: None, tokens=1)
+    table = MethodTable(
+        session, weights_of(parameter_roles(model)), names, lambda _: None, tokens=1
+    )
     windows = {
         "adamw": [StepTime(2.0, None, None, 2.0)],
         "lion": [StepTime(3.0, None, None, 4.0), StepTime(1.5, None, None, 2.0)],
@@ -408,7 +410,7 @@ def test_a_method_that_does_not_fit_has_no_time_and_the_next_one_has(monkeypatch
     )
     model, batch = session.build_on_device(), session.place(next(session.batches()))
     table = MethodTable(
-        session, weights_of(treatments(model)), ["galore", "lion"], lambda _: None, tokens=1
+        session, weights_of(parameter_roles(model)), ["galore", "lion"], lambda _: None, tokens=1
     )
 
     def time_step(model, method, *_, **__):
@@ -427,7 +429,9 @@ def test_times_taken_before_an_interrupt_have_their_notes(monkeypatch):
         load_target("known_answers.py", base=ASSETS), Settings(batch_size=1, batches=1)
     )
     model, batch = session.build_on_device(), session.place(next(session.batches()))
-    table = MethodTable(session, weights_of(treatments(model)), ["lion"], lambda _: None, tokens=1)
+    table = MethodTable(
+        session, weights_of(parameter_roles(model)), ["lion"], lambda _: None, tokens=1
+    )
 
     def time_step(model, method, *_, **__):
         if method == "lion":

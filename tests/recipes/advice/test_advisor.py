@@ -20,12 +20,12 @@ from subopt.profilers.record.profile import Layer, Memory, Profile, Settings, Ta
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.advice.proposal import profile_sha256, relative_target
 from subopt.recipes.evidence.published import load_evidence, published, published_lr
-from subopt.recipes.evidence.traits import model_kind, trainable_parameters
+from subopt.recipes.evidence.traits import model_type, trainable_parameters
 from subopt.recipes.plan import method_options
 from subopt.recipes.plan.budget import Fit, read_budget
-from subopt.recipes.plan.passes import Way
+from subopt.recipes.plan.passes import PassConfig
 from subopt.recipes.plan.peaks import peak_at
-from subopt.recipes.plan.solving import Request
+from subopt.recipes.plan.solving import PlanRequest
 from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING, PUBLISHED_ERROR, WORTH_A_CHANGE
 from subopt.recipes.recipe.load import dump_recipe, parse_recipe
 from subopt.units import format_bytes
@@ -183,20 +183,20 @@ def test_everything_installed_leaves_nothing_out():
 
 
 def test_profile_is_of_a_language_model_of_60m():
-    assert model_kind(PROFILE) == "language"
+    assert model_type(PROFILE) == "language"
     assert 55e6 < trainable_parameters(PROFILE) < 65e6
 
 
 def test_convolutions_make_it_vision_and_neither_is_unknown():
-    conv = Layer(name="w", shape=[8, 3, 3, 3], kind="Conv2d", treatment="matrix", reason="")
-    plain = Layer(name="w", shape=[8, 8], kind="Linear", treatment="matrix", reason="")
-    assert model_kind(PROFILE.model_copy(update={"layers": [conv, plain]})) == "vision"
-    assert model_kind(PROFILE.model_copy(update={"layers": [plain]})) is None
+    conv = Layer(name="w", shape=[8, 3, 3, 3], kind="Conv2d", role="matrix", reason="")
+    plain = Layer(name="w", shape=[8, 8], kind="Linear", role="matrix", reason="")
+    assert model_type(PROFILE.model_copy(update={"layers": [conv, plain]})) == "vision"
+    assert model_type(PROFILE.model_copy(update={"layers": [plain]})) is None
 
 
 def test_frozen_parameters_are_not_counted():
-    frozen = Layer(name="w", shape=[8, 8], kind="Linear", treatment="frozen", reason="")
-    free = Layer(name="v", shape=[2, 3], kind="Linear", treatment="matrix", reason="")
+    frozen = Layer(name="w", shape=[8, 8], kind="Linear", role="frozen", reason="")
+    free = Layer(name="v", shape=[2, 3], kind="Linear", role="matrix", reason="")
     assert trainable_parameters(PROFILE.model_copy(update={"layers": [frozen, free]})) == 6
 
 
@@ -243,7 +243,8 @@ def test_twice_the_batch_doubles_what_lives_beside_the_activations():
 def test_accumulation_holds_gradients_in_the_forward_pass():
     cost = PROFILE.methods[0]
     plain, kept = (
-        dict(peak_at(PROFILE, cost, 4, Way(accumulating=held)).by_phase) for held in (False, True)
+        dict(peak_at(PROFILE, cost, 4, PassConfig(accumulating=held)).by_phase)
+        for held in (False, True)
     )
     assert kept["forward"] - plain["forward"] == PROFILE.memory.gradient_bytes
 
@@ -303,7 +304,7 @@ def test_nothing_recommended_exceeds_its_budget(budget, batch, objective, margin
     assert advice.budget.usable_bytes == usable
     for row in advice.rows:
         assert row.headroom_bytes == usable - row.peak.bytes
-        assert (row.fit is Fit.YES) == (row.peak.bytes + row.peak.beside_bytes <= usable)
+        assert (row.fit is Fit.YES) == (row.peak.bytes + row.peak.overhead_bytes <= usable)
     fits = [row.fit for row in advice.rows]
     assert fits == sorted(fits, key=[Fit.YES, Fit.MAYBE, Fit.NO].index)
     if advice.chosen is None:
@@ -360,7 +361,7 @@ def test_auto_gives_each_method_its_own_largest_batch():
 def test_an_estimate_above_the_budget_is_never_chosen_whatever_its_interval():
     smallest = min(peak_at(WIDE, cost, 8).bytes for cost in WIDE.methods)
     advice = recommend(
-        WIDE, budget_bytes=smallest - MIB, request=Request(accumulate=1), device="cpu"
+        WIDE, budget_bytes=smallest - MIB, request=PlanRequest(accumulate=1), device="cpu"
     )
     assert any(row.fit is Fit.MAYBE for row in advice.rows)
     assert all(row.fit is not Fit.YES for row in advice.rows if row.peak.bytes > smallest - MIB)
@@ -416,7 +417,7 @@ def test_switching_point_is_where_the_gain_exceeds_its_price_by_its_error():
 
 def test_without_published_evidence_last_and_says_so():
     advice = recommend(PROFILE, budget_bytes=20 * GIB)
-    parameters, kind = trainable_parameters(PROFILE), model_kind(PROFILE)
+    parameters, kind = trainable_parameters(PROFILE), model_type(PROFILE)
     unproven = [m for m in METHODS if published(m, parameters, kind) is None]
     assert unproven
     assert set(order(advice)[-len(unproven) :]) == set(unproven)
@@ -627,7 +628,7 @@ def test_options_other_than_the_defaults_go_into_the_recipe():
 def test_the_fallback_trains_at_adamws_published_rate(method, own):
     advice = recommend(PROFILE, budget_bytes=80 * GIB, methods=[method])
     made = to_recipe(advice, PROFILE, recipe_path=Path("recipe.yaml"))
-    adamw = published_lr(BASELINE, trainable_parameters(PROFILE), model_kind(PROFILE))
+    adamw = published_lr(BASELINE, trainable_parameters(PROFILE), model_type(PROFILE))
     assert made.optimizer.lr == own
     assert made.optimizer.fallback.lr == adamw.lr == 0.003
     assert f"fallback learning rate {adamw.reason}" in made.why.evidence

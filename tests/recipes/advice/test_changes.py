@@ -6,7 +6,7 @@ import pytest
 
 from subopt.errors import DoesNotFitError
 from subopt.recipes.advice.advisor import recommend
-from subopt.recipes.plan.solving import Request
+from subopt.recipes.plan.solving import PlanRequest
 
 from ..llama_profile import MIB, WEIGHTS, known_passes
 
@@ -18,7 +18,7 @@ PROFILE = known_passes(
     sizes_recomputed=(1, 64),
 )
 ADAMW, ADAFACTOR = PROFILE.methods
-STUBBORN = Request(accumulate=1, recompute=False, fused_backward=False)
+STUBBORN = PlanRequest(accumulate=1, recompute=False, fused_backward=False)
 ONE = WEIGHTS + WEIGHTS + EXAMPLE  # weights, gradients and one example
 
 
@@ -51,22 +51,22 @@ def test_what_was_ruled_out_is_offered_and_each_offer_fits():
     assert "without --accumulate" in free.text
     assert "--recompute auto" in again.text
     assert all(change.peak_bytes <= budget for change in advice.changes if change.kind != "budget")
-    relaxed = asked(budget, Request(recompute=False, fused_backward=False))
+    relaxed = asked(budget, PlanRequest(recompute=False, fused_backward=False))
     assert relaxed.plan.batch_size == free.batch_size
     assert relaxed.plan.peak.bytes == free.peak_bytes
 
 
 def test_a_fused_backward_pass_is_offered_where_the_gradients_are_what_is_too_much():
     budget = WEIGHTS + ADAMW.state_bytes // 2 + 8 * EXAMPLE // 10 + 90 * MIB
-    request = Request(recompute=True, fused_backward=False, accumulate=1)
+    request = PlanRequest(recompute=True, fused_backward=False, accumulate=1)
     assert "fused backward" in kinds(asked(budget, request))
-    fused = asked(budget, Request(recompute=True, accumulate=1))
+    fused = asked(budget, PlanRequest(recompute=True, accumulate=1))
     assert fused.plan.fused_backward
 
 
 def test_another_method_is_offered_where_the_question_left_it_out():
     budget = (ADAMW.peak.bytes + ADAFACTOR.peak.bytes) // 2
-    lean = asked(budget, Request(accumulate=1, recompute=False, fused_backward=False))
+    lean = asked(budget, PlanRequest(accumulate=1, recompute=False, fused_backward=False))
     assert lean.chosen is not None  # AdamW with its state in bf16 fits
     tighter = WEIGHTS * 2 + ADAFACTOR.state_bytes + 8 * EXAMPLE
     change = next(c for c in asked(tighter).changes if c.kind == "method")
@@ -76,10 +76,10 @@ def test_another_method_is_offered_where_the_question_left_it_out():
 
 def test_fewer_examples_per_step_are_offered():
     budget = ONE + ADAMW.state_bytes + EXAMPLE
-    request = Request(examples_per_step=8, accumulate=1, recompute=False, fused_backward=False)
+    request = PlanRequest(examples_per_step=8, accumulate=1, recompute=False, fused_backward=False)
     change = next(c for c in asked(budget, request).changes if c.text.startswith("--batch-size"))
     assert change.accumulate == 1
-    fewer = Request(batch_size=change.batch_size, recompute=False, fused_backward=False)
+    fewer = PlanRequest(batch_size=change.batch_size, recompute=False, fused_backward=False)
     assert asked(budget, fewer).plan.accumulate == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from subopt.errors import FileFormatError, UsageError
 from subopt.recipes.data.paths import absolute, expand, moved, relative
-from subopt.recipes.recipe.load import apply_overrides, parse_recipe
+from subopt.recipes.recipe.load import parse_recipe, with_settings
 from subopt.recipes.recipe.write import dump_recipe
 
 RECIPE = """
@@ -27,12 +27,12 @@ def test_it_is_written_with_comments_and_reads_back():
 
 
 def test_keys_can_be_overridden():
-    changed = apply_overrides(
+    changed = with_settings(
         parse_recipe(RECIPE), ["data.files.sequence_length=64", "data.files.shuffle=false"]
     )
     assert (changed.data.files.sequence_length, changed.data.files.shuffle) == (64, False)
     with pytest.raises(UsageError, match="unknown key 'sequence'; did you mean 'sequence_length'"):
-        apply_overrides(parse_recipe(RECIPE), ["data.files.sequence=64"])
+        with_settings(parse_recipe(RECIPE), ["data.files.sequence=64"])
 
 
 @pytest.mark.parametrize(

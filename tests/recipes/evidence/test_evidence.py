@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from subopt.recipes.evidence.published import (
     Certainty,
-    LearningRate,
+    PublishedLr,
     load_evidence,
     published,
     published_lr,
@@ -195,7 +195,7 @@ def test_learning_rate_of_the_nearest_setting(method, parameters, kind, lr):
 
 def test_learning_rate_says_where_it_is_from():
     found = published_lr("adadiag", 60_000_000, "language")
-    assert found == LearningRate(
+    assert found == PublishedLr(
         0.003,
         "0.003: the published one for the nearest setting, LLaMA 60M "
         "(Nguyen, Liu, Chen and Liu 2025, table 7)",

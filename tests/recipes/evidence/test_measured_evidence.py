@@ -243,8 +243,8 @@ def test_layers_count_by_size_in_any_order():
 def test_layers_that_the_method_leaves_alone_do_not_count():
     one = layer("a", **FULL)
     others = [
-        layer("b", treatment="fallback", **FULL),
-        layer("c", treatment="frozen", **FULL),
+        layer("b", role="fallback", **FULL),
+        layer("c", role="frozen", **FULL),
     ]
     alone, beside = (measured_gain(profile(p), cost("soap")) for p in ([one], [one, *others]))
     assert alone == beside

@@ -1,4 +1,4 @@
-"""A mix of methods: against every possible one, within its budget, as rules that do what it says, and in words."""
+"""A mix of methods: against every possible one, within its budget, as overrides that do what it says, and in words."""
 
 import io
 import itertools
@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from subopt.app import app
-from subopt.optimizers import create, get_method, treatments
+from subopt.optimizers import create, get_method, parameter_roles
 from subopt.profilers.costs.formula import method_costs, weights_of
 from subopt.profilers.record.profile import Layer
 from subopt.recipes.advice.advisor import recommend, to_recipe
@@ -22,9 +22,9 @@ from subopt.recipes.mixed.groups import WORTH_A_SPLIT, group_choices, like_layer
 from subopt.recipes.mixed.name_patterns import patterns_for, role_of
 from subopt.recipes.mixed.problem import problem_of
 from subopt.recipes.mixed.sentences import mixed_sentences
-from subopt.recipes.plan.solving import Request
+from subopt.recipes.plan.solving import PlanRequest
+from subopt.recipes.ranking.override import WORTH_A_CHANGE
 from subopt.recipes.ranking.planned import asked_plans
-from subopt.recipes.ranking.rule import WORTH_A_CHANGE
 from subopt.recipes.recipe.load import dump_recipe, parse_recipe
 from subopt.recipes.run_folder.weights import actual_state_bytes
 from subopt.terminal.advice import mixed_section
@@ -81,7 +81,7 @@ def measured(name):
 
 def make_profile(methods, *, overhead_ms=None, target="model.py", **changes):
     """A profile of the model above with real costs, made-up times, and gradients that favour some layers."""
-    described = treatments(build_model())
+    described = parameter_roles(build_model())
     costs = [
         row.model_copy(
             update={"step_ms": 10 + extra, "overhead_ms": extra, "step_ms_source": "measured"}
@@ -94,10 +94,10 @@ def make_profile(methods, *, overhead_ms=None, target="model.py", **changes):
             name=item.name,
             shape=list(item.shape),
             kind=item.kind,
-            layer_kind=item.layer_kind,
-            treatment=item.treatment,
+            layer_type=item.layer_type,
+            role=item.role,
             reason=item.reason,
-            **(measured(item.name) if item.treatment == "matrix" else {}),
+            **(measured(item.name) if item.role == "matrix" else {}),
         )
         for item in described
     ]
@@ -116,7 +116,7 @@ def profile_of(methods):
 
 def rows_of(profile, usable_bytes=2**40):
     planned = asked_plans(
-        profile, profile.methods, Request(recompute=False, fused_backward=False), usable_bytes
+        profile, profile.methods, PlanRequest(recompute=False, fused_backward=False), usable_bytes
     )
     return [item.row for item in planned]
 
@@ -127,7 +127,7 @@ def choose(profile, usable_bytes=2**40):
 
 def peak_of(profile, method):
     (row,) = [row for row in rows_of(profile) if row.method == method]
-    return row.peak.bytes + row.peak.beside_bytes
+    return row.peak.bytes + row.peak.overhead_bytes
 
 
 FEW = ("adamw", "soap", "adafacdiag", "hfacdiag")
@@ -142,7 +142,7 @@ def test_one_method_allowed_is_that_method_everywhere(method):
     assert {use.method for use in found.uses} == {method}
     assert sum(len(use.layers) for use in found.uses) == 9
     if method != "galore":  # which may have several ranks
-        assert (found.rules, found.state_bytes) == ((), cost.state_bytes)
+        assert (found.overrides, found.state_bytes) == ((), cost.state_bytes)
         assert found.gain == pytest.approx(
             rows[0].score if rows[0].is_promising or rows[0].score < 0 else 0.0
         )
@@ -182,7 +182,7 @@ def test_it_is_as_good_as_trying_everything_by_group_and_bounded_by_everything_b
     ]  # finer than groups, and still few enough to try
     assert found.bound_gain >= brute_force(profile, usable, six) - 1e-12
     assert found.bound_gain >= found.gain
-    assert found.peak.bytes + found.peak.beside_bytes <= usable
+    assert found.peak.bytes + found.peak.overhead_bytes <= usable
 
 
 def test_a_larger_budget_promises_no_less():
@@ -205,7 +205,7 @@ def test_what_fits_nowhere_is_none_and_what_it_would_need_is_exact():
     needed = leanest_bytes(profile, rows_of(profile), 2**40)
     assert choose(profile, needed - 1) is None
     leanest = choose(profile, needed)
-    assert leanest.peak.bytes + leanest.peak.beside_bytes == needed
+    assert leanest.peak.bytes + leanest.peak.overhead_bytes == needed
     assert needed <= peak_of(profile, "hfacdiag")
     assert leanest_bytes(profile, [], 2**40) is None
 
@@ -292,7 +292,7 @@ def test_the_recipe_gives_every_layer_its_method_and_takes_the_predicted_bytes(a
     model, settings = build_model(), recipe.optimizer
     optimizer = create(
         settings.method, model, lr=settings.lr, fallback=settings.fallback.model_dump(),
-        rules=[rule.model_dump() for rule in settings.rules], **settings.options,
+        overrides=[override.model_dump() for override in settings.overrides], **settings.options,
     )  # fmt: skip
     methods = {name: g["method"] for g in optimizer.param_groups for name in g["param_names"]}
     for use in found.mixed.uses:
@@ -313,7 +313,8 @@ def test_every_rate_is_the_methods_own_and_the_fallback_has_adamws(advice, tmp_p
     recipe = to_recipe(found, profile, recipe_path=tmp_path / "r.yaml")
     assert recipe.optimizer.fallback.lr is not None
     assert all(
-        rule.lr is not None and rule.weight_decay is not None for rule in recipe.optimizer.rules
+        override.lr is not None and override.weight_decay is not None
+        for override in recipe.optimizer.overrides
     )
     said = "\n".join(recipe.why.evidence)
     for use in found.mixed.uses:
@@ -330,12 +331,12 @@ def test_the_command_writes_a_mixed_recipe_that_trains(advice, tmp_path, monkeyp
     shown = run.invoke(app, words, env={"COLUMNS": "160"})
     assert shown.exit_code == 0, shown.output
     assert "Mix of methods" in shown.stdout
-    for rule in found.mixed.rules:
-        assert rule.pattern in shown.stdout
+    for override in found.mixed.overrides:
+        assert override.pattern in shown.stdout
     overrides = ["model.sha256=null", "schedule.steps=2", "schedule.warmup_steps=0", "--dry-run"]
     dry = run.invoke(app, ["train", "r.yaml", *overrides], env={"COLUMNS": "160"})
     assert dry.exit_code == 0, dry.output
-    assert dry.stdout.count("rule") >= len(found.mixed.rules)
+    assert dry.stdout.count("override") >= len(found.mixed.overrides)
 
 
 # ---- in words
@@ -373,7 +374,7 @@ def test_the_table_has_a_row_for_every_rule_and_for_the_rest(advice):
     text = console.file.getvalue()
     assert text.count("all other matrices") == 1
     assert "all that is no matrix" in text
-    assert all(rule.pattern in text for rule in found.mixed.rules)
+    assert all(override.pattern in text for override in found.mixed.overrides)
 
 
 # ---- patterns

@@ -9,7 +9,7 @@ from subopt.profilers.profile import run_profile
 from subopt.profilers.record.profile import Calibration, Ratios, Settings
 from subopt.profilers.target.load import load_target
 from subopt.recipes.plan.budget import Fit
-from subopt.recipes.plan.passes import Way
+from subopt.recipes.plan.passes import PassConfig
 from subopt.recipes.plan.peaks import peak_at
 
 MODEL = """
@@ -90,7 +90,7 @@ def test_a_method_with_passes_of_its_own_is_never_below_what_it_takes(profile_at
     said = peak_at(base, row(base, "dlrt"), size)
     assert said.bytes >= row(fresh, "dlrt").peak.bytes - 64  # the loss itself does not shrink
     with pytest.raises(UsageError, match="does not know what dlrt takes"):
-        peak_at(base, row(base, "dlrt"), size, Way(recomputed=True))
+        peak_at(base, row(base, "dlrt"), size, PassConfig(recomputed=True))
 
 
 def test_at_its_own_size_it_is_the_profile_s(profile_at):
@@ -105,8 +105,13 @@ def test_each_way_moves_the_phases_as_it_should(profile_at):
     profile = profile_at(4)
     cost, gradients = row(profile, "adamw"), profile.memory.gradient_bytes
     plain, held, again, fused = (
-        dict(peak_at(profile, cost, 40, way).by_phase)
-        for way in (Way(), Way(accumulating=True), Way(recomputed=True), Way(fused=True))
+        dict(peak_at(profile, cost, 40, config).by_phase)
+        for config in (
+            PassConfig(),
+            PassConfig(accumulating=True),
+            PassConfig(recomputed=True),
+            PassConfig(fused=True),
+        )
     )
     assert held["forward"] == plain["forward"] + gradients
     assert plain["backward"] <= held["backward"] <= plain["backward"] + gradients
@@ -126,10 +131,10 @@ def test_libraries_and_earlier_runs_have_to_fit_beside_the_estimate(profile_at):
     profile = profile_at(4)
     cost = row(profile, "adamw")
     peak = peak_at(profile, cost, 4)
-    assert peak.beside_bytes == 34 * 2**20  # of a GPU of unknown name: cuBLAS and a segment
-    assert peak.fits(peak.bytes + peak.beside_bytes) is Fit.YES
-    assert peak.fits(peak.bytes + peak.beside_bytes - 1) is Fit.MAYBE
+    assert peak.overhead_bytes == 34 * 2**20  # of a GPU of unknown name: cuBLAS and a segment
+    assert peak.fits(peak.bytes + peak.overhead_bytes) is Fit.YES
+    assert peak.fits(peak.bytes + peak.overhead_bytes - 1) is Fit.MAYBE
     over = Ratios(runs=3, median=1.1, least=1.0, largest=1.25)
     calibrated = profile.model_copy(update={"calibration": Calibration(peak=over)})
-    more = peak_at(calibrated, cost, 4).beside_bytes - peak.beside_bytes
+    more = peak_at(calibrated, cost, 4).overhead_bytes - peak.overhead_bytes
     assert more == pytest.approx(peak.bytes / 4, abs=1)

@@ -12,9 +12,9 @@ from subopt.profilers.costs.formula import method_costs
 from subopt.profilers.record.profile import Contestant, Race
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.plan.method_options import with_options
-from subopt.recipes.plan.passes import Way
+from subopt.recipes.plan.passes import PassConfig
 from subopt.recipes.plan.peaks import peak_at
-from subopt.recipes.plan.solving import Request, solve
+from subopt.recipes.plan.solving import PlanRequest, solve
 from subopt.recipes.ranking.planned import solved_plans
 from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING
 from subopt.recipes.recipe.load import dump_recipe, parse_recipe
@@ -43,7 +43,7 @@ HELD = WEIGHTS + ADAMW.state_bytes
 
 
 def plan(usable, profile=PROFILE, **asked):
-    return solve(profile, profile.methods[0], usable, Request(**asked))
+    return solve(profile, profile.methods[0], usable, PlanRequest(**asked))
 
 
 def test_what_fits_as_asked_is_left_as_it_is():
@@ -74,11 +74,13 @@ def test_then_weights_move_in_the_backward_pass():
 def test_then_the_state_is_rounded_and_last_the_rank_lowered():
     galore = make_profile("galore")
     cost = galore.methods[0]
-    least = peak_at(galore, cost, 8, Way(recomputed=True, fused=True)).bytes
+    least = peak_at(galore, cost, 8, PassConfig(recomputed=True, fused=True)).bytes
     found = plan(least - 1, galore)
     assert set(found.options) == {"state_dtype"}
     rounded = with_options(galore, cost, {"state_dtype": "bf16"})
-    lower = plan(peak_at(galore, rounded, 8, Way(recomputed=True, fused=True)).bytes - 1, galore)
+    lower = plan(
+        peak_at(galore, rounded, 8, PassConfig(recomputed=True, fused=True)).bytes - 1, galore
+    )
     assert "rank" in lower.options
     assert lower.options["rank"] < cost.options["rank"]
     assert plan(WEIGHTS, galore) is None
@@ -147,7 +149,7 @@ def test_a_better_method_that_fits_only_with_leaner_options_is_told_so():
         profile,
         budget_bytes=usable,
         device="cpu",
-        request=Request(recompute=False, fused_backward=False),
+        request=PlanRequest(recompute=False, fused_backward=False),
     )
     assert advice.chosen.method == "adamw"
     said = " ".join(advice.sentences)
@@ -173,7 +175,7 @@ def test_auto_recomputes_only_where_one_example_does_not_fit_without():
 )
 def test_numbers_that_contradict_each_other_are_refused(asked, message):
     with pytest.raises(UsageError, match=message):
-        Request(**asked)
+        PlanRequest(**asked)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_numbers_that_contradict_each_other_are_refused(asked, message):
 )
 def test_auto_refuses_a_way_that_no_batch_can_run(asked, message):
     profile = make_profile(blocks=False)
-    request = Request(batch_size="auto", **asked)
+    request = PlanRequest(batch_size="auto", **asked)
     with pytest.raises(UsageError, match=message):
         recommend(profile, budget_bytes=10**12, request=request)
 
@@ -193,13 +195,13 @@ def test_auto_refuses_a_way_that_no_batch_can_run(asked, message):
 def test_recomputing_that_others_need_not_has_its_price_in_the_ranking():
     profile = make_profile("adamw", "adafactor-nomom")
     usable = HELD + WEIGHTS + EXAMPLE - 1  # too little for AdamW with one example
-    found = solved_plans(profile, profile.methods, Request(batch_size="auto"), usable)
+    found = solved_plans(profile, profile.methods, PlanRequest(batch_size="auto"), usable)
     rows = {item.plan.recompute: item.row for item in found}
     assert rows[True].score == pytest.approx(-GAIN_PER_DOUBLING * math.log2(4 / 3))
 
 
 def test_a_fused_backward_pass_still_begins_with_all_activations():
-    phases = dict(peak_at(PROFILE, ADAMW, 8, Way(fused=True)).by_phase)
+    phases = dict(peak_at(PROFILE, ADAMW, 8, PassConfig(fused=True)).by_phase)
     assert (
         phases["backward"] == HELD + 8 * EXAMPLE
     )  # the update's own instant has a quarter of them
@@ -208,7 +210,7 @@ def test_a_fused_backward_pass_still_begins_with_all_activations():
 def test_a_model_without_blocks_cannot_be_told_to_recompute():
     flat = make_profile(blocks=False)
     with pytest.raises(UsageError, match="no method of the profile can be run this way"):
-        recommend(flat, budget_bytes=10**12, request=Request(recompute=True))
+        recommend(flat, budget_bytes=10**12, request=PlanRequest(recompute=True))
     assert not plan(HELD + WEIGHTS + EXAMPLE - 1, flat).recompute
 
 
@@ -216,7 +218,7 @@ def test_a_model_without_blocks_cannot_be_told_to_recompute():
 
 
 def recipe_for(budget, profile=PROFILE, **asked):
-    advice = recommend(profile, budget_bytes=budget, device="cpu", request=Request(**asked))
+    advice = recommend(profile, budget_bytes=budget, device="cpu", request=PlanRequest(**asked))
     return to_recipe(advice, profile, recipe_path=Path("recipe.yaml")), advice
 
 

@@ -61,12 +61,12 @@ MINUTES = 2.25
 SHORT = 0.45
 
 
-def invented_paces(field, entrants, **_):
+def invented_paces(setup, candidates, **_):
     """A second for an ordinary step, and what refreshes takes half of one more."""
     refreshing = {"galore": 1500.0}
     return {
-        entrant.method: Pace(ordinary_ms=1000.0, refresh_ms=refreshing.get(entrant.method))
-        for entrant in entrants
+        candidate.method: Pace(ordinary_ms=1000.0, refresh_ms=refreshing.get(candidate.method))
+        for candidate in candidates
     }, []
 
 

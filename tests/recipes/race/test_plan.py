@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from subopt.errors import UsageError
-from subopt.recipes.race.entrants import Entrant
+from subopt.recipes.race.candidates import Candidate
 from subopt.recipes.race.plan import LATER_TRIALS_SHARE, USABLE_SHARE, lay_out
 from subopt.recipes.race.step_time import Pace, steps_within
 
 NAMES = ("adamw", "lion", "muon", "galore", "osd", "hfac", "soap", "adadiag")
-ENTRANTS = [Entrant(method=name, start_lr=1e-3) for name in NAMES]
+ENTRANTS = [Candidate(method=name, start_lr=1e-3) for name in NAMES]
 
 
-def laid_out(minutes, *, pace_ms=100.0, paces=None, entrants=ENTRANTS, **keys):
+def laid_out(minutes, *, pace_ms=100.0, paces=None, candidates=ENTRANTS, **keys):
     paces = {name: Pace(ordinary_ms=pace_ms, build_ms=500, eval_ms=50) for name in NAMES} | (
         paces or {}
     )
     settings = {"spent_s": 5.0, "finalists": 3, "seeds": 3, "is_fixed": False, "most_steps": None}
-    return lay_out(entrants, paces, minutes=minutes, **settings | keys), paces
+    return lay_out(candidates, paces, minutes=minutes, **settings | keys), paces
 
 
 def planned_s(layout, paces, spent_s=5.0):

@@ -8,11 +8,11 @@ import pytest
 
 from subopt.optimizers import METHODS
 from subopt.profilers.record.race import CurvePoint, Trial
-from subopt.recipes.race.entrants import Entrant
+from subopt.recipes.race.candidates import Candidate
 from subopt.recipes.race.search import FIRST_RUNG, REDUCTION, Search, best_of
 
 PARTS = 10
-ADAMW = Entrant(method="adamw", start_lr=1e-3)
+ADAMW = Candidate(method="adamw", start_lr=1e-3)
 
 
 def trial(lr, losses, status="done", options=None, method="adamw"):
@@ -115,10 +115,10 @@ def test_told_trials_leave_a_search_where_it_was(told):
 
 def test_options_are_searched_beside_rates():
     tried = run(
-        Search(Entrant(method="soap", start_lr=1e-3), seed=0), lambda lr, o: [lr] * PARTS, 9
+        Search(Candidate(method="soap", start_lr=1e-3), seed=0), lambda lr, o: [lr] * PARTS, 9
     )
     assert {tuple(t.options.items()) for t in tried} == {(), (("period", 50),)}
-    own = Entrant(method="soap", options={"period": 7}, start_lr=1e-3)
+    own = Candidate(method="soap", options={"period": 7}, start_lr=1e-3)
     tried = run(Search(own, seed=0), lambda lr, o: [lr] * PARTS, 9)
     assert tried[0].options == {"period": 7}
     assert {t.options["period"] for t in tried} <= {7, 10, 50}

@@ -10,9 +10,9 @@ import torch
 from subopt.errors import OptionError
 from subopt.optimizers import METHODS, is_refresh_due
 from subopt.profilers.target.load import load_target
-from subopt.recipes.race.entrants import Entrant
+from subopt.recipes.race.candidates import Candidate
 from subopt.recipes.race.step_time import ROUNDS, Pace, measure_paces, steps_within
-from subopt.recipes.race.trial import Field
+from subopt.recipes.race.trial import RaceSetup
 from subopt.recipes.recipe.load import parse_recipe
 
 from .conftest import MODEL, RECIPE
@@ -72,8 +72,8 @@ def measured(folder, names, model=MODEL, **keys):
     turns = []
     settings = {"budget_s": 1e6, "is_over": lambda: False} | keys
     paces, left_out = measure_paces(
-        Field(parse_recipe(RECIPE), load_target("model.py", base=folder), torch.device("cpu")),
-        [Entrant(method=name, start_lr=1e-3) for name in names],
+        RaceSetup(parse_recipe(RECIPE), load_target("model.py", base=folder), torch.device("cpu")),
+        [Candidate(method=name, start_lr=1e-3) for name in names],
         on_progress=lambda name, done, total: turns.append((name, done, total)),
         **settings,
     )

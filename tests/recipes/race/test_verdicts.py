@@ -8,9 +8,9 @@ import random
 import pytest
 
 from subopt.profilers.record.race import CurvePoint, Trial
-from subopt.recipes.race.entrants import Entrant
+from subopt.recipes.race.candidates import Candidate
 from subopt.recipes.race.step_time import Pace
-from subopt.recipes.race.verdicts import contestants_of, finalists_of, standings, verdict_of
+from subopt.recipes.race.verdicts import contestants_of, finalists_of, method_results, verdict_of
 
 SEEDS = [0, 1, 2]
 
@@ -24,8 +24,8 @@ def trial(method, loss, *, lr=0.1, seed=0, role="search", status="done", options
 
 
 def result(trials, names=("adamw", "lion", "muon")):
-    entrants = [Entrant(method=name, start_lr=0.1) for name in names]
-    found = standings(entrants, trials)
+    candidates = [Candidate(method=name, start_lr=0.1) for name in names]
+    found = method_results(candidates, trials)
     paces = {name: Pace(ordinary_ms=1000, state_bytes=7) for name in names}
     listed = contestants_of(found, trials, baseline="adamw", seeds=SEEDS, paces=paces, horizon_s=10)
     return {contestant.method: contestant for contestant in listed}
@@ -143,7 +143,7 @@ def test_the_best_go_to_the_finals_with_adamw():
     trials = [
         trial(name, loss, status="done" if loss else "diverged") for name, loss in losses.items()
     ]
-    found = standings([Entrant(method=name, start_lr=0.1) for name in names], trials)
-    chosen = [standing.entrant.method for standing in finalists_of(found, "adamw", 2)]
+    found = method_results([Candidate(method=name, start_lr=0.1) for name in names], trials)
+    chosen = [result.candidate.method for result in finalists_of(found, "adamw", 2)]
     assert chosen == ["adamw", "lion", "osd"]
     assert len(finalists_of(found, "adamw", 9)) == 4

@@ -15,7 +15,7 @@ from subopt.recipes.recipe.bundled import (
     open_recipe,
     require_model,
 )
-from subopt.recipes.recipe.load import apply_overrides
+from subopt.recipes.recipe.load import with_settings
 from subopt.recipes.training.trainer import train
 
 # Nguyen et al. 2025, table 7: steps, warm-up steps, learning rate.
@@ -157,7 +157,7 @@ def test_each_trains_a_model_of_the_users(name, recipe_path, monkeypatch):
         "schedule.warmup_steps=1",
         "schedule.steps=2",
     ]
-    recipe = apply_overrides(found, overrides)
+    recipe = with_settings(found, overrides)
     require_model(recipe, name)
     output = recipe_path.parent / "run"
     result = train(

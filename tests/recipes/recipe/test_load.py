@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from subopt.errors import FileFormatError, UsageError
 from subopt.optimizers import METHODS
-from subopt.recipes.recipe.load import apply_overrides, dump_recipe, load_recipe, parse_recipe
+from subopt.recipes.recipe.load import dump_recipe, load_recipe, parse_recipe, with_settings
 from subopt.recipes.schema import Recipe
 
 GOOD = """\
@@ -91,13 +91,13 @@ MISTAKES = {
         line_replaced("{rank: 4}", "\n    period: 3\n    rank: -4"),
         r"r.yaml:8: optimizer.options.rank: ",
     ),
-    "rule's method": (
-        line_replaced("schedule:", "  rules:\n  - pattern: x\n    method: soup\nschedule:"),
-        r"r.yaml:9: optimizer.rules.0.method: .*'soup'",
+    "override's method": (
+        line_replaced("schedule:", "  overrides:\n  - pattern: x\n    method: soup\nschedule:"),
+        r"r.yaml:9: optimizer.overrides.0.method: .*'soup'",
     ),
-    "rule's pattern": (
-        line_replaced("schedule:", "  rules:\n  - pattern: '('\nschedule:"),
-        r"r.yaml:8: optimizer.rules.0.pattern: '\(' is not a regular expression",
+    "override's pattern": (
+        line_replaced("schedule:", "  overrides:\n  - pattern: '('\nschedule:"),
+        r"r.yaml:8: optimizer.overrides.0.pattern: '\(' is not a regular expression",
     ),
     "key is a list": ("? [a]\n: 1\n", r"r.yaml:1: a key must be a word"),
     "future version": (GOOD + "schema_version: 2\n", r"r.yaml:9: schema_version: must be 1, not 2"),
@@ -163,7 +163,7 @@ def test_what_is_written_loads_back_equal(kwargs, target, lr, evidence, clip):
             "method": "galore",
             "lr": lr,
             "options": {"rank": 0.5, "betas": [0.9, 0.95]},
-            "rules": [{"pattern": "head", "method": "lion"}],
+            "overrides": [{"pattern": "head", "method": "lion"}],
         },
         "schedule": {"steps": 5},
         "clip_norm": clip,
@@ -191,14 +191,14 @@ def test_every_method_has_a_valid_recipe_with_its_options_written_out(method):
 def test_a_run_shorter_than_its_warm_up_is_told_what_to_set():
     recipe = parse_recipe(GOOD.replace("steps: 10", "steps: 1000\n  warmup_steps: 100"))
     with pytest.raises(UsageError, match=r"warmup_steps \(100\) must be below steps") as caught:
-        apply_overrides(recipe, ["schedule.steps=12"])
+        with_settings(recipe, ["schedule.steps=12"])
     advised = caught.value.hint.split()[-1]
     assert advised == "schedule.warmup_steps=1"
-    assert apply_overrides(recipe, ["schedule.steps=12", advised]).schedule.warmup_steps == 1
+    assert with_settings(recipe, ["schedule.steps=12", advised]).schedule.warmup_steps == 1
 
 
 def test_overrides_replace_dotted_keys():
-    recipe = apply_overrides(
+    recipe = with_settings(
         parse_recipe(GOOD),
         [
             "schedule.steps=200",
@@ -217,9 +217,9 @@ def test_an_override_drops_only_predictions_it_makes_stale():
     text = (
         GOOD + "why: {predicted_peak_bytes: 5, predicted_step_ms: 2.5, predicted_state_bytes: 3}\n"
     )
-    longer = apply_overrides(parse_recipe(text), ["schedule.steps=20"])
+    longer = with_settings(parse_recipe(text), ["schedule.steps=20"])
     assert longer.why.predicted_peak_bytes == 5
-    other = apply_overrides(parse_recipe(text), ["optimizer.method=adamw", "optimizer.options={}"])
+    other = with_settings(parse_recipe(text), ["optimizer.method=adamw", "optimizer.options={}"])
     assert other.why == Recipe.model_fields["why"].default
 
 
@@ -239,4 +239,4 @@ def test_an_override_drops_only_predictions_it_makes_stale():
 )
 def test_a_bad_override_is_a_usage_error(override, pattern):
     with pytest.raises(UsageError, match=pattern):
-        apply_overrides(parse_recipe(GOOD), [override])
+        with_settings(parse_recipe(GOOD), [override])

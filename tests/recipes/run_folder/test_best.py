@@ -96,11 +96,11 @@ def killed_at(run, monkeypatch, step):
 
 
 def test_a_kill_after_the_best_step_ends_with_the_same_best(run, tmp_path, monkeypatch):
-    from subopt.recipes.recipe.load import apply_overrides, load_recipe
+    from subopt.recipes.recipe.load import load_recipe, with_settings
     from subopt.recipes.training.trainer import train
 
     run("whole", *BEST)
-    recipe = apply_overrides(load_recipe(run.recipe_path), [*BEST, "checkpoint.every=2"])
+    recipe = with_settings(load_recipe(run.recipe_path), [*BEST, "checkpoint.every=2"])
     with pytest.raises(KilledError):
         train(
             recipe, recipe_path=run.recipe_path, output=tmp_path / "parts", device="cpu",

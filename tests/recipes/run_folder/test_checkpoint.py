@@ -13,7 +13,7 @@ from subopt.profilers.target.random_state import cpu_state
 from subopt.recipes.rng import preserved_rng, rng_state, seed_everything, set_rng_state
 from subopt.recipes.run_folder import checkpoint as module
 from subopt.recipes.run_folder.checkpoint import (
-    Progress,
+    RunProgress,
     checkpoints_in,
     discard_all,
     load_checkpoint,
@@ -40,7 +40,7 @@ def stepped(model, method="adadiag", steps=3, **options):
 
 def save(folder, model, optimizer, step=3, keep=2, data=None):
     return save_checkpoint(
-        folder, model, optimizer, data or {"position": step}, Progress(step), keep=keep
+        folder, model, optimizer, data or {"position": step}, RunProgress(step), keep=keep
     )
 
 
@@ -48,7 +48,7 @@ def save(folder, model, optimizer, step=3, keep=2, data=None):
 def test_everything_comes_back_bit_for_bit(tmp_path, dtype):
     model = model_of(dtype=dtype)
     optimizer = stepped(model, period=2)
-    progress = Progress(step=3, tokens=24, loss=0.5, eval_loss=0.25, eval_step=2)
+    progress = RunProgress(step=3, tokens=24, loss=0.5, eval_loss=0.25, eval_step=2)
     path = save_checkpoint(tmp_path, model, optimizer, {"position": 7}, progress, keep=1)
     expected = (torch.rand(3), random.random(), np.random.rand())  # noqa: NPY002
 

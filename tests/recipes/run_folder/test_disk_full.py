@@ -152,9 +152,9 @@ def test_a_file_system_that_tells_no_sizes_refuses_nothing(monkeypatch, tmp_path
 
 
 def test_other_errors_of_the_disk_are_not_called_full(tmp_path):
-    with pytest.raises(PermissionError), disk.told_when_full("it", tmp_path):
+    with pytest.raises(PermissionError), disk.disk_full_as_error("it", tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
-    with pytest.raises(RuntimeError, match="shape"), disk.told_when_full("it", tmp_path):
+    with pytest.raises(RuntimeError, match="shape"), disk.disk_full_as_error("it", tmp_path):
         raise RuntimeError("a shape (os error 2)")
 
 

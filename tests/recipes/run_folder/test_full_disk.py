@@ -15,7 +15,7 @@ from subopt.errors import DiskFullError
 from subopt.optimizers import create
 from subopt.recipes.run_folder import checkpoint, weights
 from subopt.recipes.run_folder.checkpoint import (
-    Progress,
+    RunProgress,
     checkpoints_in,
     load_checkpoint,
     save_checkpoint,
@@ -34,7 +34,7 @@ def stepped() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-    return save_checkpoint(folder, model, optimizer, {"position": step}, Progress(step), keep=1)
+    return save_checkpoint(folder, model, optimizer, {"position": step}, RunProgress(step), keep=1)
 
 
 def failure(write: Callable[[], object]) -> DiskFullError | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from subopt.recipes.recipe.load import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.run_folder.checkpoint import MANIFEST
 from subopt.recipes.training.trainer import train
 
@@ -229,7 +229,7 @@ def trained(tmp_path_factory):
     (folder / "model.py").write_text(MODEL)
     (folder / "recipe.yaml").write_text(RECIPE)
     path = folder / "recipe.yaml"
-    recipe = apply_overrides(load_recipe(path), ["schedule.steps=4", "checkpoint.every=2"])
+    recipe = with_settings(load_recipe(path), ["schedule.steps=4", "checkpoint.every=2"])
     train(recipe, recipe_path=path, output=folder / "run", device="cpu")
     return folder
 

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 
 from subopt.errors import UsageError
 from subopt.optimizers import get_method
-from subopt.recipes.recipe.load import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.scripts.write import left_out, literal, training_script
 from subopt.recipes.training.trainer import train
 
 SETTINGS = (
     "optimizer.method=adadiag", "optimizer.options={period: 2}", "optimizer.weight_decay=0.1",
     "optimizer.fallback={lr: 0.003}",
-    "optimizer.rules=[{pattern: outer, method: lion, lr: 0.002, options: {betas: [0.8, 0.9]}}]",
+    "optimizer.overrides=[{pattern: outer, method: lion, lr: 0.002, options: {betas: [0.8, 0.9]}}]",
     "data.accumulate=2", "clip_norm=0.05", "schedule.name=linear",
 )  # fmt: skip
 # With dropout, a loader of theirs, which draws a number from the same generator, would change the masks.
@@ -46,7 +46,7 @@ def exported(recipe_path, monkeypatch):
     def export(framework, *overrides):
         folder = recipe_path.parent / "scripts"
         folder.mkdir(exist_ok=True)
-        recipe = apply_overrides(load_recipe(recipe_path), overrides)
+        recipe = with_settings(load_recipe(recipe_path), overrides)
         text = training_script(recipe, framework, base=recipe_path.parent, folder=folder)
         script = folder / f"train_{framework}.py"
         script.write_text(text)
@@ -56,7 +56,7 @@ def exported(recipe_path, monkeypatch):
 
 
 def by_subopt(recipe_path, *overrides):
-    recipe = apply_overrides(load_recipe(recipe_path), overrides)
+    recipe = with_settings(load_recipe(recipe_path), overrides)
     folder = recipe_path.parent / "run"
     train(recipe, recipe_path=recipe_path, output=folder, device="cpu", force=True)
     return load_file(folder / "model.safetensors")
@@ -170,13 +170,13 @@ def test_what_cannot_call_the_closure_again_is_refused(exported, framework, over
 def test_what_is_left_out_is_said(recipe_path):
     recipe = load_recipe(recipe_path)
     assert len(left_out(recipe)) == 1
-    fused = apply_overrides(recipe, ["fused_backward=true", "clip_norm=null"])
+    fused = with_settings(recipe, ["fused_backward=true", "clip_norm=null"])
     assert any("fused_backward" in part for part in left_out(fused))
 
 
 def test_recomputed_blocks_and_data_files_are_written(recipe_path):
     overrides = ["recompute=true", "data.files={train: ['a.txt'], sequence_length: 16}"]
-    recipe = apply_overrides(load_recipe(recipe_path), overrides)
+    recipe = with_settings(load_recipe(recipe_path), overrides)
     text = training_script(recipe, "loop", base=recipe_path.parent, folder=recipe_path.parent)
     assert "    recompute_blocks(model)\n" in text
     assert 'with_files(target, Files(train=["a.txt"]' in text

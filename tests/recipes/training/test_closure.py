@@ -10,7 +10,7 @@ from subopt.errors import OptionError, PreflightError
 from subopt.optimizers import METHODS
 from subopt.optimizers.low_rank.convert import to_dense
 from subopt.profilers.target.batches import BatchStream
-from subopt.recipes.recipe.load import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.training import events, trainable
 from subopt.recipes.training.session import open_session
 from subopt.recipes.training.stepper import Stepper
@@ -26,7 +26,7 @@ def run(recipe_path):
             if isinstance(event, events.Stepped) and event.step == interrupt_at:
                 signal.raise_signal(signal.SIGINT)
 
-        recipe = apply_overrides(
+        recipe = with_settings(
             load_recipe(recipe_path), ["optimizer.method=dlrt", "data.batch_size=16", *overrides]
         )
         folder = recipe_path.parent / name
@@ -47,7 +47,7 @@ def opened(recipe_path):
     """A session that is ready to step, and its stepper."""
 
     def open_one(*overrides):
-        recipe = apply_overrides(load_recipe(recipe_path), overrides)
+        recipe = with_settings(load_recipe(recipe_path), overrides)
         ready = open_session(
             recipe, recipe_path=recipe_path, output=recipe_path.parent / "run", device="cpu"
         )
@@ -166,7 +166,7 @@ def test_loss_scaling_is_refused_before_training(recipe_path, monkeypatch):
         return accelerator
 
     monkeypatch.setattr(trainable, "make_accelerator", scaling)
-    recipe = apply_overrides(load_recipe(recipe_path), ["optimizer.method=dlrt"])
+    recipe = with_settings(load_recipe(recipe_path), ["optimizer.method=dlrt"])
     with pytest.raises(
         PreflightError, match="dlrt evaluates the loss more than once a step"
     ) as caught:
@@ -178,8 +178,8 @@ def test_loss_scaling_is_refused_before_training(recipe_path, monkeypatch):
 
 
 def test_a_rule_in_the_recipe_cannot_replace_layers(recipe_path):
-    recipe = apply_overrides(
-        load_recipe(recipe_path), ["optimizer.rules=[{pattern: inner, method: dlrt}]"]
+    recipe = with_settings(
+        load_recipe(recipe_path), ["optimizer.overrides=[{pattern: inner, method: dlrt}]"]
     )
     with pytest.raises(OptionError, match="cannot name 'dlrt'"):
         open_session(

@@ -14,7 +14,7 @@ from subopt.profilers.target.load import load_target
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.advice.calibrated import calibration_sentences, step_factor
 from subopt.recipes.plan.step_time import relative_step_time, whole_step_ms
-from subopt.recipes.recipe.load import apply_overrides, load_recipe
+from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.training.events import Warned
 from subopt.recipes.training.metrics import median_step_ms
 from subopt.recipes.training.trainer import train
@@ -24,7 +24,7 @@ GIB = 2**30
 
 def trained(recipe_path, name, *overrides, **keys):
     said = []
-    recipe = apply_overrides(load_recipe(recipe_path), overrides)
+    recipe = with_settings(load_recipe(recipe_path), overrides)
     folder = recipe_path.parent / name
     result = train(
         recipe, recipe_path=recipe_path, output=folder, device="cpu", on_event=said.append, **keys

@@ -77,12 +77,12 @@ TEXT = "\n\n".join(
 RECIPES: dict[str, tuple[list[str], str | None]] = {
     "plain": ([], None),
     "accumulated": (["data.accumulate=3"], None),
-    "rules": (
+    "overrides": (
         [
             "optimizer.method=galore",
             "optimizer.options={rank: 2, period: 3}",
-            "optimizer.rules=[{pattern: wide, method: soap, options: {period: 2}}, {pattern: 'blocks.2', lr: 0.001},"
-            " {pattern: embed, method: frozen}]",
+            "optimizer.overrides=[{pattern: wide, method: soap, options: {period: 2}},"
+            " {pattern: 'blocks.2', lr: 0.001}, {pattern: embed, method: frozen}]",
         ],
         None,
     ),

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from subopt.errors import FileFormatError, OptionError, PreflightError, UsageError
 from subopt.optimizers import METHODS
-from subopt.recipes.recipe.load import apply_overrides, dump_recipe, load_recipe, parse_recipe
+from subopt.recipes.recipe.load import dump_recipe, load_recipe, parse_recipe, with_settings
 from subopt.recipes.training import compilation, events
 from subopt.recipes.training.less_memory import less_memory
 from subopt.recipes.training.trainable import make_trainable, training_target
@@ -93,7 +93,7 @@ def test_rules_and_8_bit_state_go_with_fused_updates(run):
     pytest.importorskip("torchao", reason="needs the extra 'lowbit'")
     common = [
         "clip_norm=null", "model.kwargs={width: 1024}", "schedule.steps=4", "data.batch_size=11",
-        "optimizer.rules=[{pattern: up, method: adamw-8bit}, {pattern: down, method: galore}]",
+        "optimizer.overrides=[{pattern: up, method: adamw-8bit}, {pattern: down, method: galore}]",
     ]  # fmt: skip
     plain = run("plain", *common)
     run("parts", *common, *FUSED, interrupt_at=2)
@@ -109,7 +109,7 @@ def test_a_model_without_blocks_is_refused_with_the_key(run):
 
 
 def test_the_plan_names_what_is_switched_on(run, tmp_path):
-    recipe = apply_overrides(load_recipe(run.recipe_path), ["recompute=true", *FUSED])
+    recipe = with_settings(load_recipe(run.recipe_path), ["recompute=true", *FUSED])
     planned = plan(recipe, recipe_path=run.recipe_path, output=tmp_path / "run", device="cpu")
     assert planned.switches == ("recompute", "fused_backward")
     assert ("recomputed", "3 blocks, blocks.0 the first") in planned.checks
@@ -130,7 +130,7 @@ def test_keys_that_exclude_each_other_are_told_with_the_line_and_what_to_change(
     recipe, overrides, key, hint, message
 ):
     with pytest.raises(UsageError, match=message) as caught:
-        apply_overrides(recipe, overrides)
+        with_settings(recipe, overrides)
     assert hint in caught.value.hint
     # the same out of a file, with its line
     changed = {}
@@ -164,9 +164,9 @@ def test_a_recipe_made_in_code_is_checked_too(run, recipe):
 def test_changing_a_switch_drops_predictions_of_the_other_run(recipe):
     why = recipe.why.model_copy(update={"predicted_peak_bytes": 10, "predicted_step_ms": 2.0})
     predicted = recipe.model_copy(update={"why": why})
-    assert apply_overrides(predicted, ["eval.every=2"]).why.predicted_peak_bytes == 10
+    assert with_settings(predicted, ["eval.every=2"]).why.predicted_peak_bytes == 10
     for switch in ("recompute", "compile"):
-        assert apply_overrides(predicted, [f"{switch}=true"]).why.predicted_peak_bytes is None
+        assert with_settings(predicted, [f"{switch}=true"]).why.predicted_peak_bytes is None
 
 
 @pytest.fixture
@@ -240,6 +240,6 @@ def test_methods_without_closure_are_those_that_can_be_fused():
 def test_what_to_change_for_less_memory_does_not_contradict_the_recipe(
     recipe, overrides, told, not_told
 ):
-    hint = less_memory(apply_overrides(recipe, overrides))
+    hint = less_memory(with_settings(recipe, overrides))
     assert all(words in hint for words in told)
     assert not any(words in hint for words in not_told)

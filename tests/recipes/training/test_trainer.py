@@ -468,7 +468,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(run, tmp_path):
 
 
 def test_predicted_state_counts_rules_and_fallback(run):
-    result = run("run", "optimizer.rules=[{pattern: inner, method: galore, options: {rank: 2}}]",
+    result = run("run", "optimizer.overrides=[{pattern: inner, method: galore, options: {rank: 2}}]",
                  "optimizer.fallback.method=adamw-nomom")  # fmt: skip
     assert result.predicted.state_bytes == result.actual.state_bytes
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from subopt.errors import UsageError
-from subopt.optimizers import METHODS, get_method, treatments
+from subopt.optimizers import METHODS, get_method, parameter_roles
 from subopt.profilers.record.base import Record
 from subopt.profilers.record.race import LeftOut, OptionValue, Rate
 
@@ -24,7 +24,7 @@ from .source import RaceSource
 _ANY_BYTES = 2**50
 
 
-class Entrant(Record):
+class Candidate(Record):
     """A method at the start.
 
     Attributes:
@@ -38,9 +38,9 @@ class Entrant(Record):
     start_lr: Rate
 
 
-def entrants_of(
+def candidates_of(
     source: RaceSource, model: nn.Module, methods: Sequence[str] | None
-) -> tuple[list[Entrant], list[LeftOut]]:
+) -> tuple[list[Candidate], list[LeftOut]]:
     """Return the methods of a race, the baseline first and then the most promising, and those that cannot take part.
 
     Those asked for, in that order; else the profile's, as `subopt recommend` ranks them, and with a budget those that
@@ -68,13 +68,13 @@ def entrants_of(
                 raise UsageError(f"{name} {reason}")
             left_out.append(LeftOut(method=name, reason=reason))
     absent = {item.method for item in left_out}
-    entrants = [_entrant(name, source, known, model) for name in names if name not in absent]
-    if len(entrants) < 2:
+    candidates = [_candidate(name, source, known, model) for name in names if name not in absent]
+    if len(candidates) < 2:
         raise UsageError(
             f"there is nothing to race {baseline} against",
             "name other methods with --methods, or a larger --gpu-mem",
         )
-    return entrants, left_out
+    return candidates, left_out
 
 
 def _profiled(source: RaceSource) -> dict[str, dict[str, Any]]:
@@ -90,7 +90,7 @@ def _profiled(source: RaceSource) -> dict[str, dict[str, Any]]:
 
 
 def _by_published_gain(model: nn.Module, source: RaceSource) -> list[str]:
-    parameters, kind = size_and_kind(model)
+    parameters, kind = size_and_type(model)
 
     def loss_left(name: str) -> float:
         near = published(name, parameters, kind)
@@ -100,19 +100,19 @@ def _by_published_gain(model: nn.Module, source: RaceSource) -> list[str]:
     return [source.recipe.optimizer.method, *others] if source.is_tuned else others
 
 
-def _entrant(
+def _candidate(
     name: str, source: RaceSource, known: Mapping[str, Mapping[str, Any]], model: nn.Module
-) -> Entrant:
+) -> Candidate:
     own = source.recipe.optimizer
     if source.is_tuned and own.method == name:
-        return Entrant(method=name, options=dict(own.options), start_lr=own.lr)
-    rate = published_lr(name, *size_and_kind(model))
-    return Entrant(method=name, options=dict(known.get(name, {})), start_lr=rate.lr)
+        return Candidate(method=name, options=dict(own.options), start_lr=own.lr)
+    rate = published_lr(name, *size_and_type(model))
+    return Candidate(method=name, options=dict(known.get(name, {})), start_lr=rate.lr)
 
 
-def size_and_kind(model: nn.Module) -> tuple[int, str | None]:
+def size_and_type(model: nn.Module) -> tuple[int, str | None]:
     """Return the number of trained parameters, and `language`, `vision` or None, as `traits` tells from a profile."""
-    trained = [item for item in treatments(model) if item.treatment != "frozen"]
+    trained = [item for item in parameter_roles(model) if item.role != "frozen"]
     parameters = sum(math.prod(item.shape) for item in trained)
     if any(isinstance(module, nn.Embedding) for module in model.modules()):
         return parameters, "language"

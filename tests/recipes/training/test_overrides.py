@@ -1,4 +1,4 @@
-"""Rules as a user writes them: methods, ranks and decay by layer, the fallback, freezing, and each mistake named."""
+"""Overrides as a user writes them: methods, ranks and decay by layer, the fallback, freezing, mistakes."""
 
 import os
 import re
@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from subopt.errors import FileFormatError, OptionError, UsageError
-from subopt.optimizers import create, get_method, treatments
+from subopt.optimizers import create, get_method, parameter_roles
 from subopt.optimizers.name_patterns import compile_pattern
-from subopt.optimizers.overrides import RuleUse, rule_uses
-from subopt.recipes.recipe.load import apply_overrides, dump_recipe, load_recipe, parse_recipe
+from subopt.optimizers.overrides import OverrideUse, override_uses
+from subopt.recipes.recipe.load import dump_recipe, load_recipe, parse_recipe, with_settings
 from subopt.recipes.run_folder.weights import actual_state_bytes
 from subopt.recipes.training import events
 from subopt.recipes.training.trainer import plan, train
@@ -49,7 +49,7 @@ optimizer:
   method: adamw
   lr: 1e-2
   weight_decay: 0.1
-  rules:
+  overrides:
   - {pattern: '^1\\.weight', method: adamw-8bit}
   - {pattern: '^2\\.weight', method: galore, options: {rank: 4, period: 3}, lr: 2e-2}
   - {pattern: '^3\\.weight', method: soap, options: {period: 2}}
@@ -63,7 +63,7 @@ schedule: {steps: 6, warmup_steps: 2}
 def ruled_path(tmp_path):
     pytest.importorskip("torchao", reason="needs the extra 'lowbit'")
     (tmp_path / "model.py").write_text(MODEL.replace("24", "64"))
-    path = tmp_path / "ruled.yaml"
+    path = tmp_path / "overridden.yaml"
     path.write_text(RECIPE)
     return path
 
@@ -74,7 +74,7 @@ def run(path, name, *overrides, interrupt_at=None, by=signal.SIGINT, **keys):
             signal.raise_signal(by)
 
     return train(
-        apply_overrides(load_recipe(path), overrides),
+        with_settings(load_recipe(path), overrides),
         recipe_path=path,
         output=path.parent / name,
         device="cpu",
@@ -135,19 +135,19 @@ def test_the_state_of_a_ruled_run_is_the_sum_of_its_methods(ruled_path):
 
 def test_the_plan_says_what_every_rule_gets(ruled_path):
     planned = plan(load_recipe(ruled_path), recipe_path=ruled_path, output=ruled_path.parent / "x")
-    assert planned.rules == (
-        RuleUse(r"^1\.weight", "adamw-8bit", 1, 4096),
-        RuleUse(r"^2\.weight", "galore", 1, 4096),
-        RuleUse(r"^3\.weight", "soap", 1, 4096),
-        RuleUse(r"^4\.weight", "lion", 1, 4096),
-        RuleUse(r"(bias|^5\.)", None, 7, 5 + 6 * 64),
-        RuleUse(None, None, 2, 11 * 64 + 5 * 64),
+    assert planned.overrides == (
+        OverrideUse(r"^1\.weight", "adamw-8bit", 1, 4096),
+        OverrideUse(r"^2\.weight", "galore", 1, 4096),
+        OverrideUse(r"^3\.weight", "soap", 1, 4096),
+        OverrideUse(r"^4\.weight", "lion", 1, 4096),
+        OverrideUse(r"(bias|^5\.)", None, 7, 5 + 6 * 64),
+        OverrideUse(None, None, 2, 11 * 64 + 5 * 64),
     )
 
 
 def test_decay_by_rule_leaves_biases_and_norms_alone():
-    rules = [{"pattern": r"(bias|^5\.)", "weight_decay": 0.0}]
-    groups = by_name(create("adadiag", model_of(), weight_decay=0.1, rules=rules))
+    overrides = [{"pattern": r"(bias|^5\.)", "weight_decay": 0.0}]
+    groups = by_name(create("adadiag", model_of(), weight_decay=0.1, overrides=overrides))
     spared = {name for name, group in groups.items() if group["weight_decay"] == 0}
     assert spared == {"1.bias", "2.bias", "3.bias", "4.bias", "5.weight", "5.bias", "6.bias"}
     assert all(groups[name]["method"] == "adamw" for name in spared)
@@ -155,12 +155,12 @@ def test_decay_by_rule_leaves_biases_and_norms_alone():
 
 
 def test_ranks_may_differ_by_layer():
-    rules = [
+    overrides = [
         {"pattern": r"^1\.weight", "options": {"rank": 3}},
         {"pattern": r"^2\.weight", "options": {"rank": 0.5}},
     ]
     model = model_of()
-    optimizer = create("galore", model, rules=rules, period=7)
+    optimizer = create("galore", model, overrides=overrides, period=7)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
@@ -171,9 +171,9 @@ def test_ranks_may_differ_by_layer():
 
 
 def test_a_rule_may_leave_a_layer_to_the_fallback():
-    rules = [{"pattern": r"^1\.weight", "method": "fallback", "options": {"betas": (0.8, 0.9)}}]
+    overrides = [{"pattern": r"^1\.weight", "method": "fallback", "options": {"betas": (0.8, 0.9)}}]
     fallback = {"lr": 1e-4, "weight_decay": 0.2}
-    groups = by_name(create("soap", model_of(), lr=1e-2, fallback=fallback, rules=rules))
+    groups = by_name(create("soap", model_of(), lr=1e-2, fallback=fallback, overrides=overrides))
     one = groups["1.weight"]
     assert (one["method"], one["lr"], one["weight_decay"]) == ("adamw", 1e-4, 0.2)
     assert (one["basis"], one["betas"]) == ("identity", (0.8, 0.9))
@@ -183,7 +183,7 @@ def test_a_rule_may_leave_a_layer_to_the_fallback():
 def test_a_rule_may_freeze():
     model = model_of()
     before = model[0].weight.clone()
-    optimizer = create("lion", model, lr=0.1, rules=[{"pattern": r"^0\.", "method": "frozen"}])
+    optimizer = create("lion", model, lr=0.1, overrides=[{"pattern": r"^0\.", "method": "frozen"}])
     assert "0.weight" not in by_name(optimizer)
     model(torch.arange(5)).sum().backward()
     optimizer.step()
@@ -192,14 +192,14 @@ def test_a_rule_may_freeze():
 
 
 def test_low_rank_layers_beside_layers_of_other_methods():
-    rules = [
+    overrides = [
         {"pattern": r"^1\.weight", "method": "soap"},
         {"pattern": r"^2\.weight", "method": "fallback"},
         {"pattern": r"^3\.weight", "options": {"rank": 2, "max_rank": 2}},
     ]
     torch.manual_seed(0)
     model = model_of()
-    optimizer = create("dlrt", model, lr=1e-2, rank=6, max_rank=6, rules=rules)
+    optimizer = create("dlrt", model, lr=1e-2, rank=6, max_rank=6, overrides=overrides)
     methods = {name: group["method"] for name, group in by_name(optimizer).items()}
     assert methods["1.weight"] == "soap"
     assert methods["2.weight"] == "adamw"
@@ -218,10 +218,10 @@ def test_low_rank_layers_beside_layers_of_other_methods():
 
 
 @pytest.mark.parametrize(
-    ("rules", "message"),
+    ("overrides", "message"),
     [
         ([{"pattern": "nowhere"}], "'nowhere' matches no trained parameter"),
-        ([{"pattern": "weight"}, {"pattern": r"^1\.weight"}], r"gets nothing: earlier rules match"),
+        ([{"pattern": "weight"}, {"pattern": r"^1\.weight"}], r"gets nothing: earlier overrides match"),
         ([{"pattern": "1", "method": "dlrt"}], "cannot name 'dlrt'"),
         ([{"pattern": "1", "method": "fallbak"}], "unknown method 'fallbak'"),
         ([{"pattern": "1", "method": "fallback", "options": {"rank": 2}}], "fallback has no option 'rank'"),
@@ -231,31 +231,37 @@ def test_low_rank_layers_beside_layers_of_other_methods():
         ([{"pattern": 7}], "needs a regular expression"),
     ],
 )  # fmt: skip
-def test_rules_that_mean_nothing_are_refused(rules, message):
+def test_rules_that_mean_nothing_are_refused(overrides, message):
     with pytest.raises(OptionError, match=message):
-        create("adamw", model_of(), rules=rules)
+        create("adamw", model_of(), overrides=overrides)
 
 
 def test_a_fallback_that_is_the_method_itself_cannot_be_a_rule():
-    rules = [{"pattern": "1", "method": "fallback"}]
+    overrides = [{"pattern": "1", "method": "fallback"}]
     with pytest.raises(OptionError, match="a fallback that is the method itself"):
-        create("adamw", model_of(), fallback="same", rules=rules)
+        create("adamw", model_of(), fallback="same", overrides=overrides)
 
 
 @pytest.mark.parametrize(
-    ("rule", "message"),
+    ("override", "message"),
     [
-        ("{pattern: '(a+)+$'}", r"rules.0.pattern: the pattern '\(a\+\)\+\$' could take for ever"),
-        ("{pattern: x, method: frozen, lr: 1e-3}", r"rules.0: a rule that freezes takes no lr"),
+        (
+            "{pattern: '(a+)+$'}",
+            r"overrides.0.pattern: the pattern '\(a\+\)\+\$' could take for ever",
+        ),
+        (
+            "{pattern: x, method: frozen, lr: 1e-3}",
+            r"overrides.0: an override that freezes takes no lr",
+        ),
         ("{pattern: x, method: fallback, options: {rank: 2}}", "the fallback has no option 'rank'"),
         ("{pattern: x, method: galor}", "method 'galor'; did you mean 'galore'"),
         ("{pattern: x, weight_decay: 2.0}", "weight_decay: must be less than or equal to 1"),
     ],
 )
-def test_a_recipe_says_where_its_rule_is_wrong(ruled_path, rule, message):
+def test_a_recipe_says_where_its_rule_is_wrong(ruled_path, override, message):
     with pytest.raises(UsageError, match=message):
-        apply_overrides(load_recipe(ruled_path), [f"optimizer.rules=[{rule}]"])
-    text = RECIPE.replace("{pattern: '^1\\.weight', method: adamw-8bit}", rule)
+        with_settings(load_recipe(ruled_path), [f"optimizer.overrides=[{override}]"])
+    text = RECIPE.replace("{pattern: '^1\\.weight', method: adamw-8bit}", override)
     with pytest.raises(FileFormatError, match=r"r.yaml:9: "):
         parse_recipe(text, "r.yaml")
 
@@ -266,12 +272,14 @@ def test_a_ruled_recipe_is_written_and_read_back(ruled_path):
 
 
 def test_rules_are_counted_by_the_first_that_matches():
-    rules = [{"pattern": "weight", "method": "lion"}, {"pattern": "bias"}]
-    uses = rule_uses(rules, treatments(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))))
+    overrides = [{"pattern": "weight", "method": "lion"}, {"pattern": "bias"}]
+    uses = override_uses(
+        overrides, parameter_roles(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)))
+    )
     assert uses == (
-        RuleUse("weight", "lion", 2, 15),
-        RuleUse("bias", None, 2, 6),
-        RuleUse(None, None, 0, 0),
+        OverrideUse("weight", "lion", 2, 15),
+        OverrideUse("bias", None, 2, 6),
+        OverrideUse(None, None, 0, 0),
     )
 
 
