@@ -374,13 +374,13 @@ atexit.register(print, "last words", file=sys.stderr)
 # The child's side with a measurement that needs no GPU; the target in the request is a real file, and noisy.
 FAKE_CHILD = """
 import sys
-from subopt.profilers import measured
+from subopt.profilers.memory import cuda_child as measured
 def measure(session, method, options):
     print("measuring", method, flush=True)
     session.build_model()
     if method == "osd":
         raise ValueError("no such luck\\nin two lines")
-    return measured.Measured(1, 2, 3, len(options), {"step": 4}, 5)
+    return measured.MeasuredPeaks(1, 2, 3, len(options), {"step": 4}, 5)
 measured.measure = measure
 measured.main(sys.argv[1:])
 """
