@@ -33,7 +33,7 @@ from .target.loaded import LoadedTarget
 from .target.random_state import RandomStream
 from .target.session import Session
 from .target.trained_parameters import refuse_sparse_gradients, trained_treatments
-from .timing.data_and_clip import BesideTime, time_beside
+from .timing.data_and_clip import DataAndClipTime, time_data_and_clip
 from .timing.decompositions import time_shape
 from .timing.step import time_forward_backward
 from .timing.stopwatch import Stopwatch
@@ -92,7 +92,7 @@ class _Run:
         self._gradients: dict[str, LayerMeasures] = {}
         self._decompositions: list[Decomposition] = []
         self._forward_backward_ms: float | None = None
-        self._beside: BesideTime | None = None
+        self._data_and_clip: DataAndClipTime | None = None
         self._missing: list[str] = []
         self._interrupted = False
 
@@ -201,7 +201,7 @@ class _Run:
                 self._session.forward_backward, self._model, timed
             )
         self._watch.passes += len(timed)
-        self._beside = time_beside(self._model, self._batches, self._session.place)
+        self._data_and_clip = time_data_and_clip(self._model, self._batches, self._session.place)
         budget_s = self._effort.timing_budget_s(self._watch.seconds[PASSES])
         self._table.time_steps(
             self._model, timed[-1], rounds=self._effort.refreshes, budget_s=budget_s
@@ -255,8 +255,8 @@ class _Run:
             methods=[_widened(row, earlier) for row in self._table.rows(self._methods)],
             decompositions=self._decompositions,
             forward_backward_ms=self._forward_backward_ms,
-            batch_ms=self._beside.batch_ms if self._beside else None,
-            clip_ms=self._beside.clip_ms if self._beside else None,
+            batch_ms=self._data_and_clip.batch_ms if self._data_and_clip else None,
+            clip_ms=self._data_and_clip.clip_ms if self._data_and_clip else None,
             spent=[Spent(on=name, seconds=seconds) for name, seconds in spent],
             passes=self._watch.passes,
             missing=[*self._table.missing, *self._missing],

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..device import give_back
+from ..device import release_memory
 from ..effort import Detail
 from ..record.profile import Activations, Spectrum
 from ..timing.stopwatch import Stopwatch
@@ -116,7 +116,7 @@ def measure_layers(
         on_batch(before + len(batches), total)
 
     for index, names in enumerate(groups):
-        give_back()
+        release_memory()
         group = _Group(model, loss_of, names, watch)
         if detail == "quick":
             group.run(counted(0), stride=min(_QUICK_STRIDE, len(batches)))
@@ -218,7 +218,7 @@ class _Group:
         Gradients are copied to where a pass has just freed its activations, which in the next pass fit there no more.
         """
         with self._watch.span("holding gradients"):
-            give_back()
+            release_memory()
 
     def results(self) -> Iterator[LayerMeasures]:
         """Measure what was held, layer by layer, letting go of each."""

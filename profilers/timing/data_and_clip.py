@@ -17,7 +17,7 @@ _ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class BesideTime:
+class DataAndClipTime:
     """Medians.
 
     Attributes:
@@ -29,9 +29,9 @@ class BesideTime:
     clip_ms: float
 
 
-def time_beside(
+def time_data_and_clip(
     model: nn.Module, batches: Iterator[Any], place: Callable[[Any], Any]
-) -> BesideTime:
+) -> DataAndClipTime:
     """Time both on a model whose gradients are in place; their values stay as they are.
 
     Args:
@@ -39,10 +39,10 @@ def time_beside(
         batches: The training batches.
         place: Puts a batch on the device.
     """
-    devices = clock.gpus_of(model)
+    devices = clock.devices_of(model)
     parameters = [p for p in model.parameters() if p.grad is not None]
     clip = functools.partial(_clip, parameters)
-    return BesideTime(
+    return DataAndClipTime(
         batch_ms=_median_ms(lambda: place(next(batches)), devices),
         clip_ms=_median_ms(clip, devices) if parameters else 0.0,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from subopt.errors import UsageError
-from subopt.profilers.device import resolve_device
+from subopt.profilers.device import release_memory, resolve_device
 from subopt.profilers.record.race import LeftOut, Race
 
 from ..evidence.published import load_evidence
@@ -27,7 +27,7 @@ from .running import Running
 from .search import require_optuna
 from .source import RaceSource
 from .step_time import measure_paces
-from .trial import Field, quick_release, release
+from .trial import Field, quick_release
 
 # Of the minutes, for finding the paces.
 _PACES_SHARE = 0.1
@@ -174,6 +174,7 @@ def _planned(
     """Find out who can take part and how fast everyone is, and settle the race."""
     began_s = monotonic()
     entrants, absent = _entrants(asked.source, field, asked.methods)
+    release_memory()
     paces, unable = measure_paces(
         field,
         entrants,
@@ -220,8 +221,5 @@ def _entrants(
     recipe = field.recipe_of(
         baseline, {}, own.lr, steps=1, seed=source.recipe.seed, fallback_lr=None
     )
-    try:
-        trainable = make_trainable(recipe, field.target, field.device)
-        return entrants_of(source, trainable.model, methods)
-    finally:
-        release(field.device)
+    trainable = make_trainable(recipe, field.target, field.device)
+    return entrants_of(source, trainable.model, methods)

@@ -120,13 +120,6 @@ def quick_release() -> Iterator[None]:
         gc.unfreeze()
 
 
-def release(device: torch.device) -> None:
-    """Give back the memory of a run that is over, before the next one is built: one model is alive at a time."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 @dataclass(frozen=True, slots=True)
 class Order:
     """A trial to run."""
@@ -171,20 +164,6 @@ def run_trial(
         seed=order.seed,
         fallback_lr=order.fallback_lr,
     )
-    try:
-        return _trained(field, order, recipe, is_hopeless, is_over, on_point)
-    finally:
-        release(field.device)
-
-
-def _trained(
-    field: Field,
-    order: Order,
-    recipe: Recipe,
-    is_hopeless: Callable[[int, float], bool],
-    is_over: Callable[[], bool],
-    on_point: Callable[[CurvePoint], None],
-) -> Trial | None:
     trainable = make_trainable(recipe, field.target, field.device)
     stepper = Stepper(trainable, trainable.begin())
     curve: list[CurvePoint] = []

@@ -17,7 +17,7 @@ from subopt.profilers.target.loaded import LoadedTarget
 from ..placement import prepare_batch
 from ..rng import preserved_rng, seed_everything
 from ..schema import Recipe
-from .device_memory import told_out_of_memory
+from .device_memory import oom_as_error
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,7 +69,7 @@ def held_out_loss(
     """
     losses, tokens = [], []
     with (
-        told_out_of_memory("the evaluation"),
+        oom_as_error("the evaluation"),
         preserved_rng(),
         _evaluating(model),
         torch.no_grad(),

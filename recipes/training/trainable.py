@@ -25,7 +25,7 @@ from ..rng import seed_everything
 from ..run_folder.weights import model_bytes
 from ..schema import Recipe
 from .compilation import compiled
-from .device_memory import PeakMemory, told_out_of_memory
+from .device_memory import PeakMemory, oom_as_error
 from .evaluation import held_out_loss
 from .less_memory import less_memory
 
@@ -110,7 +110,7 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
     for found in contradictions(recipe):
         raise UsageError(f"{'.'.join(found.key)}: {found.message}", found.hint)
     accelerator = make_accelerator(recipe, device)
-    with told_out_of_memory("the first batch", less_memory(recipe)):
+    with oom_as_error("the first batch", less_memory(recipe)):
         model, checks = _build(recipe, target, accelerator)
     described = treatments(model)
     optimizer = _optimizer(recipe, target, model, accelerator)
@@ -118,7 +118,7 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
     prepared: nn.Module = accelerator.prepare_model(model)
     called = prepared
     if recipe.compile:
-        with told_out_of_memory("the first compiled batch", less_memory(recipe)):
+        with oom_as_error("the first compiled batch", less_memory(recipe)):
             batch = _first_batch(recipe, target, accelerator)
             called = compiled(target, prepared, batch, accelerator)
     return Trainable(

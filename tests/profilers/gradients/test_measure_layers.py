@@ -236,7 +236,7 @@ def test_memory_in_cycles_is_freed_and_another_c_library_is_no_error(monkeypatch
         first.other, second.other = second, first
         alive = weakref.ref(first)
         del first, second
-        freed_memory.give_back()
+        freed_memory.release_memory()
         assert alive() is None
 
 

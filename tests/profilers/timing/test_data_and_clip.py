@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from subopt.profilers.timing.data_and_clip import time_beside
+from subopt.profilers.timing.data_and_clip import time_data_and_clip
 
 
 def test_gradients_stay_and_batches_are_drawn():
@@ -17,7 +17,7 @@ def test_gradients_stay_and_batches_are_drawn():
             drawn.append(number)
             yield number
 
-    found = time_beside(model, batches(), placed.append)
+    found = time_data_and_clip(model, batches(), placed.append)
     assert found.batch_ms > 0
     assert found.clip_ms > 0
     assert placed == drawn == list(range(6))
@@ -28,8 +28,8 @@ def test_gradients_stay_and_batches_are_drawn():
 
 def test_gradients_that_are_not_finite_or_not_there():
     model = nn.Linear(3, 2)
-    assert time_beside(model, iter(range(9)), lambda batch: batch).clip_ms == 0
+    assert time_data_and_clip(model, iter(range(9)), lambda batch: batch).clip_ms == 0
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, float("inf"))
-    time_beside(model, iter(range(9)), lambda batch: batch)
+    time_data_and_clip(model, iter(range(9)), lambda batch: batch)
     assert all(torch.isinf(p.grad).all() for p in model.parameters())
