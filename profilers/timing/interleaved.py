@@ -5,6 +5,7 @@ What else the machine does while times are taken slows all of them alike.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -70,15 +71,13 @@ def interleaved_ms(
     return times_ms
 
 
-def by_refresh(
+def ordinary_and_refresh_ms(
     times_ms: Sequence[float], is_refresh: Callable[[int], bool]
-) -> tuple[list[float], list[float]]:
-    """Return the times of steps without and with a refresh, of steps 1, 2, ..., the first of which is left out.
+) -> tuple[float, float]:
+    """Return the medians of steps without and with a refresh, the first step left out where there are others.
 
-    It allocates. Where all later steps are of one sort, the other has none.
+    It allocates. Without a refresh later on it stands for one.
     """
-    ordinary: list[float] = []
-    refresh: list[float] = []
-    for t, ms in enumerate(times_ms[1:], 2):
-        (refresh if is_refresh(t) else ordinary).append(ms)
-    return ordinary, refresh
+    ordinary = [ms for t, ms in enumerate(times_ms, 1) if t > 1 and not is_refresh(t)]
+    refresh = [ms for t, ms in enumerate(times_ms, 1) if t > 1 and is_refresh(t)]
+    return statistics.median(ordinary or times_ms), statistics.median(refresh or times_ms[:1])

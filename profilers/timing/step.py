@@ -25,9 +25,10 @@ from .interleaved import (
     SHORT_PERIOD,
     TELLING_STEPS,
     interleaved_ms,
+    ordinary_and_refresh_ms,
     refreshing_every_other_step,
 )
-from .step_by_shape import ShapeClassSteps, ordinary_and_refresh_ms
+from .step_by_shape import ShapeClassSteps
 
 # Seconds that two whole ordinary steps may take however little time is left: what is added up of cached layers is low.
 _SHORT_S = 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..shape_classes import only_gradient_of, shape_classes
 from . import clock
-from .interleaved import by_refresh
+from .interleaved import ordinary_and_refresh_ms
 
 _FEWEST = 2
 
@@ -147,17 +146,6 @@ class ShapeClassSteps:
             others_ms = alike.other_ms or alike.own_ms
             baseline_ms += alike.count * ordinary_and_refresh_ms(others_ms, _never)[0]
         return ordinary_ms, baseline_ms
-
-
-def ordinary_and_refresh_ms(
-    times_ms: Sequence[float], is_refresh: Callable[[int], bool]
-) -> tuple[float, float]:
-    """Return the medians of steps without and with a refresh, the first step left out where there are others.
-
-    Without a refresh later on the first step stands for one.
-    """
-    ordinary, refresh = by_refresh(times_ms, is_refresh)
-    return statistics.median(ordinary or times_ms), statistics.median(refresh or times_ms[:1])
 
 
 def _never(t: int) -> bool:

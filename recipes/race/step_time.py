@@ -6,7 +6,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -19,8 +18,8 @@ from subopt.profilers.record.base import Bytes, Milliseconds, Record
 from subopt.profilers.record.race import LeftOut, OptionValue
 from subopt.profilers.timing import clock
 from subopt.profilers.timing.interleaved import (
-    by_refresh,
     interleaved_ms,
+    ordinary_and_refresh_ms,
     refreshing_every_other_step,
 )
 
@@ -119,7 +118,7 @@ def measure_paces(
         SuboptError: The baseline cannot train the model.
     """
     begin_s = time.perf_counter()
-    found: dict[str, list[_Round]] = {entrant.method: [] for entrant in entrants}
+    found: dict[str, list[Pace]] = {entrant.method: [] for entrant in entrants}
     left_out: dict[str, LeftOut] = {}
     for turn in range(ROUNDS):
         if turn and time.perf_counter() - begin_s >= budget_s:
@@ -137,22 +136,11 @@ def measure_paces(
                     raise
                 left_out[entrant.method] = LeftOut(method=entrant.method, reason=error.message)
             release_memory()
-    paces = {name: _pace(rounds) for name, rounds in found.items() if name not in left_out}
+    paces = {name: _typical(rounds) for name, rounds in found.items() if name not in left_out}
     return paces, list(left_out.values())
 
 
-@dataclass(frozen=True)
-class _Round:
-    """What one round found out about one contestant."""
-
-    ordinary_ms: list[float]
-    refresh_ms: list[float]
-    build_ms: float
-    eval_ms: float
-    state_bytes: int
-
-
-def _round(field: Field, entrant: Entrant, *, evaluate: bool) -> _Round:
+def _round(field: Field, entrant: Entrant, *, evaluate: bool) -> Pace:
     method = get_method(entrant.method)
     options = refreshing_every_other_step(method.name, entrant.options)
     recipe = field.recipe_of(
@@ -162,29 +150,24 @@ def _round(field: Field, entrant: Entrant, *, evaluate: bool) -> _Round:
     trainable = make_trainable(recipe, field.target, field.device)
     stepper, numbers = Stepper(trainable, trainable.begin()), itertools.count(1)
     made_ms = 1000 * (time.perf_counter() - begin_s)
-    devices = clock.devices_of(trainable.model)
-    (times_ms,) = interleaved_ms(
-        [lambda: stepper.take(next(numbers))], _MOST_STEPS, _ROUND_S, devices
-    )
-    ordinary_ms, refresh_ms = by_refresh(times_ms, partial(method.refreshes_in, options=options))
+    runs, devices = [lambda: stepper.take(next(numbers))], clock.devices_of(trainable.model)
+    (times_ms,) = interleaved_ms(runs, _MOST_STEPS, _ROUND_S, devices)
+    is_refresh = partial(method.refreshes_in, options=options)
+    ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms, is_refresh)
     eval_ms = 0.0
     if evaluate and field.target.has_eval:
         eval_ms = clock.timed_ms(lambda: held_out(trainable, recipe.seed), devices)
-    return _Round(
+    return Pace(
         ordinary_ms=ordinary_ms,
-        refresh_ms=refresh_ms,
+        refresh_ms=refresh_ms if is_refresh(1) else None,
         build_ms=made_ms + times_ms[0],
         eval_ms=eval_ms,
         state_bytes=trainable.optimizer.planned_state_bytes(),
     )
 
 
-def _pace(rounds: Sequence[_Round]) -> Pace:
-    refreshes_ms = [ms for one in rounds for ms in one.refresh_ms]
-    return Pace(
-        ordinary_ms=statistics.median(ms for one in rounds for ms in one.ordinary_ms),
-        refresh_ms=statistics.median(refreshes_ms) if refreshes_ms else None,
-        build_ms=statistics.median(one.build_ms for one in rounds),
-        eval_ms=rounds[0].eval_ms,
-        state_bytes=rounds[0].state_bytes,
-    )
+def _typical(rounds: Sequence[Pace]) -> Pace:
+    """Return the medians of the times that every round has."""
+    times = [name for name in ("ordinary_ms", "refresh_ms", "build_ms") if getattr(rounds[0], name)]
+    medians = {name: statistics.median(getattr(one, name) for one in rounds) for name in times}
+    return rounds[0].model_copy(update=medians)
