@@ -5,7 +5,6 @@ if __name__ != "subopt.optimizers":
         "this folder is the package 'subopt.optimizers': install subopt with 'make install' and import that"
     )
 
-from .bases.basis import is_refresh_due
 from .create import create
 from .fused_backward import FusedBackward
 from .low_rank.convert import to_dense, to_two_layers
@@ -24,7 +23,6 @@ __all__ = [
     "ParameterRole",
     "create",
     "get_method",
-    "is_refresh_due",
     "matrix_shape",
     "options_for",
     "parameter_roles",

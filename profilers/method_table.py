@@ -13,6 +13,7 @@ from torch import nn
 
 from .costs.architectures import WeightShape
 from .costs.formula import forward_backward_flops, method_costs, relative_to
+from .device import release_memory
 from .effort import OnProgress, Progress
 from .memory.batch_curve import batch_curve
 from .memory.footprint import (
@@ -135,7 +136,7 @@ class MethodTable:
 
     def _measure_memory(self, model: nn.Module) -> None:
         model.to("cpu")  # the child process needs the room
-        torch.cuda.empty_cache()
+        release_memory()
         for footprint in measured_footprints(
             self._session, list(self._rows.values()), self.missing
         ):
@@ -169,7 +170,7 @@ class MethodTable:
         """
         counted: dict[str, list[str]] = {}
         passes = partial(self._session.forward_backward, model, batch)
-        self._passes_ms = clock.timed_ms(passes, clock.gpus_of(model))
+        self._passes_ms = clock.timed_ms(passes, clock.devices_of(model))
         try:
             self._time_all(model, batch, counted, rounds=rounds, budget_s=budget_s)
         finally:  # after an interrupt the rows that are there need their notes too

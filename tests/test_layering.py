@@ -145,6 +145,18 @@ def test_rooms_import_only_from_rooms_below() -> None:
     assert {path: names for path, names in found.items() if names} == {}
 
 
+def test_charts_import_of_the_report_only_what_a_page_is_made_of() -> None:
+    allowed = {
+        "parts": ("subopt.report.parts",),
+        "charts": ("subopt.report.parts", "subopt.report.charts"),
+    }
+    for room, below in allowed.items():
+        for path in (ROOT / "subopt_cli" / "report" / room).glob("*.py"):
+            found = imports(path, path.read_text("utf-8"))
+            report = [name for name in found if is_within(name, ("subopt.report",))]
+            assert [name for name in report if not is_within(name, below)] == [], path
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     modules = {module_name(path): path for path in SOURCES}
     edges = {

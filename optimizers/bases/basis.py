@@ -79,6 +79,14 @@ def is_refresh_due(step: int, period: int, early: bool) -> bool:
     return (step - 1) % period == 0 or (early and step < period and step & (step - 1) == 0)
 
 
+def refreshes_due(step: int, period: int, early: bool) -> int:
+    """Return in how many of the steps 2, 3, ..., `step` `is_refresh_due` holds."""
+    if step < 2:
+        return 0
+    powers_of_two = min(step, period - 1).bit_length() - 1 if early and period > 1 else 0
+    return (step - 1) // period + powers_of_two
+
+
 class Identity:
     """The parameter's own coordinates: nothing kept, nothing moved."""
 

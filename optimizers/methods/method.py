@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from subopt.errors import OptionError, suggestion
 
+from ..bases.basis import refreshes_due
 from ..composition import rule_of
 from ..optimizer import Composed
 from ..options import OPTIONS, RULES, validated
@@ -173,6 +175,25 @@ class Method:
     def bound_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return the upper bound on FLOPs beyond the un-rotated method's (Nguyen et al. 2025, section 3.4)."""
         return rule_of(self.resolve(options), shape).bound_flops(shape)
+
+    def refreshes_by(self, step: int, options: Mapping[str, Any] | None = None) -> int:
+        """Return in how many of the steps 1, 2, ..., `step` each basis is fitted or refreshed; 0 without refreshes.
+
+        The first step fits every basis. A basis that moves after the step (`use_current_gradient` false) is refreshed
+        in the step before the one that uses it; a first step that moves nothing (`skip_first`) delays all by one.
+        With `stagger` the refreshes of different parameters are in different steps of a period.
+        """
+        if "refreshes" not in self.capabilities or step < 1:
+            return 0
+        own = self.defaults | dict(options or {})
+        early = own.get("early_refresh", False) and not own.get("stagger", False)
+        shift = int(not own.get("use_current_gradient", True)) - int(own.get("skip_first", False))
+        due = partial(refreshes_due, period=own["period"], early=early)
+        return 1 + due(step + shift)
+
+    def refreshes_in(self, step: int, options: Mapping[str, Any] | None = None) -> bool:
+        """Return whether step 1, 2, ... fits or refreshes a basis."""
+        return self.refreshes_by(step, options) > self.refreshes_by(step - 1, options)
 
     def missing_extra(self, options: Mapping[str, Any] | None = None) -> str | None:
         """Return the extra of subopt that this method needs with these options and that is not installed, or None."""

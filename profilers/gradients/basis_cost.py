@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from subopt.optimizers import matrix_shape
 from subopt.optimizers.bases.decompositions import left_basis
 
+from ..timing.clock import timed_ms
 from .rotated import covariance_bases, right_basis
 from .spectrum import solving_device
 
@@ -62,14 +62,8 @@ def affordable_bases(weights: Mapping[str, Tensor], limit_s: float) -> set[str]:
 
 
 def _seconds(G: Tensor, P: Tensor) -> float:
-    _wait(G.device)
-    start_s = time.perf_counter()
-    right_basis(G, P)
-    covariance_bases([G])
-    _wait(G.device)
-    return time.perf_counter() - start_s
+    def find() -> None:
+        right_basis(G, P)
+        covariance_bases([G])
 
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return timed_ms(find, {G.device}) / 1e3

@@ -9,7 +9,6 @@ output goes nowhere, and so neither mixes with ours nor passes for an answer.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import subprocess
@@ -28,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from subopt.optimizers import create, stored_bytes
 
+from ..device import release_memory
 from ..record.profile import Memory, Peak, Phase, PhasePeaks, Settings
 from ..target.load import load_target
 from ..target.session import Session
@@ -166,8 +166,7 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
     Raises:
         torch.cuda.OutOfMemoryError: It does not fit.
     """
-    gc.collect()
-    torch.cuda.empty_cache()
+    release_memory()
     model = session.build_on_device()
     groups = session.target.param_groups(model)
     optimizer = create(method, model, groups=groups, **at_its_largest(method, options))

@@ -27,6 +27,7 @@ from subopt.optimizers import create, get_method, options_for, stored_bytes
 from subopt.optimizers.state.storage_tracker import StorageTracker
 
 from ..record.base import Phase
+from ..shape_classes import only_gradient_of, shape_classes
 from ..target.loaded import fresh_copy, without_address_warnings
 from .module_scopes import module_scopes
 from .phases import ModelPeaks, StepPeaks
@@ -123,10 +124,10 @@ class SimulatedModel:
     def step_peaks(
         self, method: str, options: Mapping[str, Any], groups_of: GroupsOf | None = None
     ) -> StepPeaks:
-        """Follow a method's real optimizer over three steps of one parameter of each kind.
+        """Follow a method's real optimizer over three steps of one parameter of each shape class.
 
         Parameters are updated one after another, so the highest instant of a step is everything kept plus the largest
-        temporaries of any one update, and equal shapes in one group need following once.
+        temporaries of any one update.
 
         Args:
             method: Method id.
@@ -145,14 +146,11 @@ class SimulatedModel:
             optimizer = create(method, self.model, groups=groups, **settings)
             state_bytes = 0
             most = [0] * WATCHED_STEPS
-            kinds = _kinds(optimizer)
-            with without_gradients(self.model):
-                for parameter, gradient, count in kinds:
-                    parameter.grad = gradient
+            for alike in shape_classes(optimizer):
+                with only_gradient_of(alike[0], optimizer):
                     kept, temporary = self._follow_updates(optimizer)
-                    parameter.grad = None
-                    state_bytes += count * kept
-                    most = [max(pair) for pair in zip(most, temporary, strict=True)]
+                state_bytes += len(alike) * kept
+                most = [max(pair) for pair in zip(most, temporary, strict=True)]
         held = self._held + Counter({"state": state_bytes})
         first, ordinary, last = (held + Counter({"temporary": size}) for size in most)
         refresh = max(first, last, key=Counter.total) if has_decompositions(method) else None
@@ -217,19 +215,6 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, gradient in taken:
             parameter.grad = gradient
-
-
-def _kinds(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor, int]]:
-    """Return a parameter of each group, shape and dtype among those with a gradient, that, and how many there are."""
-    first: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
-    counts: Counter[tuple[Any, ...]] = Counter()
-    for index, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                kind = (index, parameter.shape, parameter.stride(), parameter.dtype)
-                first.setdefault(kind, (parameter, parameter.grad))
-                counts[kind] += 1
-    return [(*pair, counts[kind]) for kind, pair in first.items()]
 
 
 def at_its_largest(method: str, options: Mapping[str, Any]) -> dict[str, Any]:

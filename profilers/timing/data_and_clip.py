@@ -39,7 +39,7 @@ def time_data_and_clip(
         batches: The training batches.
         place: Puts a batch on the device.
     """
-    devices = clock.gpus_of(model)
+    devices = clock.devices_of(model)
     parameters = [p for p in model.parameters() if p.grad is not None]
     clip = functools.partial(_clip, parameters)
     return DataAndClipTime(

@@ -1,34 +1,35 @@
 """How long an optimizer's step takes on a model's own gradients, the decompositions it does now and then included.
 
-Every method is timed in turn with the same baseline, so that a machine that gets busier or idler meanwhile does not
-show up as a difference between them.
+Every method's steps are interleaved with those of the same baseline, so that a machine that gets busier or idler
+meanwhile does not show up as a difference between them.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from subopt.optimizers import create, get_method, is_refresh_due, options_for
+from subopt.optimizers import create, get_method, options_for
 
 from . import clock
-from .step_by_shape import KindSteps, ordinary_and_refresh_ms
+from .interleaved import (
+    LONG_S,
+    SHORT_PERIOD,
+    TELLING_STEPS,
+    interleaved_ms,
+    ordinary_and_refresh_ms,
+    refreshing_every_other_step,
+)
+from .step_by_shape import ShapeClassSteps
 
-# While timing, bases are refreshed every other step, so that refreshes and ordinary steps are seen equally often.
-_SHORT_PERIOD = 2
-# Steps that show all there is: the first, which allocates, an ordinary one, and a later refresh.
-_TELLING_STEPS = 1 + _SHORT_PERIOD
-_LEAST_STEPS = 4
-# Where even fewer steps have taken so many seconds, they have to do.
-_LONG_S = 3.0
 # Seconds that two whole ordinary steps may take however little time is left: what is added up of cached layers is low.
 _SHORT_S = 0.5
 # A window in which the baseline takes so many times as long as in calm ones was disturbed.
@@ -43,16 +44,16 @@ _NO_WEIGHT = 1e-14
 
 @dataclass(frozen=True)
 class StepTime:
-    """Time of a method's step, beside that of the baseline's.
+    """Time of a method's step, and that of the baseline's.
 
     Attributes:
         ordinary_ms: Median of a step without a refresh.
         refresh_ms: Median of a step in which every layer is refreshed; None for a method that has none.
         period: The method's own number of steps between refreshes, or None.
-        baseline_ms: Median of the baseline's steps taken in turn with these.
-        staggered_ms: The longest step if layers took turns, see `staggered_step_ms`; None without refreshes.
+        baseline_ms: Median of the baseline's steps interleaved with these.
+        staggered_ms: The longest step if refreshes were staggered, see `staggered_step_ms`; None without any.
         counted: What would have taken too long with all layers at once, "refreshes" or "steps": it was timed on one
-            parameter of each kind, which counts as often as the model has it.
+            parameter of each shape class, which counts as often as the model has it.
     """
 
     ordinary_ms: float
@@ -94,9 +95,9 @@ def time_step(
     A step of the baseline follows each step of the method. What else the machine does then slows both alike, and their
     difference keeps its meaning even where the times themselves do not.
 
-    First one parameter of each kind is updated alone. That tells what whole steps would take; where they fit in the
-    budget, they are timed. Otherwise a refresh is an ordinary step plus what the kinds' refreshes take beyond theirs,
-    each as often as the model has it; and where not even two ordinary steps fit, those are added up like that too.
+    First one parameter of each shape class is updated alone. That tells what whole steps would take; where they fit in
+    the budget, they are timed. Otherwise a refresh is an ordinary step plus what the classes' refreshes take beyond
+    theirs, each as often as the model has it; and where not even two ordinary steps fit, those are added up too.
 
     Args:
         model: The model, with its gradients.
@@ -105,7 +106,7 @@ def time_step(
         baseline: Id of the method to compare with, at its default options; a method is not compared with itself.
         groups: The user's own parameter groups, if any.
         rounds: Refreshes to time after the first, each after an ordinary step.
-        budget_s: Most seconds, except that every kind is updated twice, and thrice where that takes no more than 3 s:
+        budget_s: Most seconds, except that every class is updated twice, and thrice where that takes no more than 3 s:
             a first refresh may take another time than later ones (SOAP's does).
         between: Called before every whole step, and not timed: passes, which leave the gradients as they were and in
             the processor's caches what training leaves there. Steps one after another find their own state there.
@@ -115,26 +116,21 @@ def time_step(
     """
     begin_s = time.perf_counter()
     record = get_method(method)
-    schedule = options_for(record, {"period": _SHORT_PERIOD, "early_refresh": False})
-    timed = {**options, **schedule, **options_for(record, {"start_step": 1})}
+    timed = refreshing_every_other_step(method, options)
     optimizers = [create(method, model, lr=_NO_LR, groups=_with_lr(groups), **timed)]
     if method != baseline:
         optimizers.append(create(baseline, model, lr=_NO_LR, groups=_with_lr(groups)))
 
-    def is_refresh(t: int) -> bool:
-        return bool(schedule) and is_refresh_due(t, _SHORT_PERIOD, False)
-
-    steps = KindSteps(optimizers, is_refresh, clock.gpus_of(model))
-    steps.take(_TELLING_STEPS, begin_s + max(budget_s, _LONG_S))
-    most, end_s = 1 + rounds * _SHORT_PERIOD, begin_s + budget_s
+    devices, is_refresh = clock.devices_of(model), partial(record.refreshes_in, options=timed)
+    steps = ShapeClassSteps(optimizers, is_refresh, devices)
+    steps.take(TELLING_STEPS, begin_s + max(budget_s, LONG_S))
+    most, end_s = 1 + rounds * SHORT_PERIOD, begin_s + budget_s
     left_s = end_s - time.perf_counter()
-    if steps.whole_s(range(1, _TELLING_STEPS + 1)) <= left_s:
+    if steps.whole_s(range(1, TELLING_STEPS + 1)) <= left_s:
         excesses_ms = steps.excesses_ms()
         steps.forget()
         runs = [optimizer.step for optimizer in optimizers]
-        times_ms = _interleaved(
-            runs, most, left_s, clock.gpus_of(model), fewest=_TELLING_STEPS, between=between
-        )
+        times_ms = interleaved_ms(runs, most, left_s, devices, between=between)
         taken = _Taken.whole(times_ms, is_refresh)
     else:
         steps.take(2 * most, end_s - left_s / 2)
@@ -152,7 +148,7 @@ def time_step(
             if period
             else None
         ),
-        counted=taken.counted if any(kind.count > 1 for kind in steps.kinds) else None,
+        counted=taken.counted if any(alike.count > 1 for alike in steps.classes) else None,
     )
 
 
@@ -176,16 +172,16 @@ class _Taken(NamedTuple):
     def whole(
         cls, times_ms: Sequence[Sequence[float]], is_refresh: Callable[[int], bool]
     ) -> _Taken:
-        """As they were timed, in turn with the baseline's, if there is one."""
+        """As they were timed, interleaved with the baseline's, if there is one."""
         ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms[0], is_refresh)
         baseline_ms = _typical(times_ms[1]) if len(times_ms) == 2 else ordinary_ms
         return cls(ordinary_ms, refresh_ms, baseline_ms, None)
 
     @classmethod
     def added_up(
-        cls, steps: KindSteps, excesses_ms: Sequence[float], most: int, end_s: float
+        cls, steps: ShapeClassSteps, excesses_ms: Sequence[float], most: int, end_s: float
     ) -> _Taken:
-        """From parameters of each kind; ordinary steps of all of them are timed if two fit before the end."""
+        """From parameters of each shape class; ordinary steps of all of them are timed if two fit before the end."""
         counted: Literal["refreshes", "steps"] | None = "steps"
         ordinary_ms, baseline_ms = steps.added_up_ms()
         if steps.whole_s([2, 2]) <= max(end_s - time.perf_counter(), _SHORT_S):
@@ -198,7 +194,7 @@ class _Taken(NamedTuple):
 def disturbed(taken: Mapping[str, StepTime]) -> list[str]:
     """Return the methods that were timed while the machine was busy with something else.
 
-    They are known by the baseline, timed in turn with each: there it took a quarter longer than it did in the lower
+    They are known by the baseline, interleaved with each: there it took a quarter longer than it did in the lower
     quartile of them all.
 
     Args:
@@ -214,7 +210,7 @@ def disturbed(taken: Mapping[str, StepTime]) -> list[str]:
 def staggered_step_ms(
     ordinary_ms: float, refresh_ms: float, period: int, excesses_ms: Sequence[float]
 ) -> float:
-    """Estimate the longest step if the layers took turns to refresh, and not all of them in one step of the period.
+    """Estimate the longest step if refreshes were staggered, and not all of them in one step of the period.
 
         staggered = ordinary + (refresh - ordinary) * share of the ceil(L / T) layers with the longest refreshes
 
@@ -246,12 +242,12 @@ def time_whole_step(
 ) -> StepTime:
     """Time whole training steps of a method that evaluates the loss itself, against whole ones of the baseline.
 
-        step = whole step with the method - one forward and backward pass,   all three timed in turn
+        step = whole step with the method - one forward and backward pass,   all three interleaved
 
     so that step + forward and backward pass is a training step, as it is for every other method. The step is negative
-    where layers that the method replaced make its passes cheaper than the model's own. No rank is cut, no basis frozen.
-    The method's weights move, by very little: with a rate of 0 its bases would be completed by nothing new, and what
-    decomposes them would be done sooner than in training.
+    where layers that the method replaced make its passes cheaper than the model's own. The rank stays fixed and the
+    basis keeps moving. The method's weights move, by very little: with a rate of 0 its bases would be completed by
+    nothing new, and what decomposes them would be done sooner than in training.
 
     Args:
         models: A model for the method, which may change its layers and weights, and one for the baseline; alike.
@@ -270,14 +266,15 @@ def time_whole_step(
         method, own, lr=_LEAST_LR, groups=_with_lr(groups_of(own), _LEAST_LR), **timed
     )
     other = create(baseline, plain, lr=_NO_LR, groups=_with_lr(groups_of(plain)))
-    devices = clock.gpus_of(own)
     runs: list[Callable[[], object]] = [
-        functools.partial(optimizer.step, functools.partial(forward_backward, own)),
-        functools.partial(forward_backward, plain),
+        partial(optimizer.step, partial(forward_backward, own)),
+        partial(forward_backward, plain),
         other.step,
     ]
-    most = 1 + rounds * _SHORT_PERIOD
-    whole_ms, passes_ms, others_ms = _interleaved(runs, most, budget_s, devices, fewest=1)
+    most = 1 + rounds * SHORT_PERIOD
+    whole_ms, passes_ms, others_ms = interleaved_ms(
+        runs, most, budget_s, clock.devices_of(own), fewest=1
+    )
     beyond_ms = [whole - passes for whole, passes in zip(whole_ms, passes_ms, strict=True)]
     return StepTime(
         ordinary_ms=_typical(beyond_ms),
@@ -292,29 +289,6 @@ def _typical(times_ms: Sequence[float]) -> float:
     return statistics.median(times_ms[1:] or times_ms)
 
 
-def _interleaved(
-    runs: Sequence[Callable[[], object]],
-    most: int,
-    budget_s: float,
-    devices: set[torch.device],
-    *,
-    fewest: int,
-    between: Callable[[], object] | None = None,
-) -> list[list[float]]:
-    """Call one after another, again and again, but where that takes long only the fewest times; return times in ms."""
-    times_ms: list[list[float]] = [[] for _ in runs]
-    begin_s = time.perf_counter()
-    for done in range(most):
-        spent_s = time.perf_counter() - begin_s
-        if spent_s > budget_s and (done >= _LEAST_STEPS or (done >= fewest and spent_s > _LONG_S)):
-            break
-        for times, run in zip(times_ms, runs, strict=True):
-            if between is not None:
-                between()
-            times.append(clock.timed_ms(run, devices))
-    return times_ms
-
-
 def time_forward_backward(
     forward_backward: Callable[[nn.Module, Any], object], model: nn.Module, batches: Sequence[Any]
 ) -> float:
@@ -322,10 +296,9 @@ def time_forward_backward(
 
     The first batch warms up and is not counted, unless it is the only one.
     """
-    devices = clock.gpus_of(model)
+    devices = clock.devices_of(model)
     times_ms = [
-        clock.timed_ms(functools.partial(forward_backward, model, batch), devices)
-        for batch in batches
+        clock.timed_ms(partial(forward_backward, model, batch), devices) for batch in batches
     ]
     return _typical(times_ms)
 

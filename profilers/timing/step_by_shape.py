@@ -1,35 +1,29 @@
-"""Optimizer steps timed on one parameter of each kind: what all parameters take follows by counting them.
-
-Parameters are updated one after another, so the time of a step is the sum over parameters, and equal shapes of one
-group take the same. A model with a hundred layers has a handful of kinds.
-"""
+"""Optimizer steps timed on one parameter of each shape class: what all parameters take follows by counting them."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..shape_classes import only_gradient_of, shape_classes
 from . import clock
+from .interleaved import ordinary_and_refresh_ms
 
 _FEWEST = 2
 
 
 @dataclass
-class Kind:
-    """Parameters of one group, shape, dtype and device.
+class ShapeClass:
+    """Parameters of one shape class, and the times of the one that stands for them.
 
     Attributes:
         parameters: All of them; the first one stands for the others.
         own_ms: Time of each step of the method that updates the first one alone.
-        other_ms: The same of the baseline, taken in turn.
+        other_ms: The same of the baseline, interleaved with those.
     """
 
     parameters: list[Tensor]
@@ -51,8 +45,8 @@ class Kind:
         return [times for times in (self.own_ms, self.other_ms) if times] * self.count
 
 
-class KindSteps:
-    """Steps of a method and of a baseline that update a single parameter, in turn, for every kind.
+class ShapeClassSteps:
+    """Steps of a method and of a baseline that update a single parameter, interleaved, for every shape class.
 
     Args:
         optimizers: The method's and, where that is another one, the baseline's.
@@ -67,7 +61,7 @@ class KindSteps:
         devices: set[torch.device],
     ) -> None:
         self._optimizers, self._is_refresh, self._devices = optimizers, is_refresh, devices
-        self.kinds = kinds_of(optimizers[0])
+        self.classes = [ShapeClass(alike) for alike in shape_classes(optimizers[0])]
         self._taken_s: list[float] = []
 
     def take(self, most: int, end_s: float) -> None:
@@ -79,9 +73,9 @@ class KindSteps:
             begin_s = time.perf_counter()
             if t > _FEWEST and begin_s + self._expected_s(t) > end_s:
                 break
-            for kind in self.kinds:
-                lists = (kind.own_ms, kind.other_ms)
-                with only_gradient_of(kind.parameter, self._optimizers[0]):
+            for alike in self.classes:
+                lists = (alike.own_ms, alike.other_ms)
+                with only_gradient_of(alike.parameter, self._optimizers[0]):
                     for times_ms, optimizer in zip(lists, self._optimizers, strict=False):
                         times_ms.append(clock.timed_ms(optimizer.step, self._devices))
             self._taken_s.append(time.perf_counter() - begin_s)
@@ -93,13 +87,13 @@ class KindSteps:
         """Return the seconds that these steps t of both optimizers would take for all parameters."""
         taken = len(self._taken_s)
         like = [t if t <= taken else (1 if self._is_refresh(t) else 2) for t in steps]
-        each_ms = [times for kind in self.kinds for times in kind.all_ms()]
+        each_ms = [times for alike in self.classes for times in alike.all_ms()]
         return sum(times[t - 1] for times in each_ms for t in like) / 1e3
 
     def ordinary_steps(self, most: int, end_s: float) -> list[list[float]]:
         """Time ordinary steps of all parameters, without a first one, in which every layer's basis is fitted.
 
-        The state of the parameter that stands for a kind is copied to the others for that; a basis of another layer's
+        The state of the parameter that stands for a class is copied to the others for that; a basis of another layer's
         gradient takes as long to use. Small layers that are updated alone stay in the processor's cache: a step of
         AdamW on all of them takes two to three times what they add up to.
 
@@ -111,9 +105,9 @@ class KindSteps:
             Times in ms, the method's and, where that is another one, the baseline's.
         """
         for optimizer in self._optimizers:
-            for kind in self.kinds:
-                for parameter in kind.parameters[1:]:
-                    state = optimizer.state[kind.parameter]
+            for alike in self.classes:
+                for parameter in alike.parameters[1:]:
+                    state = optimizer.state[alike.parameter]
                     optimizer.state[parameter] = {key: v.clone() for key, v in state.items()}
         times_ms: list[list[float]] = [[] for _ in self._optimizers]
         for done in range(most):
@@ -130,66 +124,28 @@ class KindSteps:
         for optimizer in self._optimizers:
             optimizer.state.clear()
 
-    def refreshes(self, kind: Kind) -> bool:
+    def refreshes(self, alike: ShapeClass) -> bool:
         """Return whether the method refreshes something of these parameters from time to time."""
-        return self._is_refresh(1) and "refreshes" in self._optimizers[0].state[kind.parameter]
+        return self._is_refresh(1) and "refreshes" in self._optimizers[0].state[alike.parameter]
 
     def excesses_ms(self) -> list[float]:
         """Return by how much a refresh of one parameter outlasts an ordinary step of it, for all that have one."""
         found: list[float] = []
-        for kind in self.kinds:
-            if self.refreshes(kind):
-                ordinary_ms, refresh_ms = ordinary_and_refresh_ms(kind.own_ms, self._is_refresh)
-                found += [max(0.0, refresh_ms - ordinary_ms)] * kind.count
+        for alike in self.classes:
+            if self.refreshes(alike):
+                ordinary_ms, refresh_ms = ordinary_and_refresh_ms(alike.own_ms, self._is_refresh)
+                found += [max(0.0, refresh_ms - ordinary_ms)] * alike.count
         return found
 
     def added_up_ms(self) -> tuple[float, float]:
         """Return an ordinary step of all parameters, and one of the baseline's."""
         ordinary_ms = baseline_ms = 0.0
-        for kind in self.kinds:
-            is_refresh = self._is_refresh if self.refreshes(kind) else _never
-            ordinary_ms += kind.count * ordinary_and_refresh_ms(kind.own_ms, is_refresh)[0]
-            others_ms = kind.other_ms or kind.own_ms
-            baseline_ms += kind.count * ordinary_and_refresh_ms(others_ms, _never)[0]
+        for alike in self.classes:
+            is_refresh = self._is_refresh if self.refreshes(alike) else _never
+            ordinary_ms += alike.count * ordinary_and_refresh_ms(alike.own_ms, is_refresh)[0]
+            others_ms = alike.other_ms or alike.own_ms
+            baseline_ms += alike.count * ordinary_and_refresh_ms(others_ms, _never)[0]
         return ordinary_ms, baseline_ms
-
-
-def kinds_of(optimizer: torch.optim.Optimizer) -> list[Kind]:
-    """Return the kinds of parameters that have a gradient, in the order of their first ones."""
-    found: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-    for index, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                layout = parameter.shape, parameter.stride(), parameter.dtype, parameter.device
-                key = (index, *layout)
-                found[key].append(parameter)
-    return [Kind(parameters) for parameters in found.values()]
-
-
-@contextmanager
-def only_gradient_of(parameter: Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Take the gradients of all other parameters away for a while, so that a step updates this one alone."""
-    others = [p for group in optimizer.param_groups for p in group["params"] if p is not parameter]
-    gradients = [p.grad for p in others]
-    for other in others:
-        other.grad = None
-    try:
-        yield
-    finally:
-        for other, gradient in zip(others, gradients, strict=True):
-            other.grad = gradient
-
-
-def ordinary_and_refresh_ms(
-    times_ms: Sequence[float], is_refresh: Callable[[int], bool]
-) -> tuple[float, float]:
-    """Return the medians of steps without and with a refresh, the first step left out where there are others.
-
-    The first step allocates. Without a refresh later on it stands for one.
-    """
-    ordinary = [ms for t, ms in enumerate(times_ms, 1) if t > 1 and not is_refresh(t)]
-    refresh = [ms for t, ms in enumerate(times_ms, 1) if t > 1 and is_refresh(t)]
-    return statistics.median(ordinary or times_ms), statistics.median(refresh or times_ms[:1])
 
 
 def _never(t: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from subopt.errors import UsageError
-from subopt.profilers.device import resolve_device
+from subopt.profilers.device import release_memory, resolve_device
 from subopt.profilers.record.race import LeftOut, Race
 
 from ..evidence.published import load_evidence
@@ -27,7 +27,7 @@ from .running import Running
 from .search import require_optuna
 from .source import RaceSource
 from .step_time import measure_paces
-from .trial import RaceSetup, quick_release, release
+from .trial import RaceSetup, quick_release
 
 # Of the minutes, for finding the paces.
 _PACES_SHARE = 0.1
@@ -176,6 +176,7 @@ def _planned(
     """Find out who can take part and how fast everyone is, and settle the race."""
     began_s = monotonic()
     candidates, absent = _candidates(asked.source, setup, asked.methods)
+    release_memory()
     paces, unable = measure_paces(
         setup,
         candidates,
@@ -222,8 +223,5 @@ def _candidates(
     recipe = setup.recipe_of(
         baseline, {}, own.lr, steps=1, seed=source.recipe.seed, fallback_lr=None
     )
-    try:
-        trainable = make_trainable(recipe, setup.target, setup.device)
-        return candidates_of(source, trainable.model, methods)
-    finally:
-        release(setup.device)
+    trainable = make_trainable(recipe, setup.target, setup.device)
+    return candidates_of(source, trainable.model, methods)

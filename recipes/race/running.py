@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from subopt.errors import DoesNotFitError, OptionError, PreflightError
+from subopt.profilers.device import release_memory
 from subopt.profilers.record.race import LeftOut, OptionValue, Race, Trial
 
 from ..training.interrupt import Interrupt
@@ -14,7 +15,7 @@ from .events import Dropped, OnEvent, PointReached, TimeUp, TrialEnded, TrialSta
 from .folder import Entry, RaceFolder, RacePlan
 from .search import Search, best_of
 from .step_time import steps_within
-from .trial import Order, RaceSetup, release, run_trial
+from .trial import Order, RaceSetup, run_trial
 from .verdicts import MethodResult, contestants_of, finalists_of, method_results
 
 
@@ -177,7 +178,7 @@ class Running:
             if order.method == self._baseline:
                 raise
             left_out = LeftOut(method=order.method, reason=error.message)
-        release(self._setup.device)
+        release_memory()  # before the next one is built: one model is alive at a time
         if trial is None and left_out is None:
             return None
         wall_s = monotonic() - began_s

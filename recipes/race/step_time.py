@@ -1,35 +1,37 @@
-"""How long a step of each contestant takes, measured in turn before the race, and how many fit into its horizon."""
+"""How long a step of each contestant takes, measured interleaved before the race, and how many fit into its horizon."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from subopt.errors import DoesNotFitError, OptionError, PreflightError
-from subopt.optimizers import get_method, is_refresh_due, options_for
+from subopt.optimizers import get_method
+from subopt.profilers.device import release_memory
 from subopt.profilers.record.base import Bytes, Milliseconds, Record
 from subopt.profilers.record.race import LeftOut, OptionValue
 from subopt.profilers.timing import clock
+from subopt.profilers.timing.interleaved import (
+    interleaved_ms,
+    ordinary_and_refresh_ms,
+    refreshing_every_other_step,
+)
 
 from ..training.stepper import Stepper
 from ..training.trainable import make_trainable
 from .candidates import Candidate
-from .trial import RaceSetup, held_out, release
-
-# While paces are measured bases are refreshed every other step, so that both kinds of step are seen equally often.
-_SHORT_PERIOD = 2
-_SCHEDULE = {"period": _SHORT_PERIOD, "early_refresh": False, "start_step": 1, "skip_first": False}
+from .trial import RaceSetup, held_out
 
 # Everyone is timed this often, a few steps at a time: what else the machine does then is spread over all.
 ROUNDS = 3
-_LEAST_STEPS = 4  # of a round after the first step, which allocates
-_MOST_STEPS = 40
-_ROUND_S = 0.5  # and no more steps than this takes
+_MOST_STEPS = 40  # of a round
+_ROUND_S = 0.5
 
 # The weights stay what they were.
 _NO_LR = 1e-12
@@ -86,19 +88,9 @@ def time_of_steps_ms(
 ) -> float:
     """Return the time of so many steps in ms, refreshes where they really come, the first one apart."""
     extra_ms = 0.0 if pace.refresh_ms is None else max(0.0, pace.refresh_ms - pace.ordinary_ms)
-    refreshes = _refreshes(steps, get_method(method).resolve(options)) if extra_ms else 0
+    record = get_method(method)
+    refreshes = max(0, record.refreshes_by(steps, options) - record.refreshes_by(1, options))
     return steps * pace.ordinary_ms + extra_ms * refreshes
-
-
-def _refreshes(steps: int, options: Mapping[str, Any]) -> int:
-    """Return in how many of the steps 2, 3, ..., `steps` `is_refresh_due` holds."""
-    if steps < 2:
-        return 0
-    period: int = options["period"]
-    early = (
-        min(steps, period - 1).bit_length() - 1 if options["early_refresh"] and period > 1 else 0
-    )
-    return (steps - 1) // period + early
 
 
 def measure_paces(
@@ -109,7 +101,7 @@ def measure_paces(
     is_over: Callable[[], bool],
     on_progress: Callable[[str, int, int], None],
 ) -> tuple[dict[str, Pace], list[LeftOut]]:
-    """Time everyone's steps in turn, and find out who cannot train this model at all.
+    """Time everyone's steps, interleaved, and find out who cannot train this model at all.
 
     Args:
         setup: What all trials share.
@@ -126,7 +118,7 @@ def measure_paces(
         SuboptError: The baseline cannot train the model.
     """
     begin_s = time.perf_counter()
-    found: dict[str, list[_Timing]] = {candidate.method: [] for candidate in candidates}
+    found: dict[str, list[Pace]] = {candidate.method: [] for candidate in candidates}
     left_out: dict[str, LeftOut] = {}
     for turn in range(ROUNDS):
         if turn and time.perf_counter() - begin_s >= budget_s:
@@ -138,71 +130,44 @@ def measure_paces(
             if candidate.method in left_out:
                 continue
             try:
-                found[candidate.method].append(_timing(setup, candidate, evaluate=turn == 0))
+                found[candidate.method].append(_round(setup, candidate, evaluate=turn == 0))
             except (DoesNotFitError, OptionError, PreflightError) as error:
                 if index == 0:
                     raise
                 left_out[candidate.method] = LeftOut(method=candidate.method, reason=error.message)
-            release(setup.device)
-    paces = {name: _pace(timings) for name, timings in found.items() if name not in left_out}
+            release_memory()
+    paces = {name: _typical(rounds) for name, rounds in found.items() if name not in left_out}
     return paces, list(left_out.values())
 
 
-class _Timing:
-    """What one round found out about one contestant."""
-
-    def __init__(self) -> None:
-        self.build_ms = self.eval_ms = 0.0
-        self.state_bytes = 0
-        self.ordinary_ms: list[float] = []
-        self.refresh_ms: list[float] = []
-
-
-def _timing(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> _Timing:
+def _round(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> Pace:
     method = get_method(candidate.method)
-    schedule = options_for(method, _SCHEDULE) if "refreshes" in method.capabilities else {}
+    options = refreshing_every_other_step(method.name, candidate.options)
     recipe = setup.recipe_of(
-        method.name,
-        {**candidate.options, **schedule},
-        _NO_LR,
-        steps=1 + _MOST_STEPS,
-        seed=setup.recipe.seed,
-        fallback_lr=_NO_LR,
+        method.name, options, _NO_LR, steps=_MOST_STEPS, seed=setup.recipe.seed, fallback_lr=_NO_LR
     )
-    timing = _Timing()
     begin_s = time.perf_counter()
     trainable = make_trainable(recipe, setup.target, setup.device)
-    stepper = Stepper(trainable, trainable.begin())
-    gpus = clock.gpus_of(trainable.model)
-    stepper.take(1)
-    timing.build_ms = 1000 * (time.perf_counter() - begin_s)
-    timing.state_bytes = trainable.optimizer.planned_state_bytes()
-    for step in _steps_in_time():
-        took_ms = clock.timed_ms(partial(stepper.take, step), gpus)
-        is_refresh = bool(schedule) and is_refresh_due(step, _SHORT_PERIOD, False)
-        (timing.refresh_ms if is_refresh else timing.ordinary_ms).append(took_ms)
+    stepper, numbers = Stepper(trainable, trainable.begin()), itertools.count(1)
+    made_ms = 1000 * (time.perf_counter() - begin_s)
+    runs, devices = [lambda: stepper.take(next(numbers))], clock.devices_of(trainable.model)
+    (times_ms,) = interleaved_ms(runs, _MOST_STEPS, _ROUND_S, devices)
+    is_refresh = partial(method.refreshes_in, options=options)
+    ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms, is_refresh)
+    eval_ms = 0.0
     if evaluate and setup.target.has_eval:
-        timing.eval_ms = clock.timed_ms(lambda: held_out(trainable, recipe.seed), gpus)
-    return timing
-
-
-def _steps_in_time() -> Iterator[int]:
-    begin_s = time.perf_counter()
-    for number in range(_MOST_STEPS):
-        if number >= _LEAST_STEPS and time.perf_counter() - begin_s > _ROUND_S:
-            return
-        yield 2 + number
-
-
-def _pace(timings: Sequence[_Timing]) -> Pace:
-    def all_of(name: str) -> list[Any]:
-        return [ms for timing in timings for ms in getattr(timing, name)]
-
-    refreshes = all_of("refresh_ms")
+        eval_ms = clock.timed_ms(lambda: held_out(trainable, recipe.seed), devices)
     return Pace(
-        ordinary_ms=statistics.median(all_of("ordinary_ms")),
-        refresh_ms=statistics.median(refreshes) if refreshes else None,
-        build_ms=statistics.median(timing.build_ms for timing in timings),
-        eval_ms=timings[0].eval_ms,
-        state_bytes=timings[0].state_bytes,
+        ordinary_ms=ordinary_ms,
+        refresh_ms=refresh_ms if is_refresh(1) else None,
+        build_ms=made_ms + times_ms[0],
+        eval_ms=eval_ms,
+        state_bytes=trainable.optimizer.planned_state_bytes(),
     )
+
+
+def _typical(rounds: Sequence[Pace]) -> Pace:
+    """Return the medians of the times that every round has."""
+    times = [name for name in ("ordinary_ms", "refresh_ms", "build_ms") if getattr(rounds[0], name)]
+    medians = {name: statistics.median(getattr(one, name) for one in rounds) for name in times}
+    return rounds[0].model_copy(update=medians)

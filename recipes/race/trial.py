@@ -74,9 +74,7 @@ class RaceSetup:
                     lr=None if own.fallback.method == "same" else fallback_lr,
                     weight_decay=own.fallback.weight_decay,
                 ),
-                "overrides": [
-                    override for override in own.overrides if _takes(method, options, override)
-                ],
+                "overrides": [one for one in own.overrides if _takes(method, options, one)],
             }
         )
         schedule = shape.model_copy(update={"steps": steps, "warmup_steps": warmup})
@@ -120,13 +118,6 @@ def quick_release() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def release(device: torch.device) -> None:
-    """Give back the memory of a run that is over, before the next one is built: one model is alive at a time."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,20 +164,6 @@ def run_trial(
         seed=order.seed,
         fallback_lr=order.fallback_lr,
     )
-    try:
-        return _trained(setup, order, recipe, is_hopeless, is_over, on_point)
-    finally:
-        release(setup.device)
-
-
-def _trained(
-    setup: RaceSetup,
-    order: Order,
-    recipe: Recipe,
-    is_hopeless: Callable[[int, float], bool],
-    is_over: Callable[[], bool],
-    on_point: Callable[[CurvePoint], None],
-) -> Trial | None:
     trainable = make_trainable(recipe, setup.target, setup.device)
     stepper = Stepper(trainable, trainable.begin())
     curve: list[CurvePoint] = []

@@ -1,1 +1,1 @@
-"""A run's scalars for TensorBoard, Weights & Biases and trackio."""
+"""A run's scalars for TensorBoard, Weights & Biases and trackio: `listener` hands them over, `trackers` lists them."""

@@ -1,86 +1,99 @@
-"""Experiment trackers on request: each gets the run's scalars, and none of them can stop the run."""
+"""Experiment trackers of a run folder: accelerate's, with what makes a resumed run go on where its checkpoint is.
+
+Nothing leaves the machine unless the user's own settings say so: wandb runs offline unless WANDB_MODE says `online`
+(`wandb sync` uploads them later), and trackio keeps its store where TRACKIO_DIR says. WANDB_PROJECT and TRACKIO_PROJECT
+name the project, by default subopt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from subopt.errors import UsageError, first_line, suggestion
+from subopt.errors import UsageError, suggestion
 
-from ..training.events import Evaluated, Event, OnEvent, Saved, Started, Stepped, Warned
-from ..training.metrics import step_entry
-from .tracker import Tracker
+from ..run_folder.disk import write_text
+from ..run_folder.folder import RunFolder
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from accelerate.tracking import GeneralTracker
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
-
-# What trackers get of a step's entry in metrics.jsonl.
-_TRACKED = ("loss", "lr", "grad_norm", "tokens_per_s")
+Open: TypeAlias = Callable[[Path, int, Mapping[str, Any]], "GeneralTracker"]
 
 
-class Tracking:
-    """An event listener that hands loss, learning rate, gradient norm, speed and held-out loss to a tracker.
+@dataclass(frozen=True)
+class Tracker:
+    """One of them.
 
-    What a tracker raises, of a full disk or a lost connection, is a warning: it is left alone from then on, and the
-    training goes on. `metrics.jsonl` holds the same numbers and more.
-
-    Args:
-        tracker: The tracker.
-        settings: What the run's settings are, as plain data.
-        warn: Called with that warning.
+    Attributes:
+        name: What it is called in messages.
+        module: What it imports.
+        install: What pip installs it by.
+        open: Makes accelerate's tracker of a run folder whose run starts, or goes on after so many steps, with its
+            settings; what was logged after those steps comes again. It writes nothing before its `start`.
     """
 
-    def __init__(self, tracker: Tracker, settings: Mapping[str, Any], warn: OnEvent) -> None:
-        self._tracker: Tracker | None = tracker
-        self._settings = settings
-        self._warn = warn
-        self._has_begun = False
+    name: str
+    module: str
+    install: str
+    open: Open
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._has_begun:
-            self._try(lambda tracker: tracker.end())
+def _tensorboard(folder: Path, start_step: int, settings: Mapping[str, Any]) -> GeneralTracker:
+    """Event files beside the run's metrics; what a killed run wrote after its last checkpoint is hidden."""
+    from accelerate.tracking import TensorBoardTracker
 
-    def __call__(self, event: Event) -> None:
-        """Hand over what an event holds."""
-        match event:
-            case Started(plan):
-                self._has_begun = True
-                self._try(lambda tracker: tracker.begin(plan.start_step, self._settings))
-            case Stepped():
-                entry = step_entry(event)
-                known = {f"train/{key}": entry[key] for key in _TRACKED if entry[key] is not None}
-                self._try(lambda tracker: tracker.log(event.step, known))
-            case Evaluated():
-                self._try(lambda tracker: tracker.log(event.step, {"eval/loss": event.loss}))
-            case Saved() if self._has_begun:
-                self._try(lambda tracker: tracker.sync())
+    del settings
+    place = RunFolder(folder).tensorboard
+    return TensorBoardTracker(place.name, place.parent, purge_step=start_step + 1)
 
-    def _try(self, call: Any) -> None:
-        tracker = self._tracker
-        if tracker is None:
-            return
-        try:
-            call(tracker)
-        except Exception as error:
-            self._tracker = None
-            self._warn(
-                Warned(
-                    f"{tracker.name} failed and gets nothing more: {first_line(error)}",
-                    "the run goes on, and metrics.jsonl holds the same numbers",
-                )
-            )
+
+def _wandb(folder: Path, start_step: int, settings: Mapping[str, Any]) -> GeneralTracker:
+    """Files in the folder `wandb` of the run; a resumed run goes on under its id, which wandb itself does not keep."""
+    from accelerate.tracking import WandBTracker
+
+    path = folder / "wandb" / "run-id"
+    if start_step == 0 or not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, uuid.uuid4().hex[:8] + "\n")
+    return WandBTracker(
+        os.environ.get("WANDB_PROJECT", "subopt"),
+        name=folder.resolve().name,
+        dir=str(folder),
+        id=path.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        mode=os.environ.get("WANDB_MODE", "offline"),
+        config=dict(settings),
+    )
+
+
+def _trackio(folder: Path, start_step: int, settings: Mapping[str, Any]) -> GeneralTracker:
+    """Trackio's store on this machine; a resumed run goes on under its name."""
+    from accelerate.tracking import TrackioTracker
+
+    return TrackioTracker(
+        os.environ.get("TRACKIO_PROJECT", "subopt"),
+        name=folder.resolve().name,
+        resume="allow" if start_step else "never",
+        config=dict(settings),
+        embed=False,
+        auto_log_gpu=False,
+        auto_log_cpu=False,
+    )
+
+
+TRACKERS = {
+    "tensorboard": Tracker(
+        "TensorBoard", "torch.utils.tensorboard", "'subopt[track]'", _tensorboard
+    ),
+    "wandb": Tracker("wandb", "wandb", "wandb", _wandb),
+    "trackio": Tracker("trackio", "trackio", "trackio", _trackio),
+}
 
 
 def parse_trackers(text: str) -> list[str]:
@@ -99,19 +112,18 @@ def parse_trackers(text: str) -> list[str]:
     return names
 
 
-def make_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
-    """Return the named trackers for a run folder; nothing is written yet.
+def installed_trackers(names: Sequence[str]) -> list[Tracker]:
+    """Return the named trackers.
 
     Raises:
         UsageError: A package is not installed.
     """
-    from .tensorboard import TensorBoard
-    from .trackio import Trackio
-    from .wandb import WeightsAndBiases
-
-    kinds: dict[str, type[Any]] = {
-        "tensorboard": TensorBoard,
-        "wandb": WeightsAndBiases,
-        "trackio": Trackio,
-    }
-    return [kinds[name](folder) for name in names]
+    for name in names:
+        try:
+            importlib.import_module(TRACKERS[name].module)
+        except ImportError:
+            raise UsageError(
+                f"tracking with {name} needs the package {name}, which is not installed",
+                f"install it with: pip install {TRACKERS[name].install}",
+            ) from None
+    return [TRACKERS[name] for name in names]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import torch
 
 from subopt.errors import DoesNotFitError, first_line
-from subopt.profilers.device import gpu_status
+from subopt.profilers.device import gpu_status, release_memory
 from subopt.profilers.history.runs import PeakSource
 
 _STATUS = Path("/proc/self/status")
@@ -85,9 +83,7 @@ class PeakMemory:
 
 def _reset_process_peak() -> bool:
     # what the checks have freed would otherwise be used again unseen
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
+    release_memory()
     try:
         _CLEAR_REFS.write_text(_RESET_PEAK)
     except OSError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from subopt.recipes.schema import Recipe
-    from subopt.recipes.tracking.tracker import Tracker
+    from subopt.recipes.tracking.trackers import Tracker
     from subopt.recipes.training.events import OnEvent
 
     from ..terminal.output import Output
@@ -92,7 +92,7 @@ def train(
     """Train a model from a recipe."""
     from subopt.recipes.recipe.bundled import open_recipe, require_model
     from subopt.recipes.recipe.load import with_settings
-    from subopt.recipes.tracking.trackers import make_trackers, parse_trackers
+    from subopt.recipes.tracking.trackers import installed_trackers, parse_trackers
     from subopt.recipes.training.trainer import plan
 
     from ..terminal.output import Output
@@ -112,7 +112,7 @@ def train(
     require_model(settled, recipe)
     folder = to or default_folder(recipe_path)
     names = parse_trackers(track + (",tensorboard" if tensorboard else ""))
-    trackers = make_trackers(names, folder)
+    trackers = installed_trackers(names)
     asked = Asked(recipe_path=recipe_path, output=folder, resume=resume, force=force, device=device)
     if dry_run:
         with output.guarded_stdout():
@@ -124,7 +124,7 @@ def train(
 
 def _run(output: Output, recipe: Recipe, asked: Asked, trackers: Sequence[Tracker]) -> None:
     """Train, show how it goes and what it came to, and exit with its status."""
-    from subopt.recipes.tracking.trackers import Tracking
+    from subopt.recipes.tracking.listener import Tracking
     from subopt.recipes.training.events import each_of
     from subopt.recipes.training.interrupt import Ended
     from subopt.recipes.training.trainer import train as run
@@ -138,7 +138,10 @@ def _run(output: Output, recipe: Recipe, asked: Asked, trackers: Sequence[Tracke
         settings = recipe.model_dump(mode="json")
         listeners: list[OnEvent] = [
             progress,
-            *(stack.enter_context(Tracking(each, settings, progress)) for each in trackers),
+            *(
+                stack.enter_context(Tracking(each, asked["output"], settings, progress))
+                for each in trackers
+            ),
         ]
         try:
             result = run(recipe, **asked, on_event=each_of(*listeners))

@@ -1,5 +1,7 @@
 """What a torch.optim.Optimizer must honour, for every method."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -50,6 +52,33 @@ def test_the_loss_falls(name, options, dtype):
     before = loss().item()
     train(model, loss, make(name, model, 3e-2, options), 30)
     assert loss().item() < 0.95 * before
+
+
+def schedules(method):
+    """Option sets in which a method refreshes at different steps."""
+    if "period" not in method.tunable:
+        return [{}]
+    choices = {"period": (1, 2, 9), "early_refresh": (True, False), "stagger": (False, True)}
+    choices |= {"skip_first": (False, True), "use_current_gradient": (False, True)}
+    own = [key for key in choices if key in method.tunable]
+    sets = [dict(zip(own, x, strict=True)) for x in itertools.product(*map(choices.get, own))]
+    return [one | ({"start_step": 1} if "start_step" in method.tunable else {}) for one in sets]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_record_says_which_steps_refresh(name):
+    method = METHODS[name]
+    for options in schedules(method):
+        weight = torch.nn.Parameter(torch.ones(6, 4))
+        optimizer = Composed([weight], **method.resolve(options))
+        for t in range(1, 22):
+            weight.grad = torch.randn(6, 4)
+            optimizer.step()
+            if "refreshes" in method.capabilities:  # others count every step as one, or none
+                counted = int(optimizer.state[weight]["refreshes"])
+                assert method.refreshes_by(t, options) == counted, (options, t)
+            else:
+                assert not method.refreshes_in(t, options)
 
 
 @pytest.mark.parametrize("name", METHODS)

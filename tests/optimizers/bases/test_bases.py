@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from subopt.optimizers import METHODS, Composed, is_refresh_due
-from subopt.optimizers.bases.basis import resolve_rank
+from subopt.optimizers import METHODS, Composed
+from subopt.optimizers.bases.basis import is_refresh_due, resolve_rank
 from subopt.optimizers.bases.decompositions import (
     canonical_signs,
     gram_basis,

@@ -18,9 +18,10 @@ from subopt.profilers.costs.formula import weights_of
 from subopt.profilers.memory.simulation import needs_closure
 from subopt.profilers.method_table import MethodTable
 from subopt.profilers.record.profile import Settings
+from subopt.profilers.shape_classes import only_gradient_of, shape_classes
 from subopt.profilers.target.load import load_target
 from subopt.profilers.target.session import Session
-from subopt.profilers.timing import clock
+from subopt.profilers.timing import clock, interleaved
 from subopt.profilers.timing import step as timing
 from subopt.profilers.timing.step import (
     StepTime,
@@ -29,7 +30,7 @@ from subopt.profilers.timing.step import (
     time_step,
     time_whole_step,
 )
-from subopt.profilers.timing.step_by_shape import KindSteps, kinds_of, only_gradient_of
+from subopt.profilers.timing.step_by_shape import ShapeClassSteps
 
 ASSETS = Path(__file__).parents[2] / "assets"
 
@@ -121,6 +122,36 @@ def test_refreshes_and_ordinary_steps_are_told_apart(layers, clocked):
     assert taken == StepTime(2.0, 60.0, 10, 0.0, pytest.approx(longest))
 
 
+# Of SOAP those that refresh before or after the step, with a first step that moves something or nothing.
+REFRESHING = [
+    ("adadiag", {}), ("galore", {"solver": "power"}), ("shampoo", {}), ("sketchy", {"rank": 2}),
+    ("adadiag", {"source": "covariance", "stagger": True}), ("soap", {"stagger": True}),
+    *(("soap", {"use_current_gradient": before, "skip_first": skips})
+      for before in (False, True) for skips in (False, True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "options"), REFRESHING)
+@pytest.mark.parametrize("budget_s", [0.0, 1e9])
+def test_steps_in_which_a_basis_is_refreshed_are_the_refreshes(
+    layers, monkeypatch, method, options, budget_s
+):
+    """A layer's refresh takes 10 ms, by the optimizer's own count; whatever else a step does, 1 ms."""
+
+    def timed(run, devices):
+        def count():
+            return sum(int(s["refreshes"]) for s in states.values() if "refreshes" in s)
+
+        states = run.__self__.state
+        before = count()
+        run()
+        return 1.0 + 10.0 * (count() - before)
+
+    monkeypatch.setattr(clock, "timed_ms", timed)
+    taken = time_step(layers, method, options, baseline="lion", rounds=2, budget_s=budget_s)
+    assert (taken.ordinary_ms, taken.refresh_ms) == (1.0, 41.0)
+
+
 def test_a_method_without_decompositions_has_only_ordinary_steps(layers, clocked):
     clocked(lambda method, updated, t: 1000.0 if t == 1 else float(t))
     taken = time_step(layers, "lion", {}, baseline="lion", rounds=2, budget_s=1e9)
@@ -145,9 +176,9 @@ def test_the_baseline_is_timed_in_turn_so_that_a_changing_load_falls_on_both(mod
         return own_ms * 2.0 ** ((len(calls) - 1) // 2)
 
     monkeypatch.setattr(clock, "timed_ms", timed)
-    monkeypatch.setattr(KindSteps, "take", lambda self, most, end_s: None)
-    monkeypatch.setattr(KindSteps, "whole_s", lambda self, steps: 0.0)
-    monkeypatch.setattr(KindSteps, "excesses_ms", lambda self: [])
+    monkeypatch.setattr(ShapeClassSteps, "take", lambda self, most, end_s: None)
+    monkeypatch.setattr(ShapeClassSteps, "whole_s", lambda self, steps: 0.0)
+    monkeypatch.setattr(ShapeClassSteps, "excesses_ms", lambda self: [])
     taken = time_step(model, "lion", {}, baseline="adamw", rounds=2, budget_s=1e9)
     assert calls == ["lion", "adamw"] * 5
     load = (4 + 8) / 2  # the median of the pairs after the first: 2, 4, 8, 16
@@ -218,7 +249,7 @@ def test_ordinary_steps_of_all_layers_refresh_none(layers, method):
     options = {k: v for k, v in schedule.items() if k in get_method(method).defaults}
     weights = [parameter.detach().clone() for parameter in layers.parameters()]
     optimizer = create(method, layers, lr=0.0, **options)
-    steps = KindSteps([optimizer], lambda t: bool(options) and t % 2 == 1, set())
+    steps = ShapeClassSteps([optimizer], lambda t: bool(options) and t % 2 == 1, set())
     steps.take(3, float("inf"))
     refreshes = sum(int(state.get("refreshes", 0)) for state in optimizer.state.values())
     (times_ms,) = steps.ordinary_steps(3, float("inf"))
@@ -264,8 +295,8 @@ def test_long_steps_are_taken_twice_and_thrice_where_that_ends_soon(
     monkeypatch.setattr(clock, "timed_ms", timed)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     time_step(layers, "adadiag", {}, baseline="adamw", rounds=1, budget_s=0 if steps < 4 else 3.0)
-    kinds = 2
-    assert calls == ["adadiag", "adamw"] * kinds * steps
+    classes = 2
+    assert calls == ["adadiag", "adamw"] * classes * steps
 
 
 @pytest.fixture
@@ -447,7 +478,8 @@ def test_times_taken_before_an_interrupt_have_their_notes(monkeypatch):
 
 
 def test_out_of_time_the_first_step_stands_for_a_refresh(layers, clocked, monkeypatch):
-    monkeypatch.setattr(timing, "_LONG_S", 0.0)
+    monkeypatch.setattr(timing, "LONG_S", 0.0)
+    monkeypatch.setattr(interleaved, "LONG_S", 0.0)
     monkeypatch.setattr(timing, "_SHORT_S", 0.0)
     clocked(lambda method, updated, t: {1: 1000.0, 2: 2.0}[t] if method == "galore" else 0.0)
     taken = time_step(layers, "galore", {}, baseline="adamw", rounds=2, budget_s=0)
@@ -455,7 +487,7 @@ def test_out_of_time_the_first_step_stands_for_a_refresh(layers, clocked, monkey
     assert taken == StepTime(4 * 2, 4 * 1000, period, 0, 3 * 2 + 1000, "steps")
 
 
-def test_kinds_are_of_one_group_shape_layout_and_dtype_and_have_a_gradient():
+def test_shape_classes_are_of_one_group_shape_layout_and_dtype_and_have_a_gradient():
     model = nn.ModuleList(nn.Linear(4, 5) for _ in range(7))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -469,12 +501,12 @@ def test_kinds_are_of_one_group_shape_layout_and_dtype_and_have_a_gradient():
     for group in groups:
         for parameter in group["params"]:
             parameter.grad = None if parameter.grad is None else torch.zeros_like(parameter)
-    kinds = kinds_of(create("adadiag", model, groups=groups))
-    weights = [(k.parameter, k.count) for k in kinds if k.parameter.ndim == 2]
+    classes = shape_classes(create("adadiag", model, groups=groups))
+    weights = [(alike[0], len(alike)) for alike in classes if alike[0].ndim == 2]
     assert [count for _, count in weights] == [3, 1, 1, 1]
     expected = [model[0].weight, model[2].weight, model[3].weight, model[6].weight]
     assert all(found is one for (found, _), one in zip(weights, expected, strict=True))
-    assert [k.count for k in kinds if k.parameter.ndim == 1] == [5, 1, 1]
+    assert [len(alike) for alike in classes if alike[0].ndim == 1] == [5, 1, 1]
 
 
 def test_a_single_gradient_is_left_and_the_others_come_back(layers):

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from subopt.profilers.timing import stopwatch
+from subopt.profilers.timing import clock as device_clock
 from subopt.profilers.timing.stopwatch import Stopwatch
 
 
@@ -14,7 +14,7 @@ from subopt.profilers.timing.stopwatch import Stopwatch
 def clock(monkeypatch):
     """A clock that is one second further each time it is read."""
     ticks = itertools.count()
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(device_clock.time, "perf_counter", lambda: float(next(ticks)))
 
 
 @pytest.mark.usefixtures("clock")

@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from subopt.errors import OptionError
-from subopt.optimizers import METHODS, is_refresh_due
+from subopt.optimizers import METHODS
+from subopt.optimizers.bases.basis import is_refresh_due
 from subopt.profilers.target.load import load_target
+from subopt.profilers.timing import clock
+from subopt.recipes.race import step_time
 from subopt.recipes.race.candidates import Candidate
 from subopt.recipes.race.step_time import ROUNDS, Pace, measure_paces, steps_within
 from subopt.recipes.race.trial import RaceSetup
 from subopt.recipes.recipe.load import parse_recipe
+from subopt.recipes.training.trainable import make_trainable
 
 from .conftest import MODEL, RECIPE
 
@@ -21,11 +25,12 @@ from .conftest import MODEL, RECIPE
 def counted(horizon_s, pace, method, options):
     """The same step by step."""
     resolved = METHODS[method].resolve(options)
+    early = "early_refresh" in METHODS[method].tunable and resolved["early_refresh"]
     extra = 0.0 if pace.refresh_ms is None else max(0.0, pace.refresh_ms - pace.ordinary_ms)
     steps, spent_ms = 0, 0.0
     while True:
         step = steps + 1
-        due = step > 1 and is_refresh_due(step, resolved["period"], resolved["early_refresh"])
+        due = step > 1 and is_refresh_due(step, resolved["period"], early)
         spent_ms += pace.ordinary_ms + extra * due
         if spent_ms > 1000 * horizon_s:
             return steps
@@ -66,14 +71,14 @@ def test_a_longer_period_is_a_quicker_pace():
     assert seldom[1] == pytest.approx(12.0, rel=0.02)
 
 
-def measured(folder, names, model=MODEL, **keys):
+def measured(folder, names, model=MODEL, options=None, **keys):
     """Paces of the tiny model, and whose steps were timed in which order."""
     (folder / "model.py").write_text(model)
     turns = []
     settings = {"budget_s": 1e6, "is_over": lambda: False} | keys
     paces, left_out = measure_paces(
         RaceSetup(parse_recipe(RECIPE), load_target("model.py", base=folder), torch.device("cpu")),
-        [Candidate(method=name, start_lr=1e-3) for name in names],
+        [Candidate(method=name, start_lr=1e-3, options=options or {}) for name in names],
         on_progress=lambda name, done, total: turns.append((name, done, total)),
         **settings,
     )
@@ -92,6 +97,33 @@ def test_everyone_is_timed_in_turn(tmp_path):
     assert len(measured(tmp_path, ["adamw"], budget_s=0)[2]) == 1  # one round in any case
     with pytest.raises(KeyboardInterrupt):
         measured(tmp_path, ["adamw"], is_over=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("galore", {}), ("galore", {"stagger": True}), ("adadiag", {"source": "covariance"}), ("shampoo", {}),
+        ("soap", {}), ("soap", {"skip_first": False}),
+        ("soap", {"use_current_gradient": True}), ("soap", {"use_current_gradient": True, "skip_first": False}),
+    ],
+)  # fmt: skip
+def test_a_step_that_refreshes_is_timed_as_one(tmp_path, monkeypatch, method, options):
+    """SOAP moves its bases after the step: a step late, the refresh would be the quick step, and all others slow."""
+    made = []
+
+    def making(*args):
+        made.append(make_trainable(*args))
+        return made[-1]
+
+    def timed(run, devices):
+        before = made[-1].optimizer.diagnostics()["refreshes"]
+        run()
+        return 1.0 + 10.0 * (made[-1].optimizer.diagnostics()["refreshes"] - before)
+
+    monkeypatch.setattr(step_time, "make_trainable", making)
+    monkeypatch.setattr(clock, "timed_ms", timed)
+    paces, _, _ = measured(tmp_path, [method], options=options)
+    assert (paces[method].ordinary_ms, paces[method].refresh_ms) == (1.0, 21.0)  # of two matrices
 
 
 def test_who_cannot_train_the_model_is_left_out(tmp_path):

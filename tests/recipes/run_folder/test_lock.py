@@ -11,7 +11,6 @@ import pytest
 from subopt.app import main
 from subopt.errors import UsageError
 from subopt.recipes.recipe.load import load_recipe
-from subopt.recipes.run_folder import lock
 from subopt.recipes.run_folder.lock import check_unlocked, locked
 from subopt.recipes.training import events
 from subopt.recipes.training.trainer import plan
@@ -101,7 +100,7 @@ def test_the_lock_is_held_once_and_given_back(tmp_path):
 
 def test_a_lock_that_was_removed_and_made_anew_is_not_shared(tmp_path, monkeypatch):
     """A starts while B ends: A opened the file that B then removes, so what A locks is no longer the folder's."""
-    real, raced = lock.fcntl.flock, []
+    real, raced = pytest.importorskip("fcntl").flock, []
 
     def flock(file, how):
         if not raced:
@@ -109,9 +108,52 @@ def test_a_lock_that_was_removed_and_made_anew_is_not_shared(tmp_path, monkeypat
             (tmp_path / ".lock").unlink()  # B ends between A's opening and A's locking
         return real(file, how)
 
-    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     with locked(tmp_path, never), pytest.raises(UsageError, match="in use"):
         check_unlocked(tmp_path)
+
+
+def test_a_folder_that_is_only_looked_at_keeps_what_a_killed_process_left(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on nowhere\n")
+    check_unlocked(tmp_path)
+    assert (tmp_path / ".lock").read_text() == "process 1 on nowhere\n"
+
+
+def test_a_lock_that_is_a_link_writes_nothing_to_its_target(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "notes")
+    check_unlocked(tmp_path / "run")
+    with pytest.raises(UsageError, match="cannot be written to"), locked(tmp_path / "run", never):
+        pass
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_lock_that_is_a_pipe_or_a_folder_is_refused_at_once(tmp_path):
+    for make in (os.mkfifo, os.mkdir):
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        make(folder / ".lock")
+        check_unlocked(folder)
+        with pytest.raises(UsageError, match="cannot be written to"), locked(folder, never):
+            pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_that_leaves_the_block_lets_go_of_nothing(tmp_path):
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom subopt.recipes.run_folder.lock import locked\n"
+        "with locked(Path(sys.argv[1]), print):\n    child = os.fork()\n"
+        "    if child:\n        os.waitpid(child, 0)\n        print('alone', flush=True)\n        input()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], **pipes) as parent:
+        assert parent.stdout.readline() == "alone\n"
+        with pytest.raises(UsageError, match=f"in use: process {parent.pid} on"):
+            check_unlocked(tmp_path)
+        parent.communicate("\n")
+    check_unlocked(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -139,7 +181,7 @@ def test_a_file_system_without_locks_is_a_warning(recipe_path, monkeypatch):
     def flock(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     run = Run(recipe_path)
     assert run("run").step == 6
     told = run.of(events.Warned)

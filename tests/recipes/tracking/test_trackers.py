@@ -10,7 +10,8 @@ import pytest
 
 from subopt.app import main
 from subopt.errors import UsageError
-from subopt.recipes.tracking.trackers import Tracking, parse_trackers
+from subopt.recipes.tracking.listener import Tracking
+from subopt.recipes.tracking.trackers import parse_trackers
 from subopt.recipes.training import events
 
 
@@ -136,7 +137,7 @@ def test_nothing_is_asked_of_a_tracker_whose_run_never_started(tmp_path):
             asked.append(name)
             return lambda *_: None
 
-    with Tracking(Listening(), {}, told.append) as tracking:
+    with Tracking(Listening(), tmp_path, {}, told.append) as tracking:
         tracking(events.Warned("before the start"))
         tracking(events.Saved(0, tmp_path))
     assert (asked, told) == ([], [])
