@@ -23,7 +23,7 @@ class CurvePoint(Record):
 
 
 class Trial(Record):
-    """One training run of a race; `seconds` is its steps times its method's pace, evaluations not counted.
+    """One training run of a race; `seconds` is its steps times its method's step time, evaluations not counted.
 
     `role`: of the search for a rate and options, or a repetition of a finalist with another seed. `loss` is that of the
     last point of its curve; None where it never became finite. `status`: `stopped` early by successive halving.
@@ -46,7 +46,7 @@ class Contestant(Record):
     """What a race found out about one method, at the best rate and options of its search.
 
     `losses` is by seed, in the order of `Race.seeds`; shorter where the method was no finalist, and up to the first run
-    that diverged. `steps` and `tokens` are those of a whole run at that setting (0: none ended), `step_ms` its pace.
+    that diverged. `steps` and `tokens` are those of a whole run at that setting (0: none ended).
     `difference` is the mean over common seeds of its loss minus the baseline's at equal time, `difference_spread` the
     largest minus the smallest of those; both None for the baseline and where there is nothing to compare. `verdict`
     calls nothing better or worse that lies within the spread of the seeds.
@@ -76,7 +76,7 @@ class LeftOut(Record):
 
 
 class Race(Record):
-    """A race: every contestant had `horizon_seconds` of training at its own pace, and the same search.
+    """A race: every contestant had `horizon_seconds` of training at its own step time, and the same search.
 
     `fallback_lr` trained what a method leaves alone, under every method the same. `spent_seconds` is wall time in all.
     The contestants come best first. `interrupted`: by Ctrl-C, or out of time before its plan was done.

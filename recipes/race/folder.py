@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -17,7 +17,7 @@ from subopt.profilers.record.race import LeftOut, Race, Seconds, Trial
 
 from ..run_folder.disk import sync, write_text
 from .candidates import Candidate
-from .step_time import Pace
+from .step_time import CandidateStepTime
 
 _AFRESH = "start over with --force and without --resume"
 
@@ -31,6 +31,8 @@ class RacePlan(Record):
     `spent_seconds`: real time until the first trial.
     """
 
+    renamed: ClassVar = {"paces": "step_times"}
+
     schema_version: Literal[1] = 1
     settings: dict[str, str]
     minutes: Seconds
@@ -40,7 +42,7 @@ class RacePlan(Record):
     finalists: Count
     seeds: list[Count]
     contestants: list[Candidate]
-    paces: dict[str, Pace]
+    step_times: dict[str, CandidateStepTime]
     left_out: list[LeftOut] = Field(default_factory=list)
     spent_seconds: Seconds
 
@@ -67,7 +69,7 @@ class RaceFolder:
 
     @property
     def plan(self) -> Path:
-        """Settings, contestants and paces."""
+        """Settings, contestants and step times."""
         return self.path / "plan.json"
 
     @property
@@ -114,10 +116,10 @@ class RaceFolder:
         """
         plan = _parsed(RacePlan, _text(self.plan), str(self.plan))
         known = {candidate.method for candidate in plan.contestants}
-        is_whole = known and plan.seeds and not known - plan.paces.keys()
+        is_whole = known and plan.seeds and not known - plan.step_times.keys()
         if not is_whole or len(known) < len(plan.contestants):
             raise FileFormatError(
-                f"{self.plan}: contestants, paces and seeds do not agree", _AFRESH
+                f"{self.plan}: contestants, step times and seeds do not agree", _AFRESH
             )
         for candidate in plan.contestants:
             _check_options(candidate, str(self.plan))

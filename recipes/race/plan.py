@@ -11,7 +11,7 @@ from subopt.profilers.record.race import LeftOut
 from subopt.units import format_ms
 
 from .candidates import Candidate
-from .step_time import Pace, steps_within, time_of_steps_ms
+from .step_time import CandidateStepTime, steps_within, time_of_steps_ms
 from .trial import PARTS
 
 # Of the minutes; the rest is for what a plan cannot know.
@@ -66,7 +66,7 @@ class Layout:
 
 def lay_out(
     candidates: Sequence[Candidate],
-    paces: Mapping[str, Pace],
+    step_times: Mapping[str, CandidateStepTime],
     *,
     minutes: float,
     spent_s: float,
@@ -82,7 +82,7 @@ def lay_out(
 
     Args:
         candidates: Who could take part, the baseline first, then the most promising.
-        paces: Their paces.
+        step_times: Their step times.
         minutes: Real time in all.
         spent_s: Real time that is gone.
         finalists: Methods beside the baseline that repeat their best setting.
@@ -100,36 +100,50 @@ def lay_out(
             for trials in level.trials:
                 chosen = candidates[:count]
                 repeats = seeds if level.repeats else 1
-                horizon_s = _horizon_s(chosen, paces, left_s, trials, finalists, repeats)
-                if _steps(chosen[0], paces, horizon_s) < _capped(level.steps, most_steps):
+                horizon_s = _horizon_s(chosen, step_times, left_s, trials, finalists, repeats)
+                if _steps(chosen[0], step_times, horizon_s) < _capped(level.steps, most_steps):
                     continue
                 if most_steps is not None:
-                    horizon_s = min(horizon_s, _time_of(chosen[0], paces, max(most_steps, PARTS)))
-                able = [e for e in chosen if _steps(e, paces, horizon_s) >= PARTS]
+                    horizon_s = min(
+                        horizon_s, _time_of(chosen[0], step_times, max(most_steps, PARTS))
+                    )
+                able = [e for e in chosen if _steps(e, step_times, horizon_s) >= PARTS]
                 if len(able) >= (count if is_fixed else 2):
-                    return _layout(candidates, count, paces, trials, repeats, finalists, horizon_s)
-    raise _too_short(candidates, paces, minutes, spent_s, is_fixed=is_fixed, most_steps=most_steps)
+                    return _layout(
+                        candidates, count, step_times, trials, repeats, finalists, horizon_s
+                    )
+    raise _too_short(
+        candidates, step_times, minutes, spent_s, is_fixed=is_fixed, most_steps=most_steps
+    )
 
 
 def _capped(steps: int, most_steps: int | None) -> int:
     return steps if most_steps is None else max(min(steps, most_steps), PARTS)
 
 
-def _steps(candidate: Candidate, paces: Mapping[str, Pace], horizon_s: float) -> int:
+def _steps(
+    candidate: Candidate, step_times: Mapping[str, CandidateStepTime], horizon_s: float
+) -> int:
     if horizon_s <= 0:
         return 0
-    return steps_within(horizon_s, paces[candidate.method], candidate.method, candidate.options)[0]
+    return steps_within(
+        horizon_s, step_times[candidate.method], candidate.method, candidate.options
+    )[0]
 
 
-def _time_of(candidate: Candidate, paces: Mapping[str, Pace], steps: int) -> float:
+def _time_of(
+    candidate: Candidate, step_times: Mapping[str, CandidateStepTime], steps: int
+) -> float:
     """Return the time of so many steps in seconds, and a little more against rounding."""
-    time_ms = time_of_steps_ms(steps, paces[candidate.method], candidate.method, candidate.options)
+    time_ms = time_of_steps_ms(
+        steps, step_times[candidate.method], candidate.method, candidate.options
+    )
     return time_ms * (1 + 1e-6) / 1000
 
 
 def _horizon_s(
     chosen: Sequence[Candidate],
-    paces: Mapping[str, Pace],
+    step_times: Mapping[str, CandidateStepTime],
     left_s: float,
     trials: int,
     finalists: int,
@@ -137,21 +151,21 @@ def _horizon_s(
 ) -> float:
     """Return the length of a run for which everything takes the time left."""
     searching = 1 + (trials - 1) * LATER_TRIALS_SHARE
-    own_s = [_overhead_s(paces[candidate.method]) for candidate in chosen]
+    own_s = [_overhead_s(step_times[candidate.method]) for candidate in chosen]
     repeats = (min(finalists, len(chosen) - 1) + 1) * (seeds - 1)
     runs = len(chosen) * searching + repeats
     overhead_s = searching * sum(own_s) + repeats * max(own_s)
     return (left_s - overhead_s) / runs
 
 
-def _overhead_s(pace: Pace) -> float:
-    return (pace.build_ms + PARTS * pace.eval_ms) / 1000
+def _overhead_s(step_time: CandidateStepTime) -> float:
+    return (step_time.build_ms + PARTS * step_time.eval_ms) / 1000
 
 
 def _layout(
     candidates: Sequence[Candidate],
     count: int,
-    paces: Mapping[str, Pace],
+    step_times: Mapping[str, CandidateStepTime],
     trials: int,
     seeds: int,
     finalists: int,
@@ -159,18 +173,18 @@ def _layout(
 ) -> Layout:
     chosen, left_out = [], []
     for candidate in candidates[:count]:
-        steps = _steps(candidate, paces, horizon_s)
+        steps = _steps(candidate, step_times, horizon_s)
         if steps >= PARTS:
             chosen.append(candidate)
             continue
-        step_ms = paces[candidate.method].ordinary_ms
+        step_ms = step_times[candidate.method].ordinary_ms
         reason = f"too slow: {steps} steps of {format_ms(step_ms)} in a run of {format_ms(1000 * horizon_s)}"
         left_out.append(LeftOut(method=candidate.method, reason=reason))
     left_out += [
         LeftOut(method=candidate.method, reason="too few minutes for all: ranked below the others")
         for candidate in candidates[count:]
     ]
-    slowest_s = max(_overhead_s(paces[candidate.method]) for candidate in chosen)
+    slowest_s = max(_overhead_s(step_times[candidate.method]) for candidate in chosen)
     repeats = (min(finalists, len(chosen) - 1) + 1) * (seeds - 1)
     return Layout(
         contestants=tuple(chosen),
@@ -184,7 +198,7 @@ def _layout(
 
 def _too_short(
     candidates: Sequence[Candidate],
-    paces: Mapping[str, Pace],
+    step_times: Mapping[str, CandidateStepTime],
     minutes: float,
     spent_s: float,
     *,
@@ -196,11 +210,11 @@ def _too_short(
     if is_fixed:
         chosen = list(candidates)
     else:
-        quickest = min(candidates[1:], key=lambda candidate: _time_of(candidate, paces, PARTS))
+        quickest = min(candidates[1:], key=lambda candidate: _time_of(candidate, step_times, PARTS))
         chosen = [candidates[0], quickest]
-    run_s = _time_of(candidates[0], paces, _capped(level.steps, most_steps))
-    run_s = max(run_s, *(_time_of(candidate, paces, PARTS) for candidate in chosen))
-    needed_s = sum(run_s + _overhead_s(paces[candidate.method]) for candidate in chosen)
+    run_s = _time_of(candidates[0], step_times, _capped(level.steps, most_steps))
+    run_s = max(run_s, *(_time_of(candidate, step_times, PARTS) for candidate in chosen))
+    needed_s = sum(run_s + _overhead_s(step_times[candidate.method]) for candidate in chosen)
     needed = math.ceil(10 * (needed_s + spent_s) / (60 * USABLE_SHARE)) / 10
     names = " and ".join([", ".join(e.method for e in chosen[:-1]), chosen[-1].method])
     return UsageError(

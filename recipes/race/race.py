@@ -26,11 +26,11 @@ from .plan import lay_out
 from .running import Running
 from .search import require_optuna
 from .source import RaceSource
-from .step_time import measure_paces
+from .step_time import measure_step_times
 from .trial import RaceSetup, quick_release
 
-# Of the minutes, for finding the paces.
-_PACES_SHARE = 0.1
+# Of the minutes, for finding the step times.
+_STEP_TIMES_SHARE = 0.1
 
 
 def race(
@@ -49,7 +49,7 @@ def race(
     """Race methods for equal wall time, and leave every finished trial in a folder.
 
     Every trial has the same weights at its seed, the same batches in the same order, the same schedule stretched over
-    its own steps, and as many steps as its method takes in `horizon_seconds` at the pace measured before. The baseline
+    its own steps, and as many steps as its method takes in `horizon_seconds` at its measured step time. The baseline
     searches its rate first; it then trains, under every other method, what that method leaves alone.
 
     Args:
@@ -177,14 +177,14 @@ def _planned(
     began_s = monotonic()
     candidates, absent = _candidates(asked.source, setup, asked.methods)
     release_memory()
-    paces, unable = measure_paces(
+    step_times, unable = measure_step_times(
         setup,
         candidates,
-        budget_s=60 * asked.minutes * _PACES_SHARE,
+        budget_s=60 * asked.minutes * _STEP_TIMES_SHARE,
         is_over=lambda: interrupt.requested,
         on_progress=lambda *what: on_event(Pacing(*what)),
     )
-    able = [candidate for candidate in candidates if candidate.method in paces]
+    able = [candidate for candidate in candidates if candidate.method in step_times]
     if len(able) < 2:
         raise UsageError(
             f"no other method than {able[0].method} can train this model: {unable[0].reason}"
@@ -192,7 +192,7 @@ def _planned(
     spent_s = monotonic() - began_s
     layout = lay_out(
         able,
-        paces,
+        step_times,
         minutes=asked.minutes,
         spent_s=spent_s,
         finalists=asked.finalists,
@@ -209,7 +209,7 @@ def _planned(
         finalists=asked.finalists,
         seeds=[asked.source.recipe.seed + k for k in range(layout.seeds)],
         contestants=list(layout.contestants),
-        paces=paces,
+        step_times=step_times,
         left_out=[*absent, *unable, *layout.left_out],
         spent_seconds=spent_s,
     )

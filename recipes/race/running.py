@@ -140,8 +140,8 @@ class Running:
         seed: int | None = None,
     ) -> Order:
         plan = self._plan
-        pace = plan.paces[candidate.method]
-        steps, pace_ms = steps_within(plan.horizon_seconds, pace, candidate.method, options)
+        step_time = plan.step_times[candidate.method]
+        steps, step_ms = steps_within(plan.horizon_seconds, step_time, candidate.method, options)
         return Order(
             method=candidate.method,
             options=options,
@@ -149,7 +149,7 @@ class Running:
             seed=plan.seeds[0] if seed is None else seed,
             role="search" if seed is None else "final",
             steps=steps,
-            pace_ms=pace_ms,
+            step_ms=step_ms,
             fallback_lr=None if candidate.method == self._baseline else self._fallback_lr(),
         )
 
@@ -214,7 +214,7 @@ class Running:
                 self._trials(),
                 baseline=self._baseline,
                 seeds=plan.seeds,
-                paces=plan.paces,
+                step_times=plan.step_times,
                 horizon_s=plan.horizon_seconds,
             ),
             left_out=[*plan.left_out, *self._dropped(), *late],

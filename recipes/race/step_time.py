@@ -37,7 +37,7 @@ _ROUND_S = 0.5
 _NO_LR = 1e-12
 
 
-class Pace(Record):
+class CandidateStepTime(Record):
     """How long a contestant's steps take.
 
     Attributes:
@@ -56,51 +56,55 @@ class Pace(Record):
 
 
 def steps_within(
-    horizon_s: float, pace: Pace, method: str, options: Mapping[str, OptionValue]
+    horizon_s: float, step_time: CandidateStepTime, method: str, options: Mapping[str, OptionValue]
 ) -> tuple[int, float]:
     """Return how many steps fit into a time, and their mean time in ms, refreshes where they really come.
 
         sum over the steps of (refresh_ms where one is due, else ordinary_ms) <= horizon
 
-    A first refresh belongs to building and is not counted. A pace is measured once for a method: of its options the
+    A first refresh belongs to building and is not counted. The time is measured once for a method: of its options the
     period changes the steps that fit, and a later `start_step` does not. Until then a preconditioned method takes the
     shorter steps of its graft, so such a trial gets too few steps rather than too many.
 
     Args:
         horizon_s: The time.
-        pace: The contestant's pace.
+        step_time: The contestant's.
         method: Method id.
         options: The options of the trial, which decide how often it refreshes.
     """
     horizon_ms = 1000 * horizon_s
-    low, high = 0, int(horizon_ms / pace.ordinary_ms)
+    low, high = 0, int(horizon_ms / step_time.ordinary_ms)
     while low < high:  # the time grows with the steps
         middle = (low + high + 1) // 2
-        fits = time_of_steps_ms(middle, pace, method, options) <= horizon_ms
+        fits = time_of_steps_ms(middle, step_time, method, options) <= horizon_ms
         low, high = (middle, high) if fits else (low, middle - 1)
     if low == 0:
-        return 0, pace.ordinary_ms
-    return low, time_of_steps_ms(low, pace, method, options) / low
+        return 0, step_time.ordinary_ms
+    return low, time_of_steps_ms(low, step_time, method, options) / low
 
 
 def time_of_steps_ms(
-    steps: int, pace: Pace, method: str, options: Mapping[str, OptionValue]
+    steps: int, step_time: CandidateStepTime, method: str, options: Mapping[str, OptionValue]
 ) -> float:
     """Return the time of so many steps in ms, refreshes where they really come, the first one apart."""
-    extra_ms = 0.0 if pace.refresh_ms is None else max(0.0, pace.refresh_ms - pace.ordinary_ms)
+    extra_ms = (
+        0.0
+        if step_time.refresh_ms is None
+        else max(0.0, step_time.refresh_ms - step_time.ordinary_ms)
+    )
     record = get_method(method)
     refreshes = max(0, record.refreshes_by(steps, options) - record.refreshes_by(1, options))
-    return steps * pace.ordinary_ms + extra_ms * refreshes
+    return steps * step_time.ordinary_ms + extra_ms * refreshes
 
 
-def measure_paces(
+def measure_step_times(
     setup: RaceSetup,
     candidates: Sequence[Candidate],
     *,
     budget_s: float,
     is_over: Callable[[], bool],
     on_progress: Callable[[str, int, int], None],
-) -> tuple[dict[str, Pace], list[LeftOut]]:
+) -> tuple[dict[str, CandidateStepTime], list[LeftOut]]:
     """Time everyone's steps, interleaved, and find out who cannot train this model at all.
 
     Args:
@@ -111,14 +115,14 @@ def measure_paces(
         on_progress: Called with a method, how many timings are done, and how many there are.
 
     Returns:
-        The paces by method, and those that have none with the reason.
+        The step times by method, and those that have none with the reason.
 
     Raises:
         KeyboardInterrupt: The user wanted to stop.
         SuboptError: The baseline cannot train the model.
     """
     begin_s = time.perf_counter()
-    found: dict[str, list[Pace]] = {candidate.method: [] for candidate in candidates}
+    found: dict[str, list[CandidateStepTime]] = {candidate.method: [] for candidate in candidates}
     left_out: dict[str, LeftOut] = {}
     for turn in range(ROUNDS):
         if turn and time.perf_counter() - begin_s >= budget_s:
@@ -136,11 +140,11 @@ def measure_paces(
                     raise
                 left_out[candidate.method] = LeftOut(method=candidate.method, reason=error.message)
             release_memory()
-    paces = {name: _typical(rounds) for name, rounds in found.items() if name not in left_out}
-    return paces, list(left_out.values())
+    step_times = {name: _typical(rounds) for name, rounds in found.items() if name not in left_out}
+    return step_times, list(left_out.values())
 
 
-def _round(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> Pace:
+def _round(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> CandidateStepTime:
     method = get_method(candidate.method)
     options = refreshing_every_other_step(method.name, candidate.options)
     recipe = setup.recipe_of(
@@ -157,7 +161,7 @@ def _round(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> Pace:
     eval_ms = 0.0
     if evaluate and setup.target.has_eval:
         eval_ms = clock.timed_ms(lambda: held_out(trainable, recipe.seed), devices)
-    return Pace(
+    return CandidateStepTime(
         ordinary_ms=ordinary_ms,
         refresh_ms=refresh_ms if is_refresh(1) else None,
         build_ms=made_ms + times_ms[0],
@@ -166,7 +170,7 @@ def _round(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> Pace:
     )
 
 
-def _typical(rounds: Sequence[Pace]) -> Pace:
+def _typical(rounds: Sequence[CandidateStepTime]) -> CandidateStepTime:
     """Return the medians of the times that every round has."""
     times = [name for name in ("ordinary_ms", "refresh_ms", "build_ms") if getattr(rounds[0], name)]
     medians = {name: statistics.median(getattr(one, name) for one in rounds) for name in times}

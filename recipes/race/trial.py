@@ -130,7 +130,7 @@ class Order:
     seed: int
     role: Literal["search", "final"]
     steps: int
-    pace_ms: float
+    step_ms: float
     fallback_lr: float | None
 
 
@@ -184,7 +184,7 @@ def run_trial(
             loss = held_out(trainable, setup.recipe.seed)
         if not math.isfinite(loss):
             return _outcome(order, "diverged", step, tokens, curve)
-        seconds = step * order.pace_ms / 1000
+        seconds = step * order.step_ms / 1000
         curve.append(CurvePoint(step=step, seconds=seconds, tokens=tokens, loss=loss))
         on_point(curve[-1])
         if part < PARTS and is_hopeless(part, loss):
@@ -212,7 +212,7 @@ def _outcome(
         role=order.role,
         status=status,
         steps=step,
-        seconds=step * order.pace_ms / 1000,
+        seconds=step * order.step_ms / 1000,
         tokens=tokens,
         loss=None if status == "diverged" else curve[-1].loss,
         curve=curve,

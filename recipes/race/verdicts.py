@@ -12,7 +12,7 @@ from subopt.profilers.record.race import Contestant, Trial
 
 from .candidates import Candidate
 from .search import best_of
-from .step_time import Pace, steps_within
+from .step_time import CandidateStepTime, steps_within
 
 Verdict: TypeAlias = Literal["better", "worse", "inside the spread", "one seed only", "diverged"]
 
@@ -69,7 +69,7 @@ def contestants_of(
     *,
     baseline: str,
     seeds: Sequence[int],
-    paces: Mapping[str, Pace],
+    step_times: Mapping[str, CandidateStepTime],
     horizon_s: float,
 ) -> list[Contestant]:
     """Return what the race says about each method, the best mean loss first.
@@ -79,14 +79,14 @@ def contestants_of(
         trials: All trials.
         baseline: The method that the others are compared with.
         seeds: The race's seeds, the search's first.
-        paces: The methods' paces.
+        step_times: The methods' step times.
         horizon_s: Training time of a run.
     """
     finals = [trial for trial in trials if trial.role == "final"]
     losses = {result.candidate.method: _losses(result, finals, seeds) for result in found}
     base = losses.get(baseline, ([], False))[0]
     contestants = [
-        _contestant(result, *losses[result.candidate.method], base, baseline, paces, horizon_s)
+        _contestant(result, *losses[result.candidate.method], base, baseline, step_times, horizon_s)
         for result in found
     ]
     return sorted(contestants, key=_order)
@@ -126,13 +126,13 @@ def _contestant(
     diverged: bool,
     base: Sequence[float],
     baseline: str,
-    paces: Mapping[str, Pace],
+    step_times: Mapping[str, CandidateStepTime],
     horizon_s: float,
 ) -> Contestant:
     candidate, best = result.candidate, result.best
     options = candidate.options if best is None else best.options
-    pace = paces[candidate.method]
-    _, step_ms = steps_within(horizon_s, pace, candidate.method, options)
+    step_time = step_times[candidate.method]
+    _, step_ms = steps_within(horizon_s, step_time, candidate.method, options)
     is_baseline = candidate.method == baseline
     differences = (
         [] if is_baseline else [own - other for own, other in zip(losses, base, strict=False)]
@@ -142,7 +142,7 @@ def _contestant(
         options=options,
         lr=candidate.start_lr if best is None else best.lr,
         step_ms=step_ms,
-        state_bytes=pace.state_bytes,
+        state_bytes=step_time.state_bytes,
         trials=len(result.trials),
         steps=0 if best is None else best.steps,
         tokens=0 if best is None else best.tokens,

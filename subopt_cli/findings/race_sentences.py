@@ -56,7 +56,7 @@ def _role_sentence(race: Race) -> str:
     trials = max((item.trials for item in race.contestants), default=0)
     return (
         f"Everybody had {plural(trials, 'trial')} to find a rate, the same weights and batches at a seed, and "
-        f"{format_ms(1000 * race.horizon_seconds)} of steps at the pace measured before; what a method leaves alone "
+        f"{format_ms(1000 * race.horizon_seconds)} of steps at its measured step time; what a method leaves alone "
         f"was trained by AdamW at {race.fallback_lr:.2g}, AdamW's own best rate."
     )
 

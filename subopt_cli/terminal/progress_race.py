@@ -65,7 +65,9 @@ class RaceProgress(Bar):
         if not self._is_pacing and not self.live:
             self.output.note("timing everybody's steps ...")
         self._is_pacing = True
-        self._bar.update(self._task, completed=event.done, description=f"pace of {event.method}")
+        self._bar.update(
+            self._task, completed=event.done, description=f"step time of {event.method}"
+        )
 
     def _planned(self, event: RacePlanned) -> None:
         plan = event.plan

@@ -14,7 +14,7 @@ from subopt.profilers.target.load import load_target
 from subopt.recipes.race import race as race_module
 from subopt.recipes.race import running
 from subopt.recipes.race.joining import joined
-from subopt.recipes.race.step_time import Pace
+from subopt.recipes.race.step_time import CandidateStepTime
 from subopt.report.charts.race import race_parts
 from subopt.terminal.race import race_report
 
@@ -32,10 +32,12 @@ def shown(race: Race, width: int) -> str:
 def quick(monkeypatch):
     """A race that takes no time: an invented pace, and a clock that stands."""
 
-    def paces(field, candidates, **_):
-        return {candidate.method: Pace(ordinary_ms=1000.0) for candidate in candidates}, []
+    def step_times(field, candidates, **_):
+        return {
+            candidate.method: CandidateStepTime(ordinary_ms=1000.0) for candidate in candidates
+        }, []
 
-    monkeypatch.setattr(race_module, "measure_paces", paces)
+    monkeypatch.setattr(race_module, "measure_paces", step_times)
     for module in (race_module, running):
         monkeypatch.setattr(module, "monotonic", lambda: 0.0)
 

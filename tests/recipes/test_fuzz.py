@@ -55,7 +55,7 @@ MANIFEST = {
 PLAN = RacePlan(
     settings={"minutes": "1"}, minutes=1.0, horizon_seconds=1.0, finals_seconds=1.0, trials=1, finalists=1, seeds=[0],
     contestants=[{"method": "adamw", "start_lr": 0.1}],
-    paces={"adamw": {"ordinary_ms": 1.0, "state_bytes": 8}}, left_out=[], spent_seconds=0.0,
+    step_times={"adamw": {"ordinary_ms": 1.0, "state_bytes": 8}}, left_out=[], spent_seconds=0.0,
 )  # fmt: skip
 ENTRY = Entry(
     trial=Trial(

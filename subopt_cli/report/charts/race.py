@@ -53,7 +53,7 @@ def _chart(
         axis |= {"type": "log", "title": {"text": f"{race.metric} (log scale)"}}
     caption = (
         f"Mean over the seeds of each method at its best setting. Everybody trained for "
-        f"{format_ms(1000 * race.horizon_seconds)} at its own pace, so that against seconds all curves end together: "
+        f"{format_ms(1000 * race.horizon_seconds)} of steps, so that against seconds all curves end together: "
         "the lower end is the better one. Against steps or tokens a quick method goes further."
     )
     return Chart(

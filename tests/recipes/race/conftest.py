@@ -13,7 +13,7 @@ from subopt.recipes.race import events, running
 from subopt.recipes.race import race as race_module
 from subopt.recipes.race.race import race
 from subopt.recipes.race.source import RaceSource
-from subopt.recipes.race.step_time import Pace
+from subopt.recipes.race.step_time import CandidateStepTime
 from subopt.recipes.recipe.load import parse_recipe
 
 from ..conftest import RECIPE as SHORTER
@@ -65,7 +65,9 @@ def invented_paces(setup, candidates, **_):
     """A second for an ordinary step, and what refreshes takes half of one more."""
     refreshing = {"galore": 1500.0}
     return {
-        candidate.method: Pace(ordinary_ms=1000.0, refresh_ms=refreshing.get(candidate.method))
+        candidate.method: CandidateStepTime(
+            ordinary_ms=1000.0, refresh_ms=refreshing.get(candidate.method)
+        )
         for candidate in candidates
     }, []
 
@@ -116,13 +118,13 @@ def without_time():
 
 
 @pytest.fixture
-def fixed_paces():
+def fixed_step_times():
     with without_time():
         yield
 
 
 @pytest.fixture
-def races(tmp_path, fixed_paces):
+def races(tmp_path, fixed_step_times):
     return Races(tmp_path)
 
 

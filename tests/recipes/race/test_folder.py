@@ -77,13 +77,13 @@ def test_a_trial_with_impossible_values(half, races, change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"contestants": []}, {"paces": {}}, {"seeds": []}, {"horizon_seconds": -1}, {"more": 1},
-        {"trials": "many"}, {"paces": {"adamw": {"ordinary_ms": 0}}}, {"schema_version": 2},
+        {"contestants": []}, {"step times": {}}, {"seeds": []}, {"horizon_seconds": -1}, {"more": 1},
+        {"trials": "many"}, {"step times": {"adamw": {"ordinary_ms": 0}}}, {"schema_version": 2},
         {"contestants": [{"method": "adamw", "start_lr": -1}]},
-        {"contestants": [{"method": "none", "start_lr": 1}], "paces": {"none": {"ordinary_ms": 1}}},
+        {"contestants": [{"method": "none", "start_lr": 1}], "step times": {"none": {"ordinary_ms": 1}}},
         {
             "contestants": [{"method": "soap", "start_lr": 1, "options": {"period": 0}}],
-            "paces": {"soap": {"ordinary_ms": 1}},
+            "step times": {"soap": {"ordinary_ms": 1}},
         },
     ],
 )  # fmt: skip

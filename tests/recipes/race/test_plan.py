@@ -7,25 +7,26 @@ import pytest
 from subopt.errors import UsageError
 from subopt.recipes.race.candidates import Candidate
 from subopt.recipes.race.plan import LATER_TRIALS_SHARE, USABLE_SHARE, lay_out
-from subopt.recipes.race.step_time import Pace, steps_within
+from subopt.recipes.race.step_time import CandidateStepTime, steps_within
 
 NAMES = ("adamw", "lion", "muon", "galore", "osd", "hfac", "soap", "adadiag")
 ENTRANTS = [Candidate(method=name, start_lr=1e-3) for name in NAMES]
 
 
-def laid_out(minutes, *, pace_ms=100.0, paces=None, candidates=ENTRANTS, **keys):
-    paces = {name: Pace(ordinary_ms=pace_ms, build_ms=500, eval_ms=50) for name in NAMES} | (
-        paces or {}
-    )
+def laid_out(minutes, *, step_ms=100.0, step_times=None, candidates=ENTRANTS, **keys):
+    step_times = {
+        name: CandidateStepTime(ordinary_ms=step_ms, build_ms=500, eval_ms=50) for name in NAMES
+    } | (step_times or {})
     settings = {"spent_s": 5.0, "finalists": 3, "seeds": 3, "is_fixed": False, "most_steps": None}
-    return lay_out(candidates, paces, minutes=minutes, **settings | keys), paces
+    return lay_out(candidates, step_times, minutes=minutes, **settings | keys), step_times
 
 
-def planned_s(layout, paces, spent_s=5.0):
+def planned_s(layout, step_times, spent_s=5.0):
     """The real time of a layout as its rule counts it."""
     searching = 1 + (layout.trials - 1) * LATER_TRIALS_SHARE
     own = [
-        (p.build_ms + 10 * p.eval_ms) / 1000 for p in (paces[e.method] for e in layout.contestants)
+        (p.build_ms + 10 * p.eval_ms) / 1000
+        for p in (step_times[e.method] for e in layout.contestants)
     ]
     finals = (min(3, len(own) - 1) + 1) * (layout.seeds - 1)
     return (
@@ -37,8 +38,8 @@ def planned_s(layout, paces, spent_s=5.0):
 
 @pytest.mark.parametrize("minutes", [1, 2, 5, 20, 60, 600])
 def test_it_fits_the_minutes_and_uses_them(minutes):
-    layout, paces = laid_out(minutes)
-    assert planned_s(layout, paces) == pytest.approx(60 * minutes * USABLE_SHARE)
+    layout, step_times = laid_out(minutes)
+    assert planned_s(layout, step_times) == pytest.approx(60 * minutes * USABLE_SHARE)
     assert layout.contestants[0].method == "adamw"
     out = [item.method for item in layout.left_out]
     assert [e.method for e in layout.contestants] + out == list(NAMES)
@@ -73,15 +74,18 @@ def test_the_shortest_race_there_is_needs_the_minutes_it_names():
 
 
 def test_a_method_too_slow_for_the_horizon_is_left_out():
-    slow = Pace(ordinary_ms=60_000.0)
-    layout, _ = laid_out(20, paces={"soap": slow})
+    slow = CandidateStepTime(ordinary_ms=60_000.0)
+    layout, _ = laid_out(20, step_times={"soap": slow})
     assert [item.method for item in layout.left_out] == ["soap"]
     assert "too slow" in layout.left_out[0].reason
 
 
 def test_slow_methods_never_leave_a_race_of_one():
-    slow = {name: Pace(ordinary_ms=60_000.0) for name in NAMES if name != "adamw"}
-    for settings in ({"paces": slow}, {"paces": {"soap": slow["soap"]}, "is_fixed": True}):
+    slow = {name: CandidateStepTime(ordinary_ms=60_000.0) for name in NAMES if name != "adamw"}
+    for settings in (
+        {"step_times": slow},
+        {"step_times": {"soap": slow["soap"]}, "is_fixed": True},
+    ):
         with pytest.raises(UsageError) as caught:
             laid_out(5, **settings)
         needed = float(caught.value.hint.partition("--minutes ")[2].partition(";")[0])
@@ -91,6 +95,6 @@ def test_slow_methods_never_leave_a_race_of_one():
 
 
 def test_runs_are_never_longer_than_the_recipes():
-    layout, paces = laid_out(600, most_steps=400)
-    assert steps_within(layout.horizon_s, paces["adamw"], "adamw", {})[0] == 400
-    assert planned_s(layout, paces) < 60 * 600
+    layout, step_times = laid_out(600, most_steps=400)
+    assert steps_within(layout.horizon_s, step_times["adamw"], "adamw", {})[0] == 400
+    assert planned_s(layout, step_times) < 60 * 600

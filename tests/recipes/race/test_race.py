@@ -153,7 +153,7 @@ def test_a_kill_in_the_middle_of_a_line_loses_that_trial_alone(races, whole):
     assert len(file.read_text().splitlines()) == len(expected.trials)
 
 
-def test_without_held_out_data_the_last_tenth_of_training_counts(tmp_path, fixed_paces):
+def test_without_held_out_data_the_last_tenth_of_training_counts(tmp_path, fixed_step_times):
     model = MODEL.replace("def eval_batches", "def other_batches")
     race = Races(tmp_path, model=model)(seeds=1, methods=["lion"], minutes=SHORT)
     assert race.metric == "training loss"
@@ -177,7 +177,7 @@ def _target(folder):
     return load_target("model.py", base=folder)
 
 
-def test_diverging_trials_are_recorded_and_lose(tmp_path, fixed_paces):
+def test_diverging_trials_are_recorded_and_lose(tmp_path, fixed_step_times):
     model = MODEL.replace(
         "def loss(model, batch):", "def loss(model, batch):\n    _check(model)"
     ) + (
@@ -231,7 +231,7 @@ def test_out_of_time_it_ends_with_what_is_complete(races, monkeypatch):
     assert len(set(counts.values())) == 1  # the same number counts for everybody
 
 
-def test_a_recipes_own_method_starts_from_its_rate_and_options(tmp_path, fixed_paces):
+def test_a_recipes_own_method_starts_from_its_rate_and_options(tmp_path, fixed_step_times):
     recipe = RECIPE.replace(
         "{method: adamw, lr: 1e-2}", "{method: galore, lr: 0.5, options: {rank: 2, period: 3}}"
     )
@@ -243,7 +243,7 @@ def test_a_recipes_own_method_starts_from_its_rate_and_options(tmp_path, fixed_p
     assert searched(race, "adamw")[0].lr != 0.5
 
 
-def test_rules_apply_to_whom_they_can(tmp_path, fixed_paces, monkeypatch):
+def test_rules_apply_to_whom_they_can(tmp_path, fixed_step_times, monkeypatch):
     recipe = (
         RECIPE
         + "optimizer: {method: galore, lr: 0.1, overrides: "
@@ -291,7 +291,7 @@ def test_too_few_minutes_says_how_many_it_takes(races):
         races("other", minutes=needed - 0.1, methods=["lion"])
 
 
-def test_synthetic_data_is_refused(tmp_path, fixed_paces, monkeypatch):
+def test_synthetic_data_is_refused(tmp_path, fixed_step_times, monkeypatch):
     runner = Races(tmp_path)
     target = race_module.training_target(runner.source.recipe, tmp_path)
     record = target.record.model_copy(update={"synthetic_data": True})

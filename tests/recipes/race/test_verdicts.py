@@ -9,7 +9,7 @@ import pytest
 
 from subopt.profilers.record.race import CurvePoint, Trial
 from subopt.recipes.race.candidates import Candidate
-from subopt.recipes.race.step_time import Pace
+from subopt.recipes.race.step_time import CandidateStepTime
 from subopt.recipes.race.verdicts import contestants_of, finalists_of, method_results, verdict_of
 
 SEEDS = [0, 1, 2]
@@ -26,8 +26,10 @@ def trial(method, loss, *, lr=0.1, seed=0, role="search", status="done", options
 def result(trials, names=("adamw", "lion", "muon")):
     candidates = [Candidate(method=name, start_lr=0.1) for name in names]
     found = method_results(candidates, trials)
-    paces = {name: Pace(ordinary_ms=1000, state_bytes=7) for name in names}
-    listed = contestants_of(found, trials, baseline="adamw", seeds=SEEDS, paces=paces, horizon_s=10)
+    step_times = {name: CandidateStepTime(ordinary_ms=1000, state_bytes=7) for name in names}
+    listed = contestants_of(
+        found, trials, baseline="adamw", seeds=SEEDS, step_times=step_times, horizon_s=10
+    )
     return {contestant.method: contestant for contestant in listed}
 
 
