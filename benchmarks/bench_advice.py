@@ -215,7 +215,7 @@ RUNS = RESULTS / f"{NAME}.jsonl"
 CHOSEN = RESULTS / f"{NAME}_chosen.json"
 
 
-def measure_paces() -> None:
+def measure_step_times() -> None:
     """Write the paces, problem by problem."""
     measured = {}
     for name, problem in PROBLEMS.items():
@@ -255,7 +255,7 @@ def main() -> None:
     problems = [arguments.problem] if arguments.problem else list(PROBLEMS)
     methods = list(METHODS)[::-1] if arguments.last_first else list(METHODS)
     if arguments.stage == "pace":
-        measure_paces()
+        measure_step_times()
     elif arguments.stage == "advise":
         ask(problems, arguments.minutes)
     elif arguments.stage == "render":

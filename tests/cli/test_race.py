@@ -37,7 +37,7 @@ def quick(monkeypatch):
             candidate.method: CandidateStepTime(ordinary_ms=1000.0) for candidate in candidates
         }, []
 
-    monkeypatch.setattr(race_module, "measure_paces", step_times)
+    monkeypatch.setattr(race_module, "measure_step_times", step_times)
     for module in (race_module, running):
         monkeypatch.setattr(module, "monotonic", lambda: 0.0)
 

@@ -111,7 +111,7 @@ class Races:
 def without_time():
     """No method's steps are timed, and no minute ever goes by."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(race_module, "measure_paces", invented_paces)
+        patch.setattr(race_module, "measure_step_times", invented_paces)
         for module in (race_module, running):
             patch.setattr(module, "monotonic", lambda: 0.0)
         yield

@@ -243,7 +243,7 @@ def test_a_recipes_own_method_starts_from_its_rate_and_options(tmp_path, fixed_s
     assert searched(race, "adamw")[0].lr != 0.5
 
 
-def test_rules_apply_to_whom_they_can(tmp_path, fixed_step_times, monkeypatch):
+def test_overrides_apply_to_whom_they_can(tmp_path, fixed_step_times, monkeypatch):
     recipe = (
         RECIPE
         + "optimizer: {method: galore, lr: 0.1, overrides: "
