@@ -8,7 +8,7 @@
 Time is CPU time of one thread, so a busy machine changes how long the sweep takes and not who wins: a method gets as
 many steps as fit into the same seconds at its own pace. The learning rate is searched by walking a ladder of half
 decades downhill from 1e-3 until both neighbours of the best are worse, with the first seed; the ten best methods and
-AdamW are then repeated with other seeds. Each finished run is one line of the results file (`_sweep.py`).
+AdamW are then repeated with other seeds. Each finished run is one line of the results file (`common/sweep.py`).
 """
 
 import argparse
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, ROOT, conditions, load_example
-from _sweep import Gradients, Problem, Row, Run, read_results, sweep, warmup_then_cosine
-from render_advice import render
+from common.conditions import RESULTS, ROOT, conditions, load_example
+from common.sweep import Gradients, Problem, Row, Run, read_results, sweep, warmup_then_cosine
+from render.advice import render
 
 from subopt.optimizers import METHODS, create, get_method
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, ROOT, conditions
+from common.conditions import RESULTS, ROOT, conditions
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 

@@ -19,13 +19,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import render_curves
 import torch
-from _common import RESULTS, conditions
-from _contenders import Contender, Entry, ours
-from _llama import Shape, gradients, layer_shapes
-from _peers import FUSED, TORCH
-from _timing import elapsed_ms
+from common.conditions import RESULTS, conditions
+from common.contenders import Contender, Entry, ours
+from common.llama import Shape, gradients, layer_shapes
+from common.peers import FUSED, TORCH
+from common.timing import elapsed_ms
+from render import curves as render_curves
 from torch import Tensor
 
 from subopt.profilers.gradients.spectrum import energies, sketch_rank, sketched_energies

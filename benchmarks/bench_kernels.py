@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import render_kernels
 import torch
-from _bounds import pca, wide
-from _common import RESULTS, conditions
-from _llama import gradients, layer_shapes
-from _timing import elapsed_ms
-from _trained import trained_gradients
+from common.bounds import pca, wide
+from common.conditions import RESULTS, conditions
+from common.llama import gradients, layer_shapes
+from common.timing import elapsed_ms
+from common.trained import trained_gradients
+from render import kernels as render_kernels
 from torch import Tensor
 
 from subopt.optimizers.bases.covariance import refit

@@ -13,7 +13,7 @@ import statistics
 from collections import defaultdict
 
 import torch
-from _common import load_example
+from common.conditions import load_example
 from torch import Tensor, nn
 
 from subopt.optimizers import create, parameter_roles

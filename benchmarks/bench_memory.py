@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _common import RESULTS, ROOT, conditions, load_example
+from common.conditions import RESULTS, ROOT, conditions, load_example
 from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils._pytree import tree_leaves

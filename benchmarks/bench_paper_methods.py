@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, conditions, load_example
-from _sweep import Gradients, Problem, Row, Run, read_results, sweep, warmup_then_linear
 from bench_tiny_llama import TINY_LLAMA
-from render_paper_methods import Entry, render
+from common.conditions import RESULTS, conditions, load_example
+from common.sweep import Gradients, Problem, Row, Run, read_results, sweep, warmup_then_linear
+from render.paper_methods import Entry, render
 
 from subopt.optimizers import create, get_method
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, ROOT, conditions
+from common.conditions import RESULTS, ROOT, conditions
 
 from subopt.optimizers import METHODS
 from subopt.optimizers.methods.method import options_for

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, ROOT, conditions, load_example
-from _singular_values import SINGULAR_SHAPES, decaying, measure_singular_values
+from common.conditions import RESULTS, ROOT, conditions, load_example
+from common.singular_values import SINGULAR_SHAPES, decaying, measure_singular_values
 
 from subopt.optimizers import create
 from subopt.profilers.effort import EFFORTS, Progress
@@ -316,7 +316,7 @@ def main() -> None:
         arguments.output.write_text("".join(json.dumps(row) + "\n" for row in kept))
     if not arguments.render:
         run_missing(arguments.output, sections, arguments.size, arguments.threads)
-    import render_profile
+    from render import profile as render_profile
 
     render_profile.write(arguments.output)
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, conditions
-from _contenders import LR, Contender, ours
-from _llama import Shape, gradients, layer_shapes
-from _timing import elapsed_ms, median, ratio, shown, shown_ms
-from _verdicts import table
 from bench_steps import AUTOENCODER
+from common.conditions import RESULTS, conditions
+from common.contenders import LR, Contender, ours
+from common.llama import Shape, gradients, layer_shapes
+from common.timing import elapsed_ms, median, ratio, shown, shown_ms
+from common.verdicts import table
 from torch import Tensor
 
 from subopt.optimizers import METHODS

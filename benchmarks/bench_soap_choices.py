@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, load_example
-from _sweep import Problem, Row, Run, read_results, sweep, warmup_then_cosine
+from common.conditions import RESULTS, load_example
+from common.sweep import Problem, Row, Run, read_results, sweep, warmup_then_cosine
 
 NAME = "soap_choices_cpu_202611"
 STEPS = 200

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, ROOT, conditions
-from _contenders import LR, held_bytes
-from _llama import gradients, layer_shapes
-from _peers import FOREACH, FUSED, OTHERS, TORCH, versions
-from _verdicts import at_most, table, verdict_table
+from common.conditions import RESULTS, ROOT, conditions
+from common.contenders import LR, held_bytes
+from common.llama import gradients, layer_shapes
+from common.peers import FOREACH, FUSED, OTHERS, TORCH, versions
+from common.verdicts import at_most, table, verdict_table
 from torch import nn
 
 from subopt.optimizers import METHODS, Composed

@@ -23,13 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import render_steps
 import torch
-from _bounds import BOUNDS, Traffic, Unavoidable
-from _common import RESULTS, conditions
-from _contenders import PERIOD, Contender, Entry, ours
-from _llama import Shape, gradients, layer_shapes, widths
-from _peers import (
+from common.bounds import BOUNDS, Traffic, Unavoidable
+from common.conditions import RESULTS, conditions
+from common.contenders import PERIOD, Contender, Entry, ours
+from common.llama import Shape, gradients, layer_shapes, widths
+from common.peers import (
     BNB_LION,
     FOREACH,
     FUSED,
@@ -46,8 +45,9 @@ from _peers import (
     TORCH,
     versions,
 )
-from _timing import elapsed_ms
-from _trained import trained_gradients
+from common.timing import elapsed_ms
+from common.trained import trained_gradients
+from render import steps as render_steps
 
 FAST, SPIKES = "fast", "spikes"
 # Sizes whose layers are trained for a few steps to have gradients.

@@ -3,7 +3,7 @@
     python benchmarks/bench_tiny_llama.py --time-limit 120     # runs what is not yet measured
     python benchmarks/bench_tiny_llama.py --render             # results/*.jsonl -> results/*.md
 
-Each finished run is one line of the results file and is never repeated (`_sweep.py`), so the sweep can
+Each finished run is one line of the results file and is never repeated (`common/sweep.py`), so the sweep can
 be stopped and started at will.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from _common import RESULTS
-from _sweep import Problem, Row, Run, read_results, sweep, warmup_then_cosine
-from render_tiny_llama import Cell, render
+from common.conditions import RESULTS
+from common.sweep import Problem, Row, Run, read_results, sweep, warmup_then_cosine
+from render.tiny_llama import Cell, render
 
 STEPS = 300
 TINY_LLAMA = Problem(

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from _common import RESULTS
 from bench_advice import NAME, PROBLEMS, read_paces
+from common.conditions import RESULTS
 
 from subopt.profilers.record.profile import Layer, MethodCost, Profile
 from subopt.recipes.evidence.layer_findings import LayerFindings, layer_findings

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _common import RESULTS, conditions
+from common.conditions import RESULTS, conditions
 from safetensors.torch import load_file
 
 from subopt.recipes.recipe.load import load_recipe, with_settings

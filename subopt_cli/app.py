@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -85,15 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the command's name; the process's own by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    _show_renamed_in_one_line()
     try:
-        status = app(words, prog_name="subopt", standalone_mode=False)
+        with _renamed_in_one_line():
+            status = app(words, prog_name="subopt", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         return _report(error, debug="--debug" in words)
     return status if isinstance(status, int) else 0
 
 
-def _show_renamed_in_one_line() -> None:
+@contextlib.contextmanager
+def _renamed_in_one_line() -> Iterator[None]:
+    """Print a warning of an old name without the place in our code that gives it."""
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -103,6 +106,10 @@ def _show_renamed_in_one_line() -> None:
             others(message, category, *where, **more)
 
     warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def _report(error: BaseException, *, debug: bool) -> int:

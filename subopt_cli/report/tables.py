@@ -150,9 +150,7 @@ def parameter_table(profile: Profile) -> list[Table]:
         Column("reason", "prose"),
     ]
     caption = "matrix: the method itself trains it; fallback: AdamW or what the method names instead; frozen: nothing."
-    return [
-        Table("parameters", "Role of every parameter", caption, columns, rows, has_filter=True)
-    ]
+    return [Table("parameters", "Role of every parameter", caption, columns, rows, has_filter=True)]
 
 
 def spent_table(profile: Profile) -> list[Table]:

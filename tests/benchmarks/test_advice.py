@@ -16,7 +16,13 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the script as a module; it finds its neighbours as it does when it is run."""
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("_common", "_sweep", "render_tiny_llama", "render_advice", "bench_advice"):
+    for name in (
+        "common.conditions",
+        "common.sweep",
+        "render.tiny_llama",
+        "render.advice",
+        "bench_advice",
+    ):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import bench_advice
 
@@ -70,7 +76,7 @@ def test_the_report_ranks_by_the_first_seed_and_says_how_far_behind_the_best_a_c
         row("soap", 1e-3, 1.75), row("soap", 3e-3, 1.5), row("soap", 1e-3, 9.0, seed=1),
         row("lion", 1e-3, None),
     ]  # fmt: skip
-    from render_advice import method_results, verdict_row, widest_spread
+    from render.advice import method_results, verdict_row, widest_spread
 
     found = method_results(rows, "p")
     assert [(one.method, one.lr, one.losses, one.tried) for one in found] == [

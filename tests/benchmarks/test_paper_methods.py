@@ -17,9 +17,9 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the script as a module; it finds its neighbours as it does when it is run."""
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("_common", "_sweep", "render_tiny_llama", "bench_tiny_llama"):
+    for name in ("common.conditions", "common.sweep", "render.tiny_llama", "bench_tiny_llama"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    for name in ("render_paper_methods", "bench_paper_methods"):
+    for name in ("render.paper_methods", "bench_paper_methods"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import bench_paper_methods
 

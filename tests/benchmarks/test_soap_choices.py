@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 def bench(monkeypatch):
     """Return the script as a module; it finds its neighbours as it does when it is run."""
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("_common", "_sweep", "bench_soap_choices"):
+    for name in ("common.conditions", "common.sweep", "bench_soap_choices"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import bench_soap_choices
 

@@ -19,7 +19,8 @@ def load(monkeypatch):
     """Return a function that imports a script as it finds its neighbours when it is run."""
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    for name in [path.stem for path in FOLDER.glob("*.py")]:
+    found = [path.relative_to(FOLDER).with_suffix("") for path in FOLDER.rglob("*.py")]
+    for name in [".".join(path.parts) for path in found]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module
 
@@ -73,7 +74,7 @@ def fast_group(**changes):
 
 
 def judged(load, measured):
-    verdicts = load("render_steps").verdicts(measured)
+    verdicts = load("render.steps").verdicts(measured)
     return {verdict.line: (verdict.measured, verdict.holds) for verdict in verdicts}
 
 
@@ -92,7 +93,9 @@ def test_what_was_not_measured_is_neither_held_nor_failed(load):
     found = judged(load, {"groups": [fast_group()]})
     assert found["soap, ordinary: step / bound"] == ("–", None)
     assert found["galore, staggered: longest step / median step"] == ("–", None)
-    text = "\n".join(load("_verdicts").verdict_table(load("render_steps").verdicts({"groups": []})))
+    text = "\n".join(
+        load("common.verdicts").verdict_table(load("render.steps").verdicts({"groups": []}))
+    )
     assert "**no**" not in text
     assert "0 of" in text
 
@@ -108,7 +111,7 @@ def test_a_staggered_spike_is_the_longest_step_by_the_median_one(load):
 
 
 def test_a_table_of_steps_has_means_over_a_period_and_ratios(load):
-    text = load("render_steps").render({"sizes": {"60m": {"groups": [fast_group()]}}})
+    text = load("render.steps").render({"sizes": {"60m": {"groups": [fast_group()]}}})
     # 165 + (3900 - 165) / 200, then by 50 and by 10
     assert (
         "| GaLore, galore-torch | subopt | 165 (165–165) | 3900 (3900–3900) | 183.7 | 3.30 | 16.5 |"
@@ -134,7 +137,7 @@ def test_a_size_measured_again_replaces_its_own_groups_alone(load, tmp_path):
 
 
 def test_a_contender_counts_its_refreshes_apart_and_its_first_step_not_at_all(load):
-    contenders = load("_contenders")
+    contenders = load("common.contenders")
     weights = [torch.randn(12, 20)]
     contender = contenders.Contender.of(contenders.ours("galore", rank=3), weights)
     for index in range(2 * contenders.PERIOD + 1):
@@ -147,7 +150,7 @@ def test_a_contender_counts_its_refreshes_apart_and_its_first_step_not_at_all(lo
 
 
 def test_state_is_counted_by_whole_storages_wherever_they_hang(load):
-    held_bytes = load("_contenders").held_bytes
+    held_bytes = load("common.contenders").held_bytes
 
     class Projector:
         def __init__(self):
@@ -165,7 +168,7 @@ def test_state_is_counted_by_whole_storages_wherever_they_hang(load):
 
 
 def test_bounds_multiply_what_their_formulas_say(load):
-    bounds = load("_bounds")
+    bounds = load("common.bounds")
     m, n, r = 8, 20, 2
     wanted = {
         "galore": 4 * m * n * r,
@@ -188,7 +191,7 @@ def test_bounds_multiply_what_their_formulas_say(load):
 
 
 def test_the_smallest_run_of_steps_reports_a_missing_peer(load, monkeypatch, tmp_path):
-    bench, contenders = load("bench_steps"), load("_contenders")
+    bench, contenders = load("bench_steps"), load("common.contenders")
 
     def broken(parameters):
         raise ImportError("no such package")
@@ -231,16 +234,16 @@ def test_the_smallest_run_of_kernels(load, monkeypatch, tmp_path):
 
 
 def test_gradients_of_a_training_are_of_its_layers_alone(load, monkeypatch):
-    trained = load("_trained")
+    trained = load("common.trained")
     monkeypatch.setattr(trained, "BATCH_SIZE", 1)
     first, second = trained.trained_gradients("tiny", layers=1, sets=2, warm_up=0, gap=1)
     shapes = [tuple(gradient.shape) for gradient in first.values()]
-    assert shapes == load("_llama").layer_shapes("tiny")
+    assert shapes == load("common.llama").layer_shapes("tiny")
     assert not any(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_bases_of_a_layer_are_those_of_all_its_matrices(load):
-    render = load("render_kernels")
+    render = load("render.kernels")
     rows = [
         {
             "ms": {
@@ -301,8 +304,8 @@ def test_the_smallest_run_of_memory(load, monkeypatch, tmp_path):
 
 
 def test_growth_is_fitted_from_the_widths_where_it_is_growth(load, monkeypatch, tmp_path):
-    bench, render = load("bench_curves"), load("render_curves")
-    contenders = load("_contenders")
+    bench, render = load("bench_curves"), load("render.curves")
+    contenders = load("common.contenders")
     monkeypatch.setattr(
         bench, "entries", lambda: [contenders.ours("galore"), contenders.ours("lion")]
     )
@@ -339,7 +342,7 @@ def test_a_method_too_slow_for_the_next_width_is_left_behind(load):
 
 
 def test_energies_are_judged_by_the_layer_they_were_promised_for(load):
-    singular = load("_singular_values")
+    singular = load("common.singular_values")
     row = {
         "case": {"shape": [24, 40]},
         "result": singular.measure_singular_values({"shape": [24, 40]}),
@@ -402,11 +405,11 @@ def test_an_example_measured_anew_takes_the_place_of_its_old_numbers_alone(load,
 
 def test_an_exponent_in_a_picture_is_fitted_from_where_the_tables_are(load):
     points = [(1.0, 900.0), (2.0, 4.0), (4.0, 16.0), (8.0, 64.0)]
-    drawn = load("_plot").plot("title", "x", "y", {"square": points}, fitted_from=2)
+    drawn = load("common.plot").plot("title", "x", "y", {"square": points}, fitted_from=2)
     assert "square, 2.00" in drawn
     assert drawn.count("<circle") == 4
 
 
 def test_the_theorys_exponents_are_whole_and_fitted_ones_are_not(load):
-    power = load("render_curves").power
+    power = load("render.curves").power
     assert [power(3), power(1.0), power(2.956), power(None)] == ["3", "1.00", "2.96", "–"]

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the script as a module; it finds its neighbours as it does when it is run."""
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("_common", "_sweep", "render_tiny_llama", "bench_tiny_llama"):
+    for name in ("common.conditions", "common.sweep", "render.tiny_llama", "bench_tiny_llama"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import bench_tiny_llama
 
@@ -77,7 +77,7 @@ def test_an_option_that_came_later_leaves_a_row_valid_and_a_changed_default_does
 
 
 def test_results_survive_the_file(bench, tmp_path):
-    import _sweep as sweep
+    from common import sweep
 
     run = bench.Run("galore", 1e-2, options={"rank": 0.25})
     path = tmp_path / "results" / "runs.jsonl"
@@ -114,7 +114,7 @@ def test_the_plan_names_valid_methods_and_options_once_each(bench):
 
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth(bench):
-    from _sweep import warmup_then_cosine
+    from common.sweep import warmup_then_cosine
 
     factors = [warmup_then_cosine(step, 300, 30) for step in range(300)]
     assert factors[0] == pytest.approx(1 / 30)
@@ -124,7 +124,7 @@ def test_the_schedule_warms_up_and_ends_at_a_tenth(bench):
 
 
 def report(bench, rows):
-    import render_tiny_llama
+    from render import tiny_llama as render_tiny_llama
 
     return render_tiny_llama.render(bench.cells(bench.STEPS, rows))
 
@@ -169,9 +169,9 @@ def test_an_empty_report_says_so(bench):
 def profiling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the report of what profiling costs, as a module."""
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("_common", "render_profile"):
+    for name in ("common.conditions", "render.profile"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    import render_profile
+    from render import profile as render_profile
 
     return render_profile
 

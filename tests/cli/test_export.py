@@ -80,7 +80,7 @@ def test_layers_hold_their_numbers(full, frames):
     assert row["agreement_eps"] == layer.agreement.eps
     assert row["input_block_share_noise"] == layer.blocks.by_input_noise
     assert row["input_effective_rank"] == layer.activations.effective_rank
-    norm = next(layer for layer in full.layers if layer.kind == "RMSNorm")
+    norm = next(layer for layer in full.layers if layer.module_type == "RMSNorm")
     assert layer_rows(frames, "layers", norm).iloc[0]["stable_rank_mean"] is pd.NA
 
 

@@ -102,7 +102,7 @@ HOSTILE: dict[str, Callable[[dict], object]] = {
     "no state of a method": without("methods.0.state_bytes"),
     "unknown key": put("__class__", "x"),
     "unknown key, deep": put("memory.pwned", 1),
-    "unknown treatment": put("layers.0.treatment", "eval"),
+    "unknown role": put("layers.0.role", "eval"),
     "unknown phase": put("methods.0.peak.phase", "all"),
     "phases as a list": put("methods.0.peak.by_phase", [1, 2]),
     "infinite FLOPs": raw("methods.0.step_flops", "-Infinity"),
@@ -156,7 +156,7 @@ def test_a_key_given_twice_counts_once(good, tmp_path, monkeypatch, capsys):
 # dotted paths of texts that are shown
 TEXTS = [
     "target.spec", "target.picked", "environment.platform", "layers.0.name", "layers.0.reason",
-    "layers.0.kind", "missing.0", "decompositions.0.kernel", "spent.0.on", "memory.contents.0.name",
+    "layers.0.module_type", "missing.0", "decompositions.0.kernel", "spent.0.on", "memory.contents.0.name",
 ]  # fmt: skip
 
 

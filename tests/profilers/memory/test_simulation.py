@@ -110,7 +110,7 @@ CRASHED = """
 import torch
 from torch import nn
 from subopt.profilers.memory.simulation import FollowMode
-from subopt.profilers.target import without_address_warnings
+from subopt.profilers.target.loaded import without_address_warnings
 
 class Tagger(nn.Module):
     def __init__(self):

@@ -26,8 +26,8 @@ from subopt.recipes.mixed.problem import problem_of
 from subopt.recipes.mixed.record import MixRemark
 from subopt.recipes.mixed.sentences import mixed_sentences
 from subopt.recipes.plan.solving import PlanRequest
-from subopt.recipes.ranking.override import WORTH_A_CHANGE
 from subopt.recipes.ranking.planned import asked_plans
+from subopt.recipes.ranking.rule import WORTH_A_CHANGE
 from subopt.recipes.recipe.load import dump_recipe, parse_recipe
 from subopt.recipes.run_folder.weights import actual_state_bytes
 from subopt.terminal.advice import mixed_section
@@ -96,7 +96,7 @@ def make_profile(methods, *, overhead_ms=None, target="model.py", **changes):
         Layer(
             name=item.name,
             shape=list(item.shape),
-            kind=item.kind,
+            module_type=item.module_type,
             layer_type=item.layer_type,
             role=item.role,
             reason=item.reason,

@@ -13,7 +13,7 @@ from subopt.errors import DoesNotFitError, UsageError
 from subopt.profilers.record.profile import Race
 from subopt.recipes.race import events, running
 from subopt.recipes.race import race as race_module
-from subopt.recipes.race import trial as setup
+from subopt.recipes.race import trial as trial_module
 from subopt.recipes.race.source import RaceSource
 from subopt.recipes.recipe.load import parse_recipe
 from subopt.recipes.training.trainable import Trainable
@@ -62,8 +62,8 @@ def test_what_methods_leave_alone_has_adamws_best_rate(races, monkeypatch):
         recipes[recipe.optimizer.method].append(recipe)
         return original(recipe, target, device)
 
-    original = setup.make_trainable
-    monkeypatch.setattr(setup, "make_trainable", watching)
+    original = trial_module.make_trainable
+    monkeypatch.setattr(trial_module, "make_trainable", watching)
     race = races(seeds=1, minutes=1.7)
     best = min((t for t in searched(race, "adamw") if t.loss is not None), key=lambda t: t.loss)
     assert race.fallback_lr == best.lr
@@ -96,8 +96,8 @@ def test_weights_and_batches_are_the_same_at_a_seed(races, monkeypatch):
     def digest(*tensors):
         return hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
 
-    original = setup.make_trainable
-    monkeypatch.setattr(setup, "make_trainable", watching)
+    original = trial_module.make_trainable
+    monkeypatch.setattr(trial_module, "make_trainable", watching)
     monkeypatch.setattr(Trainable, "batch", batch)
     races(minutes=1.9, methods=["galore"])
     assert {seed: len(found) for seed, found in weights.items()} == {0: 1, 1: 1}
@@ -159,11 +159,11 @@ def test_without_held_out_data_the_last_tenth_of_training_counts(tmp_path, fixed
     assert race.metric == "training loss"
     trial = race.trials[0]
     assert [point.step for point in trial.curve][-2:] == [11, 12]
-    recipe = setup.RaceSetup(
+    recipe = trial_module.RaceSetup(
         parse_recipe(RECIPE), _target(tmp_path), torch.device("cpu")
     ).recipe_of("adamw", {}, trial.lr, steps=12, seed=0, fallback_lr=None)
-    trainable = setup.make_trainable(recipe, _target(tmp_path), torch.device("cpu"))
-    stepper = setup.Stepper(trainable, trainable.begin())
+    trainable = trial_module.make_trainable(recipe, _target(tmp_path), torch.device("cpu"))
+    stepper = trial_module.Stepper(trainable, trainable.begin())
     losses = [stepper.take(step).loss for step in range(1, 13)]
     assert trial.curve[0].loss == pytest.approx(losses[0])
     assert trial.curve[2].step == 4
@@ -198,15 +198,15 @@ def test_a_method_out_of_memory_leaves_the_race(races, monkeypatch):
             raise DoesNotFitError("out of memory at step 1: CUDA out of memory")
         return original(recipe, target, device)
 
-    original = setup.make_trainable
-    monkeypatch.setattr(setup, "make_trainable", running_out)
+    original = trial_module.make_trainable
+    monkeypatch.setattr(trial_module, "make_trainable", running_out)
     race = races(seeds=1, minutes=0.7)
     assert [(item.method, item.reason) for item in race.left_out] == [
         ("galore", "out of memory at step 1: CUDA out of memory")
     ]
     assert sorted(c.method for c in race.contestants) == ["adamw", "lion"]
     assert len(races.of(events.Dropped)) == 1
-    monkeypatch.setattr(setup, "make_trainable", original)
+    monkeypatch.setattr(trial_module, "make_trainable", original)
     resumed = races(seeds=1, minutes=0.7, resume=True)  # what has left stays out
     assert resumed.left_out == race.left_out
     assert resumed.trials == race.trials
@@ -221,8 +221,8 @@ def test_out_of_time_it_ends_with_what_is_complete(races, monkeypatch):
         now[0] += 3.0  # the machine is three times as slow as it was
         return original(self, step)
 
-    original = setup.Stepper.take
-    monkeypatch.setattr(setup.Stepper, "take", passing)
+    original = trial_module.Stepper.take
+    monkeypatch.setattr(trial_module.Stepper, "take", passing)
     race = races()
     assert race.interrupted
     assert len(races.of(events.TimeUp)) == 1
@@ -258,8 +258,8 @@ def test_rules_apply_to_whom_they_can(tmp_path, fixed_paces, monkeypatch):
         ]
         return original(recipe, target, device)
 
-    original = setup.make_trainable
-    monkeypatch.setattr(setup, "make_trainable", watching)
+    original = trial_module.make_trainable
+    monkeypatch.setattr(trial_module, "make_trainable", watching)
     Races(tmp_path, recipe=recipe)(methods=["galore", "lion"], minutes=0.7, seeds=1)
     assert overrides == {"adamw": ["outer"], "lion": ["outer"], "galore": ["inner", "outer"]}
 

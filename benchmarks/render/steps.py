@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _peers import (
+from common.peers import (
     BNB_LION,
     FOREACH,
     FUSED,
@@ -17,8 +17,8 @@ from _peers import (
     PO_LION,
     PO_SOAP,
 )
-from _timing import median, ratio, shown, shown_ms
-from _verdicts import Verdict, at_least, at_most, table, verdict_table
+from common.timing import median, ratio, shown, shown_ms
+from common.verdicts import Verdict, at_least, at_most, table, verdict_table
 
 Row = dict[str, Any]
 MEBIBYTE = 2**20

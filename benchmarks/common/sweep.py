@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import conditions, load_example, state_bytes
+from common.conditions import conditions, load_example, state_bytes
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 

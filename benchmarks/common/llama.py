@@ -1,7 +1,7 @@
 """The matrices of the LLaMA sizes that the papers train, and made-up gradients for them."""
 
 import torch
-from _common import load_example
+from common.conditions import load_example
 from torch import Tensor
 
 Shape = tuple[int, int]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from _contenders import LR
-from _timing import elapsed_ms
+from common.contenders import LR
+from common.timing import elapsed_ms
 from torch import Tensor, nn
 
 Product = tuple[Tensor, Tensor, Tensor]  # two factors, and where their product goes

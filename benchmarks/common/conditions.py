@@ -14,7 +14,7 @@ import torch
 
 from subopt.optimizers import stored_bytes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 

@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from _common import ROOT
-from _plot import Points, exponent, plot
-from _timing import median, shown
-from _verdicts import table
+from common.conditions import ROOT
+from common.plot import Points, exponent, plot
+from common.timing import median, shown
+from common.verdicts import table
 
 Row = dict[str, Any]
 DOCS = ROOT / "docs"

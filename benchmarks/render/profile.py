@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import ROOT
-from _singular_values import report
+from common.conditions import ROOT
+from common.singular_values import report
 
 Row = dict[str, Any]
 PICTURE = ROOT / "docs" / "profile-cost.svg"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from render_tiny_llama import table
+from render.tiny_llama import table
 
 Row = dict[str, Any]
 BASELINE = "adamw"

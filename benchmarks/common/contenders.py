@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from _timing import elapsed_ms
+from common.timing import elapsed_ms
 from torch import Tensor, nn
 
 from subopt.optimizers import METHODS, Composed

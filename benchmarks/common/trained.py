@@ -1,7 +1,7 @@
 """Gradients of a LLaMA in training: what decompositions meet, and warm starts start from."""
 
 import torch
-from _common import load_example
+from common.conditions import load_example
 from torch import Tensor
 
 LR = 1e-3

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from _timing import elapsed_ms
-from _verdicts import Verdict, at_least, at_most, table, verdict_table
+from common.timing import elapsed_ms
+from common.verdicts import Verdict, at_least, at_most, table, verdict_table
 from torch import Tensor
 
 from subopt.profilers.gradients.spectrum import energies

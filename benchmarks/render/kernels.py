@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _timing import median, ratio, shown
-from _verdicts import Verdict, at_least, at_most, table, verdict_table
+from common.timing import median, ratio, shown
+from common.verdicts import Verdict, at_least, at_most, table, verdict_table
 
 Row = dict[str, Any]
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from render_tiny_llama import Row, conditions_text, loss_text, table
+from render.tiny_llama import Row, conditions_text, loss_text, table
 
 BASELINE = "Adam"
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _contenders import LR, PERIOD, Entry, Make
+from common.contenders import LR, PERIOD, Entry, Make
 from torch import nn
 
 Parameters = list[nn.Parameter]
-PEERS = Path(__file__).parent / "peers.txt"
+PEERS = Path(__file__).parents[1] / "peers.txt"
 
 
 def versions() -> dict[str, str]:
