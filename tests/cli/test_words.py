@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import pkgutil
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 import subopt.recipes
 from subopt.findings.advice import described, evidence_text, words
@@ -207,6 +210,23 @@ def test_a_json_document_has_type_fields_and_text():
         "found": [{"seeds": 2, "type": "RacedSeeds", "text": "raced here with 2 seeds"}],
         "peak": 3,
     }
+
+
+def test_the_answer_as_json_has_every_reason(subopt, profile):
+    profile.save(Path("p.json"))
+    ended = subopt("recommend", "--profile", "p.json", "--gpu-mem", "24G", "--json")
+    answer = json.loads(ended.out)
+    assert answer["reasons"][-1]["type"] == "Budget"
+    assert answer["reasons"][-1]["total_bytes"] == answer["budget"]["total_bytes"] == 24 * 2**30
+    assert answer["sentences"] == [reason["text"] for reason in answer["reasons"]]
+    assert "fits" in answer["sentences"][0] or "is the choice" in answer["sentences"][0]
+    for row in answer["rows"]:
+        found = [*row["evidence"], *row["reasons"]]
+        assert row["evidence"][0]["bytes"] == row["peak"]["bytes"]
+        assert all(item["type"] and item["text"] for item in found)
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    assert f"simulated: {answer['chosen']['peak']['text']}" in recipe["why"]["evidence"]
+    assert all(isinstance(line, str) for line in recipe["why"]["evidence"])
 
 
 # ---- gains
