@@ -103,9 +103,15 @@ class LeanerOnly(LessSure):
 
 @dataclass(frozen=True, slots=True)
 class BaselineFits(Reason):
-    """Plain AdamW would fit too, with these options changed."""
+    """Plain AdamW would fit too."""
 
     peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineFitsLeaner(BaselineFits):
+    """Plain AdamW would fit with leaner options."""
+
     options: Mapping[str, Any]
 
 
@@ -149,10 +155,13 @@ class LeanerRival(Rival):
 
 @dataclass(frozen=True, slots=True)
 class LargeRival(Rival):
-    """The method does not fit, or may not."""
+    """The method does not fit."""
 
     peak_bytes: int
-    may_fit: bool
+
+
+class TightRival(LargeRival):
+    """The method may not fit: its interval reaches beyond the budget, or is open."""
 
 
 @dataclass(frozen=True, slots=True)

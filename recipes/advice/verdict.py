@@ -14,33 +14,7 @@ from ..plan.budget import Fit
 from ..ranking.reasons import LowRankLayers
 from ..ranking.row import Objective, Row
 from ..reason import Reason
-from .reasons import (
-    BaselineChosen,
-    BaselineDoesNotFit,
-    BaselineFits,
-    DecidedBy,
-    ExpectedGain,
-    HowSure,
-    LargeRival,
-    LeanerOnly,
-    LeanerRival,
-    LessSure,
-    MethodChosen,
-    NoRival,
-    NotRaced,
-    OtherObjective,
-    PredictedLayers,
-    Promise,
-    PublishedNear,
-    RaceCutShort,
-    RacedRival,
-    RacedSeeds,
-    RaceResult,
-    Rival,
-    RunnerUp,
-    UnknownQuality,
-    UnsureRival,
-)
+from . import reasons
 
 # The options of the methods that fit with leaner ones only, by method.
 Leaner: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -62,32 +36,34 @@ def choice_reasons(
     memory = (chosen.peak.bytes, chosen.peak.phase, chosen.headroom_bytes)
     others = [row for row in rows if row is not chosen and row.is_recommendable]
     if chosen.is_baseline:
-        yield BaselineChosen(*memory)
+        yield reasons.BaselineChosen(*memory)
         yield _why_baseline(rows, others, objective, measure, leaner)
         return
-    yield MethodChosen(*memory, chosen.method, _promise(chosen, measure))
+    yield reasons.MethodChosen(*memory, chosen.method, _promise(chosen, measure))
     yield from _decided(chosen)
     yield from _runner_up(chosen, others, objective, leaner)
     if chosen.cost.weight_bytes_saved:
         yield LowRankLayers(chosen.cost.weight_bytes_saved)
     for row in rows:
-        if row.is_baseline and row.is_recommendable:
-            yield BaselineFits(row.peak.bytes, leaner.get(row.method, {}))
+        if row.is_baseline and row.is_recommendable and row.method in leaner:
+            yield reasons.BaselineFitsLeaner(row.peak.bytes, leaner[row.method])
+        elif row.is_baseline and row.is_recommendable:
+            yield reasons.BaselineFits(row.peak.bytes)
         elif row.is_baseline:
-            yield BaselineDoesNotFit(row.peak.bytes, -row.headroom_bytes)
+            yield reasons.BaselineDoesNotFit(row.peak.bytes, -row.headroom_bytes)
 
 
-def _promise(row: Row, measure: Measure) -> Promise:
+def _promise(row: Row, measure: Measure) -> reasons.Promise:
     """What a method promises, time included."""
     expected, raced = row.expected, row.raced
     if expected is None:
-        return UnknownQuality(row.overhead)
+        return reasons.UnknownQuality(row.overhead)
     if row.is_raced and raced is not None and raced.gain is not None:
-        return RaceResult(raced.gain, measure, raced.counts)
-    return ExpectedGain(expected.gain, expected.error, measure, row.overhead)
+        return reasons.RaceResult(raced.gain, measure, raced.counts)
+    return reasons.ExpectedGain(expected.gain, expected.error, measure, row.overhead)
 
 
-def _decided(row: Row) -> Iterator[DecidedBy]:
+def _decided(row: Row) -> Iterator[reasons.DecidedBy]:
     """Which evidence decided, and what the others say; a race at the settings of the question decides alone."""
     if row.expected is None:
         return
@@ -97,7 +73,7 @@ def _decided(row: Row) -> Iterator[DecidedBy]:
     others = {name: gain for name, gain in gains.items() if name != decided_by}
     evidence = found[decided_by]
     if evidence is not None:
-        yield DecidedBy(decided_by, evidence, {} if row.is_raced else others)
+        yield reasons.DecidedBy(decided_by, evidence, {} if row.is_raced else others)
 
 
 def _runner_up(
@@ -112,11 +88,11 @@ def _runner_up(
     if behind >= 0:
         expected = [row.expected for row in (chosen, second) if row.expected is not None]
         error = max(item.error for item in expected)
-        yield RunnerUp(second.method, behind, error, chosen.is_raced)
+        yield reasons.RunnerUp(second.method, behind, error, chosen.is_raced)
     elif second.method in leaner and chosen.method not in leaner:
-        yield LeanerOnly(second.method, -behind, leaner[second.method])
+        yield reasons.LeanerOnly(second.method, -behind, leaner[second.method])
     else:
-        yield LessSure(second.method, -behind)
+        yield reasons.LessSure(second.method, -behind)
 
 
 def _why_baseline(
@@ -131,33 +107,34 @@ def _why_baseline(
         better = [row for row in others if row.is_promising and row.method in leaner]
         if better:
             best = max(better, key=_score)
-            return LeanerRival(best.method, _promise(best, measure), leaner[best.method])
+            return reasons.LeanerRival(best.method, _promise(best, measure), leaner[best.method])
         raced = [row for row in others if row.is_raced]
         if raced:
             best = max(raced, key=_score)
-            return RacedRival(best.method, _promise(best, measure))
+            return reasons.RacedRival(best.method, _promise(best, measure))
     known = [row for row in rows if row.expected is not None]
     if not known:
-        return NoRival()
+        return reasons.NoRival()
     best = max(known, key=_score)
     rival = (best.method, _promise(best, measure))
     if best.is_promising and best.fit is not Fit.YES:
-        return LargeRival(*rival, best.peak.bytes, may_fit=best.fit is Fit.MAYBE)
+        too_large = reasons.LargeRival if best.fit is Fit.NO else reasons.TightRival
+        return too_large(*rival, best.peak.bytes)
     if best.is_promising and objective != "quality":
-        return OtherObjective(*rival, objective)
-    return UnsureRival(*rival) if _score(best) > 0 else Rival(*rival)
+        return reasons.OtherObjective(*rival, objective)
+    return reasons.UnsureRival(*rival) if _score(best) > 0 else reasons.Rival(*rival)
 
 
 def _score(row: Row) -> float:
     return -math.inf if row.score is None else row.score
 
 
-def how_sure(profile: Profile, row: Row) -> HowSure:
+def how_sure(profile: Profile, row: Row) -> reasons.HowSure:
     """Return how sure the choice is, what it rests on and what weakens it."""
-    grounds = list(_grounds(profile, row)) or [NotRaced()]
+    grounds = list(_grounds(profile, row)) or [reasons.NotRaced()]
     if profile.target.synthetic_data and SyntheticData() not in grounds:
         grounds.append(SyntheticData())
-    return HowSure(
+    return reasons.HowSure(
         memory_source=row.peak.source,
         time_source=None if row.overhead is None else row.overhead.source,
         device=profile.environment.device,
@@ -178,14 +155,14 @@ def _grade(row: Row) -> Literal["known", "likely", "a guess"]:
 def _grounds(profile: Profile, row: Row) -> Iterator[Reason]:
     """Yield what the promise of quality rests on, and what there is to doubt about it."""
     if row.raced is not None:
-        yield RacedSeeds(len(row.raced.contestant.losses))
+        yield reasons.RacedSeeds(len(row.raced.contestant.losses))
         yield from row.raced.differs
         if profile.race is not None and profile.race.interrupted:
-            yield RaceCutShort()
+            yield reasons.RaceCutShort()
     if row.is_raced:
         return
     if row.predicted is not None:
-        yield PredictedLayers(row.predicted.layers)
+        yield reasons.PredictedLayers(row.predicted.layers)
         yield from row.predicted.doubts
     if row.published is not None and not row.is_baseline:
-        yield PublishedNear(row.published.certainty)
+        yield reasons.PublishedNear(row.published.certainty)

@@ -79,7 +79,6 @@ class NoPublishedRate(NearestRate):
     """No learning rate of the method is published for such models: the baseline's is a starting point."""
 
     method: str
-    model_type: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ def published_lr(method: str, parameter_count: int, kind: str | None = None) -> 
             f"published.yaml holds no learning rate for its baseline {evidence.baseline}"
         )
     lr, relative = base.lr, evidence.relative_rates.get(method)
-    reason: Reason = NoPublishedRate(base, method, kind)
+    reason: Reason = NoPublishedRate(base, method)
     if relative is not None:
         lr = float(f"{base.lr * relative.factor:.3g}")
         reason = RelativeToNearest(base, relative.factor, relative.source)

@@ -20,7 +20,7 @@ class OtherSetting(Reason):
     """A setting of the race that is not what is asked about now."""
 
     setting: Literal["model file", "precision", "batch size", "device"]
-    value: str | int | None
+    value: str | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _differs(profile: Profile, race: Race, batch_size: int) -> tuple[OtherSettin
     """Name what was different in the race."""
     found = []
     if race.target_sha256 != profile.target.sha256:
-        found.append(OtherSetting("model file", race.target_sha256))
+        found.append(OtherSetting("model file", (race.target_sha256 or "")[:8]))
     if race.precision != profile.settings.dtype:
         found.append(OtherSetting("precision", race.precision))
     if race.batch_size * race.accumulate != batch_size:

@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-from subopt.recipes.advice.reasons import (
-    ActivationsFillMemory,
-    BaselineChosen,
-    BaselineDoesNotFit,
-    BaselineFits,
-    ChosenRate,
-    DecidedBy,
-    ExpectedGain,
-    HowSure,
-    LargeRival,
-    LeanerOnly,
-    LeanerRival,
-    LessSure,
-    MethodChosen,
-    NeedsBatches,
-    NeedsDataFiles,
-    NoRival,
-    NothingFits,
-    NotInstalled,
-    NotRaced,
-    OtherBatchSize,
-    OtherObjective,
-    PredictedLayers,
-    PublishedNear,
-    RaceCutShort,
-    RacedRival,
-    RacedSeeds,
-    RaceResult,
-    Rival,
-    RunnerUp,
-    SmallestChange,
-    UnknownQuality,
-    UnsureRival,
-)
-from subopt.recipes.evidence.published import Certainty, load_evidence
+from subopt.recipes.advice import reasons
+from subopt.recipes.evidence.published import Certainty
 from subopt.recipes.mixed.record import MixRemark
 from subopt.recipes.ranking.row import Evidence
 from subopt.recipes.reason import Reason
 
-from ..text import plural
-from ..units import format_bytes
+from . import plan  # noqa: F401, its texts are registered
 from .evidence import evidence_type, gain_text, time_text
-from .plan import options_text
-from .words import described, fixed, words
+from .words import described, filled, register, words
 
 __all__ = ["described", "evidence_text", "words"]
 
@@ -59,14 +24,52 @@ _HOW_NEAR = {
     Certainty.MODERATE: "the same kind of model, its size and batch within ten times these",
     Certainty.FAR: "another kind of model, or a size or batch far from these",
 }
+_TIMES = {
+    "measured": "times were measured on {device}",
+    "formula": "times are FLOP counts, not measurements",
+    None: "times are unknown",
+}
 _WOULD_SETTLE = "subopt race would settle it"
-fixed({
-    NoRival: "Of nothing else here is anything known: not raced, nor predicted, nor published.",
-    RaceCutShort: "the race was cut short",
-    NotRaced: "not raced on your model",
-    NeedsDataFiles: "The profile's data was synthetic. For a language model profile again with --data 'texts/*.txt', "
-    "or name the files in the recipe's data.files. For any other write a model.py whose build_model() returns this "
-    "model and whose batches(batch_size) yields real data.",
+_MEMORY = (
+    "its peak is {peak_bytes:bytes} ({phase} phase), {headroom_bytes:bytes} below what is usable."
+)
+_LEANER = "fits only with leaner options ({options}), with which it is another method."
+_CLOSEST = "{method} comes closest, with {promise}."
+register({
+    reasons.BaselineChosen: f"Plain AdamW fits: {_MEMORY}",
+    reasons.MethodChosen: f"{{method}} is the choice: {{promise}}; {_MEMORY}",
+    reasons.LessSure: f"{{method}} promises {{more:.1%}} more, but less surely; {_WOULD_SETTLE}.",
+    reasons.LeanerOnly: f"{{method}} promises {{more:.1%}} more, but {_LEANER}",
+    reasons.BaselineFits: "Plain AdamW would fit too, with a peak of {peak_bytes:bytes}.",
+    reasons.BaselineFitsLeaner: "Plain AdamW would fit with {options} only, with a peak of {peak_bytes:bytes}.",
+    reasons.BaselineDoesNotFit: "Plain AdamW does not fit: its peak is {peak_bytes:bytes}, {excess_bytes:bytes} too "
+    "much.",
+    reasons.NoRival: "Of nothing else here is anything known: not raced, nor predicted, nor published.",
+    reasons.Rival: f"Nothing else is worth its cost here: {_CLOSEST}",
+    reasons.RacedRival: f"Nothing that was raced is better by more than the seeds differ: {_CLOSEST}",
+    reasons.UnsureRival: f"{{method}} promises {{promise}}: too little to choose it on; {_WOULD_SETTLE}.",
+    reasons.LeanerRival: f"{{method}} promises {{promise}}, but {_LEANER}",
+    reasons.LargeRival: "{method} promises {promise}, but does not fit: its peak is {peak_bytes:bytes}.",
+    reasons.TightRival: "{method} promises {promise}, but may not fit: its peak is {peak_bytes:bytes}.",
+    reasons.OtherObjective: "{method} promises {promise}, but {objective} was asked for.",
+    reasons.RacedSeeds: "raced here with {seeds:seed}",
+    reasons.RaceCutShort: "the race was cut short",
+    reasons.PredictedLayers: "predicted from the gradients of {layers:layer}",
+    reasons.NotRaced: "not raced on your model",
+    reasons.NothingFits: "Nothing fits: {method} needs the least, {peak_bytes:bytes} in the {phase} phase, "
+    "{excess_bytes:bytes} too much.",
+    reasons.SmallestChange: "The smallest change that would fit: {change}.",
+    reasons.ActivationsFillMemory: "The optimizer is not what fills the memory: of AdamW's peak of {peak_bytes:bytes}, "
+    "its state is {state_bytes:bytes} and the activations {activation_bytes:bytes} at batch size {batch_size}. A "
+    "smaller batch saves more than a leaner optimizer.",
+    reasons.NeedsBatches: "The profile's data was synthetic: before subopt train can run the recipe, {file} needs a "
+    "batches(batch_size) function that yields real data.",
+    reasons.NeedsDataFiles: "The profile's data was synthetic. For a language model profile again with --data "
+    "'texts/*.txt', or name the files in the recipe's data.files. For any other write a model.py whose build_model() "
+    "returns this model and whose batches(batch_size) yields real data.",
+    reasons.OtherBatchSize: "that rate belongs to {rate_tokens:,} tokens per step and this run has {step_tokens:,}: "
+    "a smaller batch often wants a smaller rate",
+    MixRemark: "{text}",
 })
 
 
@@ -76,198 +79,58 @@ def evidence_text(reason: Reason) -> str:
     return f"{evidence_type(reason)}: {text}" if isinstance(reason, Evidence) else text
 
 
-# ---- the choice
+@words.register
+def _(promise: reasons.ExpectedGain) -> str:
+    gain, time = gain_text(promise.gain, promise.measure), time_text(promise.overhead)
+    return f"{gain} than AdamW after equal time, give or take {promise.error:.0%}, at {time}"
 
 
 @words.register
-def _(promise: ExpectedGain) -> str:
-    gain = gain_text(promise.gain, promise.measure)
-    error = f"give or take {promise.error:.0%}"
-    return f"{gain} than AdamW after equal time, {error}, at {time_text(promise.overhead)}"
-
-
-@words.register
-def _(promise: RaceResult) -> str:
+def _(promise: reasons.RaceResult) -> str:
     inside = "" if promise.counts else ", which is inside the spread of the seeds"
     return f"{gain_text(promise.gain, promise.measure)} than AdamW after equal time in the race{inside}"
 
 
 @words.register
-def _(promise: UnknownQuality) -> str:
+def _(promise: reasons.UnknownQuality) -> str:
     return f"nothing is known of its quality here, {time_text(promise.overhead)}"
 
 
-def _memory(choice: BaselineChosen) -> str:
-    peak, headroom = format_bytes(choice.peak_bytes), format_bytes(choice.headroom_bytes)
-    return f"its peak is {peak} ({choice.phase} phase), {headroom} below what is usable"
-
-
 @words.register
-def _(choice: BaselineChosen) -> str:
-    return f"Plain AdamW fits: {_memory(choice)}."
-
-
-@words.register
-def _(choice: MethodChosen) -> str:
-    return f"{choice.method} is the choice: {words(choice.promise)}; {_memory(choice)}."
-
-
-@words.register
-def _(decided: DecidedBy) -> str:
+def _(decided: reasons.DecidedBy) -> str:
     text = f"Decided by {_DECIDED[decided.evidence_type]}: {words(decided.evidence)}."
     others = ", ".join(f"{name} {gain:+.1%}" for name, gain in decided.others.items())
     return f"{text} Counted beside it: {others}." if others else text
 
 
-def _name(method: str) -> str:
-    return "plain AdamW" if method == load_evidence().baseline else method
+@words.register
+def _(second: reasons.RunnerUp) -> str:
+    text = "Next comes {method}, {behind:.1%} behind"
+    if second.behind <= second.error:
+        settle = "" if second.is_raced else f"; {_WOULD_SETTLE}"
+        text += f", less than the error of {{error:.0%}}: either may be better{settle}"
+    return filled(f"{text}.", second)
 
 
 @words.register
-def _(second: RunnerUp) -> str:
-    text = f"Next comes {_name(second.method)}, {second.behind:.1%} behind"
-    if second.behind > second.error:
-        return f"{text}."
-    settle = "" if second.is_raced else f"; {_WOULD_SETTLE}"
-    return f"{text}, less than the error of {second.error:.0%}: either may be better{settle}."
-
-
-@words.register
-def _(other: LessSure) -> str:
-    return (
-        f"{_name(other.method)} promises {other.more:.1%} more, but less surely; {_WOULD_SETTLE}."
-    )
-
-
-def _leaner(other: LeanerOnly | LeanerRival) -> str:
-    options = options_text(other.options)
-    return f"fits only with leaner options ({options}), with which it is another method"
-
-
-@words.register
-def _(other: LeanerOnly) -> str:
-    return f"{_name(other.method)} promises {other.more:.1%} more, but {_leaner(other)}."
-
-
-@words.register
-def _(adamw: BaselineFits) -> str:
-    how = f"with {options_text(adamw.options)} only" if adamw.options else "too"
-    return f"Plain AdamW would fit {how}, with a peak of {format_bytes(adamw.peak_bytes)}."
-
-
-@words.register
-def _(adamw: BaselineDoesNotFit) -> str:
-    peak, excess = format_bytes(adamw.peak_bytes), format_bytes(adamw.excess_bytes)
-    return f"Plain AdamW does not fit: its peak is {peak}, {excess} too much."
-
-
-# ---- why no other method was chosen over plain AdamW
-
-
-def _closest(rival: Rival) -> str:
-    return f"{rival.method} comes closest, with {words(rival.promise)}"
-
-
-def _promises(rival: Rival) -> str:
-    return f"{rival.method} promises {words(rival.promise)}"
-
-
-@words.register
-def _(rival: Rival) -> str:
-    return f"Nothing else is worth its cost here: {_closest(rival)}."
-
-
-@words.register
-def _(rival: RacedRival) -> str:
-    return f"Nothing that was raced is better by more than the seeds differ: {_closest(rival)}."
-
-
-@words.register
-def _(rival: UnsureRival) -> str:
-    return f"{_promises(rival)}: too little to choose it on; {_WOULD_SETTLE}."
-
-
-@words.register
-def _(rival: LeanerRival) -> str:
-    return f"{_promises(rival)}, but {_leaner(rival)}."
-
-
-@words.register
-def _(rival: LargeRival) -> str:
-    fits = "may not fit" if rival.may_fit else "does not fit"
-    return f"{_promises(rival)}, but {fits}: its peak is {format_bytes(rival.peak_bytes)}."
-
-
-@words.register
-def _(rival: OtherObjective) -> str:
-    return f"{_promises(rival)}, but {rival.objective} was asked for."
-
-
-# ---- how sure the choice is
-
-
-@words.register
-def _(sure: HowSure) -> str:
-    times = {
-        "measured": f"times were measured on {sure.device}",
-        "formula": "times are FLOP counts, not measurements",
-        None: "times are unknown",
-    }
-    was = "memory was measured"
-    parts = [was if sure.memory_source == "measured" else f"memory is {sure.memory_source}"]
-    parts.append(times[sure.time_source])
+def _(sure: reasons.HowSure) -> str:
+    is_measured = sure.memory_source == "measured"
+    parts = ["memory was measured" if is_measured else "memory is {memory_source}"]
+    parts.append(_TIMES[sure.time_source])
     if sure.may_exceed_budget:
         parts.append("the peak's interval reaches beyond the budget")
     if sure.missing_parts:
-        parts.append(f"the profile lacks {plural(sure.missing_parts, 'part')}")
-    grounds = ", ".join(map(words, sure.grounds))
-    return f"How sure: {', '.join(parts)}; quality is {sure.grade}: {grounds}."
+        parts.append("the profile lacks {missing_parts:part}")
+    return filled(f"How sure: {', '.join(parts)}; quality is {{grade}}: {{grounds}}.", sure)
 
 
 @words.register
-def _(ground: RacedSeeds) -> str:
-    return f"raced here with {plural(ground.seeds, 'seed')}"
-
-
-@words.register
-def _(ground: PredictedLayers) -> str:
-    return f"predicted from the gradients of {plural(ground.layers, 'layer')}"
-
-
-@words.register
-def _(ground: PublishedNear) -> str:
+def _(ground: reasons.PublishedNear) -> str:
     return f"published for {_HOW_NEAR[ground.certainty]}"
 
 
-# ---- what else there is to say
-
-
 @words.register
-def _(refusal: NothingFits) -> str:
-    return (
-        f"Nothing fits: {refusal.method} needs the least, {format_bytes(refusal.peak_bytes)} in the {refusal.phase} "
-        f"phase, {format_bytes(refusal.excess_bytes)} too much."
-    )
-
-
-@words.register
-def _(refusal: SmallestChange) -> str:
-    return f"The smallest change that would fit: {words(refusal.change)}."
-
-
-@words.register
-def _(found: ActivationsFillMemory) -> str:
-    peak = found.peak_bytes
-    return (
-        f"The optimizer is not what fills the memory: of AdamW's peak of {format_bytes(peak)}, its state is "
-        f"{format_bytes(found.state_bytes)} ({found.state_bytes / peak:.0%}) and the activations "
-        f"{format_bytes(found.activation_bytes)} ({found.activation_bytes / peak:.0%}) at batch size "
-        f"{found.batch_size}. A smaller batch saves more than a leaner optimizer."
-    )
-
-
-@words.register
-def _(found: NotInstalled) -> str:
+def _(found: reasons.NotInstalled) -> str:
     names: dict[str, list[str]] = {}
     for method, command in found.methods:
         names.setdefault(command, []).append(method)
@@ -276,27 +139,6 @@ def _(found: NotInstalled) -> str:
 
 
 @words.register
-def _(found: NeedsBatches) -> str:
-    return (
-        f"The profile's data was synthetic: before subopt train can run the recipe, {found.file} needs a "
-        "batches(batch_size) function that yields real data."
-    )
-
-
-@words.register
-def _(rate: ChosenRate) -> str:
-    what = f"what {rate.method} leaves alone" if rate.is_fallback else rate.method
-    return f"learning rate of {what} {rate.lr:g}: {words(rate.origin)}"
-
-
-@words.register
-def _(found: OtherBatchSize) -> str:
-    return (
-        f"that rate belongs to {found.rate_tokens:,} tokens per step and this run has {found.step_tokens:,}: "
-        "a smaller batch often wants a smaller rate"
-    )
-
-
-@words.register
-def _(remark: MixRemark) -> str:
-    return remark.text
+def _(rate: reasons.ChosenRate) -> str:
+    what = "what {method} leaves alone" if rate.is_fallback else "{method}"
+    return filled(f"learning rate of {what} {{lr:g}}: {{origin}}", rate)

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from subopt.recipes.evidence.doubts import (
-    EnergyBound,
-    FewBatches,
-    FewMatrices,
-    InterruptedProfile,
-    NotMeasured,
-    SyntheticData,
-    UntrainedGradients,
-)
+from subopt.recipes.evidence import doubts, raced_settings
 from subopt.recipes.evidence.predicted import PredictedGain
 from subopt.recipes.evidence.published import (
     NearestRate,
@@ -18,35 +10,41 @@ from subopt.recipes.evidence.published import (
     Published,
     RelativeToNearest,
 )
-from subopt.recipes.evidence.published_file import PublishedRate
 from subopt.recipes.evidence.raced import OtherSetting, RacedGain
-from subopt.recipes.evidence.raced_settings import RacedFallbackRate, RacedRate
 from subopt.recipes.plan.peaks import PeakAt
-from subopt.recipes.ranking.reasons import (
-    IsBaseline,
-    NoComparison,
-    NoPrediction,
-    NothingKnown,
-    UnknownTime,
-)
+from subopt.recipes.ranking import reasons
 from subopt.recipes.ranking.row import Evidence, TimeOverhead
 
 from ..text import plural
 from ..units import format_ms
-from .words import fixed, words
+from .words import filled, register, words
 
 _UNKNOWN_TIME = "an unknown time per step"
-fixed({
-    UntrainedGradients: "gradients of untrained weights",
-    SyntheticData: "synthetic data",
-    InterruptedProfile: "an interrupted profile",
-    EnergyBound: "the energy is a bound, of each gradient's own best basis",
-    IsBaseline: "every gain and overhead is against this method",
-    NoPrediction: "nothing the profile measures of gradients speaks about it",
-    NoComparison: "no published comparison with AdamW",
-    NothingKnown: "so it ranks below the methods of which something is known",
-    UnknownTime: _UNKNOWN_TIME,
-    RacedFallbackRate: "what the race on this model trained it with",
+_NEAREST = (
+    "the published one for the nearest setting, {rate.model} ({rate.paper.authors} {rate.paper.year}, "
+    "{rate.place})"
+)
+register({
+    doubts.UntrainedGradients: "gradients of untrained weights",
+    doubts.FewBatches: "{batches:batch|batches}",
+    doubts.FewMatrices: "{coverage:.0%} of the matrices measured",
+    doubts.SyntheticData: "synthetic data",
+    doubts.InterruptedProfile: "an interrupted profile",
+    doubts.EnergyBound: "the energy is a bound, of each gradient's own best basis",
+    doubts.NotMeasured: "{option}: {value} not measured",
+    reasons.IsBaseline: "every gain and overhead is against this method",
+    reasons.NoPrediction: "nothing the profile measures of gradients speaks about it",
+    reasons.NoComparison: "no published comparison with AdamW",
+    reasons.NothingKnown: "so it ranks below the methods of which something is known",
+    reasons.UnknownTime: _UNKNOWN_TIME,
+    OtherSetting: "the race had another {setting} ({value})",
+    NearestRate: _NEAREST,
+    RelativeToNearest: f"{{factor:g}} times AdamW's {{rate.lr:g}} ({{source}}; {_NEAREST})",
+    NoPublishedRate: "no learning rate of {method} is published for such models; AdamW's as a starting point, try "
+    f"others ({_NEAREST})",
+    raced_settings.RacedRate: "the best of {trials:run} in the race on this model, {horizon_s:.3g} s of training each "
+    "on {device}",
+    raced_settings.RacedFallbackRate: "what the race on this model trained it with",
 })
 
 
@@ -70,19 +68,14 @@ def time_text(overhead: TimeOverhead | None) -> str:
     if overhead is None:
         return _UNKNOWN_TIME
     how = "measured" if overhead.source == "measured" else "by FLOPs"
-    if abs(overhead.share) < 0.005:
-        return f"the same time per step ({how})"
-    more = "more" if overhead.share > 0 else "less"
-    return f"{abs(overhead.share):.0%} {more} time per step ({how})"
+    more = f"{abs(overhead.share):.0%} {'more' if overhead.share > 0 else 'less'}"
+    return f"{'the same' if abs(overhead.share) < 0.005 else more} time per step ({how})"
 
 
 @words.register
 def _(overhead: TimeOverhead) -> str:
     step = "" if overhead.optimizer_ms is None else format_ms(overhead.optimizer_ms)
     return time_text(overhead) + (step and f", optimizer step {step}")
-
-
-# ---- gains
 
 
 @words.register
@@ -106,17 +99,6 @@ def _(found: RacedGain) -> str:
 
 
 @words.register
-def _(setting: OtherSetting) -> str:
-    where = {
-        "model file": "of an earlier version of the model file",
-        "precision": f"in {setting.value}",
-        "batch size": f"at batch size {setting.value}",
-        "device": f"on {setting.value}",
-    }
-    return f"the race was {where[setting.setting]}"
-
-
-@words.register
 def _(found: PredictedGain) -> str:
     parts = []
     if found.decades is not None:
@@ -129,78 +111,17 @@ def _(found: PredictedGain) -> str:
         parts.append(f"{found.kept:.0%} of the gradient's energy kept")
     parts.append(f"mean of {plural(found.layers, 'layer')}")
     text = f"{gain_text(found.gain, found.measure)} ({', '.join(parts)})"
-    if found.certainty == 1:
-        return text
-    return f"{text}, counted at {found.certainty:.0%}: {', '.join(map(words, found.doubts))}"
+    return text + filled(", counted at {certainty:.0%}: {doubts}", found) * (found.certainty < 1)
 
 
 @words.register
 def _(found: Published) -> str:
-    result = found.result
-    measure = result.metric if result.lower_is_better else f"error ({result.metric})"
-    beside = "" if result.baseline_value is None else f" against {result.baseline_value:g}"
+    result, share = found.result, found.certainty.value
     text = (
-        f"{abs(found.gain):.1%} {'lower' if found.gain >= 0 else 'higher'} {measure} than AdamW: {result.value:g}"
-        f"{beside}, {result.model}, {result.task} ({result.paper.authors} {result.paper.year}, table {result.table})"
+        "{less:.1%} {lower} {measure} than AdamW: {result.value:g} against {result.baseline_value:g}, {result.model}, "
+        "{result.task} ({result.paper.authors} {result.paper.year}, table {result.table})"
     )
-    share = found.certainty.value
-    return (
-        text if share == 1 else f"{text}, counted at {share:.0%} because kind, size or batch differ"
-    )
-
-
-# ---- doubts
-
-
-@words.register
-def _(doubt: FewBatches) -> str:
-    return plural(doubt.batches, "batch", "batches")
-
-
-@words.register
-def _(doubt: FewMatrices) -> str:
-    return f"{doubt.coverage:.0%} of the matrices measured"
-
-
-@words.register
-def _(doubt: NotMeasured) -> str:
-    what = "state in" if doubt.option == "state_dtype" else "steps by"
-    return f"{what} {doubt.value} not measured"
-
-
-# ---- learning rates
-
-
-def _citation(rate: PublishedRate) -> str:
-    return (
-        f"the published one for the nearest setting, {rate.model} "
-        f"({rate.paper.authors} {rate.paper.year}, {rate.place})"
-    )
-
-
-@words.register
-def _(origin: NearestRate) -> str:
-    return _citation(origin.rate)
-
-
-@words.register
-def _(origin: RelativeToNearest) -> str:
-    base = f"{origin.factor:g} times AdamW's {origin.rate.lr:g}"
-    return f"{base} ({origin.source}; {_citation(origin.rate)})"
-
-
-@words.register
-def _(origin: NoPublishedRate) -> str:
-    models = "" if origin.model_type is None else f" on {origin.model_type} models"
-    return (
-        f"no learning rate is published for {origin.method}{models}; AdamW's as a starting point, try others "
-        f"({_citation(origin.rate)})"
-    )
-
-
-@words.register
-def _(origin: RacedRate) -> str:
-    return (
-        f"the best of {plural(origin.trials, 'run')} in the race on this model, {origin.horizon_s:.3g} s of training "
-        f"each on {origin.device}"
-    )
+    measure = result.metric if result.lower_is_better else f"error ({result.metric})"
+    lower = "lower" if found.gain >= 0 else "higher"
+    text = filled(text, found, less=abs(found.gain), lower=lower, measure=measure)
+    return text + f", counted at {share:.0%} because kind, size or batch differ" * (share < 1)

@@ -385,7 +385,7 @@ def test_advice_shows_each_type_of_evidence_that_says_something(full, width):
     # By its heading or, where it was dropped, among those there was no room for.
     assert "raced" not in tables[0].replace("decided by", "")
     assert "raced" in tables[1]
-    assert "the race was in fp32" in " ".join(texts[1].split())
+    assert "the race had another precision (fp32)" in " ".join(texts[1].split())
 
 
 @pytest.fixture

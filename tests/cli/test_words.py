@@ -99,7 +99,7 @@ EXAMPLES = [
     doubts.NotMeasured("moments", "adafactor"),
     NearestRate(RATE),
     RelativeToNearest(RATE, 0.3, "a paper"),
-    NoPublishedRate(RATE, "momentum", "language"),
+    NoPublishedRate(RATE, "momentum"),
     RacedRate(7, 30.0, "cpu"),
     RacedFallbackRate(),
     CHANGE,
@@ -115,14 +115,16 @@ EXAMPLES = [
     advice.RunnerUp("soap", 0.03, 0.1, is_raced=False),
     advice.LessSure("soap", 0.03),
     advice.LeanerOnly("soap", 0.03, {"rank": 8}),
-    advice.BaselineFits(90 * MIB, {}),
+    advice.BaselineFits(90 * MIB),
+    advice.BaselineFitsLeaner(90 * MIB, {"rank": 8}),
     advice.BaselineDoesNotFit(90 * MIB, 3 * MIB),
     advice.NoRival(),
     advice.Rival(*RIVAL),
     advice.RacedRival(*RIVAL),
     advice.UnsureRival(*RIVAL),
     advice.LeanerRival(*RIVAL, {"rank": 8}),
-    advice.LargeRival(*RIVAL, 90 * MIB, may_fit=False),
+    advice.LargeRival(*RIVAL, 90 * MIB),
+    advice.TightRival(*RIVAL, 90 * MIB),
     advice.OtherObjective(*RIVAL, "speed"),
     SURE,
     advice.RacedSeeds(2),
@@ -214,7 +216,7 @@ def test_a_json_document_has_type_fields_and_text():
 
 def test_the_answer_as_json_has_every_reason(subopt, profile):
     profile.save(Path("p.json"))
-    ended = subopt("recommend", "--profile", "p.json", "--gpu-mem", "24G", "--json")
+    ended = subopt("recommend", "--profile", "p.json", "--gpu-mem", "24G", "-o", "r.yaml", "--json")
     answer = json.loads(ended.out)
     assert answer["reasons"][-1]["type"] == "Budget"
     assert answer["reasons"][-1]["total_bytes"] == answer["budget"]["total_bytes"] == 24 * 2**30
@@ -224,7 +226,7 @@ def test_the_answer_as_json_has_every_reason(subopt, profile):
         found = [*row["evidence"], *row["reasons"]]
         assert row["evidence"][0]["bytes"] == row["peak"]["bytes"]
         assert all(item["type"] and item["text"] for item in found)
-    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    recipe = yaml.safe_load(Path("r.yaml").read_text())
     assert f"simulated: {answer['chosen']['peak']['text']}" in recipe["why"]["evidence"]
     assert all(isinstance(line, str) for line in recipe["why"]["evidence"])
 
@@ -247,7 +249,7 @@ def test_a_raced_gain_inside_the_spread_is_no_difference():
     assert words(RACED) == (
         "0.5% lower loss in the race (held-out loss 1.98 / 2 after 30 s of steps at lr 0.003; "
         "-0.01 against adamw, its spread 0.02), inside the spread of the seeds (1.0%): no difference; "
-        "the race was in bf16"
+        "the race had another precision (bf16)"
     )
     gone = contestant("soap", (), verdict="diverged")
     assert words(replace(RACED, contestant=gone)) == "it diverged at every rate tried"
@@ -284,11 +286,11 @@ def test_time_is_measured_or_by_flops(share, text):
 def test_a_tie_would_be_settled_by_a_race_and_a_clear_second_would_not():
     tie = advice.RunnerUp("adamw", 0.03, 0.1, is_raced=False)
     assert words(tie) == (
-        "Next comes plain AdamW, 3.0% behind, less than the error of 10%: either may be better; "
+        "Next comes adamw, 3.0% behind, less than the error of 10%: either may be better; "
         "subopt race would settle it."
     )
     assert words(replace(tie, is_raced=True)).endswith("either may be better.")
-    assert words(replace(tie, behind=0.2)) == "Next comes plain AdamW, 20.0% behind."
+    assert words(replace(tie, behind=0.2)) == "Next comes adamw, 20.0% behind."
 
 
 def test_the_budget_says_what_is_taken_off_it():

@@ -413,7 +413,7 @@ def test_published_gain_at_little_cost_wins():
     assert advice.chosen.method == "adadiag"
     assert only(advice.reasons, DecidedBy) == DecidedBy("published", advice.chosen.published, {})
     peak_bytes = row_of(advice, BASELINE).peak.bytes
-    assert only(advice.reasons, BaselineFits) == BaselineFits(peak_bytes, {})
+    assert only(advice.reasons, BaselineFits) == BaselineFits(peak_bytes)
 
 
 def test_gain_bought_too_dearly_leaves_plain_adamw():

@@ -247,7 +247,7 @@ def test_a_race_without_the_baselines_loss_says_nothing():
         ({"precision": "bf16"}, "precision", "bf16"),
         ({"batch_size": 64}, "batch size", 64),
         ({"accumulate": 4}, "batch size", 32),
-        ({"target_sha256": "cd" * 32}, "model file", "cd" * 32),
+        ({"target_sha256": "cd" * 32}, "model file", "cd" * 4),
         ({"device": "cuda:0"}, "device", "cuda:0"),
     ],
 )
