@@ -14,16 +14,7 @@ from ..plan.budget import Fit
 from ..plan.peaks import PeakAt, peak_at
 from ..plan.step_time import whole_step_ms
 from ..reason import Reason
-from .reasons import (
-    DoesNotFit,
-    IsBaseline,
-    LowRankLayers,
-    MayNotFit,
-    NoComparison,
-    NoPrediction,
-    NothingKnown,
-    UnknownTime,
-)
+from . import reasons
 from .row import Row, TimeOverhead
 from .rule import expected_gain, score, time_overhead
 
@@ -66,7 +57,7 @@ def make_row(
     )
     fits = peak.fits(usable_bytes)
     found = (overhead, raced, predicted, None if is_baseline else near)
-    about = (IsBaseline(),) if is_baseline else _missing(raced, predicted, near, overhead)
+    about = (reasons.IsBaseline(),) if is_baseline else _missing(raced, predicted, near, overhead)
     return Row(
         method=cost.method,
         cost=cost,
@@ -93,13 +84,13 @@ def _missing(
 ) -> Iterator[Reason]:
     """Yield what of a method's quality and time is not known."""
     if predicted is None:
-        yield NoPrediction()
+        yield reasons.NoPrediction()
     if near is None:
-        yield NoComparison()
+        yield reasons.NoComparison()
     if raced is None and predicted is None and near is None:
-        yield NothingKnown()
+        yield reasons.NothingKnown()
     if overhead is None:
-        yield UnknownTime()
+        yield reasons.UnknownTime()
 
 
 def _memory_reasons(
@@ -107,8 +98,8 @@ def _memory_reasons(
 ) -> Iterator[Reason]:
     """Yield how a method holds the weights, and whether its peak fits, where that is no plain yes."""
     if cost.weight_bytes_saved:
-        yield LowRankLayers(cost.weight_bytes_saved)
+        yield reasons.LowRankLayers(cost.weight_bytes_saved)
     if fits is Fit.NO:
-        yield DoesNotFit(peak.bytes - usable_bytes)
+        yield reasons.DoesNotFit(peak.bytes - usable_bytes)
     elif fits is Fit.MAYBE:
-        yield MayNotFit(peak.high_bytes)
+        yield reasons.MayNotFit(peak.high_bytes)
