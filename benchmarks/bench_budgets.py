@@ -27,6 +27,7 @@ from common.conditions import RESULTS, ROOT, conditions
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from subopt.findings.advice import words
 from subopt.optimizers import create, get_method
 from subopt.optimizers.fused_backward import FusedBackward
 from subopt.optimizers.state.storage_tracker import StorageTracker
@@ -156,7 +157,7 @@ def _row(
         "asked": batch_size or f"{profile.settings.batch_size}",
     }
     if advice.chosen is None or advice.plan is None:
-        return {**row, "fits": False, "change": advice.changes[0].text}
+        return {**row, "fits": False, "change": words(advice.changes[0])}
     recipe = to_recipe(advice, profile, recipe_path=ROOT / "recipe.yaml")
     beside = advice.plan.peak.overhead_bytes
     peak = followed_peak(recipe, ROOT)

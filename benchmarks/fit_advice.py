@@ -22,13 +22,13 @@ from bench_advice import NAME, PROBLEMS, read_paces
 from common.conditions import RESULTS
 
 from subopt.profilers.record.profile import Layer, MethodCost, Profile
-from subopt.recipes.evidence.layer_reading import LayerReading, read_layer
-from subopt.recipes.evidence.measured import (
+from subopt.recipes.evidence.layer_findings import LayerFindings, layer_findings
+from subopt.recipes.evidence.predicted import (
     AGREEMENT_WORTH,
     DIAGONALITY_WORTH,
     ENERGY_WORTH,
     MOST_DECADES,
-    measured_gain,
+    predicted_gain,
 )
 from subopt.recipes.evidence.raced import gain_from_losses
 from subopt.recipes.evidence.traits import model_type
@@ -58,20 +58,20 @@ class Case:
     gain: float
     time: float
     certainty: float
-    readings: Sequence[tuple[int, LayerReading]]
+    findings: Sequence[tuple[int, LayerFindings]]
 
     def expected(self, constants: Constants) -> float:
         """The gain at equal time that the rule promises with these constants."""
         worth, most, agreement, energy = constants
-        total = sum(size for size, _ in self.readings)
+        total = sum(size for size, _ in self.findings)
         promised = sum(
             size
             * (
-                worth * min(reading.decades or 0.0, most)
-                + agreement * (reading.agreement or 0.0)
-                - energy * (0.0 if reading.kept is None else 1 - reading.kept)
+                worth * min(found.decades or 0.0, most)
+                + agreement * (found.agreement or 0.0)
+                - energy * (0.0 if found.kept is None else 1 - found.kept)
             )
-            for size, reading in self.readings
+            for size, found in self.findings
         )
         return self.certainty * promised / total - self.time
 
@@ -109,7 +109,7 @@ def cases(profiles: Path) -> list[Case]:
     for example in PROBLEMS:
         profile = Profile.load(profiles / f"{example}.json")
         for cost in profile.methods:
-            says = measured_gain(profile, cost)
+            says = predicted_gain(profile, cost)
             if says is None or (example, cost.method) not in loss:
                 continue
             gain = gain_from_losses(
@@ -117,16 +117,16 @@ def cases(profiles: Path) -> list[Case]:
             )
             slower = pace_ms[example][cost.method] / pace_ms[example]["adamw"] - 1
             if gain is not None:
-                readings = _readings(profile.layers, cost)
+                findings = _findings(profile.layers, cost)
                 found.append(
-                    Case(example, cost.method, gain, time_price(slower), says.certainty, readings)
+                    Case(example, cost.method, gain, time_price(slower), says.certainty, findings)
                 )
     return found
 
 
-def _readings(layers: Sequence[Layer], cost: MethodCost) -> list[tuple[int, LayerReading]]:
-    read = [(math.prod(layer.shape), read_layer(layer, cost)) for layer in layers]
-    return [(size, reading) for size, reading in read if reading is not None and reading.speaks]
+def _findings(layers: Sequence[Layer], cost: MethodCost) -> list[tuple[int, LayerFindings]]:
+    known = [(math.prod(layer.shape), layer_findings(layer, cost)) for layer in layers]
+    return [(size, found) for size, found in known if found is not None and found.speaks]
 
 
 def mean_error(some: Sequence[Case], constants: Constants) -> float:

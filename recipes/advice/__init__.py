@@ -1,1 +1,1 @@
-"""The advisor: from a profile and a budget to an answer in words, and to a recipe."""
+"""The advisor: from a profile and a budget to an answer with its reasons, and to a recipe."""

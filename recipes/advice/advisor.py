@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,25 +15,23 @@ from ..mixed.recipe import mixed_at
 from ..mixed.record import Mixed
 from ..plan.budget import Budget, DeviceType, read_budget
 from ..plan.method_options import changed_options
-from ..plan.sentences import options_text, plan_sentences
+from ..plan.reasons import plan_reasons
 from ..plan.solving import PlanRequest
 from ..ranking.planned import Planned, asked_plans, least_changed, smallest_plans, solved_plans
 from ..ranking.row import Objective, Row
 from ..ranking.rule import ranked
+from ..reason import Reason
 from .answer import Advice
-from .calibrated import calibration_sentences
+from .calibrated import earlier_runs
 from .changes import changes_that_fit
-from .proposal import to_recipe
-from .sentences import (
-    budget_sentence,
-    data_sentence,
-    memory_sentence,
-    refusal_sentences,
-    unavailable_sentence,
-)
-from .verdict import certainty_sentence, choice_sentences
+from .proposal import needs_data, to_recipe
+from .reasons import ActivationsFillMemory, NothingFits, NotInstalled, SmallestChange
+from .verdict import choice_reasons, how_sure
 
 __all__ = ["Advice", "Row", "recommend", "to_recipe"]
+
+# Below this share of the peak, the optimizer's state is not what fills the memory.
+_SMALL_STATE_SHARE = 0.25
 
 
 def recommend(
@@ -50,9 +48,9 @@ def recommend(
 ) -> Advice:
     """Rank the profile's methods under a memory budget, choose one, and solve for the rest of the plan.
 
-    The rule is `score` and `sort_key` of `ranking.rule`. Where a method fits as it is asked for, nothing is changed;
-    where none does, each is made to fit by the smallest change (`solving`), and among those whose own options are the
-    least changed the best is chosen. The result depends on nothing but the arguments.
+    The ranking rule is `score` and `sort_key` of `ranking.rule`. Where a method fits as it is asked for, nothing is
+    changed; where none does, each is made to fit by the smallest change (`solving`), and among those whose own options
+    are the least changed the best is chosen. The result depends on nothing but the arguments.
 
     Args:
         profile: What `subopt profile` measured.
@@ -118,14 +116,16 @@ def _refusal(question: _Question, planned: Sequence[Planned]) -> Advice:
     changes = changes_that_fit(
         profile, question.costs, question.others, budget, request, question.device
     )
-    remarks = _remarks(question, None)
+    leanest = min(rows, key=lambda row: row.peak.bytes)
+    peak = leanest.peak
+    refusal = NothingFits(leanest.method, peak.bytes, peak.phase, max(-leanest.headroom_bytes, 0))
     return Advice(
         objective=question.objective,
         budget=budget,
         batch_size=planned[0].plan.batch_size,
         rows=rows,
         chosen=None,
-        sentences=(*refusal_sentences(rows, changes), *remarks, budget_sentence(budget)),
+        reasons=(refusal, SmallestChange(changes[0]), *_remarks(question, None)),
         changes=changes,
         unavailable=question.unavailable,
     )
@@ -137,40 +137,44 @@ def _choice(
     """Say what was chosen and why, and choose a mix in its place where one is asked for."""
     profile, budget, plan = question.profile, question.budget, chosen.plan
     rows = tuple(item.row for item in planned)
-    solved = tuple(plan_sentences(profile, question.request, plan))
+    solved = tuple(plan_reasons(profile, question.request, plan))
     mix: Mixed | None = None
-    about_mix: tuple[str, ...] = ()
+    about_mix: tuple[Reason, ...] = ()
     if mixed:
         mix, about_mix = mixed_at(profile, question.costs, plan, budget.usable_bytes)
-    leaner = {item.row.method: options_text(item.plan) for item in planned if item.plan.options}
-    about = choice_sentences(chosen.row, rows, question.objective, profile, leaner)
-    said = (*about, *solved, *about_mix)
-    remarks = _remarks(question, chosen.row)
+    leaner = {item.row.method: item.plan.options for item in planned if item.plan.options}
+    why = choice_reasons(chosen.row, rows, question.objective, profile, leaner)
     return Advice(
         objective=question.objective,
         budget=budget,
         batch_size=plan.batch_size,
         rows=rows,
         chosen=chosen.row,
-        sentences=(*said, *remarks, budget_sentence(budget)),
+        reasons=(*why, *solved, *about_mix, *_remarks(question, chosen.row)),
         unavailable=question.unavailable,
         plan=plan,
-        plan_sentences=solved,
+        plan_reasons=solved,
         mixed=mix,
     )
 
 
-def _remarks(question: _Question, chosen: Row | None) -> list[str]:
-    """Return what is said after the answer: what fills the memory, how sure it is, and what is missing."""
-    profile = question.profile
-    found = [
-        memory_sentence(profile),
-        None if chosen is None else certainty_sentence(profile, chosen),
-        None if chosen is None else data_sentence(profile),
-        unavailable_sentence(question.unavailable),
-        *calibration_sentences(profile.calibration),
-    ]
-    return [text for text in found if text]
+def _remarks(question: _Question, chosen: Row | None) -> Iterator[Reason]:
+    """Yield what follows the answer: what fills the memory, how sure it is, what is missing, the budget."""
+    profile, memory = question.profile, question.profile.memory
+    peak, state, activations = (
+        memory.peak_bytes or 0,
+        memory.optimizer_state_bytes,
+        memory.activation_bytes or 0,
+    )
+    if state < _SMALL_STATE_SHARE * peak and activations > state:
+        yield ActivationsFillMemory(peak, state, activations, profile.settings.batch_size)
+    if chosen is not None:
+        yield how_sure(profile, chosen)
+        yield from needs_data(profile)
+    if question.unavailable:
+        yield NotInstalled(question.unavailable)
+    yield from earlier_runs(profile.calibration)
+    yield question.budget
 
 
 def _planned(question: _Question) -> tuple[list[Planned], Planned | None]:

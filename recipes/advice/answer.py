@@ -1,4 +1,4 @@
-"""What the advisor answers, as plain data: rows, the chosen one, sentences, and what would help if nothing fits."""
+"""What the advisor answers, as plain data: rows, the chosen one, the reasons, and what would help if nothing fits."""
 
 from __future__ import annotations
 
@@ -13,33 +13,41 @@ from ..mixed.record import Mixed
 from ..plan.budget import Budget
 from ..plan.solving import Solved
 from ..ranking.row import Objective, Row
+from ..reason import Reason
 
 ChangeType = Literal["batch", "recompute", "fused backward", "method", "budget"]
+Question = Literal["accumulate", "recompute", "fused_backward", "methods", "batch_size", "budget"]
 
 
 @dataclass(frozen=True, slots=True)
-class FittingChange:
+class FittingChange(Reason):
     """Something that would make training fit.
 
     Attributes:
         kind: What is changed.
+        question: What of the question has to be asked differently.
         method: The method it is worked out for.
         options: Options that differ from the profile's row.
         batch_size: Examples of one micro-batch after the change.
         accumulate: Micro-batches of one optimizer step after the change.
+        recompute: Whether activations are computed again after the change.
+        fused_backward: Whether the backward pass updates the weights after the change.
         peak_bytes: Predicted peak after the change.
         budget_bytes: The budget it needs.
-        text: What to do, in one line.
+        counts_activations: Whether the profile knows the activations, which are part of the peak.
     """
 
     kind: ChangeType
+    question: Question
     method: str
     options: Mapping[str, Any]
     batch_size: int
     accumulate: int
+    recompute: bool
+    fused_backward: bool
     peak_bytes: int
     budget_bytes: int
-    text: str
+    counts_activations: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +61,11 @@ class Advice:
         rows: Every method, best first.
         chosen: The best of the rows that fit as asked. Where none does, the best of those that were made to fit with
             their own options changed the least, so a row above it may fit too, with leaner ones. None where none fits.
-        sentences: The answer for a person: what, why, how sure.
+        reasons: What a person should know of the answer, in reading order: what, why, how sure.
         changes: Where nothing fits, what would make it fit, the smallest change first.
         unavailable: Methods that cannot be used here, and what to install for them.
         plan: What the chosen row is for; None where nothing fits.
-        plan_sentences: What of the plan was solved for; among `sentences` too.
+        plan_reasons: What of the plan was solved for; among `reasons` too.
         mixed: The mix of methods that takes the chosen one's place, where one was asked for and fits.
     """
 
@@ -66,11 +74,11 @@ class Advice:
     batch_size: int
     rows: tuple[Row, ...]
     chosen: Row | None
-    sentences: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     changes: tuple[FittingChange, ...] = ()
     unavailable: tuple[tuple[str, str], ...] = ()
     plan: Solved | None = None
-    plan_sentences: tuple[str, ...] = ()
+    plan_reasons: tuple[Reason, ...] = ()
     mixed: Mixed | None = None
 
     @property
@@ -78,31 +86,21 @@ class Advice:
         """0 where a method was chosen, 3 where nothing fits."""
         return 0 if self.chosen is not None else DoesNotFitError.exit_status
 
-    def require_chosen(self) -> Row:
-        """Return the chosen row.
+    def require_chosen(self, hint: str | None = None) -> tuple[Row, Solved]:
+        """Return the chosen row and its plan.
+
+        Args:
+            hint: What the error says would help.
 
         Raises:
-            DoesNotFitError: Nothing fits; the hint is the smallest change that would.
+            DoesNotFitError: Nothing fits.
         """
-        if self.chosen is not None:
-            return self.chosen
-        raise self._nothing_fits()
-
-    def require_plan(self) -> Solved:
-        """Return the plan of the chosen row.
-
-        Raises:
-            DoesNotFitError: Nothing fits; the hint is the smallest change that would.
-        """
-        if self.plan is not None:
-            return self.plan
-        raise self._nothing_fits()
-
-    def _nothing_fits(self) -> DoesNotFitError:
+        if self.chosen is not None and self.plan is not None:
+            return self.chosen, self.plan
         smallest = min(self.rows, key=lambda row: row.peak.bytes)
-        return DoesNotFitError(
+        raise DoesNotFitError(
             f"nothing fits {format_bytes(self.budget.total_bytes)} "
             f"({format_bytes(self.budget.usable_bytes)} usable): {smallest.method} needs the least, "
             f"{format_bytes(smallest.peak.bytes)} in the {smallest.peak.phase} phase",
-            self.changes[0].text if self.changes else None,
+            hint,
         )

@@ -11,16 +11,12 @@ from dataclasses import replace
 
 from subopt.errors import UsageError
 from subopt.profilers.record.profile import MethodCost, Profile
-from subopt.units import format_bytes
 
 from ..plan.budget import Budget, DeviceType, smallest_budget
-from ..plan.method_options import changed_options
 from ..plan.solving import PlanRequest, Solved, least
 from ..ranking.planned import Planned, least_changed, solved_plans
 from ..ranking.rule import ranked
-from .answer import ChangeType, FittingChange
-
-__all__ = ["changed_options", "changes_that_fit"]
+from .answer import ChangeType, FittingChange, Question
 
 
 def changes_that_fit(
@@ -53,21 +49,20 @@ def _allowed(
     profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: PlanRequest
 ) -> Iterator[FittingChange]:
     """Yield what would fit if one thing that the user fixed were free, or else all of them."""
-    wishes: list[tuple[str, PlanRequest]] = []
+    wishes: list[tuple[Question, PlanRequest]] = []
     if request.accumulate is not None and request.batch_size != "auto":
-        free = replace(request, accumulate=None)
-        wishes.append(("without --accumulate", free))
+        wishes.append(("accumulate", replace(request, accumulate=None)))
     if request.recompute is False:
-        wishes.append(("--recompute auto", replace(request, recompute="auto")))
+        wishes.append(("recompute", replace(request, recompute="auto")))
     if request.fused_backward is False:
-        wishes.append(("--fused-backward auto", replace(request, fused_backward="auto")))
-    for wish, allowed in wishes:
+        wishes.append(("fused_backward", replace(request, fused_backward="auto")))
+    for question, allowed in wishes:
         found = _best(profile, costs, budget, allowed)
         if found is not None:
             kind: ChangeType = "recompute" if found.plan.recompute else "batch"
             if found.plan.fused_backward:
                 kind = "fused backward"
-            yield _change(kind, found, budget, f"{wish}: {_described(found)}")
+            yield _change(kind, question, found.row.method, found.plan, budget.total_bytes)
 
 
 def _other_method(
@@ -76,8 +71,7 @@ def _other_method(
     """Yield the method with the least change among those that were left out of the question."""
     found = _best(profile, others, budget, request)
     if found is not None:
-        method = found.row.method
-        yield _change("method", found, budget, f"--methods {method}: {_described(found)}")
+        yield _change("method", "methods", found.row.method, found.plan, budget.total_bytes)
 
 
 def _fewer_examples(
@@ -91,8 +85,7 @@ def _fewer_examples(
         return
     found = _best(profile, costs, budget, fewer)
     if found is not None:
-        size = found.plan.batch_size
-        yield _change("batch", found, budget, f"--batch-size {size}: {_described(found)}")
+        yield _change("batch", "batch_size", found.row.method, found.plan, budget.total_bytes)
 
 
 def _larger_budget(
@@ -110,19 +103,7 @@ def _larger_budget(
         )
     cost, plan = min(plans, key=lambda pair: pair[1].needed_bytes)
     needed = smallest_budget(plan.needed_bytes, device, headroom=budget.headroom)
-    text = f"a budget of {format_bytes(needed)} or more ({cost.method})"
-    if plan.peak.high_bytes is None:
-        text += ", activations not counted: the profile has none"
-    return FittingChange(
-        "budget",
-        cost.method,
-        plan.options,
-        plan.batch_size,
-        plan.accumulate,
-        plan.peak.bytes,
-        needed,
-        text,
-    )
+    return _change("budget", "budget", cost.method, plan, needed)
 
 
 def _best(
@@ -136,31 +117,19 @@ def _best(
     return next(item for item in planned if item.row is first)
 
 
-def _described(found: Planned) -> str:
-    """Return a plan in words, such as `adamw, 2 x 4 examples, recompute: true (peak 3 GiB)`."""
-    plan = found.plan
-    parts = [found.row.method, _batches(plan)]
-    parts += ["recompute: true"] if plan.recompute else []
-    parts += ["fused_backward: true"] if plan.fused_backward else []
-    parts += [f"{name}: {value}" for name, value in plan.options.items()]
-    return f"{', '.join(parts)} (peak {format_bytes(plan.peak.bytes)})"
-
-
-def _batches(plan: Solved) -> str:
-    if plan.accumulate == 1:
-        return f"batch size {plan.batch_size}"
-    return f"{plan.accumulate} micro-batches of {plan.batch_size}"
-
-
-def _change(kind: ChangeType, found: Planned, budget: Budget, text: str) -> FittingChange:
-    plan = found.plan
+def _change(
+    kind: ChangeType, question: Question, method: str, plan: Solved, budget_bytes: int
+) -> FittingChange:
     return FittingChange(
-        kind,
-        found.row.method,
-        plan.options,
-        plan.batch_size,
-        plan.accumulate,
-        plan.peak.bytes,
-        budget.total_bytes,
-        text,
+        kind=kind,
+        question=question,
+        method=method,
+        options=plan.options,
+        batch_size=plan.batch_size,
+        accumulate=plan.accumulate,
+        recompute=plan.recompute,
+        fused_backward=plan.fused_backward,
+        peak_bytes=plan.peak.bytes,
+        budget_bytes=budget_bytes,
+        counts_activations=plan.peak.high_bytes is not None,
     )

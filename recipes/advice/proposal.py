@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +12,18 @@ from subopt.profilers.record.profile import Files, Profile
 
 from ..data.paths import relative
 from ..evidence.published import PublishedLr, load_evidence, published_lr
-from ..evidence.raced_settings import known_rate, raced
+from ..evidence.raced_settings import RacedFallbackRate, known_rate, raced
 from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
 from ..mixed.recipe import with_mixed
+from ..mixed.record import MixRemark
 from ..plan.method_options import changed_options
 from ..plan.solving import Solved
 from ..ranking.row import Row
+from ..reason import Reason
 from ..schema import Checkpoint, Data, Evaluation, Fallback, Model, Optimizer, Recipe, Schedule, Why
 from .answer import Advice
-from .calibrated import step_correction_text, step_factor
-from .sentences import data_sentence
+from .calibrated import step_correction
+from .reasons import ChosenRate, NeedsBatches, NeedsDataFiles, OtherBatchSize
 
 DEFAULT_STEPS = 1000
 
@@ -38,24 +41,30 @@ _OTHER_BATCH = 4
 
 
 def to_recipe(
-    advice: Advice, profile: Profile, *, recipe_path: Path, steps: int = DEFAULT_STEPS
+    advice: Advice,
+    profile: Profile,
+    *,
+    recipe_path: Path,
+    steps: int = DEFAULT_STEPS,
+    evidence: Sequence[str] = (),
 ) -> Recipe:
     """Return the recipe that trains with the chosen method. The same arguments give the same recipe.
 
     The learning rate is the one that won the race on this model, else the method's published one for the nearest model
     size; what the method leaves alone is trained by a variant of AdamW and gets the race's rate for that, else AdamW's
-    published one. `why.evidence` says where both come from, and what of the plan was solved for.
+    published one.
 
     Args:
         advice: The advice; something was chosen.
         profile: The profile it was given for.
         recipe_path: Where the recipe will be written: the model file is named relative to its folder.
         steps: Optimizer steps of the run.
+        evidence: What `recipe_reasons` says, in words, for the file's `why.evidence`.
 
     Raises:
         DoesNotFitError: Nothing was chosen.
     """
-    row, plan = advice.require_chosen(), advice.require_plan()
+    row, plan = advice.require_chosen()
     rate, fallback_rate = known_rate(profile, row.method), _fallback_rate(profile, row.method)
     recipe = Recipe(
         model=Model(
@@ -89,11 +98,46 @@ def to_recipe(
         eval=Evaluation(every=steps // _PARTS),
         checkpoint=Checkpoint(every=steps // _PARTS),
         seed=profile.settings.seed,
-        why=_why(advice, profile, row, plan, rate, fallback_rate),
+        why=_why(advice, profile, row, evidence),
     )
+    return recipe if advice.mixed is None else with_mixed(recipe, advice.mixed, profile)
+
+
+def recipe_reasons(advice: Advice, profile: Profile) -> Iterator[Reason]:
+    """Yield what a recipe's choices rest on: evidence, what of the plan was solved for, learning rates, and doubts.
+
+    Args:
+        advice: The advice; something was chosen.
+        profile: The profile it was given for.
+    """
+    row, plan = advice.require_chosen()
+    methods = [row.method]
     if advice.mixed is None:
-        return recipe
-    return with_mixed(recipe, advice.mixed, profile, advice.plan_sentences)
+        yield from row.evidence
+    else:
+        methods = [use.method for use in advice.mixed.uses]
+        yield from map(MixRemark, advice.mixed.sentences)
+    yield from advice.plan_reasons
+    correction = step_correction(profile)
+    if correction is not None and row.step_ms is not None:
+        yield correction
+    for method in methods:
+        rate = known_rate(profile, method)
+        yield ChosenRate(method, rate.lr, rate.reason)
+        yield from _other_batch_size(plan, profile, rate)
+    fallback_rate = _fallback_rate(profile, row.method)
+    if fallback_rate is not None:
+        yield ChosenRate(row.method, fallback_rate.lr, fallback_rate.reason, is_fallback=True)
+    yield from needs_data(profile)
+
+
+def needs_data(profile: Profile) -> Iterator[Reason]:
+    """Yield what a recipe still needs where the profile's data was made up."""
+    target = profile.target
+    if target.synthetic_data and target.is_hf:
+        yield NeedsDataFiles()
+    elif target.synthetic_data:
+        yield NeedsBatches(target.spec if target.file is None else Path(target.file).name)
 
 
 def _fallback_rate(profile: Profile, method: str) -> PublishedLr | None:
@@ -105,8 +149,7 @@ def _fallback_rate(profile: Profile, method: str) -> PublishedLr | None:
     found = raced(profile, method)
     if found is None:
         return rate
-    reason = f"{found[0].fallback_lr:g}: what the race on this model trained it with"
-    return replace(rate, lr=found[0].fallback_lr, reason=reason)
+    return replace(rate, lr=found[0].fallback_lr, reason=RacedFallbackRate())
 
 
 def relative_target(profile: Profile, recipe_path: Path) -> str:
@@ -141,18 +184,10 @@ def profile_sha256(profile: Profile) -> str:
     return hashlib.sha256((profile.model_dump_json(indent=1) + "\n").encode()).hexdigest()
 
 
-def _why(
-    advice: Advice,
-    profile: Profile,
-    row: Row,
-    plan: Solved,
-    rate: PublishedLr,
-    fallback_rate: PublishedLr | None,
-) -> Why:
+def _why(advice: Advice, profile: Profile, row: Row, evidence: Sequence[str]) -> Why:
     gpu = profile.environment.gpu
-    evidence = [f"{item.kind}: {item.text}" for item in row.evidence]
-    factor = step_factor(profile)
-    corrected = None if row.step_ms is None else step_correction_text(profile)
+    correction = step_correction(profile)
+    factor = None if row.step_ms is None or correction is None else correction.factor
     return Why(
         profile_sha256=profile_sha256(profile),
         device=profile.environment.device if gpu is None else gpu.name,
@@ -160,28 +195,18 @@ def _why(
         predicted_state_bytes=row.cost.state_bytes,
         predicted_peak_bytes=row.peak.bytes,
         predicted_step_ms=None if row.step_ms is None else row.step_ms * (factor or 1.0),
-        step_factor=None if row.step_ms is None else factor,
-        evidence=[
-            *evidence,
-            *advice.plan_sentences,
-            *filter(None, [corrected]),
-            f"learning rate {rate.reason}",
-            *_batch_warning(plan, profile, rate),
-            *([f"fallback learning rate {fallback_rate.reason}"] if fallback_rate else []),
-            *filter(None, [data_sentence(profile)]),
-        ],
+        step_factor=factor,
+        evidence=list(evidence),
     )
 
 
-def _batch_warning(plan: Solved, profile: Profile, rate: PublishedLr) -> list[str]:
-    """Say where the published learning rate belongs to a batch of quite another size."""
+def _other_batch_size(
+    plan: Solved, profile: Profile, rate: PublishedLr
+) -> Iterator[OtherBatchSize]:
+    """Yield that a published learning rate belongs to a batch of quite another size, where it does."""
     tokens = tokens_per_step(profile, plan.examples_per_step)
     if tokens is None or rate.tokens_per_step is None:
-        return []
+        return
     ratio = rate.tokens_per_step / max(tokens, 1)
-    if 1 / _OTHER_BATCH < ratio < _OTHER_BATCH:
-        return []
-    return [
-        f"that rate belongs to {rate.tokens_per_step:,} tokens per step and this run has {tokens:,}: "
-        "a smaller batch often wants a smaller rate"
-    ]
+    if not 1 / _OTHER_BATCH < ratio < _OTHER_BATCH:
+        yield OtherBatchSize(rate.tokens_per_step, tokens)

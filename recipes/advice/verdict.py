@@ -1,228 +1,168 @@
-"""The choice in words: what it promises and by which evidence, who comes next, what plain AdamW would do, how sure."""
+"""Why the choice is what it is: its promise, which evidence decided, who comes next, what plain AdamW would do."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 from subopt.profilers.record.profile import Profile
-from subopt.units import format_bytes
 
-from ..evidence.published import Certainty
+from ..evidence.doubts import SyntheticData
+from ..evidence.traits import Measure, measure_of
 from ..plan.budget import Fit
-from ..ranking.phrases import gain_text, low_rank_text, measure_of, overhead_text, share_text
-from ..ranking.row import Expected, KnownFrom, Objective, Row
+from ..ranking.reasons import LowRankLayers
+from ..ranking.row import Objective, Row
+from ..reason import Reason
+from . import reasons
 
-_HOW_NEAR = {
-    Certainty.NEAR: "the same kind of model at about this size and batch",
-    Certainty.MODERATE: "the same kind of model, its size and batch within ten times these",
-    Certainty.FAR: "another kind of model, or a size or batch far from these",
-}
-_DECIDED: dict[KnownFrom, str] = {
-    "raced here": "the race on this model and data",
-    "measured here": "what was measured of this model's gradients",
-    "published": "the papers' numbers",
-}
-_WOULD_SETTLE = "subopt race would settle it"
+# The options of the methods that fit with leaner ones only, by method.
+Leaner: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
-def choice_sentences(
-    chosen: Row,
-    rows: Sequence[Row],
-    objective: Objective,
-    profile: Profile,
-    leaner: Mapping[str, str],
-) -> list[str]:
-    """Say what was chosen and what it promises, what decided, who comes next, and what that means for plain AdamW.
+def choice_reasons(
+    chosen: Row, rows: Sequence[Row], objective: Objective, profile: Profile, leaner: Leaner
+) -> Iterator[Reason]:
+    """Yield what was chosen and what it promises, what decided, who comes next, and what plain AdamW would do.
 
     Args:
         chosen: The chosen row.
         rows: All of them, best first.
         objective: What was asked for.
         profile: The profile.
-        leaner: The options of the methods that fit with leaner ones only, in words, by method.
+        leaner: The options of the methods that fit with leaner ones only, by method.
     """
     measure = measure_of(profile)
-    memory = (
-        f"its peak is {format_bytes(chosen.peak.bytes)} ({chosen.peak.phase} phase), "
-        f"{format_bytes(chosen.headroom_bytes)} below what is usable"
-    )
+    memory = (chosen.peak.bytes, chosen.peak.phase, chosen.headroom_bytes)
     others = [row for row in rows if row is not chosen and row.is_recommendable]
     if chosen.is_baseline:
-        return [
-            f"Plain AdamW fits: {memory}.",
-            _why_adamw(rows, others, objective, measure, leaner),
-        ]
-    said = [f"{chosen.method} is the choice: {_promise(chosen, measure)}; {memory}."]
-    if chosen.expected is not None:
-        said.append(_decided(chosen, chosen.expected))
-    runner_up = _runner_up(chosen, others, objective, leaner)
-    if runner_up is not None:
-        said.append(runner_up)
+        yield reasons.BaselineChosen(*memory)
+        yield _why_baseline(rows, others, objective, measure, leaner)
+        return
+    yield reasons.MethodChosen(*memory, chosen.method, _promise(chosen, measure))
+    yield from _decided(chosen)
+    yield from _runner_up(chosen, others, objective, leaner)
     if chosen.cost.weight_bytes_saved:
-        text = low_rank_text(chosen.cost.weight_bytes_saved)
-        said.append(
-            f"{text[0].upper()}{text[1:]}; the weights a run leaves behind are dense again."
-        )
-    adamw = next((row for row in rows if row.is_baseline), None)
-    if adamw is not None:
-        said.append(_adamw_beside(adamw, leaner))
-    return said
+        yield LowRankLayers(chosen.cost.weight_bytes_saved)
+    for row in rows:
+        if row.is_baseline and row.is_recommendable and row.method in leaner:
+            yield reasons.BaselineFitsLeaner(row.peak.bytes, leaner[row.method])
+        elif row.is_baseline and row.is_recommendable:
+            yield reasons.BaselineFits(row.peak.bytes)
+        elif row.is_baseline:
+            yield reasons.BaselineDoesNotFit(row.peak.bytes, -row.headroom_bytes)
 
 
-def _promise(row: Row, measure: str) -> str:
-    """What a method promises, time included, in words."""
-    expected = row.expected
+def _promise(row: Row, measure: Measure) -> reasons.Promise:
+    """What a method promises, time included."""
+    expected, raced = row.expected, row.raced
     if expected is None:
-        return f"nothing is known of its quality here, {overhead_text(row.overhead)}"
-    raced = row.raced
+        return reasons.UnknownQuality(row.overhead)
     if row.is_raced and raced is not None and raced.gain is not None:
-        found = f"{share_text(raced.gain, measure)} than AdamW after equal time in the race"
-        inside = "" if raced.counts else ", which is inside the spread of the seeds"
-        return f"{found}{inside}"
-    found = f"{share_text(expected.gain, measure)} than AdamW after equal time"
-    return f"{found}, give or take {expected.error:.0%}, at {overhead_text(row.overhead)}"
+        return reasons.RaceResult(raced.gain, measure, raced.counts)
+    return reasons.ExpectedGain(expected.gain, expected.error, measure, row.overhead)
 
 
-def _decided(row: Row, expected: Expected) -> str:
-    """Which evidence decided, and what it says."""
-    said = {
-        "raced here": row.raced.text if row.raced else "",
-        "measured here": row.measured.text if row.measured else "",
-        "published": gain_text(row.published) if row.published else "",
-    }
-    text = f"Decided by {_DECIDED[expected.decided_by]}: {said[expected.decided_by]}"
-    if row.is_raced:
-        return f"{text}."
-    beside = [
-        f"{_short(e.kind)}: {e.gain:+.1%}"
-        for e in expected.estimates
-        if e.kind != expected.decided_by
-    ]
-    return f"{text}{'; counted beside it, ' + ', '.join(beside) if beside else ''}."
-
-
-def _short(kind: KnownFrom) -> str:
-    return kind.removesuffix(" here")
+def _decided(row: Row) -> Iterator[reasons.DecidedBy]:
+    """Which evidence decided, and what the others say; a race at the settings of the question decides alone."""
+    if row.expected is None:
+        return
+    decided_by = row.expected.decided_by
+    found = {"raced": row.raced, "predicted": row.predicted, "published": row.published}
+    gains = {item.evidence_type: item.gain for item in row.expected.estimates}
+    others = {name: gain for name, gain in gains.items() if name != decided_by}
+    evidence = found[decided_by]
+    if evidence is not None:
+        yield reasons.DecidedBy(decided_by, evidence, {} if row.is_raced else others)
 
 
 def _runner_up(
-    chosen: Row, others: Sequence[Row], objective: Objective, leaner: Mapping[str, str]
-) -> str | None:
-    """Who comes next, and by how much; None where quality was not asked for or nothing is known of a second."""
+    chosen: Row, others: Sequence[Row], objective: Objective, leaner: Leaner
+) -> Iterator[Reason]:
+    """Who comes next, and by how much; nobody where quality was not asked for or nothing is known of a second."""
     rivals = [row for row in others if row.score is not None and row.is_raced == chosen.is_raced]
     if objective != "quality" or chosen.score is None or not rivals:
-        return None
+        return
     second = max(rivals, key=_score)
     behind = chosen.score - _score(second)
-    error = max(row.expected.error for row in (chosen, second) if row.expected is not None)
-    name = "plain AdamW" if second.is_baseline else second.method
-    if behind < 0 and second.method in leaner and chosen.method not in leaner:
-        return f"{name} promises {-behind:.1%} more, but {_only_leaner(second, leaner)}."
-    if behind < 0:
-        return f"{name} promises {-behind:.1%} more, but less surely; {_WOULD_SETTLE}."
-    text = f"Next comes {name}, {behind:.1%} behind"
-    if behind > error:
-        return f"{text}."
-    settle = "" if chosen.is_raced else f"; {_WOULD_SETTLE}"
-    return f"{text}, less than the error of {error:.0%}: either may be better{settle}."
+    if behind >= 0:
+        expected = [row.expected for row in (chosen, second) if row.expected is not None]
+        error = max(item.error for item in expected)
+        yield reasons.RunnerUp(second.method, behind, error, chosen.is_raced)
+    elif second.method in leaner and chosen.method not in leaner:
+        yield reasons.LeanerOnly(second.method, -behind, leaner[second.method])
+    else:
+        yield reasons.LessSure(second.method, -behind)
 
 
-def _only_leaner(row: Row, leaner: Mapping[str, str]) -> str:
-    return f"fits only with leaner options ({leaner[row.method]}), with which it is another method"
-
-
-def _adamw_beside(adamw: Row, leaner: Mapping[str, str]) -> str:
-    peak = format_bytes(adamw.peak.bytes)
-    if adamw.is_recommendable and adamw.method in leaner:
-        return f"Plain AdamW would fit with {leaner[adamw.method]} only, with a peak of {peak}."
-    if adamw.is_recommendable:
-        return f"Plain AdamW would fit too, with a peak of {peak}."
-    return f"Plain AdamW does not fit: its peak is {peak}, {format_bytes(-adamw.headroom_bytes)} too much."
-
-
-def _why_adamw(
+def _why_baseline(
     rows: Sequence[Row],
     others: Sequence[Row],
     objective: Objective,
-    measure: str,
-    leaner: Mapping[str, str],
-) -> str:
-    """Why nothing else was chosen over AdamW."""
-    better = [row for row in others if row.is_promising and row.method in leaner]
-    if better and objective == "quality":
-        best = max(better, key=_score)
-        return (
-            f"{best.method} promises {_promise(best, measure)}, but {_only_leaner(best, leaner)}."
-        )
-    raced = [row for row in others if row.is_raced]
-    if raced and objective == "quality":
-        best = max(raced, key=_score)
-        return f"Nothing that was raced is better by more than the seeds differ: {_closest(best, measure)}."
+    measure: Measure,
+    leaner: Leaner,
+) -> Reason:
+    """Why nothing else was chosen over plain AdamW."""
+    if objective == "quality":
+        better = [row for row in others if row.is_promising and row.method in leaner]
+        if better:
+            best = max(better, key=_score)
+            return reasons.LeanerRival(best.method, _promise(best, measure), leaner[best.method])
+        raced = [row for row in others if row.is_raced]
+        if raced:
+            best = max(raced, key=_score)
+            return reasons.RacedRival(best.method, _promise(best, measure))
     known = [row for row in rows if row.expected is not None]
     if not known:
-        return "Of nothing else here is anything known: not raced, nor measured, nor published."
+        return reasons.NoRival()
     best = max(known, key=_score)
-    promise = f"{best.method} promises {_promise(best, measure)}"
+    rival = (best.method, _promise(best, measure))
     if best.is_promising and best.fit is not Fit.YES:
-        fits = "does not fit" if best.fit is Fit.NO else "may not fit"
-        return f"{promise}, but {fits}: its peak is {format_bytes(best.peak.bytes)}."
+        too_large = reasons.LargeRival if best.fit is Fit.NO else reasons.TightRival
+        return too_large(*rival, best.peak.bytes)
     if best.is_promising and objective != "quality":
-        return f"{promise}, but {objective} was asked for."
-    if _score(best) > 0:
-        return f"{promise}: too little to choose it on; {_WOULD_SETTLE}."
-    return f"Nothing else is worth its cost here: {_closest(best, measure)}."
+        return reasons.OtherObjective(*rival, objective)
+    return reasons.UnsureRival(*rival) if _score(best) > 0 else reasons.Rival(*rival)
 
 
 def _score(row: Row) -> float:
     return -math.inf if row.score is None else row.score
 
 
-def _closest(row: Row, measure: str) -> str:
-    return f"{row.method} comes closest, with {_promise(row, measure)}"
+def how_sure(profile: Profile, row: Row) -> reasons.HowSure:
+    """Return how sure the choice is, what it rests on and what weakens it."""
+    grounds = list(_grounds(profile, row)) or [reasons.NotRaced()]
+    if profile.target.synthetic_data and SyntheticData() not in grounds:
+        grounds.append(SyntheticData())
+    return reasons.HowSure(
+        memory_source=row.peak.source,
+        time_source=None if row.overhead is None else row.overhead.source,
+        device=profile.environment.device,
+        may_exceed_budget=row.fit is Fit.MAYBE,
+        missing_parts=len(profile.missing),
+        grade=_grade(row),
+        grounds=tuple(grounds),
+    )
 
 
-def certainty_sentence(profile: Profile, row: Row) -> str:
-    """Say how sure the choice is, what it rests on and what weakens it."""
-    time = {
-        "measured here": f"times were measured on {profile.environment.device}",
-        "formula": "times are FLOP counts, not measurements",
-    }
-    known = [
-        "memory was measured" if row.peak.source == "measured" else f"memory is {row.peak.source}",
-        time[row.overhead.source] if row.overhead is not None else "times are unknown",
-    ]
-    if row.fit is Fit.MAYBE:
-        known.append("the peak's interval reaches beyond the budget")
-    if profile.missing:
-        known.append("parts of the profile are missing")
-    return f"How sure: {', '.join(known)}; quality is {_grade(row)}: {', '.join(_quality(profile, row))}."
-
-
-def _grade(row: Row) -> str:
-    """How far the promise can be trusted, in a word or two."""
+def _grade(row: Row) -> Literal["known", "likely", "a guess"]:
+    """How far the promise can be trusted."""
     if row.is_raced and row.raced is not None:
         return "known" if row.raced.counts and len(row.raced.contestant.losses) > 1 else "likely"
     return "likely" if row.is_promising else "a guess"
 
 
-def _quality(profile: Profile, row: Row) -> list[str]:
-    """What the promise of quality rests on, and what there is to doubt about it."""
-    found = []
+def _grounds(profile: Profile, row: Row) -> Iterator[Reason]:
+    """Yield what the promise of quality rests on, and what there is to doubt about it."""
     if row.raced is not None:
-        count = len(row.raced.contestant.losses)
-        found.append(f"raced here with {count} seed{'' if count == 1 else 's'}")
-        found += [f"the race was {difference}" for difference in row.raced.differs]
+        yield reasons.RacedSeeds(len(row.raced.contestant.losses))
+        yield from row.raced.differs
         if profile.race is not None and profile.race.interrupted:
-            found.append("the race was cut short")
-    if row.measured is not None and not row.is_raced:
-        layers = row.measured.layers
-        found.append(f"measured on {layers} layer{'' if layers == 1 else 's'}")
-        found += row.measured.doubts
-    if row.published is not None and not row.is_raced and not row.is_baseline:
-        found.append(f"published for {_HOW_NEAR[row.published.certainty]}")
-    if not found:
-        found.append("not raced on your model")
-    if profile.target.synthetic_data and "synthetic data" not in found:
-        found.append("the data was synthetic")
-    return found
+            yield reasons.RaceCutShort()
+    if row.is_raced:
+        return
+    if row.predicted is not None:
+        yield reasons.PredictedLayers(row.predicted.layers)
+        yield from row.predicted.doubts
+    if row.published is not None and not row.is_baseline:
+        yield reasons.PublishedNear(row.published.certainty)

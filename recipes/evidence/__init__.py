@@ -1,1 +1,1 @@
-"""What is known of a method's quality: published, measured in the profile, raced on this model."""
+"""What is known of a method's quality: published, predicted from the profile, raced on this model."""

@@ -27,7 +27,7 @@ class Family:
         projected_sides: Sides on which only the gradient's part in a subspace moves the weights: 0, 1 or 2.
         rank: Directions of that subspace or of the shared basis, or a share of the side; None where it has none.
         shares_basis: Whether all output neurons keep their second moments in one basis of that rank.
-        unmeasured: What else it does differently from the baseline that no profile measures, in words.
+        unmeasured: What else it does differently from the baseline that no profile measures: options with their values.
     """
 
     coordinates: Coordinates | None
@@ -36,7 +36,7 @@ class Family:
     projected_sides: int
     rank: int | float | None
     shares_basis: bool
-    unmeasured: tuple[str, ...]
+    unmeasured: tuple[tuple[str, str], ...]
 
     def directions(self, shape: Sequence[int]) -> int:
         """Return the rank as a number of directions of a weight's short side: all of them where it has none."""
@@ -82,12 +82,8 @@ def _family(name: str, given: tuple[tuple[str, Any], ...]) -> Family:
     )
 
 
-def _unmeasured(options: Mapping[str, Any]) -> tuple[str, ...]:
+def _unmeasured(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Name what differs from the baseline and leaves no trace in a profile: another step, and how it is stored."""
     usual = get_method(load_evidence().baseline).resolve()
-    found = []
-    if options["moments"] != usual["moments"]:
-        found.append(f"steps by {options['moments']}")
-    if options["state_dtype"] != usual["state_dtype"]:
-        found.append(f"state in {options['state_dtype']}")
-    return tuple(found)
+    named = ("moments", "state_dtype")
+    return tuple((name, options[name]) for name in named if options[name] != usual[name])

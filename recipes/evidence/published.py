@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+from ..reason import Reason
 from .published_file import PublishedRate, PublishedResult, load_evidence
 
 __all__ = [
@@ -39,7 +40,7 @@ MODERATE_RATIO = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class Published(Reason):
     """The published result nearest to a model, and how much of its gain to expect there.
 
     Attributes:
@@ -59,18 +60,40 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class NearestRate(Reason):
+    """A learning rate is the published one for the nearest setting."""
+
+    rate: PublishedRate
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeToNearest(NearestRate):
+    """A learning rate is a published multiple of the baseline's, which is the one for the nearest setting."""
+
+    factor: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoPublishedRate(NearestRate):
+    """No learning rate of the method is published for such models: the baseline's is a starting point."""
+
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedLr:
     """A learning rate to start from and the reason for it.
 
     Attributes:
         lr: Peak learning rate.
-        reason: Where it comes from, and what to doubt about it.
+        reason: Where it comes from.
         weight_decay: The decoupled weight decay used with it; None where the paper does not say.
         tokens_per_step: Tokens of one optimizer step in that setting; None where the paper does not say.
     """
 
     lr: float
-    reason: str
+    reason: Reason
     weight_decay: float | None = None
     tokens_per_step: int | None = None
 
@@ -118,28 +141,18 @@ def published_lr(method: str, parameter_count: int, kind: str | None = None) -> 
     evidence = load_evidence()
     rate = _nearest_rate(method, parameter_count, kind)
     if rate is not None and kind in {None, rate.kind}:
-        return PublishedLr(
-            rate.lr, f"{rate.lr:g}: {_citation(rate)}", rate.weight_decay, rate.tokens_per_step
-        )
+        return PublishedLr(rate.lr, NearestRate(rate), rate.weight_decay, rate.tokens_per_step)
     base = _nearest_rate(evidence.baseline, parameter_count, kind)
     if base is None:
         raise LookupError(
             f"published.yaml holds no learning rate for its baseline {evidence.baseline}"
         )
-    relative = evidence.relative_rates.get(method)
+    lr, relative = base.lr, evidence.relative_rates.get(method)
+    reason: Reason = NoPublishedRate(base, method)
     if relative is not None:
         lr = float(f"{base.lr * relative.factor:.3g}")
-        reason = (
-            f"{lr:g}: {relative.factor:g} times AdamW's {base.lr:g} "
-            f"({relative.source}; {_citation(base)})"
-        )
-        return PublishedLr(lr, reason, base.weight_decay, base.tokens_per_step)
-    models = "" if kind is None else f" on {kind} models"
-    reason = (
-        f"{base.lr:g}: no learning rate is published for {method}{models}; AdamW's as a starting point, "
-        f"try others ({_citation(base)})"
-    )
-    return PublishedLr(base.lr, reason, base.weight_decay, base.tokens_per_step)
+        reason = RelativeToNearest(base, relative.factor, relative.source)
+    return PublishedLr(lr, reason, base.weight_decay, base.tokens_per_step)
 
 
 def _nearest_rate(method: str, parameters: int, kind: str | None) -> PublishedRate | None:
@@ -148,13 +161,6 @@ def _nearest_rate(method: str, parameters: int, kind: str | None) -> PublishedRa
         rates,
         key=lambda rate: _distance(rate.kind, rate.parameters, kind, parameters),
         default=None,
-    )
-
-
-def _citation(rate: PublishedRate) -> str:
-    return (
-        f"the published one for the nearest setting, {rate.model} "
-        f"({rate.paper.authors} {rate.paper.year}, {rate.place})"
     )
 
 

@@ -65,17 +65,6 @@ class PublishedResult:
             return 1 - self.value / self.baseline_value
         return 1 - (100 - self.value) / (100 - self.baseline_value)
 
-    @property
-    def source(self) -> str:
-        """The printed numbers and where they are, in one line."""
-        beside = (
-            "" if self.baseline_value is None else f" against {self.baseline_value:g} for AdamW"
-        )
-        return (
-            f"{self.metric} {self.value:g}{beside}, {self.model}, {self.task} "
-            f"({self.paper.authors} {self.paper.year}, table {self.table})"
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class PublishedRate:

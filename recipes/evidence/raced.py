@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from subopt.profilers.record.profile import Contestant, Profile, Race
 
-from .traits import model_type
+from ..reason import Reason
+from .traits import Measure, measure_of, model_type
 
 # Runs of one method differ by about this share of the loss measure where a race repeated none with other seeds.
 UNKNOWN_SPREAD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class RacedGain:
+class OtherSetting(Reason):
+    """A setting of the race that is not what is asked about now."""
+
+    setting: Literal["model file", "precision", "batch size", "device"]
+    value: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class RacedGain(Reason):
     """A method's result of a race.
 
     Attributes:
         contestant: Its entry: the rate and options it raced with, its losses.
         gain: Its gain over the baseline after equal time, a share of the loss measure; None where it did not get so
             far. Time is in it.
+        measure: The loss measure.
         spread: What runs with other seeds differ by, in the same unit; a smaller gain is no difference.
         counts: Whether the gain is larger than that.
-        differs: What was different in the race from what is asked about now, in words.
-        text: The losses and their spread.
+        differs: What was different in the race from what is asked about now.
+        metric: The loss that was compared.
+        horizon_s: Seconds of training steps of each run.
+        baseline: The method it was compared with.
     """
 
     contestant: Contestant
     gain: float | None
+    measure: Measure
     spread: float
     counts: bool
-    differs: tuple[str, ...]
-    text: str
+    differs: tuple[OtherSetting, ...]
+    metric: str
+    horizon_s: float
+    baseline: str
 
     @property
     def expected_gain(self) -> float:
@@ -76,30 +92,23 @@ def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | No
     found = next((entry for entry in race.contestants if entry.method == method), None)
     if found is None:
         return None
-    kind, base = model_type(profile), _baseline_loss(race)
-    differs = _differs(profile, race, batch_size)
-    if found.verdict == "baseline":
-        return RacedGain(found, 0.0, 0.0, False, differs, _losses_text(found, race))
-    if found.verdict == "diverged" or base is None:
-        gone = found.verdict == "diverged"
-        text = "the baseline has no loss to compare"
-        if gone:
-            text = (
-                "it diverged with another seed"
-                if found.losses
-                else "it diverged at every rate tried"
-            )
-        return RacedGain(found, -1.0 if gone else None, 0.0, gone, differs, text)
-    difference = _difference(found, race)
-    if difference is None:
-        text = "dropped from the race before it could be compared"
-        return RacedGain(found, None, 0.0, False, differs, text)
-    gain = gain_from_losses(base + difference, base, kind)
-    spread = _spread(found, race, base, kind)
-    counts = found.verdict in ("better", "worse") or (
-        found.verdict == "one seed only" and gain is not None and abs(gain) > spread
-    )
-    return RacedGain(found, gain, spread, counts, differs, _losses_text(found, race))
+    differs, measure = _differs(profile, race, batch_size), measure_of(profile)
+
+    def result(gain: float | None, spread: float = 0.0, *, counts: bool = False) -> RacedGain:
+        about = (race.metric, race.horizon_seconds, race.baseline)
+        return RacedGain(found, gain, measure, spread, counts, differs, *about)
+
+    if found.verdict in {"baseline", "diverged"}:
+        is_gone = found.verdict == "diverged"
+        return result(-1.0 if is_gone else 0.0, counts=is_gone)
+    base, difference = _baseline_loss(race), _difference(found, race)
+    if base is None or difference is None:
+        return result(None)
+    kind = model_type(profile)
+    gain, spread = gain_from_losses(base + difference, base, kind), _spread(found, race, base, kind)
+    is_clear = gain is not None and abs(gain) > spread
+    counts = found.verdict in {"better", "worse"} or (found.verdict == "one seed only" and is_clear)
+    return result(gain, spread, counts=counts)
 
 
 def _baseline_loss(race: Race) -> float | None:
@@ -130,25 +139,15 @@ def _spread(found: Contestant, race: Race, base: float, kind: str | None) -> flo
     return UNKNOWN_SPREAD if share is None else share
 
 
-def _differs(profile: Profile, race: Race, batch_size: int) -> tuple[str, ...]:
-    """Name what was different in the race, in words that follow `the race was`."""
+def _differs(profile: Profile, race: Race, batch_size: int) -> tuple[OtherSetting, ...]:
+    """Name what was different in the race."""
     found = []
     if race.target_sha256 != profile.target.sha256:
-        found.append("of an earlier version of the model file")
+        found.append(OtherSetting("model file", (race.target_sha256 or "")[:8]))
     if race.precision != profile.settings.dtype:
-        found.append(f"in {race.precision}")
+        found.append(OtherSetting("precision", race.precision))
     if race.batch_size * race.accumulate != batch_size:
-        found.append(f"at batch size {race.batch_size * race.accumulate}")
+        found.append(OtherSetting("batch size", race.batch_size * race.accumulate))
     if race.device.partition(":")[0] != profile.environment.device.partition(":")[0]:
-        found.append(f"on {race.device}")
+        found.append(OtherSetting("device", race.device))
     return tuple(found)
-
-
-def _losses_text(found: Contestant, race: Race) -> str:
-    losses = " / ".join(f"{loss:.4g}" for loss in found.losses) or "no loss"
-    text = f"{race.metric} {losses} after {race.horizon_seconds:.3g} s of steps at lr {found.lr:g}"
-    if found.difference is None:
-        return text
-    spread = found.difference_spread
-    beside = "" if spread is None or len(found.losses) < 2 else f", its spread {spread:.2g}"
-    return f"{text}; {found.difference:+.2g} against {race.baseline}{beside}"

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from subopt.optimizers import get_method
 from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race
 
 from ..plan.method_options import with_options
+from ..reason import Reason
 from .published import PublishedLr, published_lr
 from .traits import model_type, trainable_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class RacedRate(Reason):
+    """A learning rate is the best of those tried in the race on this model."""
+
+    trials: int
+    horizon_s: float
+    device: str
+
+
+class RacedFallbackRate(Reason):
+    """A learning rate is what the race on this model trained all parameters with that a method leaves alone."""
 
 
 def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
@@ -46,13 +60,6 @@ def known_rate(profile: Profile, method: str) -> PublishedLr:
     found = raced(profile, method)
     if found is None:
         return rate
-    return replace(rate, lr=found[1].lr, reason=_raced_rate_reason(*found), tokens_per_step=None)
-
-
-def _raced_rate_reason(race: Race, entry: Contestant) -> str:
-    """Say where a raced learning rate comes from."""
-    runs = "1 run" if entry.trials == 1 else f"{entry.trials} runs"
-    return (
-        f"{entry.lr:g}: the best of {runs} in the race on this model, "
-        f"{race.horizon_seconds:.3g} s of training each on {race.device}"
-    )
+    race, entry = found
+    reason = RacedRate(entry.trials, race.horizon_seconds, race.device)
+    return replace(rate, lr=entry.lr, reason=reason, tokens_per_step=None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, TypeAlias
 
 from subopt.profilers.record.profile import Profile
+
+Measure: TypeAlias = Literal["perplexity", "loss"]
 
 CONV_DIMENSIONS = 4  # out, in, height, width
 
@@ -16,6 +19,11 @@ def model_type(profile: Profile) -> str | None:
     if any(len(layer.shape) == CONV_DIMENSIONS for layer in profile.layers):
         return "vision"
     return None
+
+
+def measure_of(profile: Profile) -> Measure:
+    """Return what a gain is a share of: the perplexity of a language model, the loss of another."""
+    return "perplexity" if model_type(profile) == "language" else "loss"
 
 
 def tokens_per_step(profile: Profile, batch_size: int) -> int | None:

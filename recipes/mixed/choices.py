@@ -25,7 +25,7 @@ from subopt.optimizers import Method, get_method, matrix_shape
 from subopt.optimizers.bases.basis import resolve_rank
 from subopt.profilers.record.profile import Layer, MethodCost, Profile
 
-from ..evidence.measured import layer_gain
+from ..evidence.predicted import layer_gain
 from ..plan.method_options import changed_options, parameter_dtype
 from ..ranking.row import Row
 from ..ranking.rule import time_price
@@ -166,10 +166,10 @@ def _time_cost(row: Row) -> float:
 
 def _attention(row: Row) -> float:
     """The certainty of what was measured, times its weight among all that is known of the method."""
-    if row.measured is None or row.expected is None:
+    if row.predicted is None or row.expected is None:
         return 0.0
-    weights = {item.kind: item.weight for item in row.expected.estimates}
-    return row.measured.certainty * weights.get("measured here", 0.0) / sum(weights.values())
+    weights = {item.evidence_type: item.weight for item in row.expected.estimates}
+    return row.predicted.certainty * weights.get("predicted", 0.0) / sum(weights.values())
 
 
 def _measured(profile: Profile, candidate: Candidate, own: Sequence[float | None]) -> Measured:

@@ -13,13 +13,13 @@ from ..plan.solving import PlanRequest, Solved
 from ..ranking.planned import asked_plans
 from ..schema import Fallback, Recipe
 from .choose import choose_mixed, leanest_bytes
-from .record import Mixed
+from .record import Mixed, MixRemark
 
 
 def mixed_at(
     profile: Profile, costs: Sequence[MethodCost], plan: Solved, usable_bytes: int
-) -> tuple[Mixed | None, tuple[str, ...]]:
-    """Return the best mix that runs as a plan says, and sentences about it; None, and why, where none fits.
+) -> tuple[Mixed | None, tuple[MixRemark, ...]]:
+    """Return the best mix that runs as a plan says, and remarks about it; None, and why, where none fits.
 
     Args:
         profile: The profile.
@@ -36,25 +36,22 @@ def mixed_at(
     rows = [item.row for item in asked_plans(profile, costs, request, usable_bytes)]
     mixed = choose_mixed(profile, rows, usable_bytes)
     if mixed is not None:
-        return mixed, mixed.sentences
+        return mixed, tuple(map(MixRemark, mixed.sentences))
     needed = leanest_bytes(profile, rows, usable_bytes)
     if needed is None:
-        return None, (
-            "There is nothing to mix: no matrix, or no method of which anything is known.",
-        )
-    return None, (f"No mix of methods fits: the leanest needs {format_bytes(needed)} usable.",)
+        said = "There is nothing to mix: no matrix, or no method of which anything is known."
+    else:
+        said = f"No mix of methods fits: the leanest needs {format_bytes(needed)} usable."
+    return None, (MixRemark(said),)
 
 
-def with_mixed(
-    recipe: Recipe, mixed: Mixed, profile: Profile, plan_sentences: Sequence[str] = ()
-) -> Recipe:
+def with_mixed(recipe: Recipe, mixed: Mixed, profile: Profile) -> Recipe:
     """Return a recipe that trains with a mix in the place of its method.
 
     Args:
         recipe: What `to_recipe` made of the same advice.
         mixed: The mix.
         profile: The profile it was chosen by.
-        plan_sentences: What of the plan was solved for.
     """
     baseline = load_evidence().baseline
     rate = known_rate(profile, mixed.method)
@@ -72,15 +69,12 @@ def with_mixed(
             }),
         }
     )
-    rates = {use.method: known_rate(profile, use.method).reason for use in mixed.uses}
-    said = [f"learning rate of {method} {reason}" for method, reason in rates.items()]
     factor = recipe.why.step_factor or 1.0
     why = recipe.why.model_copy(
         update={
             "predicted_state_bytes": mixed.state_bytes,
             "predicted_peak_bytes": mixed.peak_bytes,
             "predicted_step_ms": None if mixed.step_ms is None else mixed.step_ms * factor,
-            "evidence": [*mixed.sentences, *plan_sentences, *said],
         }
     )
     return recipe.model_copy(update={"optimizer": optimizer, "why": why})

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from subopt.optimizers import get_method
 
 from ..plan.peaks import PeakAt
+from ..reason import Reason
 from ..schema import OptionValue, Override
+
+
+@dataclass(frozen=True, slots=True)
+class MixRemark(Reason):
+    """What there is to say of a mix."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

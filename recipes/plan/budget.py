@@ -10,6 +10,8 @@ from typing import Literal
 from subopt.errors import UsageError
 from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 
+from ..reason import Reason
+
 DeviceType = Literal["cuda", "cpu"]
 
 # The figures for a GPU of unknown name, under the names that callers know.
@@ -26,7 +28,7 @@ class Fit(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Reason):
     """A budget and what is taken off it before the first tensor.
 
     Attributes:

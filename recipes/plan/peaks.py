@@ -14,6 +14,7 @@ from typing import Literal
 from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 from subopt.profilers.record.profile import MethodCost, Peak, Phase, Profile
 
+from ..reason import Reason
 from .budget import Fit, fit
 from .passes import STANDARD_PASSES, PassConfig, changed_passes, is_followed
 from .scaled_passes import gradient_bytes, scaled_passes, weight_bytes
@@ -23,7 +24,7 @@ _LEAST_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class PeakAt:
+class PeakAt(Reason):
     """The highest memory of a step at one batch size.
 
     Attributes:

@@ -15,9 +15,9 @@ from subopt.profilers.record.base import Record
 from subopt.profilers.record.race import LeftOut, OptionValue, Rate
 
 from ..advice.advisor import recommend
-from ..advice.changes import changed_options
 from ..evidence.published import load_evidence, published, published_lr
 from ..evidence.traits import CONV_DIMENSIONS
+from ..plan.method_options import changed_options
 from .source import RaceSource
 
 # A budget that everything fits: the ranking is asked for without one.

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from subopt.profilers.record.profile import MethodCost
 
-from ..evidence.measured import MeasuredGain
+from ..evidence.predicted import PredictedGain
 from ..evidence.published import Published, load_evidence
 from ..evidence.raced import RacedGain
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt
+from ..reason import Reason
 
 Objective = Literal["quality", "speed", "memory"]
-KnownFrom = Literal["raced here", "measured here", "published"]
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """One thing a row rests on, and what kind of knowledge it is.
-
-    Attributes:
-        kind: `raced here`, `measured here`, `simulated`, `formula` (computed from shapes) or `published`.
-        text: What it says and, for a published number, its paper and table.
-    """
-
-    kind: Literal["raced here", "measured here", "simulated", "formula", "published"]
-    text: str
+EvidenceType = Literal["raced", "predicted", "published"]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one kind of evidence says about a method's gain over the baseline; see `rule.expected_gain`.
+    """What one type of evidence says about a method's gain over the baseline; see `rule.expected_gain`.
 
     Attributes:
-        kind: How it is known.
+        evidence_type: How it is known.
         gain: As it was found, a share of the loss measure.
         expected: What is left of it by its certainty, the time of a step paid.
         weight: How much it counts beside the others.
@@ -43,7 +31,7 @@ class Estimate:
         decides_alone: Whether the others do not count beside it.
     """
 
-    kind: KnownFrom
+    evidence_type: EvidenceType
     gain: float
     expected: float
     weight: float
@@ -58,27 +46,32 @@ class Expected:
     Attributes:
         gain: A share of the loss measure.
         error: Its typical error.
-        decided_by: The kind of evidence that weighs most.
-        estimates: What each kind says, the most telling first.
+        decided_by: The type of evidence that weighs most.
+        estimates: What each type says, the most telling first.
     """
 
     gain: float
     error: float
-    decided_by: KnownFrom
+    decided_by: EvidenceType
     estimates: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class TimeOverhead:
+class TimeOverhead(Reason):
     """Time of a training step with a method, relative to one with the baseline.
 
     Attributes:
         share: 0.1 where a step takes a tenth longer; negative where it is shorter.
-        source: `measured here`, or `formula` where only FLOPs are known.
+        source: `measured`, or `formula` where only FLOPs are known.
+        optimizer_ms: Time of the optimizer's step; None where it was not measured.
     """
 
     share: float
-    source: Literal["measured here", "formula"]
+    source: Literal["measured", "formula"]
+    optimizer_ms: float | None = None
+
+
+Evidence: TypeAlias = PeakAt | TimeOverhead | RacedGain | PredictedGain | Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +87,12 @@ class Row:
         step_ms: Forward, backward and optimizer step together; None where it was not measured.
         overhead: Time relative to the baseline; None where it is unknown.
         raced: Its result of the profile's race; None where it did not take part.
-        measured: What the profile's gradients say about its quality; None where nothing measured does.
+        predicted: The gain predicted from the profile's gradients; None where nothing measured speaks about it.
         published: The nearest published comparison with the baseline; None where there is none.
         expected: The gain to expect from these together; None where there are none, and for the baseline.
         score: What it ranks by for quality (see `rule.score`); None where nothing is known.
-        evidence: What the row rests on.
-        reasons: Why it stands where it stands, in words.
+        evidence: What the row rests on, of the above.
+        reasons: What it lacks, and what else a person should know of it.
     """
 
     method: str
@@ -110,12 +103,12 @@ class Row:
     step_ms: float | None
     overhead: TimeOverhead | None
     raced: RacedGain | None
-    measured: MeasuredGain | None
+    predicted: PredictedGain | None
     published: Published | None
     expected: Expected | None
     score: float | None
     evidence: tuple[Evidence, ...]
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
     @property
     def is_baseline(self) -> bool:

@@ -1,6 +1,6 @@
-"""The rule that ranks methods: what is known of their quality, raced > measured > published, minus what time is worth.
+"""The ranking rule: what is known of a method's quality, raced > predicted > published, minus what time is worth.
 
-Everything that weighs one kind of evidence against another is in this file; `docs/advice.md` explains it.
+Everything that weighs one type of evidence against another is in this file; `docs/advice.md` explains it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from subopt.profilers.record.profile import MethodCost, Profile
 
-from ..evidence.measured import MeasuredGain
+from ..evidence.predicted import PredictedGain
 from ..evidence.published import Published
 from ..evidence.raced import RacedGain
 from ..plan.budget import Fit
@@ -25,17 +25,17 @@ GAIN_PER_DOUBLING = 0.10
 # A method must promise more than this to be worth leaving plain AdamW for.
 WORTH_A_CHANGE = 0.01
 
-# How much one kind of evidence counts beside another of the same error. A race at other settings is still of this model
-# and data; what was measured is of them too, but one step away from a loss; a published loss is of others.
-RACED_WEIGHT, MEASURED_WEIGHT, PUBLISHED_WEIGHT = 8.0, 4.0, 1.0
+# How much one type of evidence counts beside another of the same error. A race at other settings is still of this model
+# and data; so are gradients, but one step away from a loss; a published loss is of others.
+RACED_WEIGHT, PREDICTED_WEIGHT, PUBLISHED_WEIGHT = 8.0, 4.0, 1.0
 # Share of a race's gain to expect at other settings than the race's, and after one that was cut short.
 OTHER_SETTINGS = 0.5
 CUT_SHORT = 0.75
 
-# Typical errors of an expected gain. Measured: on examples that the constants were not fitted to, see docs/advice.md.
+# Typical errors of an expected gain. Predicted: on examples that the constants were not fitted to, see docs/advice.md.
 # Published, at the papers' own settings: AdaDiag's gain over four sizes of LLaMA runs from 8 to 11 %; and what is added
 # where nothing of a published gain is certain: on the examples, all far from the papers, it is off by 10 % and more.
-MEASURED_ERROR = 0.10
+PREDICTED_ERROR = 0.10
 PUBLISHED_ERROR = 0.03
 FAR_ERROR = 0.15
 # Seeds that happen to agree are no proof of exactness.
@@ -49,7 +49,7 @@ SortKey: TypeAlias = tuple[float, ...]
 
 def expected_gain(
     raced: RacedGain | None,
-    measured: MeasuredGain | None,
+    predicted: PredictedGain | None,
     published: Published | None,
     overhead: TimeOverhead | None,
     *,
@@ -62,7 +62,7 @@ def expected_gain(
 
         expected = sum w (c g - time) / sum w,     time = 0.10 log2(1 + overhead), 0 for a race
         w = k / (error + (1 - c) |g|)
-        k = 8 for a race at other settings, 4 for what was measured here, 1 for what is published
+        k = 8 for a race at other settings, 4 for what is predicted from gradients, 1 for what is published
 
     with errors of the seeds' spread, 0.10, and 0.03 + 0.15 (1 - c): a large number from a far setting counts little. A
     step that takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are worth
@@ -71,7 +71,7 @@ def expected_gain(
 
     Args:
         raced: The method's result of a race.
-        measured: What the gradients say.
+        predicted: What the gradients say.
         published: The nearest published comparison.
         overhead: Step time relative to the baseline.
         cut_short: Whether the race ended before its plan did.
@@ -80,7 +80,7 @@ def expected_gain(
         The expected gain, a share of the loss measure; None where nothing is known.
     """
     time = 0.0 if overhead is None else time_price(overhead.share)
-    estimates = _estimates(raced, measured, published, time, cut_short=cut_short)
+    estimates = _estimates(raced, predicted, published, time, cut_short=cut_short)
     if not estimates:
         return None
     first = estimates[0]
@@ -89,7 +89,7 @@ def expected_gain(
     return Expected(
         gain=sum(e.weight * e.expected for e in counted) / total,
         error=sum(e.weight * e.error for e in counted) / total,
-        decided_by=max(counted, key=lambda estimate: estimate.weight).kind,
+        decided_by=max(counted, key=lambda estimate: estimate.weight).evidence_type,
         estimates=estimates,
     )
 
@@ -101,24 +101,24 @@ def time_price(overhead: float) -> float:
 
 def _estimates(
     raced: RacedGain | None,
-    measured: MeasuredGain | None,
+    predicted: PredictedGain | None,
     published: Published | None,
     time: float,
     *,
     cut_short: bool,
 ) -> tuple[Estimate, ...]:
-    """What each kind of evidence says, the most telling kind first."""
+    """What each type of evidence says, the most telling type first."""
     found = []
     if raced is not None and raced.gain is not None:
         sure = (OTHER_SETTINGS if raced.differs else 1.0) * (CUT_SHORT if cut_short else 1.0)
         error, gain = max(raced.spread, LEAST_ERROR), raced.expected_gain
         weight = _weight(RACED_WEIGHT, gain, sure, error)
         alone = not raced.differs
-        found.append(Estimate("raced here", raced.gain, sure * gain, weight, error, alone))
-    if measured is not None:
-        weight = _weight(MEASURED_WEIGHT, measured.gain, measured.certainty, MEASURED_ERROR)
-        left = measured.expected_gain - time
-        found.append(Estimate("measured here", measured.gain, left, weight, MEASURED_ERROR))
+        found.append(Estimate("raced", raced.gain, sure * gain, weight, error, alone))
+    if predicted is not None:
+        weight = _weight(PREDICTED_WEIGHT, predicted.gain, predicted.certainty, PREDICTED_ERROR)
+        left = predicted.expected_gain - time
+        found.append(Estimate("predicted", predicted.gain, left, weight, PREDICTED_ERROR))
     if published is not None:
         sure = published.certainty.value
         error = PUBLISHED_ERROR + FAR_ERROR * (1 - sure)
@@ -128,9 +128,9 @@ def _estimates(
     return tuple(found)
 
 
-def _weight(of_kind: float, gain: float, certainty: float, error: float) -> float:
+def _weight(of_type: float, gain: float, certainty: float, error: float) -> float:
     """How much an estimate counts: the less, the larger its error and what its certainty takes off it."""
-    return of_kind / (error + (1 - certainty) * abs(gain))
+    return of_type / (error + (1 - certainty) * abs(gain))
 
 
 def score(expected: Expected | None, *, is_baseline: bool) -> float | None:
@@ -198,10 +198,10 @@ def time_overhead(
     growth = batch_size / profile.settings.batch_size
     share = relative_step_time(profile, cost, batch_size)
     if share is not None:
-        return TimeOverhead(share, "measured here")
+        return TimeOverhead(share, "measured", cost.step_ms)
     if cost.relative_flops is not None and baseline.relative_flops is not None:
         extra = (cost.relative_flops - baseline.relative_flops) / growth
-        return TimeOverhead(extra / (1 + baseline.relative_flops / growth), "formula")
+        return TimeOverhead(extra / (1 + baseline.relative_flops / growth), "formula", cost.step_ms)
     return None
 
 

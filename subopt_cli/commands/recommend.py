@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -116,11 +116,12 @@ def recommend(
     """
     from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.advisor import recommend as advise
-    from subopt.recipes.advice.advisor import to_recipe
+    from subopt.recipes.advice.proposal import recipe_reasons, to_recipe
     from subopt.recipes.plan.solving import PlanRequest
     from subopt.recipes.recipe.load import dump_recipe
 
-    from ..terminal.output import Output, plain
+    from ..findings.advice import evidence_text, words
+    from ..terminal.output import Output
 
     output = Output(as_json=as_json)
     check_can_write(to)
@@ -142,11 +143,24 @@ def recommend(
         methods=split_names(methods),
         mixed=mixed,
     )
-    output.document(plain(advice))
+    output.document(_document(advice))
     output.show(*_report(advice, gpu_mem, explain=explain, everything=everything))
-    advice.require_chosen()
-    write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to)))
+    advice.require_chosen(hint=words(advice.changes[0]) if advice.changes else None)
+    evidence = [evidence_text(reason) for reason in recipe_reasons(advice, found)]
+    write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to, evidence=evidence)))
     output.note(f"wrote {to}; train with: subopt train {to}")
+
+
+def _document(advice: Advice) -> dict[str, Any]:
+    """Return the answer as JSON: every reason with its type, its fields and its text."""
+    from ..findings.advice import described, words
+    from ..terminal.output import plain
+
+    return {
+        **plain(advice, described),
+        "sentences": [words(reason) for reason in advice.reasons],
+        "plan_sentences": [words(reason) for reason in advice.plan_reasons],
+    }
 
 
 def _report(

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
-from subopt.recipes.advice.calibrated import calibration_sentences
+from subopt.recipes.advice.calibrated import earlier_runs
 
+from ..findings.advice import words
 from ..findings.common import (
     batches_seen,
     captured_share,
@@ -19,8 +20,8 @@ from ..findings.common import (
     median_of,
     needed_share,
 )
-from ..findings.sentences import sentences
 from ..findings.subspaces import typical_lives
+from ..findings.summary import profile_summary
 from ..terminal.methods import fits_text
 from ..text import count, percent, plural, shape_text
 from ..units import format_bytes, format_ms
@@ -34,7 +35,7 @@ def summary_parts(
     profile: Profile, *, budget_bytes: int | None, usable_bytes: int | None
 ) -> list[Part]:
     """Return what was measured, what it comes to in sentences, and the few numbers behind them."""
-    told = sentences(profile)
+    told = profile_summary(profile)
     tiles = list(_tiles(profile, budget_bytes, usable_bytes))
     return [
         Paragraph(what_was_measured(profile)),
@@ -192,6 +193,6 @@ def environment_parts(profile: Profile) -> list[Part]:
         "settings",
         ", ".join(f"{name.removesuffix('_bytes')} {value}" for name, value in settled.items()),
     ))
-    pairs += [("earlier runs", line) for line in calibration_sentences(profile.calibration)]
+    pairs += [("earlier runs", line) for line in map(words, earlier_runs(profile.calibration))]
     pairs += [("missing", line) for line in profile.missing] or [("missing", "nothing")]
     return [Facts(pairs)]

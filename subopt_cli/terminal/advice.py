@@ -1,4 +1,4 @@
-"""The advisor's answer: budget, ranked table, sentences, and on request what every row rests on."""
+"""The advisor's answer: budget, ranked table, summary, and on request what every row rests on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ..findings.advice import words
+from ..findings.evidence import evidence_type
 from ..text import DASH, count, facts, numbered, percent, plural, section, signed
 from ..units import format_bytes, format_ms
 from .table import FittingTable, TerminalColumn
@@ -28,25 +30,25 @@ _COLUMNS = (
     TerminalColumn("decided\nby", priority=3, is_text=True),
     TerminalColumn("peak is", priority=6, is_text=True),
     TerminalColumn("raced", priority=4),
-    TerminalColumn("measured", priority=4),
+    TerminalColumn("predicted", priority=4),
     TerminalColumn("published", priority=5),
 )
-_KINDS = len(_COLUMNS) - 3  # where the columns of single kinds of evidence begin
+_TYPES = len(_COLUMNS) - 3  # where the columns of single types of evidence begin
 _LEGEND = (
     ("peak", "highest memory of a training step, with the phase that reaches it"),
     ("time", "of a training step, against one with AdamW"),
     (
         "gain expected",
         "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that the method "
-        "should take away in equal time, and the kind of evidence that weighs most in it; by quality, one that does "
+        "should take away in equal time, and the type of evidence that weighs most in it; by quality, one that does "
         "not exceed its own error stands below plain AdamW",
     ),
     (
-        "raced, measured, published",
-        "what each kind says by itself: a race on this model after equal time; this model's gradients, and the papers' "
-        "nearest comparison, after equally many steps. -: it says nothing",
+        "raced, predicted, published",
+        "what each type says by itself: a race on this model after equal time; the prediction from its gradients, and "
+        "the papers' nearest comparison, after equally many steps. -: it says nothing",
     ),
-    ("peak is", "measured here, simulated, or from a formula"),
+    ("peak is", "measured, simulated, or from a formula"),
 )
 
 
@@ -81,12 +83,11 @@ def advice_report(
         parts += [explanation(row) for row in shown]
     parts.append(section("How to read this", facts(_LEGEND)))
     if advice.changes:
-        changes = [change.text for change in advice.changes]
+        changes = [words(change) for change in advice.changes]
         parts.append(
             section("What would make it fit, the smallest change first", numbered(changes))
         )
-    if advice.sentences:
-        parts.append(section("In short", numbered(advice.sentences)))
+    parts.append(section("In short", numbered([words(reason) for reason in advice.reasons])))
     return parts
 
 
@@ -104,8 +105,8 @@ def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
     """Return rows of the ranked table, the chosen one marked, and how many are not among them."""
     rows = [_cells(row, is_chosen=row is advice.chosen) for row in shown]
     styles = ["bold green" if row is advice.chosen else "" for row in shown]
-    # A kind of evidence that says nothing about any of them takes no room.
-    kept = [i for i in range(len(_COLUMNS)) if i < _KINDS or any(row[i] != DASH for row in rows)]
+    # A type of evidence that says nothing about any of them takes no room.
+    kept = [i for i in range(len(_COLUMNS)) if i < _TYPES or any(row[i] != DASH for row in rows)]
     columns = [_COLUMNS[i] for i in kept]
     table = FittingTable(columns, [[row[i] for i in kept] for row in rows], styles)
     hidden = len(advice.rows) - len(shown)
@@ -115,7 +116,7 @@ def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
 
 
 def _cells(row: Row, *, is_chosen: bool) -> list[str]:
-    expected, raced, measured, published = row.expected, row.raced, row.measured, row.published
+    expected, raced, predicted, published = row.expected, row.raced, row.predicted, row.published
     return [
         f"{'>' if is_chosen else ' '} {row.method}",
         row.fit.name.lower(),
@@ -124,10 +125,10 @@ def _cells(row: Row, *, is_chosen: bool) -> list[str]:
         _signed_bytes(row.headroom_bytes),
         _signed_share(row.overhead.share if row.overhead else None),
         "0%" if row.is_baseline else _signed_share(expected.gain if expected else None),
-        expected.decided_by.split()[0] if expected else DASH,
+        expected.decided_by if expected else DASH,
         row.peak.source,
         _signed_share(raced.gain if raced else None),
-        _signed_share(measured.gain if measured else None),
+        _signed_share(predicted.gain if predicted else None),
         _signed_share(published.gain if published else None),
     ]
 
@@ -146,19 +147,19 @@ def _signed_share(share: float | None) -> str:
 
 def explanation(row: Row) -> RenderableType:
     """Return why a method stands where it stands: what was found, what of it counts, and the evidence itself."""
-    pairs = [("why", reason) for reason in row.reasons]
+    pairs = [("why", words(reason)) for reason in row.reasons]
     if row.expected is not None:
         pairs += [("counted", _counted(estimate)) for estimate in row.expected.estimates]
-    pairs += [(item.kind, item.text) for item in row.evidence]
+    pairs += [(evidence_type(item), words(item)) for item in row.evidence]
     return Group(Text(row.method, style="bold"), facts(pairs))
 
 
 def _counted(estimate: Estimate) -> str:
-    """What one kind of evidence found and what the rule makes of it."""
+    """What one type of evidence found and what the rule makes of it."""
     found, left = _signed_share(estimate.gain), _signed_share(estimate.expected)
     error = percent(estimate.error)
     return (
-        f"{estimate.kind}: {found} found, {left} left after doubts and time; "
+        f"{estimate.evidence_type}: {found} found, {left} left after doubts and time; "
         f"weight {estimate.weight:.3g}, error {error}"
     )
 

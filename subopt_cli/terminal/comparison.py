@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..findings.comparison_sentences import comparison_sentences
+from ..findings.comparison import comparison_summary
 from ..text import DASH, facts, numbered, percent, plural, section
 from ..units import format_bytes, format_ms
 from .table import TerminalColumn, fitting_table, shorten
@@ -44,7 +44,7 @@ def comparison_report(found: Comparison, name_a: str, name_b: str) -> list[Rende
     """Return the sections of the comparison, in reading order."""
     parts = [
         section("What is compared", _subjects(found, name_a, name_b)),
-        section("In short, from A to B", numbered(comparison_sentences(found))),
+        section("In short, from A to B", numbered(comparison_summary(found))),
     ]
     if found.layers:
         parts.append(section("Layers that changed most", _layer_table(found.layers)))

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -94,18 +94,22 @@ class Output:
             yield
 
 
-def plain(value: Any) -> Any:
-    """Return a record as what JSON can hold: records become mappings, an enum's member its name, a path its text."""
+def plain(value: Any, described: Callable[[Any], Mapping[str, Any]] = lambda _: {}) -> Any:
+    """Return a record as what JSON can hold: records become mappings, an enum's member its name, a path its text.
+
+    Args:
+        value: The record, or something of a record.
+        described: What to say of a record beside its fields.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {**plain(fields, described), **described(value)}
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, Enum):
         return value.name.lower()
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, described) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [plain(item, described) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from rich.console import RenderableType
 from rich.text import Text
 
-from subopt.recipes.advice.calibrated import calibration_sentences
+from subopt.recipes.advice.calibrated import earlier_runs
 
+from ..findings.advice import words
 from ..findings.common import batches_seen, measured_layers, training_steps
-from ..findings.sentences import sentences
+from ..findings.summary import profile_summary
 from ..text import count, facts, numbered, percent, plural, section
 from ..units import format_bytes, format_ms
 from .blocks import BLOCK_LEGEND, block_table
@@ -47,9 +48,9 @@ def profile_report(profile: Profile, *, usable_bytes: int | None = None) -> list
     if spent:
         parts.append(section("Where this profile's own time went", Text(spent)))
     parts.append(section("How to read this", facts(glossary)))
-    told = sentences(profile)
-    if told:
-        parts.append(section("In short", numbered(told)))
+    found = profile_summary(profile)
+    if found:
+        parts.append(section("In short", numbered(found)))
     return parts
 
 
@@ -85,7 +86,7 @@ def measured(profile: Profile) -> RenderableType:
         ("device", _device_line(profile)),
         ("memory", _memory_line(profile)),
     ]
-    earlier = calibration_sentences(profile.calibration)
+    earlier = [words(runs) for runs in earlier_runs(profile.calibration)]
     if earlier:
         pairs.append(("earlier runs", " ".join(earlier)))
     if profile.missing:

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from ..findings.race import counted_runs, loss_spread, mean_curve, mean_loss, tokens_per_s
-from ..findings.race_sentences import race_sentences
+from ..findings.race import (
+    counted_runs,
+    loss_spread,
+    mean_curve,
+    mean_loss,
+    race_summary,
+    tokens_per_s,
+)
 from ..text import DASH, count, facts, numbered, plural, section
 from ..units import format_bytes, format_ms
 from .table import FittingTable, TerminalColumn
@@ -62,7 +68,7 @@ def race_report(race: Race) -> list[RenderableType]:
     if race.left_out:
         pairs = [(item.method, item.reason) for item in race.left_out]
         parts.append(section("Not in the race", facts(pairs)))
-    parts.append(section("In short", numbered(race_sentences(race))))
+    parts.append(section("In short", numbered(race_summary(race))))
     return parts
 
 

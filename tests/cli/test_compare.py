@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 from rich.console import Console
 
-from subopt.findings.comparison_sentences import comparison_sentences
+from subopt.findings.comparison import comparison_summary
 from subopt.profilers.compare.compare import compare
 from subopt.profilers.record.profile import Spread
 from subopt.terminal.comparison import comparison_report
@@ -70,7 +70,7 @@ def test_a_difference_within_the_spread_is_no_change(a, half_width, is_clear):
     assert (there.trends["effective_rank"].up, there.trends["effective_rank"].down) == (clear, 0)
     assert (back.trends["effective_rank"].up, back.trends["effective_rank"].down) == (0, clear)
     said = f"less low-rank in {LAYERS} of {LAYERS} layers" if is_clear else "no change beyond"
-    assert comparison_sentences(there)[0].startswith(f"Spectrum: {said}")
+    assert comparison_summary(there)[0].startswith(f"Spectrum: {said}")
 
 
 def test_one_batch_has_no_spread_to_be_beyond(a):
@@ -81,11 +81,11 @@ def test_one_batch_has_no_spread_to_be_beyond(a):
     for found in (compare(left, right), compare(a, right)):
         assert {layer.effective_rank.beyond_spread for layer in found.layers} == {None}
         assert {layer.rank_95.beyond_spread for layer in found.layers} == {None}
-    said = comparison_sentences(compare(left, right))[0]
+    said = comparison_summary(compare(left, right))[0]
     assert said.startswith(
         f"Spectrum: lower in {LAYERS // 2} and higher in {LAYERS // 2} of {LAYERS} layers, by chance or not"
     )
-    assert comparison_sentences(compare(left, left))[0].startswith("Spectrum: no change, in all of")
+    assert comparison_summary(compare(left, left))[0].startswith("Spectrum: no change, in all of")
     assert "yes" not in text_of(compare(left, right))
 
 
@@ -97,7 +97,7 @@ def test_layers_that_moved_both_ways_are_counted_apart(a):
     assert (found.trends["effective_rank"].down, found.trends["effective_rank"].up) == (1, 3)
     assert (
         "more low-rank in 1 and less in 3 of 8 layers, beyond what the batches vary by (4 within"
-        in (comparison_sentences(found)[0])
+        in (comparison_summary(found)[0])
     )
 
 
@@ -208,7 +208,7 @@ def test_models_without_a_layer_in_common_still_have_typical_layers(a):
     shares = [layer.spectrum.effective_rank.mean / min(layer.shape) for layer in measured(a)]
     assert found.typical["effective_rank"].a == pytest.approx(median(shares))
     assert found.typical["effective_rank"].b == pytest.approx(0.25)
-    told = comparison_sentences(found)[0]
+    told = comparison_summary(found)[0]
     assert "no layer of A has a counterpart in B" in told
     assert "25% in B" in told
 
@@ -221,7 +221,7 @@ def test_nothing_in_common_is_said(a):
     found = compare(a, simulated)
     assert found.layers == ()
     assert found.only_a == tuple(cost.method for cost in a.methods)
-    assert comparison_sentences(found) == [
+    assert comparison_summary(found) == [
         "The profiles have nothing in common that can be compared."
     ]
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from subopt.findings.race_sentences import race_sentences
+from subopt.findings.race import race_summary
 from subopt.profilers.record.profile import Profile, Race
 from subopt.profilers.target.load import load_target
 from subopt.recipes.race import race as race_module
@@ -56,7 +56,7 @@ def test_the_answer_fits_the_terminal(width):
 
 def test_the_sentences_sell_nothing_inside_the_spread():
     race = made_up_race()
-    said = " ".join(race_sentences(race))
+    said = " ".join(race_summary(race))
     assert said.startswith(
         "lion had the lowest loss of those that beat AdamW: 0.97 below AdamW's (spread 0.05)"
     )
@@ -65,14 +65,14 @@ def test_the_sentences_sell_nothing_inside_the_spread():
         c.model_copy(update={"verdict": "inside the spread"}) if c.method == "lion" else c
         for c in race.contestants
     ]
-    said = " ".join(race_sentences(race.model_copy(update={"contestants": beaten})))
+    said = " ".join(race_summary(race.model_copy(update={"contestants": beaten})))
     assert "No method was better than AdamW by more than the spread" in said
     assert "beat AdamW" not in said
     once = [
         c.model_copy(update={"losses": c.losses[:1], "verdict": "one seed only"})
         for c in race.contestants
     ]
-    said = " ".join(race_sentences(race.model_copy(update={"contestants": once, "seeds": [0]})))
+    said = " ".join(race_summary(race.model_copy(update={"contestants": once, "seeds": [0]})))
     assert "no winner" in said
 
 
@@ -103,7 +103,7 @@ def test_a_race_joins_its_own_models_profile_alone(profile, tmp_path):
 
 def test_the_report_draws_it_against_seconds_steps_and_tokens(profile):
     sentences, chart = race_parts(profile.model_copy(update={"race": made_up_race()}))
-    assert sentences.sentences == race_sentences(made_up_race())
+    assert sentences.sentences == race_summary(made_up_race())
     names = [trace["name"] for trace in chart.traces]
     assert names == ["lion", "adamw", "muon", "galore"]
     assert chart.traces[0]["x"][-1] == pytest.approx(2.0)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from subopt.findings.common import captured_share, measured_layers, short_side
-from subopt.findings.sentences import sentences
+from subopt.findings.summary import profile_summary
 from subopt.optimizers import METHODS
 from subopt.optimizers.state import low_bit
 from subopt.recipes.advice.advisor import recommend
@@ -116,11 +116,11 @@ def test_a_profile_of_shapes_alone_has_no_empty_sections(profile):
     assert "Layers, widest" not in text
     assert "SVD" not in text
     assert "a; b; and 1 more" in text
-    assert len(sentences(bare)) == 1
+    assert len(profile_summary(bare)) == 1
 
 
 def test_sentences_say_what_the_numbers_say(profile):
-    rank, rotation, cost = sentences(profile)
+    rank, rotation, cost = profile_summary(profile)
     assert "50% of the typical layer's directions hold 95% of its gradient, 25% hold 90%" in rank
     assert "so a low rank loses some of it, and rank 25% keeps 42%" in rank
     # two sides were judged on the gradients they were fitted to, and do not count
@@ -354,7 +354,8 @@ def test_advice_shows_the_best_and_says_how_many_more(advice, width):
     hidden = [row.method for row in advice.rows[SHOWN:] if row.method != "adamw"]
     assert f"... and {len(hidden)} methods below these: --all" in short
     assert "below these" not in whole
-    first_words = [line.split()[0] for line in short.splitlines() if line.strip()]
+    lines = [line for line in short.splitlines() if line[:3].strip()]  # what wraps is indented
+    first_words = [line.split()[0] for line in lines]
     assert not set(hidden) & set(first_words)
     assert {row.method for row in advice.rows[:SHOWN]} - {advice.chosen.method} <= set(first_words)
     assert "adamw" in first_words
@@ -366,7 +367,7 @@ def test_advice_shows_the_best_and_says_how_many_more(advice, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_advice_shows_each_kind_of_evidence_that_says_something(full, width):
+def test_advice_shows_each_type_of_evidence_that_says_something(full, width):
     raced = full.model_copy(update={"race": race(contestant("soap", (1.8, 1.9)))})
     full = full.model_copy(update={"race": None})
     texts = [
@@ -378,13 +379,13 @@ def test_advice_shows_each_kind_of_evidence_that_says_something(full, width):
     for text in texts:
         assert max(map(len, text.splitlines())) <= width
         words = " ".join(text.split())
-        assert "counted measured here: " in words
+        assert "counted predicted: " in words
         assert "left after doubts and time" in words
     tables = [" ".join(text[: text.index("\nwhy")].split()) for text in texts]
     # By its heading or, where it was dropped, among those there was no room for.
     assert "raced" not in tables[0].replace("decided by", "")
     assert "raced" in tables[1]
-    assert "the race was in fp32" in " ".join(texts[1].split())
+    assert "the race had another precision (fp32)" in " ".join(texts[1].split())
 
 
 @pytest.fixture

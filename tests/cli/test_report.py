@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from subopt.errors import UsageError
-from subopt.findings.sentences import sentences
+from subopt.findings.summary import profile_summary
 from subopt.optimizers import METHODS
 from subopt.profilers.record.profile import Profile, Record
 from subopt.report import MARK, render
@@ -162,7 +162,7 @@ def test_the_charts_show_the_profiles_numbers(full, page):
 
 
 def test_the_summary_and_the_tables_hold_what_the_profile_says(full, page):
-    for sentence in sentences(full):
+    for sentence in profile_summary(full):
         assert sentence in page.text
     for layer in full.layers:
         assert layer.name in page.text

@@ -38,6 +38,12 @@ def cost(method, *, overhead_ms=0.0, options=None):
     )
 
 
+def only(reasons, reason_type):
+    """The one reason of this type."""
+    (found,) = [reason for reason in reasons if type(reason) is reason_type]
+    return found
+
+
 def spread(value):
     return Spread(mean=value, min=value, max=value)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...findings.race import counted_runs, mean_curve
-from ...findings.race_sentences import race_sentences
+from ...findings.race import counted_runs, mean_curve, race_summary
 from ...units import format_ms
 from ..parts import Chart, Part, Picker, Sentences, Trace, plotly_text
 
@@ -31,7 +30,7 @@ def race_parts(profile: Profile) -> list[Part]:
         return []
     ran = [(contestant, _points(race, contestant)) for contestant in race.contestants]
     drawn = [(contestant, points) for contestant, points in ran if points]
-    parts: list[Part] = [Sentences(race_sentences(race))]
+    parts: list[Part] = [Sentences(race_summary(race))]
     return [*parts, _chart(race, drawn)] if drawn else parts
 
 

@@ -18,18 +18,41 @@ from subopt.profilers.costs.architectures import WeightShape, llama_shapes
 from subopt.profilers.costs.formula import method_costs
 from subopt.profilers.record.profile import Layer, Memory, Profile, Settings, Target
 from subopt.recipes.advice.advisor import recommend, to_recipe
-from subopt.recipes.advice.proposal import profile_sha256, relative_target
-from subopt.recipes.evidence.published import load_evidence, published, published_lr
+from subopt.recipes.advice.proposal import profile_sha256, recipe_reasons, relative_target
+from subopt.recipes.advice.reasons import (
+    ActivationsFillMemory,
+    BaselineDoesNotFit,
+    BaselineFits,
+    ChosenRate,
+    DecidedBy,
+    HowSure,
+    MethodChosen,
+    NeedsBatches,
+    NotInstalled,
+    OtherBatchSize,
+    PublishedNear,
+    Rival,
+    UnknownQuality,
+)
+from subopt.recipes.evidence.published import Certainty, load_evidence, published, published_lr
 from subopt.recipes.evidence.traits import model_type, trainable_parameters
 from subopt.recipes.plan import method_options
 from subopt.recipes.plan.budget import Fit, read_budget
 from subopt.recipes.plan.passes import PassConfig
 from subopt.recipes.plan.peaks import peak_at
 from subopt.recipes.plan.solving import PlanRequest
+from subopt.recipes.ranking.reasons import (
+    LowRankLayers,
+    MayNotFit,
+    NoComparison,
+    NoPrediction,
+    NothingKnown,
+    UnknownTime,
+)
 from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING, PUBLISHED_ERROR, WORTH_A_CHANGE
 from subopt.recipes.recipe.load import dump_recipe, parse_recipe
-from subopt.units import format_bytes
 
+from ..advice_profile import only
 from ..llama_profile import ENVIRONMENT, GIB, MIB, layers, peak_of, weight_bytes
 
 BASELINE = load_evidence().baseline
@@ -135,17 +158,15 @@ def test_low_rank_weights_and_their_gradients_make_room():
     assert grown == [by_formula.memory.activation_bytes] * 2
 
 
-@pytest.mark.parametrize(
-    ("saved", "said"),
-    [(3 * MIB, f"{format_bytes(3 * MIB)} less"), (-MIB, f"{format_bytes(MIB)} more")],
-)
-def test_low_rank_weights_are_told(saved, said):
+@pytest.mark.parametrize("saved", [3 * MIB, -MIB])
+def test_low_rank_weights_are_a_reason(saved):
     advice = recommend(low_rank(PROFILE, saved), budget_bytes=80 * GIB, methods=["dlrt"])
     (row,) = advice.rows
-    assert any(f"{said} of weights at the largest ranks" in reason for reason in row.reasons)
-    assert any(said in sentence and "dense again" in sentence for sentence in advice.sentences)
+    assert LowRankLayers(saved) in row.reasons
+    assert LowRankLayers(saved) in advice.reasons
     plain = recommend(PROFILE, budget_bytes=80 * GIB, methods=["lion"])
-    assert not any("low-rank" in text for text in (*plain.sentences, *plain.rows[0].reasons))
+    reasons = (*plain.reasons, *plain.rows[0].reasons)
+    assert LowRankLayers not in map(type, reasons)
 
 
 def test_a_lower_largest_rank_is_worth_its_weights_too():
@@ -166,8 +187,8 @@ def test_what_is_not_installed_is_left_out_and_said_with_how_to_get_it(monkeypat
     assert {name for name, _ in advice.unavailable} == absent
     assert not absent & set(order(advice))
     assert len(advice.rows) == len(METHODS) - len(absent)
-    (said,) = [text for text in advice.sentences if "Not available" in text]
-    assert said.endswith("osd-8bit (pip install 'subopt[lowbit]').")
+    assert only(advice.reasons, NotInstalled).methods == advice.unavailable
+    assert ("osd-8bit", "pip install 'subopt[lowbit]'") in advice.unavailable
     with pytest.raises(UsageError, match="osd-8bit needs a package") as caught:
         recommend(PROFILE, budget_bytes=80 * GIB, methods=["adamw", "osd-8bit"])
     assert caught.value.hint == "pip install 'subopt[lowbit]'"
@@ -273,7 +294,7 @@ def test_unknown_activations_leave_the_peak_open():
     assert peak.fits(10**15) is Fit.MAYBE
     advice = recommend(profile, budget_bytes=40 * GIB)
     assert all(row.fit is Fit.MAYBE for row in advice.rows)
-    assert "activations are unknown" in " ".join(advice.rows[0].reasons)
+    assert MayNotFit(None) in advice.rows[0].reasons
 
 
 def test_another_batch_size_needs_activations():
@@ -335,7 +356,8 @@ def test_an_interval_across_the_budget_ranks_below_a_sure_fit():
     advice = recommend(WIDE, budget_bytes=edge - MIB, device="cpu")
     assert row_of(advice, BASELINE).fit is Fit.MAYBE
     assert advice.chosen.fit is Fit.YES
-    assert "may need up to" in " ".join(row_of(advice, BASELINE).reasons)
+    row = row_of(advice, BASELINE)
+    assert MayNotFit(row.peak.high_bytes) in row.reasons
 
 
 def test_auto_batch_is_the_largest_that_fits():
@@ -375,7 +397,7 @@ def test_score_is_the_rule_as_written():
     profile = make_profile(step_ms={"adadiag": 32.0})
     row = row_of(recommend(profile, budget_bytes=20 * GIB), "adadiag")
     assert row.overhead.share == pytest.approx(0.2)  # (32 - 10) / (100 + 10)
-    assert row.overhead.source == "measured here"
+    assert (row.overhead.source, row.overhead.optimizer_ms) == ("measured", 32.0)
     gain = 1 - 28.71 / 31.12
     assert row.published.gain == pytest.approx(gain)
     assert row.score == pytest.approx(gain - 0.10 * math.log2(1.2) - 0.01)
@@ -389,17 +411,17 @@ def test_the_baseline_scores_zero_whatever_its_step_takes():
 def test_published_gain_at_little_cost_wins():
     advice = recommend(PROFILE, budget_bytes=20 * GIB)
     assert advice.chosen.method == "adadiag"
-    text = " ".join(advice.sentences)
-    assert "7.7% lower validation perplexity than AdamW" in text
-    assert "Plain AdamW would fit too" in text
+    assert only(advice.reasons, DecidedBy) == DecidedBy("published", advice.chosen.published, {})
+    peak_bytes = row_of(advice, BASELINE).peak.bytes
+    assert only(advice.reasons, BaselineFits) == BaselineFits(peak_bytes)
 
 
 def test_gain_bought_too_dearly_leaves_plain_adamw():
     slow = {method: 200.0 for method in METHODS if method != BASELINE}
     advice = recommend(make_profile(step_ms=slow), budget_bytes=20 * GIB)
     assert advice.chosen.method == BASELINE
-    assert "Nothing else is worth its cost here: " in " ".join(advice.sentences)
-    assert "173% more time per step" in " ".join(advice.sentences)
+    rival = only(advice.reasons, Rival)
+    assert rival.promise.overhead.share == pytest.approx(190 / 110)
 
 
 def test_switching_point_is_where_the_gain_exceeds_its_price_by_its_error():
@@ -424,16 +446,14 @@ def test_without_published_evidence_last_and_says_so():
     for method in unproven:
         row = row_of(advice, method)
         assert row.score is None
-        assert row.reasons[:2] == (
-            "nothing the profile measures of gradients speaks about it",
-            "no published comparison with AdamW",
-        )
+        assert row.reasons[:3] == (NoPrediction(), NoComparison(), NothingKnown())
 
 
 def test_unproven_is_still_chosen_where_nothing_else_was_asked_for():
     advice = recommend(PROFILE, budget_bytes=20 * GIB, methods=["lion"])
     assert advice.chosen.method == "lion"
-    assert "nothing is known of its quality here" in advice.sentences[0]
+    promise = only(advice.reasons, MethodChosen).promise
+    assert promise == UnknownQuality(advice.chosen.overhead)
 
 
 def test_the_overhead_is_that_of_the_pair_timed_in_turn():
@@ -459,7 +479,7 @@ def test_with_neither_time_nor_flops_the_overhead_is_unknown():
     profile = make_profile(model_ms=None, tokens=None)
     row = row_of(recommend(profile, budget_bytes=20 * GIB), "adadiag")
     assert row.overhead is None
-    assert "an unknown time per step" in row.reasons
+    assert UnknownTime() in row.reasons
 
 
 def test_larger_batch_makes_the_same_step_cheaper():
@@ -493,39 +513,42 @@ def test_same_arguments_same_answer():
 
 def test_every_row_says_what_it_rests_on():
     for row in recommend(PROFILE, budget_bytes=20 * GIB).rows:
-        kinds = [item.kind for item in row.evidence]
-        assert kinds[:2] == ["simulated", "measured here"]
-        assert ("published" in kinds) == (row.published is not None and row.method != BASELINE)
+        assert row.evidence[:2] == (row.peak, row.overhead)
+        assert (row.peak.source, row.overhead.source) == ("simulated", "measured")
+        is_compared = row.published is not None and row.method != BASELINE
+        assert row.evidence[2:] == ((row.published,) if is_compared else ())
 
 
-# ---- sentences
+# ---- the reasons
 
 
 def test_says_when_the_optimizer_is_not_what_fills_the_memory():
-    text = " ".join(
-        recommend(make_profile(activation_bytes=8 * GIB), budget_bytes=40 * GIB).sentences
-    )
-    assert "The optimizer is not what fills the memory" in text
-    assert "the activations 8 GiB" in text
+    profile = make_profile(activation_bytes=8 * GIB)
+    found = only(recommend(profile, budget_bytes=40 * GIB).reasons, ActivationsFillMemory)
+    assert (found.activation_bytes, found.batch_size) == (8 * GIB, 8)
+    assert found.state_bytes == profile.memory.optimizer_state_bytes
 
 
 def test_does_not_say_so_when_it_is():
-    text = " ".join(recommend(make_profile(activation_bytes=MIB), budget_bytes=40 * GIB).sentences)
-    assert "not what fills the memory" not in text
+    for activation_bytes in (MIB, None):
+        profile = make_profile(activation_bytes=activation_bytes)
+        reasons = recommend(profile, budget_bytes=40 * GIB).reasons
+        assert ActivationsFillMemory not in map(type, reasons)
 
 
 def test_says_when_adamw_does_not_fit():
     heavy = peak_at(PROFILE, PROFILE.methods[0], 8).bytes
     advice = recommend(PROFILE, budget_bytes=heavy - MIB, device="cpu")
-    assert "Plain AdamW does not fit" in " ".join(advice.sentences)
-    assert "1 MiB too much" in " ".join(advice.sentences)
+    assert only(advice.reasons, BaselineDoesNotFit) == BaselineDoesNotFit(heavy, MIB)
 
 
 def test_says_what_is_usable_and_how_sure_it_is():
-    text = " ".join(recommend(PROFILE, budget_bytes=24 * GIB).sentences)
-    assert "The budget is 24 GiB, of which 21.2 GiB are usable" in text
-    assert "memory is simulated, times were measured on cpu" in text
-    assert "the same kind of model at about this size and batch" in text
+    advice = recommend(PROFILE, budget_bytes=24 * GIB)
+    assert advice.reasons[-1] == advice.budget
+    sure = only(advice.reasons, HowSure)
+    assert (sure.memory_source, sure.time_source, sure.device) == ("simulated", "measured", "cpu")
+    assert sure.grounds == (PublishedNear(Certainty.NEAR),)
+    assert (sure.may_exceed_budget, sure.missing_parts) == (False, 0)
 
 
 # ---- questions that make no sense
@@ -567,32 +590,36 @@ def recipe(tmp_path):
     file.touch()
     profile = make_profile(spec="models/net.py:build_model", file=str(file), tokens=32_768)
     advice = recommend(profile, budget_bytes=20 * GIB, methods=["adadiag"])
-    return to_recipe(advice, profile, recipe_path=tmp_path / "runs" / "recipe.yaml"), profile
+    path = tmp_path / "runs" / "recipe.yaml"
+    recipe = to_recipe(advice, profile, recipe_path=path, evidence=["a line", "another"])
+    return recipe, profile, list(recipe_reasons(advice, profile))
 
 
 def test_recipe_carries_the_choice(recipe):
-    made, profile = recipe
+    made, profile, reasons = recipe
     rate = published_lr("adadiag", trainable_parameters(profile), "language")
     assert made.optimizer.method == "adadiag"
     assert made.optimizer.lr == rate.lr == 0.003
     assert made.optimizer.options == {}
     assert made.data.batch_size == 8
     assert made.model.sha256 == "ab" * 32
-    assert f"learning rate {rate.reason}" in made.why.evidence
+    assert ChosenRate("adadiag", rate.lr, rate.reason) in reasons
+    assert made.why.evidence == ["a line", "another"]
 
 
 def test_recipe_predicts_what_the_row_said(recipe):
-    made, profile = recipe
+    made, profile, reasons = recipe
     row = recommend(profile, budget_bytes=20 * GIB, methods=["adadiag"]).chosen
     assert made.why.predicted_peak_bytes == row.peak.bytes
     assert made.why.predicted_state_bytes == row.cost.state_bytes
     assert made.why.predicted_step_ms == pytest.approx(110.0)
     assert made.why.budget_bytes == 20 * GIB
     assert made.why.device == "cpu"
+    assert reasons[: len(row.evidence)] == list(row.evidence)
 
 
 def test_recipe_names_the_model_relative_to_itself(recipe):
-    made, _ = recipe
+    made = recipe[0]
     assert made.model.target == "../models/net.py:build_model"
 
 
@@ -602,7 +629,7 @@ def test_target_without_a_file_stays_as_written():
 
 
 def test_recipe_survives_its_file(recipe):
-    made, _ = recipe
+    made = recipe[0]
     assert parse_recipe(dump_recipe(made)) == made
 
 
@@ -631,7 +658,8 @@ def test_the_fallback_trains_at_adamws_published_rate(method, own):
     adamw = published_lr(BASELINE, trainable_parameters(PROFILE), model_type(PROFILE))
     assert made.optimizer.lr == own
     assert made.optimizer.fallback.lr == adamw.lr == 0.003
-    assert f"fallback learning rate {adamw.reason}" in made.why.evidence
+    rate = ChosenRate(method, adamw.lr, adamw.reason, is_fallback=True)
+    assert rate in list(recipe_reasons(advice, PROFILE))
     assert parse_recipe(dump_recipe(made)) == made
 
 
@@ -639,35 +667,27 @@ def test_adamw_needs_no_other_rate_for_its_fallback():
     advice = recommend(PROFILE, budget_bytes=80 * GIB, methods=[BASELINE])
     made = to_recipe(advice, PROFILE, recipe_path=Path("recipe.yaml"))
     assert made.optimizer.fallback.lr is None
-    assert not any("fallback" in line for line in made.why.evidence)
+    assert not only(recipe_reasons(advice, PROFILE), ChosenRate).is_fallback
 
 
 def test_small_batch_is_named_beside_the_learning_rate(recipe):
-    made, _ = recipe
-    rate = next(i for i, line in enumerate(made.why.evidence) if line.startswith("learning rate"))
-    assert (
-        "that rate belongs to 131,072 tokens per step and this run has 32,768"
-        in made.why.evidence[rate + 1]
-    )
+    reasons = recipe[2]
+    rate = next(i for i, reason in enumerate(reasons) if isinstance(reason, ChosenRate))
+    assert reasons[rate + 1] == OtherBatchSize(131_072, 32_768)
 
 
 def test_batch_as_published_needs_no_warning():
     profile = make_profile()
-    made = to_recipe(
-        recommend(profile, budget_bytes=20 * GIB), profile, recipe_path=Path("recipe.yaml")
-    )
-    assert "learning rate" in made.why.evidence[-1]
-    assert not any("that rate belongs to" in line for line in made.why.evidence)
+    reasons = list(recipe_reasons(recommend(profile, budget_bytes=20 * GIB), profile))
+    assert type(reasons[-1]) is ChosenRate
+    assert OtherBatchSize not in map(type, reasons)
 
 
-def test_made_up_data_means_the_recipe_cannot_train_yet(tmp_path):
+def test_made_up_data_means_the_recipe_cannot_train_yet():
     real = make_profile(file="/home/me/net.py")
     target = real.target.model_copy(update={"synthetic_data": True})
     made_up = real.model_copy(update={"target": target})
     for profile, times in ((real, 0), (made_up, 1)):
         advice = recommend(profile, budget_bytes=80 * GIB)
-        recipe = to_recipe(advice, profile, recipe_path=tmp_path / "recipe.yaml")
-        for said in (advice.sentences, recipe.why.evidence):
-            needs = [text for text in said if "net.py needs a batches(batch_size)" in text]
-            assert len(needs) == times
-        assert dump_recipe(recipe).count("before subopt train can run") == times
+        for reasons in (advice.reasons, list(recipe_reasons(advice, profile))):
+            assert reasons.count(NeedsBatches("net.py")) == times

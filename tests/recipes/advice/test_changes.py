@@ -6,6 +6,7 @@ import pytest
 
 from subopt.errors import DoesNotFitError
 from subopt.recipes.advice.advisor import recommend
+from subopt.recipes.advice.reasons import SmallestChange
 from subopt.recipes.plan.solving import PlanRequest
 
 from ..llama_profile import MIB, WEIGHTS, known_passes
@@ -36,9 +37,10 @@ def test_too_small_is_an_error_with_status_3_and_a_way_out():
     advice = asked(ONE + ADAMW.state_bytes + EXAMPLE)
     assert advice.chosen is None
     assert advice.exit_status == 3
+    assert advice.reasons[1] == SmallestChange(advice.changes[0])
     with pytest.raises(DoesNotFitError, match="nothing fits") as caught:
-        advice.require_plan()
-    assert caught.value.hint == advice.changes[0].text
+        advice.require_chosen(hint="this way")
+    assert caught.value.hint == "this way"
     assert caught.value.exit_status == 3
 
 
@@ -48,8 +50,8 @@ def test_what_was_ruled_out_is_offered_and_each_offer_fits():
     assert kinds(advice)[:2] == ["batch", "recompute"]
     free, again = advice.changes[:2]
     assert free.batch_size * free.accumulate == 8
-    assert "without --accumulate" in free.text
-    assert "--recompute auto" in again.text
+    assert (free.question, again.question) == ("accumulate", "recompute")
+    assert again.recompute
     assert all(change.peak_bytes <= budget for change in advice.changes if change.kind != "budget")
     relaxed = asked(budget, PlanRequest(recompute=False, fused_backward=False))
     assert relaxed.plan.batch_size == free.batch_size
@@ -77,7 +79,7 @@ def test_another_method_is_offered_where_the_question_left_it_out():
 def test_fewer_examples_per_step_are_offered():
     budget = ONE + ADAMW.state_bytes + EXAMPLE
     request = PlanRequest(examples_per_step=8, accumulate=1, recompute=False, fused_backward=False)
-    change = next(c for c in asked(budget, request).changes if c.text.startswith("--batch-size"))
+    change = next(c for c in asked(budget, request).changes if c.question == "batch_size")
     assert change.accumulate == 1
     fewer = PlanRequest(batch_size=change.batch_size, recompute=False, fused_backward=False)
     assert asked(budget, fewer).plan.accumulate == 1

@@ -11,15 +11,24 @@ from subopt.errors import DoesNotFitError, UsageError
 from subopt.profilers.costs.formula import method_costs
 from subopt.profilers.record.profile import Contestant, Race
 from subopt.recipes.advice.advisor import recommend, to_recipe
+from subopt.recipes.advice.proposal import recipe_reasons
+from subopt.recipes.advice.reasons import ChosenRate, LeanerRival
+from subopt.recipes.evidence.raced_settings import RacedFallbackRate, RacedRate
 from subopt.recipes.plan.method_options import with_options
 from subopt.recipes.plan.passes import PassConfig
 from subopt.recipes.plan.peaks import peak_at
-from subopt.recipes.plan.solving import PlanRequest, solve
+from subopt.recipes.plan.reasons import (
+    FusedUpdates,
+    LargestMicroBatch,
+    Recomputing,
+    SmallerMicroBatch,
+)
+from subopt.recipes.plan.solving import RECOMPUTE_SHARE, PlanRequest, solve
 from subopt.recipes.ranking.planned import solved_plans
 from subopt.recipes.ranking.rule import GAIN_PER_DOUBLING
 from subopt.recipes.recipe.load import dump_recipe, parse_recipe
 
-from ..advice_profile import contestant, race
+from ..advice_profile import contestant, only, race
 from ..llama_profile import MIB, SHAPES, WEIGHTS, known_passes
 
 EXAMPLE = 200 * MIB  # activations of one example, and a tenth of it with blocks recomputed
@@ -110,7 +119,7 @@ def test_auto_says_where_the_profile_ends():
     found = plan(10**15, batch_size="auto")
     assert (found.batch_size, found.is_largest) == (LARGEST, True)
     advice = recommend(PROFILE, budget_bytes=10**15, batch_size="auto")
-    assert any("whose memory the profile knows" in text for text in advice.sentences)
+    assert advice.plan_reasons == (LargestMicroBatch(LARGEST, 1, is_largest_known=True),)
 
 
 def test_auto_divides_the_examples_of_a_step_and_counts_held_gradients():
@@ -124,7 +133,7 @@ def test_auto_divides_the_examples_of_a_step_and_counts_held_gradients():
 def test_a_step_of_more_examples_than_the_profile_knows_is_accumulated():
     recipe, advice = recipe_for(10**15, examples_per_step=8 * LARGEST)
     assert (recipe.data.batch_size, recipe.data.accumulate) == (LARGEST, 8)
-    assert any(f"does not know the memory of {8 * LARGEST} examples" in s for s in advice.sentences)
+    assert advice.plan_reasons == (SmallerMicroBatch(LARGEST, 8, is_memory_known=False),)
     recipe, _ = recipe_for(HELD + 2 * WEIGHTS + 8 * EXAMPLE, examples_per_step=8 * LARGEST)
     assert recipe.data.batch_size * recipe.data.accumulate == 8 * LARGEST
     assert recipe.data.batch_size <= 8
@@ -152,9 +161,8 @@ def test_a_better_method_that_fits_only_with_leaner_options_is_told_so():
         request=PlanRequest(recompute=False, fused_backward=False),
     )
     assert advice.chosen.method == "adamw"
-    said = " ".join(advice.sentences)
-    assert "soap promises" in said
-    assert "fits only with leaner options (state_dtype: bf16)" in said
+    rival = only(advice.reasons, LeanerRival)
+    assert (rival.method, rival.options) == ("soap", {"state_dtype": "bf16"})
 
 
 def test_auto_recomputes_only_where_one_example_does_not_fit_without():
@@ -228,7 +236,11 @@ def test_the_recipe_has_the_whole_plan_and_says_what_was_solved():
     assert recipe.recompute
     assert recipe.clip_norm == 1.0
     assert recipe.why.predicted_peak_bytes == advice.plan.peak.bytes
-    assert any("about a third more time" in text for text in recipe.why.evidence)
+    small, again = advice.plan_reasons
+    assert (small.batch_size * small.accumulate, small.is_memory_known) == (64, True)
+    assert again == Recomputing(RECOMPUTE_SHARE)
+    assert set(advice.plan_reasons) <= set(advice.reasons)
+    assert set(advice.plan_reasons) <= set(recipe_reasons(advice, PROFILE))
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
@@ -236,7 +248,7 @@ def test_gradients_that_are_gone_are_not_clipped():
     recipe, advice = recipe_for(HELD + WEIGHTS - 1)
     assert recipe.fused_backward
     assert recipe.clip_norm is None
-    assert any("not clipped" in text for text in advice.sentences)
+    assert FusedUpdates() in advice.reasons
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
@@ -302,7 +314,9 @@ def test_the_recipe_takes_rate_options_and_fallback_of_the_race():
     assert recipe.optimizer.lr == 0.0123
     assert recipe.optimizer.options == {"rank": 16}
     assert recipe.optimizer.fallback.lr == 0.0045
-    assert any("the best of 7 runs in the race" in text for text in recipe.why.evidence)
+    rate, fallback = list(recipe_reasons(advice, raced(galore)))[-2:]
+    assert rate == ChosenRate("galore", 0.0123, RacedRate(7, 60.0, "cpu"))
+    assert fallback == ChosenRate("galore", 0.0045, RacedFallbackRate(), is_fallback=True)
     lower = method_costs(SHAPES, ["galore"], {"rank": 16})[0]
     assert recipe.why.predicted_state_bytes == advice.chosen.cost.state_bytes == lower.state_bytes
 

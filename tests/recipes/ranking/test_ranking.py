@@ -1,4 +1,4 @@
-"""Raced beats measured beats published: how the kinds of evidence are weighed, and what is said of them."""
+"""Raced beats predicted beats published: how the types of evidence are weighed, and the reasons that are given."""
 
 from __future__ import annotations
 
@@ -11,17 +11,38 @@ from hypothesis import strategies as st
 
 from subopt.optimizers import METHODS
 from subopt.recipes.advice.advisor import recommend
-from subopt.recipes.evidence.measured import MeasuredGain, measured_gain
+from subopt.recipes.advice.reasons import (
+    BaselineChosen,
+    DecidedBy,
+    HowSure,
+    MethodChosen,
+    NoRival,
+    PredictedLayers,
+    RaceCutShort,
+    RacedRival,
+    RacedSeeds,
+    RaceResult,
+    Rival,
+    RunnerUp,
+    UnsureRival,
+)
+from subopt.recipes.evidence.predicted import PredictedGain, predicted_gain
 from subopt.recipes.evidence.published import published
-from subopt.recipes.evidence.raced import UNKNOWN_SPREAD, gain_from_losses, raced_gain
+from subopt.recipes.evidence.raced import (
+    UNKNOWN_SPREAD,
+    OtherSetting,
+    gain_from_losses,
+    raced_gain,
+)
+from subopt.recipes.ranking.reasons import IsBaseline, NoComparison, NoPrediction, NothingKnown
 from subopt.recipes.ranking.row import TimeOverhead
 from subopt.recipes.ranking.rule import (
     CUT_SHORT,
     FAR_ERROR,
     GAIN_PER_DOUBLING,
-    MEASURED_ERROR,
-    MEASURED_WEIGHT,
     OTHER_SETTINGS,
+    PREDICTED_ERROR,
+    PREDICTED_WEIGHT,
     PUBLISHED_ERROR,
     PUBLISHED_WEIGHT,
     RACED_WEIGHT,
@@ -37,6 +58,7 @@ from ..advice_profile import (
     diagonality,
     layer,
     life,
+    only,
     profile,
     race,
 )
@@ -66,23 +88,19 @@ def row_of(advice, method):
     return row
 
 
-def text_of(advice):
-    return " ".join(advice.sentences)
-
-
-def measured(gain, certainty=1.0):
-    return MeasuredGain(gain, 1, 1.0, certainty, "", ())
+def predicted(gain, certainty=1.0):
+    return PredictedGain(gain, "loss", 1, 1.0, certainty, None, None, None, False, ())
 
 
 # ---- the mean, by hand
 
 
-def test_measured_and_published_are_averaged_by_weight_and_certainty():
+def test_predicted_and_published_are_averaged_by_weight_and_certainty():
     near = published("adadiag", 3_000_000, "language")  # far: half of it
-    found = expected_gain(None, measured(0.2, 0.75), near, TimeOverhead(1.0, "formula"))
-    errors = (MEASURED_ERROR, PUBLISHED_ERROR + 0.5 * FAR_ERROR)
+    found = expected_gain(None, predicted(0.2, 0.75), near, TimeOverhead(1.0, "formula"))
+    errors = (PREDICTED_ERROR, PUBLISHED_ERROR + 0.5 * FAR_ERROR)
     weights = (
-        MEASURED_WEIGHT / (errors[0] + 0.25 * 0.2),
+        PREDICTED_WEIGHT / (errors[0] + 0.25 * 0.2),
         PUBLISHED_WEIGHT / (errors[1] + 0.5 * near.gain),
     )
     gains = (0.75 * 0.2 - GAIN_PER_DOUBLING, 0.5 * near.gain - GAIN_PER_DOUBLING)
@@ -90,29 +108,29 @@ def test_measured_and_published_are_averaged_by_weight_and_certainty():
     error = sum(w * e for w, e in zip(weights, errors, strict=True)) / sum(weights)
     assert found.gain == pytest.approx(mean)
     assert found.error == pytest.approx(error)
-    assert found.decided_by == "measured here"
-    assert [e.kind for e in found.estimates] == ["measured here", "published"]
+    assert found.decided_by == "predicted"
+    assert [e.evidence_type for e in found.estimates] == ["predicted", "published"]
 
 
 def test_nothing_known_is_none():
     assert expected_gain(None, None, None, TimeOverhead(0.0, "formula")) is None
 
 
-def test_each_kind_alone_is_shrunk_by_its_own_certainty():
+def test_each_type_alone_is_shrunk_by_its_own_certainty():
     near = published("adadiag", 60_000_000, "language")
     assert expected_gain(None, None, near, None).gain == pytest.approx(near.gain)
-    assert expected_gain(None, measured(0.1, 0.5), None, None).gain == pytest.approx(0.05)
+    assert expected_gain(None, predicted(0.1, 0.5), None, None).gain == pytest.approx(0.05)
 
 
 def test_weights_are_ordered():
-    assert RACED_WEIGHT > MEASURED_WEIGHT > PUBLISHED_WEIGHT
-    assert MEASURED_WEIGHT / MEASURED_ERROR > PUBLISHED_WEIGHT / PUBLISHED_ERROR
+    assert RACED_WEIGHT > PREDICTED_WEIGHT > PUBLISHED_WEIGHT
+    assert PREDICTED_WEIGHT / PREDICTED_ERROR > PUBLISHED_WEIGHT / PUBLISHED_ERROR
 
 
 def test_a_huge_loss_in_a_far_setting_counts_little():
     far = published("galore", 1_000_000, "vision")
     assert far.gain < -0.2
-    found = expected_gain(None, measured(0.08), far, None)
+    found = expected_gain(None, predicted(0.08), far, None)
     assert found.gain > 0
     assert expected_gain(None, None, far, None).gain == pytest.approx(0.5 * far.gain)
 
@@ -122,7 +140,7 @@ def test_more_of_any_gain_is_never_worse(gain, other, share):
     low, high = sorted((gain, other))
     near = published("adadiag", 60_000_000, "language")
     time = TimeOverhead(share, "formula")
-    worse, better = (expected_gain(None, measured(g), near, time) for g in (low, high))
+    worse, better = (expected_gain(None, predicted(g), near, time) for g in (low, high))
     assert worse.gain <= better.gain
 
 
@@ -143,18 +161,18 @@ def test_losses_without_a_share_give_none():
     assert gain_from_losses(1e300, 1e-300, None) is None
 
 
-def test_raced_beats_measured_beats_published():
+def test_raced_beats_predicted_beats_published():
     plain = advise()
-    assert plain.chosen.method == "soap"  # measured
-    assert row_of(plain, "soap").expected.decided_by == "measured here"
+    assert plain.chosen.method == "soap"  # predicted
+    assert row_of(plain, "soap").expected.decided_by == "predicted"
     against = advise(raced=race(contestant("galore", (1.8, 1.8)), contestant("soap", (2.2, 2.2))))
     assert against.chosen.method == "galore"  # raced, however little energy it keeps
-    assert against.chosen.expected.decided_by == "raced here"
+    assert against.chosen.expected.decided_by == "raced"
     assert order(against)[:3] == ["galore", "adamw", "soap"]
-    # Measured against published: AdaDiag's papers promise much, and these gradients little.
+    # Predicted against published: AdaDiag's papers promise much, and these gradients little.
     poor = layer(diagonality=diagonality(raw=0.5, one_sided=0.01), agreement=agreement(raw=0.9))
     both = row_of(advise(layers=(poor,)), "adadiag").expected
-    assert both.decided_by == "measured here"
+    assert both.decided_by == "predicted"
     assert both.gain < 0 < max(estimate.gain for estimate in both.estimates)
 
 
@@ -173,8 +191,8 @@ def test_inside_the_spread_is_no_win():
     assert soap.raced.expected_gain == 0.0
     assert soap.score == -WORTH_A_CHANGE
     assert advice.chosen.method == "adamw"
-    assert "Nothing that was raced is better by more than the seeds differ" in text_of(advice)
-    assert "inside the spread" in text_of(advice)
+    rival = only(advice.reasons, RacedRival)
+    assert rival == RacedRival("soap", RaceResult(soap.raced.gain, "loss", counts=False))
 
 
 def test_one_seed_is_judged_by_the_widest_spread_of_the_others():
@@ -199,16 +217,13 @@ def test_seeds_that_do_not_differ_have_no_spread(losses):
     assert (found.spread, found.counts) == (0.0, True)
 
 
-def test_what_diverged_is_last_and_says_so():
+def test_what_diverged_is_last():
     gone = contestant("soap", (), verdict="diverged")
     advice = advise(raced=race(gone, contestant("muon", (2.5, 2.5))))
     assert order(advice)[:3] == ["adamw", "muon", "soap"]
-    assert "it diverged at every rate tried" in row_of(advice, "soap").reasons
-    later = race(contestant("soap", (1.9,), verdict="diverged"))
-    assert (
-        raced_gain(profile([MATRIX], ALL, race=later), "soap", 8).text
-        == "it diverged with another seed"
-    )
+    soap = row_of(advice, "soap")
+    assert soap.raced in soap.evidence
+    assert (soap.raced.contestant.verdict, soap.raced.gain) == ("diverged", -1.0)
 
 
 def test_what_was_dropped_early_counts_as_not_raced():
@@ -216,7 +231,7 @@ def test_what_was_dropped_early_counts_as_not_raced():
     advice = advise(raced=race(dropped, contestant("muon", (1.8, 1.8))))
     assert advice.chosen.method == "muon"
     assert not row_of(advice, "soap").is_raced
-    assert "dropped from the race" in row_of(advice, "soap").reasons[0]
+    assert row_of(advice, "soap").raced.gain is None
 
 
 def test_a_race_without_the_baselines_loss_says_nothing():
@@ -227,16 +242,16 @@ def test_a_race_without_the_baselines_loss_says_nothing():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "setting", "value"),
     [
-        ({"precision": "bf16"}, "in bf16"),
-        ({"batch_size": 64}, "at batch size 64"),
-        ({"accumulate": 4}, "at batch size 32"),
-        ({"target_sha256": "cd" * 32}, "of an earlier version of the model file"),
-        ({"device": "cuda:0"}, "on cuda:0"),
+        ({"precision": "bf16"}, "precision", "bf16"),
+        ({"batch_size": 64}, "batch size", 64),
+        ({"accumulate": 4}, "batch size", 32),
+        ({"target_sha256": "cd" * 32}, "model file", "cd" * 4),
+        ({"device": "cuda:0"}, "device", "cuda:0"),
     ],
 )
-def test_a_race_at_other_settings_counts_less_and_says_so(changes, said):
+def test_a_race_at_other_settings_counts_less_and_says_so(changes, setting, value):
     same, other = (
         advise(raced=race(contestant("soap", (1.8, 1.8)), **c)) for c in ({}, changes)
     )  # fmt: skip
@@ -248,16 +263,16 @@ def test_a_race_at_other_settings_counts_less_and_says_so(changes, said):
     error = 0.01 + 0.05  # the seeds' spread of 0.02 nats of 2, and half of the gain
     assert raced.expected == pytest.approx(OTHER_SETTINGS * 0.1)
     assert raced.weight == pytest.approx(RACED_WEIGHT / error)
-    assert any(f"the race was {said}" in reason for reason in found.reasons)
+    assert found.raced.differs == (OtherSetting(setting, value),)
     if other.chosen.method == "soap":
-        assert f"the race was {said}" in text_of(other)
+        assert OtherSetting(setting, value) in only(other.reasons, HowSure).grounds
 
 
 def test_a_race_cut_short_counts_less():
     short = race(contestant("soap", (1.8, 1.8)), interrupted=True)
     found = row_of(advise(raced=short), "soap").expected
     assert found.gain == pytest.approx(CUT_SHORT * 0.1)
-    assert "the race was cut short" in text_of(advise(raced=short))
+    assert RaceCutShort() in only(advise(raced=short).reasons, HowSure).grounds
 
 
 def test_nothing_raced_that_fits_leaves_the_unraced():
@@ -276,19 +291,19 @@ def test_a_promise_smaller_than_its_error_is_adamws_and_a_race_would_settle_it()
     muon = row_of(advice, "muon")
     assert 0 < muon.score < muon.expected.error
     assert advice.chosen.method == "adamw"
-    assert "subopt race would settle it" in text_of(advice)
+    assert only(advice.reasons, UnsureRival).method == "muon"
 
 
 def test_nothing_worth_its_time_is_adamws():
     advice = advise(costs=[cost("adamw"), cost("muon", overhead_ms=2000.0)])
     assert advice.chosen.method == "adamw"
-    assert "Nothing else is worth its cost here: muon comes closest" in text_of(advice)
+    assert only(advice.reasons, Rival).method == "muon"
 
 
 def test_nothing_known_is_adamws():
     advice = advise(costs=("adamw", "lion"))
     assert order(advice) == ["adamw", "lion"]
-    assert "Of nothing else here is anything known" in text_of(advice)
+    assert [type(reason) for reason in advice.reasons[:2]] == [BaselineChosen, NoRival]
 
 
 def test_speed_never_takes_what_gradients_speak_against():
@@ -302,43 +317,44 @@ def test_memory_goes_by_peak_and_then_by_gain():
     assert order(advice) == ["muon", "adamw", "galore"]  # all of one size
 
 
-# ---- what is said
+# ---- the reasons
 
 
 def test_the_choice_says_what_decided_and_who_comes_next():
     near = [cost("adamw"), cost("soap"), cost("soap-one-sided"), cost("lion")]
     alike = layer(diagonality=diagonality(one_sided=0.8), agreement=agreement(one_sided=0.7))
-    said = text_of(advise(costs=near, layers=(alike,)))
-    assert "soap is the choice" in said
-    assert "Decided by what was measured of this model's gradients" in said
-    assert "Next comes soap-one-sided" in said
-    assert "either may be better; subopt race would settle it" in said
-    assert "quality is likely: measured on 1 layer" in said
+    advice = advise(costs=near, layers=(alike,))
+    chosen, decided, second = advice.reasons[:3]
+    assert (type(chosen), chosen.method) == (MethodChosen, "soap")
+    assert chosen.promise.gain == advice.chosen.expected.gain
+    assert decided == DecidedBy("predicted", advice.chosen.predicted, {})
+    assert (type(second), second.method) == (RunnerUp, "soap-one-sided")
+    assert 0 < second.behind < second.error
+    assert not second.is_raced
+    sure = only(advice.reasons, HowSure)
+    assert (sure.grade, sure.grounds) == ("likely", (PredictedLayers(1),))
 
 
 def test_a_clear_second_is_not_called_a_tie():
     advice = advise(raced=race(contestant("soap", (1.5, 1.5)), contestant("muon", (1.9, 1.9))))
-    assert "Next comes muon, 20.0% behind." in text_of(advice)
-    assert "in the race" in text_of(advice)
-    assert "quality is known: raced here with 2 seeds" in text_of(advice)
+    second, sure = (only(advice.reasons, reason) for reason in (RunnerUp, HowSure))
+    assert second.behind == pytest.approx(0.2)
+    assert second.behind > second.error
+    assert type(only(advice.reasons, MethodChosen).promise) is RaceResult
+    assert (sure.grade, sure.grounds) == ("known", (RacedSeeds(2),))
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_evidence_or_says_that_there_is_none(method):
     row = row_of(advise(costs=dict.fromkeys(["adamw", method])), method)
-    kinds = {item.kind for item in row.evidence} - {"formula", "simulated"}
-    known = [item for item in row.evidence if not item.text.startswith(("peak", "time"))]
     if row.is_baseline:
-        assert row.reasons[0].startswith("the baseline")
+        assert row.reasons == (IsBaseline(),)
         return
-    says = " ".join(row.reasons)
-    assert (row.measured is None) == ("nothing the profile measures" in says)
-    assert (row.published is None) == ("no published comparison" in says)
-    assert (row.score is None) == (not known)
-    if row.score is None:
-        assert "ranks below" in says
-    else:
-        assert kinds & {"measured here", "published"}
+    known = [row.predicted, row.published]
+    assert set(row.evidence) == {row.peak, row.overhead, *known} - {None}
+    assert (row.predicted is None) == (NoPrediction() in row.reasons)
+    assert (row.published is None) == (NoComparison() in row.reasons)
+    assert (row.score is None) == (known == [None, None]) == (NothingKnown() in row.reasons)
 
 
 def test_the_answer_does_not_depend_on_the_order_of_anything():
@@ -359,4 +375,4 @@ def test_a_profile_without_measurements_falls_back_on_the_papers():
     bare = advise(layers=(layer(),), costs=("adamw", "adadiag"))
     expected = row_of(bare, "adadiag").expected
     assert expected.decided_by == "published"
-    assert measured_gain(profile([layer()]), cost("adadiag")) is None
+    assert predicted_gain(profile([layer()]), cost("adadiag")) is None

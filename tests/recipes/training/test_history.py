@@ -12,7 +12,12 @@ from subopt.profilers.profile import run_profile
 from subopt.profilers.record.profile import Calibration, Ratios, Settings
 from subopt.profilers.target.load import load_target
 from subopt.recipes.advice.advisor import recommend, to_recipe
-from subopt.recipes.advice.calibrated import calibration_sentences, step_factor
+from subopt.recipes.advice.calibrated import (
+    EarlierRuns,
+    StepCorrection,
+    step_correction,
+)
+from subopt.recipes.advice.proposal import recipe_reasons
 from subopt.recipes.plan.step_time import relative_step_time, whole_step_ms
 from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.training.events import Warned
@@ -114,11 +119,8 @@ def test_a_recipe_corrects_the_time_once_and_says_so(profile, tmp_path):
     advice, corrected = recipe_of(calibrated(raw, 3), tmp_path)
     assert corrected.why.step_factor == 1.5
     assert corrected.why.predicted_step_ms == pytest.approx(1.5 * plain.why.predicted_step_ms)
-    assert any("3 earlier runs" in text and "1.50" in text for text in corrected.why.evidence)
-    assert (
-        "3 earlier runs on this machine took 1.20 to 1.80 times the predicted time of a step."
-        in (advice.sentences)
-    )
+    assert StepCorrection(1.5, 3) in list(recipe_reasons(advice, calibrated(raw, 3)))
+    assert EarlierRuns("step time", 3, 1.2, 1.8) in advice.reasons
     # an untimed profile has nothing to correct
     _, untimed = recipe_of(calibrated(profile, 3), tmp_path)
     assert (untimed.why.predicted_step_ms, untimed.why.step_factor) == (None, None)
@@ -139,7 +141,7 @@ def test_runs_of_the_recommended_recipe_calibrate_the_next_profile(profile, reci
     assert found.step_ms.runs == 3
     assert found.step_ms.least <= found.step_ms.median <= found.step_ms.largest
     assert found.peak is None  # a CPU's peaks are those of the whole process
-    assert step_factor(later) == found.step_ms.median
+    assert step_correction(later).factor == found.step_ms.median
     assert torch.__version__.startswith(past_runs()[0].torch[:4])
 
 
@@ -154,16 +156,6 @@ def test_a_new_profiles_peaks_may_lie_as_far_off_as_earlier_ones(profile, monkey
     assert peak.bytes == before.bytes
     assert (peak.low_bytes, peak.high_bytes) == (peak.bytes // 2, 3 * peak.bytes)
     assert later.calibration == wide
-
-
-def test_what_is_said():
-    one = Ratios(runs=1, median=1.0, least=1.0, largest=1.0)
-    many = Ratios(runs=12, median=1.0, least=0.97, largest=1.04)
-    assert calibration_sentences(None) == []
-    assert calibration_sentences(Calibration(peak=many, step_ms=one)) == [
-        "12 earlier runs on this machine took 0.97 to 1.04 times the predicted peak.",
-        "1 earlier run on this machine took 1.00 times the predicted time of a step.",
-    ]
 
 
 def test_an_average_step_has_its_share_of_refreshes(tmp_path):

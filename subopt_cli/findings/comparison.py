@@ -18,11 +18,12 @@ _BASES = {
 }
 
 
-def comparison_sentences(found: Comparison) -> list[str]:
+def comparison_summary(found: Comparison) -> list[str]:
     """Return sentences on spectrum, diagonality, subspaces, and costs; one without numbers is left out."""
-    told = [_spectrum(found), _diagonality(found), _subspaces(found), _costs(found)]
-    sentences = [sentence for sentence in told if sentence]
-    return sentences or ["The profiles have nothing in common that can be compared."]
+    clauses = [_spectrum(found), _diagonality(found), _subspaces(found), _costs(found)]
+    return [clause for clause in clauses if clause] or [
+        "The profiles have nothing in common that can be compared."
+    ]
 
 
 def _spectrum(found: Comparison) -> str | None:

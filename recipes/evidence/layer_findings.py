@@ -20,7 +20,7 @@ Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class LayerReading:
+class LayerFindings:
     """What one layer's measurements say about one method; None where they do not.
 
     Attributes:
@@ -45,7 +45,7 @@ class LayerReading:
         return self.decades is not None or self.agreement is not None
 
 
-def read_layer(layer: Layer, cost: MethodCost) -> LayerReading | None:
+def layer_findings(layer: Layer, cost: MethodCost) -> LayerFindings | None:
     """Return what was measured of a layer in the terms of a method; None where the method leaves the layer alone.
 
     Args:
@@ -57,7 +57,7 @@ def read_layer(layer: Layer, cost: MethodCost) -> LayerReading | None:
     family = family_of(cost)
     is_confined = family.projected_sides > 0
     kept, is_bound = _kept(layer, family) if is_confined else (None, False)
-    return LayerReading(
+    return LayerFindings(
         _decades(layer, family), _agreement(layer, family), kept, is_confined, is_bound
     )
 

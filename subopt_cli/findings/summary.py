@@ -13,24 +13,24 @@ from .common import (
     largest_content,
     optimizer_saving_bytes,
 )
-from .rank_sentence import rank_sentence
-from .rotation_sentence import rotation_sentence
+from .rank import rank_sentence
+from .rotation import rotation_sentence
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Memory, Profile
 
 
-def sentences(profile: Profile) -> list[str]:
+def profile_summary(profile: Profile) -> list[str]:
     """Return up to three sentences: rank and period, rotation, memory and time; one without numbers is left out."""
-    told = [rank_sentence(profile), rotation_sentence(profile), _memory(profile)]
-    return [sentence for sentence in told if sentence]
+    found = [rank_sentence(profile), rotation_sentence(profile), _memory(profile)]
+    return [sentence for sentence in found if sentence]
 
 
 def _memory(profile: Profile) -> str | None:
     filled = _what_fills(profile)
     clauses = [filled, *_what_frees(profile)] if filled else [_least_state(profile)]
-    told = [clause for clause in (*clauses, _svd_against_pca(profile)) if clause]
-    return f"Memory and time: {'; '.join(told)}." if told else None
+    found = [clause for clause in (*clauses, _svd_against_pca(profile)) if clause]
+    return f"Memory and time: {'; '.join(found)}." if found else None
 
 
 def _what_fills(profile: Profile) -> str | None:

@@ -1,4 +1,4 @@
-"""The first sentence: which rank, which source of a basis and which period between refreshes the gradients support."""
+"""Which rank, which source of a basis and which period between refreshes the gradients support."""
 
 from __future__ import annotations
 

@@ -1,0 +1,144 @@
+"""The words of an answer: the choice, what plain AdamW would do, how sure that is, and what is missing."""
+
+from __future__ import annotations
+
+from subopt.recipes.advice import reasons
+from subopt.recipes.evidence.published import Certainty
+from subopt.recipes.mixed.record import MixRemark
+from subopt.recipes.ranking.row import Evidence
+from subopt.recipes.reason import Reason
+
+from . import plan  # noqa: F401, its texts are registered
+from .evidence import evidence_type, gain_text, time_text
+from .words import described, filled, register, words
+
+__all__ = ["described", "evidence_text", "words"]
+
+_DECIDED = {
+    "raced": "the race on this model and data",
+    "predicted": "the prediction from this model's gradients",
+    "published": "the papers' numbers",
+}
+_HOW_NEAR = {
+    Certainty.NEAR: "the same kind of model at about this size and batch",
+    Certainty.MODERATE: "the same kind of model, its size and batch within ten times these",
+    Certainty.FAR: "another kind of model, or a size or batch far from these",
+}
+_TIMES = {
+    "measured": "times were measured on {device}",
+    "formula": "times are FLOP counts, not measurements",
+    None: "times are unknown",
+}
+_WOULD_SETTLE = "subopt race would settle it"
+_MEMORY = (
+    "its peak is {peak_bytes:bytes} ({phase} phase), {headroom_bytes:bytes} below what is usable."
+)
+_LEANER = "fits only with leaner options ({options}), with which it is another method."
+_CLOSEST = "{method} comes closest, with {promise}."
+register({
+    reasons.BaselineChosen: f"Plain AdamW fits: {_MEMORY}",
+    reasons.MethodChosen: f"{{method}} is the choice: {{promise}}; {_MEMORY}",
+    reasons.LessSure: f"{{method}} promises {{more:.1%}} more, but less surely; {_WOULD_SETTLE}.",
+    reasons.LeanerOnly: f"{{method}} promises {{more:.1%}} more, but {_LEANER}",
+    reasons.BaselineFits: "Plain AdamW would fit too, with a peak of {peak_bytes:bytes}.",
+    reasons.BaselineFitsLeaner: "Plain AdamW would fit with {options} only, with a peak of {peak_bytes:bytes}.",
+    reasons.BaselineDoesNotFit: "Plain AdamW does not fit: its peak is {peak_bytes:bytes}, {excess_bytes:bytes} too "
+    "much.",
+    reasons.NoRival: "Of nothing else here is anything known: not raced, nor predicted, nor published.",
+    reasons.Rival: f"Nothing else is worth its cost here: {_CLOSEST}",
+    reasons.RacedRival: f"Nothing that was raced is better by more than the seeds differ: {_CLOSEST}",
+    reasons.UnsureRival: f"{{method}} promises {{promise}}: too little to choose it on; {_WOULD_SETTLE}.",
+    reasons.LeanerRival: f"{{method}} promises {{promise}}, but {_LEANER}",
+    reasons.LargeRival: "{method} promises {promise}, but does not fit: its peak is {peak_bytes:bytes}.",
+    reasons.TightRival: "{method} promises {promise}, but may not fit: its peak is {peak_bytes:bytes}.",
+    reasons.OtherObjective: "{method} promises {promise}, but {objective} was asked for.",
+    reasons.RacedSeeds: "raced here with {seeds:seed}",
+    reasons.RaceCutShort: "the race was cut short",
+    reasons.PredictedLayers: "predicted from the gradients of {layers:layer}",
+    reasons.NotRaced: "not raced on your model",
+    reasons.NothingFits: "Nothing fits: {method} needs the least, {peak_bytes:bytes} in the {phase} phase, "
+    "{excess_bytes:bytes} too much.",
+    reasons.SmallestChange: "The smallest change that would fit: {change}.",
+    reasons.ActivationsFillMemory: "The optimizer is not what fills the memory: of AdamW's peak of {peak_bytes:bytes}, "
+    "its state is {state_bytes:bytes} and the activations {activation_bytes:bytes} at batch size {batch_size}. A "
+    "smaller batch saves more than a leaner optimizer.",
+    reasons.NeedsBatches: "The profile's data was synthetic: before subopt train can run the recipe, {file} needs a "
+    "batches(batch_size) function that yields real data.",
+    reasons.NeedsDataFiles: "The profile's data was synthetic. For a language model profile again with --data "
+    "'texts/*.txt', or name the files in the recipe's data.files. For any other write a model.py whose build_model() "
+    "returns this model and whose batches(batch_size) yields real data.",
+    reasons.OtherBatchSize: "that rate belongs to {rate_tokens:,} tokens per step and this run has {step_tokens:,}: "
+    "a smaller batch often wants a smaller rate",
+    MixRemark: "{text}",
+})
+
+
+def evidence_text(reason: Reason) -> str:
+    """Return a line of a recipe's `why.evidence`: what a number is known by stands before it."""
+    text = words(reason)
+    return f"{evidence_type(reason)}: {text}" if isinstance(reason, Evidence) else text
+
+
+@words.register
+def _(promise: reasons.ExpectedGain) -> str:
+    gain, time = gain_text(promise.gain, promise.measure), time_text(promise.overhead)
+    return f"{gain} than AdamW after equal time, give or take {promise.error:.0%}, at {time}"
+
+
+@words.register
+def _(promise: reasons.RaceResult) -> str:
+    inside = "" if promise.counts else ", which is inside the spread of the seeds"
+    return f"{gain_text(promise.gain, promise.measure)} than AdamW after equal time in the race{inside}"
+
+
+@words.register
+def _(promise: reasons.UnknownQuality) -> str:
+    return f"nothing is known of its quality here, {time_text(promise.overhead)}"
+
+
+@words.register
+def _(decided: reasons.DecidedBy) -> str:
+    text = f"Decided by {_DECIDED[decided.evidence_type]}: {words(decided.evidence)}."
+    others = ", ".join(f"{name} {gain:+.1%}" for name, gain in decided.others.items())
+    return f"{text} Counted beside it: {others}." if others else text
+
+
+@words.register
+def _(second: reasons.RunnerUp) -> str:
+    text = "Next comes {method}, {behind:.1%} behind"
+    if second.behind <= second.error:
+        settle = "" if second.is_raced else f"; {_WOULD_SETTLE}"
+        text += f", less than the error of {{error:.0%}}: either may be better{settle}"
+    return filled(f"{text}.", second)
+
+
+@words.register
+def _(sure: reasons.HowSure) -> str:
+    is_measured = sure.memory_source == "measured"
+    parts = ["memory was measured" if is_measured else "memory is {memory_source}"]
+    parts.append(_TIMES[sure.time_source])
+    if sure.may_exceed_budget:
+        parts.append("the peak's interval reaches beyond the budget")
+    if sure.missing_parts:
+        parts.append("the profile lacks {missing_parts:part}")
+    return filled(f"How sure: {', '.join(parts)}; quality is {{grade}}: {{grounds}}.", sure)
+
+
+@words.register
+def _(ground: reasons.PublishedNear) -> str:
+    return f"published for {_HOW_NEAR[ground.certainty]}"
+
+
+@words.register
+def _(found: reasons.NotInstalled) -> str:
+    names: dict[str, list[str]] = {}
+    for method, command in found.methods:
+        names.setdefault(command, []).append(method)
+    listed = "; ".join(f"{', '.join(methods)} ({command})" for command, methods in names.items())
+    return f"Not available here: {listed}."
+
+
+@words.register
+def _(rate: reasons.ChosenRate) -> str:
+    what = "what {method} leaves alone" if rate.is_fallback else "{method}"
+    return filled(f"learning rate of {what} {{lr:g}}: {{origin}}", rate)

@@ -1,0 +1,127 @@
+"""The words of what is known of a method: gains, time, learning rates, and what there is to doubt about them."""
+
+from __future__ import annotations
+
+from subopt.recipes.evidence import doubts, raced_settings
+from subopt.recipes.evidence.predicted import PredictedGain
+from subopt.recipes.evidence.published import (
+    NearestRate,
+    NoPublishedRate,
+    Published,
+    RelativeToNearest,
+)
+from subopt.recipes.evidence.raced import OtherSetting, RacedGain
+from subopt.recipes.plan.peaks import PeakAt
+from subopt.recipes.ranking import reasons
+from subopt.recipes.ranking.row import Evidence, TimeOverhead
+
+from ..text import plural
+from ..units import format_ms
+from .words import filled, register, words
+
+_UNKNOWN_TIME = "an unknown time per step"
+_NEAREST = (
+    "the published one for the nearest setting, {rate.model} ({rate.paper.authors} {rate.paper.year}, "
+    "{rate.place})"
+)
+register({
+    doubts.UntrainedGradients: "gradients of untrained weights",
+    doubts.FewBatches: "{batches:batch|batches}",
+    doubts.FewMatrices: "{coverage:.0%} of the matrices measured",
+    doubts.SyntheticData: "synthetic data",
+    doubts.InterruptedProfile: "an interrupted profile",
+    doubts.EnergyBound: "the energy is a bound, of each gradient's own best basis",
+    doubts.NotMeasured: "{option}: {value} not measured",
+    reasons.IsBaseline: "every gain and overhead is against this method",
+    reasons.NoPrediction: "nothing the profile measures of gradients speaks about it",
+    reasons.NoComparison: "no published comparison with AdamW",
+    reasons.NothingKnown: "so it ranks below the methods of which something is known",
+    reasons.UnknownTime: _UNKNOWN_TIME,
+    OtherSetting: "the race had another {setting} ({value})",
+    NearestRate: _NEAREST,
+    RelativeToNearest: f"{{factor:g}} times AdamW's {{rate.lr:g}} ({{source}}; {_NEAREST})",
+    NoPublishedRate: "no learning rate of {method} is published for such models; AdamW's as a starting point, try "
+    f"others ({_NEAREST})",
+    raced_settings.RacedRate: "the best of {trials:run} in the race on this model, {horizon_s:.3g} s of training each "
+    "on {device}",
+    raced_settings.RacedFallbackRate: "what the race on this model trained it with",
+})
+
+
+def evidence_type(found: Evidence) -> str:
+    """Return how a number is known: raced, predicted, published, measured, simulated, or by a formula."""
+    if isinstance(found, PeakAt | TimeOverhead):
+        return found.source
+    return {RacedGain: "raced", PredictedGain: "predicted", Published: "published"}[type(found)]
+
+
+def gain_text(gain: float, measure: str) -> str:
+    """Return a gain in words, such as `5% lower loss`."""
+    if abs(gain) < 0.0005:
+        return f"the same {measure}"
+    digits = 0 if abs(gain) >= 0.1 else 1
+    return f"{abs(gain):.{digits}%} {'lower' if gain > 0 else 'higher'} {measure}"
+
+
+def time_text(overhead: TimeOverhead | None) -> str:
+    """Return a time overhead in words, such as `3% more time per step (measured)`."""
+    if overhead is None:
+        return _UNKNOWN_TIME
+    how = "measured" if overhead.source == "measured" else "by FLOPs"
+    more = f"{abs(overhead.share):.0%} {'more' if overhead.share > 0 else 'less'}"
+    return f"{'the same' if abs(overhead.share) < 0.005 else more} time per step ({how})"
+
+
+@words.register
+def _(overhead: TimeOverhead) -> str:
+    step = "" if overhead.optimizer_ms is None else format_ms(overhead.optimizer_ms)
+    return time_text(overhead) + (step and f", optimizer step {step}")
+
+
+@words.register
+def _(found: RacedGain) -> str:
+    entry = found.contestant
+    if entry.verdict == "diverged":
+        return f"it diverged {'with another seed' if entry.losses else 'at every rate tried'}"
+    if not entry.losses:
+        return "dropped from the race before it could be compared"
+    losses = " / ".join(f"{loss:.4g}" for loss in entry.losses)
+    text = f"{found.metric} {losses} after {found.horizon_s:.3g} s of steps at lr {entry.lr:g}"
+    if entry.difference is not None:
+        text += f"; {entry.difference:+.2g} against {found.baseline}"
+        if entry.difference_spread is not None and len(entry.losses) > 1:
+            text += f", its spread {entry.difference_spread:.2g}"
+    if found.gain is not None and entry.verdict != "baseline":
+        text = f"{gain_text(found.gain, found.measure)} in the race ({text})"
+        if not found.counts:
+            text += f", inside the spread of the seeds ({found.spread:.1%}): no difference"
+    return "; ".join([text, *map(words, found.differs)])
+
+
+@words.register
+def _(found: PredictedGain) -> str:
+    parts = []
+    if found.decades is not None:
+        where = "in one shared basis" if found.shares_basis else "in its basis"
+        times = 10**found.decades
+        parts.append(f"{times:,.{0 if times >= 10 else 1}f} times the diagonality {where}")
+    if found.agreement is not None:
+        parts.append(f"update agreement {found.agreement:+.2f}")
+    if found.kept is not None:
+        parts.append(f"{found.kept:.0%} of the gradient's energy kept")
+    parts.append(f"mean of {plural(found.layers, 'layer')}")
+    text = f"{gain_text(found.gain, found.measure)} ({', '.join(parts)})"
+    return text + filled(", counted at {certainty:.0%}: {doubts}", found) * (found.certainty < 1)
+
+
+@words.register
+def _(found: Published) -> str:
+    result, share = found.result, found.certainty.value
+    text = (
+        "{less:.1%} {lower} {measure} than AdamW: {result.value:g} against {result.baseline_value:g}, {result.model}, "
+        "{result.task} ({result.paper.authors} {result.paper.year}, table {result.table})"
+    )
+    measure = result.metric if result.lower_is_better else f"error ({result.metric})"
+    lower = "lower" if found.gain >= 0 else "higher"
+    text = filled(text, found, less=abs(found.gain), lower=lower, measure=measure)
+    return text + f", counted at {share:.0%} because kind, size or batch differ" * (share < 1)

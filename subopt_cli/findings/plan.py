@@ -1,0 +1,110 @@
+"""The words of a plan: what was changed so that it fits, what it takes of the budget, and what would make it fit."""
+
+from __future__ import annotations
+
+from subopt.recipes.advice.answer import FittingChange
+from subopt.recipes.advice.calibrated import EarlierRuns, StepCorrection
+from subopt.recipes.plan import reasons
+from subopt.recipes.plan.budget import Budget
+from subopt.recipes.plan.peaks import PeakAt
+from subopt.recipes.ranking.reasons import DoesNotFit, LowRankLayers, MayNotFit
+
+from ..text import percent
+from ..units import format_bytes
+from .words import filled, register, words
+
+register({
+    reasons.PartialBatchNorm: "Batch norms see one micro-batch at a time: their statistics are of {batch_size} "
+    "examples, not of {examples_per_step}.",
+    reasons.Recomputing: "recompute: the repeated blocks keep their inputs alone and compute the rest again in the "
+    "backward pass. The numbers are the same, and the passes take about {time_share:.0%} more time.",
+    reasons.FusedUpdates: "fused_backward: each weight is updated as soon as its gradient is complete, which is then "
+    "freed. Gradients are not clipped.",
+    reasons.LeanerOptions: "Its options were made leaner so that it fits: {options}. That changes what it computes.",
+    PeakAt: "peak {bytes:bytes} in the {phase} phase",
+    DoesNotFit: "does not fit: {excess_bytes:bytes} too much",
+    StepCorrection: "predicted time of a step: {factor:.2f} times the profile's, as {runs:earlier run} on this "
+    "machine took",
+})
+
+
+@words.register
+def _(plan: reasons.LargestMicroBatch) -> str:
+    whole = "" if plan.accumulate == 1 else f", {plan.accumulate} of them to a step,"
+    known = "whose memory the profile knows; a larger one may fit"
+    why = known if plan.is_largest_known else "that fits"
+    return filled(
+        "{batch_size:example}{whole} are the largest micro-batch {why}.", plan, whole=whole, why=why
+    )
+
+
+@words.register
+def _(plan: reasons.SmallerMicroBatch) -> str:
+    whole = f"{plan.batch_size * plan.accumulate} examples at once"
+    unknown = f"the profile does not know the memory of {whole}"
+    why = f"{whole} do not fit" if plan.is_memory_known else unknown
+    text = "Micro-batches of {batch_size}, {accumulate} to a step: {why}. It is the same step."
+    return filled(text, plan, why=why)
+
+
+@words.register
+def _(budget: Budget) -> str:
+    total, usable = format_bytes(budget.total_bytes), format_bytes(budget.usable_bytes)
+    parts = []
+    if budget.context_bytes:
+        parts.append(f"{format_bytes(budget.context_bytes)} go to the CUDA context")
+        parts.append(f"{format_bytes(budget.reserve_bytes)} to the allocator's reserve")
+    if budget.headroom_bytes:
+        headroom = f"{format_bytes(budget.headroom_bytes)} ({percent(budget.headroom)})"
+        parts.append(f"{headroom} stay free as headroom")
+    if not parts:
+        return f"The budget is {total}, all of it usable."
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return f"The budget is {total}, of which {usable} are usable: {listed}."
+
+
+@words.register
+def _(layers: LowRankLayers) -> str:
+    what = "less" if layers.saved_bytes > 0 else "more"
+    return (
+        f"It trains low-rank layers in the place of the model's: {format_bytes(abs(layers.saved_bytes))} {what} of "
+        "weights at the largest ranks they may take. The weights a run leaves behind are dense again."
+    )
+
+
+@words.register
+def _(peak: MayNotFit) -> str:
+    if peak.high_bytes is None:
+        return "activations are unknown, so its peak is a lower bound"
+    return f"may need up to {format_bytes(peak.high_bytes)}"
+
+
+@words.register
+def _(change: FittingChange) -> str:
+    if change.question == "budget":
+        counted = "" if change.counts_activations else ", without activations: the profile has none"
+        return filled(
+            "a budget of {budget_bytes:bytes} or more ({method}{counted})", change, counted=counted
+        )
+    asked = {
+        "accumulate": "without --accumulate",
+        "recompute": "--recompute auto",
+        "fused_backward": "--fused-backward auto",
+        "methods": f"--methods {change.method}",
+        "batch_size": f"--batch-size {change.batch_size}",
+    }[change.question]
+    size = "batch size {batch_size}"
+    if change.accumulate > 1:
+        size = "{accumulate} micro-batches of {batch_size}"
+    switches = {"recompute": change.recompute, "fused_backward": change.fused_backward}
+    changed = {name: "true" for name, is_on in switches.items() if is_on} | dict(change.options)
+    plan = ", ".join(["{method}", size, *(["{changed}"] if changed else [])])
+    return filled(f"{asked}: {plan} (peak {{peak_bytes:bytes}})", change, changed=changed)
+
+
+@words.register
+def _(found: EarlierRuns) -> str:
+    least, largest = f"{found.least:.2f}", f"{found.largest:.2f}"
+    ratios = least if least == largest else f"{least} to {largest}"
+    text = "{runs:earlier run} on this machine took {ratios} times the predicted {what}."
+    return filled(text, found, ratios=ratios)
