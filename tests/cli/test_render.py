@@ -556,7 +556,8 @@ def test_numbers_have_two_digits_that_count(text, expected):
 
 
 def test_json_is_one_document_and_nothing_else(subopt):
-    ended = subopt("methods", "--shape", "1024x4096", "--tokens", "130000", "--json")
+    methods = ["methods", "--methods", "adamw,adadiag", "--shape", "1024x4096"]
+    ended = subopt(*methods, "--tokens", "130000", "--json")
     document = json.loads(ended.out)
     adadiag = next(row for row in document["methods"] if row["method"] == "adadiag")
     assert ended.status == 0
