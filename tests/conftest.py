@@ -31,6 +31,12 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(autouse=True)
+def _own_numbers() -> None:
+    """Draw the same numbers whatever ran before in this process."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _own_history(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the runs of a test out of the user's history, and those of one test out of another's."""
     folder = tmp_path_factory.getbasetemp() / "histories" / str(next(_numbers))

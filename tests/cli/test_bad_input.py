@@ -310,6 +310,7 @@ def test_interrupt(subopt, monkeypatch):
     assert (ended.status, ended.out) == (130, "")
 
 
+@pytest.mark.process
 def test_in_a_process_of_its_own(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "subopt", "profile", "nowhere.py"],

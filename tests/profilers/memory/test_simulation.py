@@ -133,6 +133,7 @@ print("alive")
 """
 
 
+@pytest.mark.process
 def test_models_with_copied_layers_and_constants_can_be_followed_again_and_again():
     done = subprocess.run([sys.executable, "-c", CRASHED], capture_output=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, b"alive"), done.stderr[-2000:]

@@ -55,6 +55,7 @@ def never(why):
     raise AssertionError(why)
 
 
+@pytest.mark.process
 def test_a_second_training_is_refused_in_one_line_and_a_killed_one_blocks_nothing(
     recipe_path, holder, tmp_path
 ):
@@ -114,6 +115,7 @@ def test_a_lock_that_was_removed_and_made_anew_is_not_shared(tmp_path, monkeypat
         check_unlocked(tmp_path)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     """As workers that load data do, which outlive a killed parent for a while."""
@@ -181,6 +183,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.process
 def test_a_closed_terminal_is_one_signal_and_its_words_go_nowhere():
     done = subprocess.run([sys.executable, "-c", TERMINAL], timeout=300, check=False)
     assert done.returncode == 129
