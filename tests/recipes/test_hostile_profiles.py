@@ -96,8 +96,10 @@ HOSTILE: dict[str, Callable[[dict], object]] = {
     "unknown key": put("__class__", "x"),
     "unknown treatment": put("layers.0.treatment", "eval"),
     "phases as a list": put("methods.0.peak.by_phase", [1, 2]),
+    "batch of negative size": put("settings.batch_size", -8),
     "gigantic batch": put("settings.batch_size", GIGANTIC),
     "rank of zero": put("settings.rank", 0),
+    "rank beyond all": put("settings.rank", 2**60),
     "a race with a loss of NaN": raw(
         "race",
         json.dumps(race(trials=[{

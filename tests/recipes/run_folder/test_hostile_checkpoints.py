@@ -177,6 +177,7 @@ HOSTILE = {
     "manifest names a file outside": (names_in_manifest("../../../secret"), False, MANIFEST),
     "manifest names a device": (names_in_manifest("/dev/null"), False, MANIFEST),
     "manifest forgets a file": (manifest_with(files={}), False, MANIFEST),
+    "manifest as a list": (file_of(MANIFEST, b"[]"), False, MANIFEST),
     "manifest of another step": (manifest_with(step=10**9), False, MANIFEST),
     "future format": (manifest_with(format=99), False, "reads 1"),
     # wrong content
@@ -185,6 +186,7 @@ HOSTILE = {
     "unknown progress": (progress_with(pwned=1), True, "trainer.pt"),
     "another step": (progress_with(step=10**12), True, "trainer.pt"),
     "step as text": (progress_with(step="2"), True, "trainer.pt"),
+    "loss as a list": (progress_with(loss=[1]), True, "trainer.pt"),
     "far position": (data_with(position=10**15), True, "trainer.pt"),
     "negative position": (data_with(position=-1), True, "trainer.pt"),
     "generator of another kind": (rng_with(torch=torch.zeros(3)), True, "trainer.pt"),
