@@ -10,6 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -65,10 +66,36 @@ def _freeze() -> None:
     _frozen["modules"] = len(sys.modules)
 
 
+# Where whole trainings, races, profiles and simulations are, and PyTorch's harness: most of the time of all tests.
+_SLOW = (
+    "optimizers/torch_harness/",
+    "profilers/costs/test_formula.py",
+    "profilers/memory/",
+    "profilers/target/test_hf_target.py",
+    "profilers/test_known_answers.py",
+    "profilers/test_other_models.py",
+    "profilers/test_profile.py",
+    "recipes/advice/test_advisor.py",
+    "recipes/data/test_profile.py",
+    "recipes/data/test_training.py",
+    "recipes/plan/test_peaks.py",
+    "recipes/race/",
+    "recipes/run_folder/",
+    "recipes/scripts/",
+    "recipes/test_hostile",
+    "recipes/tracking/",
+    "recipes/training/",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where torch sees no CUDA device, and `browser` where there is no Chromium."""
+    """Mark what is slow, and skip `gpu` where torch sees no CUDA device and `browser` where there is no Chromium."""
     reasons = {"gpu": _why_no_gpu(), "browser": _why_no_browser()}
+    here = Path(__file__).parent
     for item in items:
+        if item.path.relative_to(here).as_posix().startswith(_SLOW):
+            item.add_marker(pytest.mark.slow)
         for mark, reason in reasons.items():
             if reason is not None and mark in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))

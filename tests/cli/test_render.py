@@ -573,7 +573,7 @@ def test_schema_describes_the_file_format(subopt, which):
     assert "schema_version" in document["properties"]
 
 
-def test_what_the_users_code_prints_stays_off_stdout(subopt, folder):
+def test_what_the_users_code_prints_stays_off_stdout(subopt, folder, two_methods):
     path = folder / "model.py"
     path.write_text(path.read_text() + "\nprint('hello from the model')\n")
     words = ["--detail", "quick", "--batches", "2", "--batch-size", "2", "--json"]
