@@ -11,7 +11,8 @@ FILES  := build/package-files.txt
 DEMO   := .subopt/demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One thread for each test process: small matrices gain nothing from more, and the workers share the cores.
-TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+  $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # Benchmarks run beside other implementations, in an environment of their own.
 BENCH       := .venv-bench
@@ -20,7 +21,7 @@ BENCHMARK   := $(BENCH)/bin/python benchmarks
 SIZE        ?= 60m
 ARGS        ?=
 
-.PHONY: help install demo test lint types docs build FORCE
+.PHONY: help install demo test test-fast lint types docs build FORCE
 .PHONY: bench-env bench-steps bench-kernels bench-profile bench-memory bench-reasons bench-curves
 .DEFAULT_GOAL := help
 
@@ -36,7 +37,10 @@ demo: $(STAMP) ## profile, recommend, and 100 training steps on a small LLaMA
 	  --output runs/demo --force
 
 test: $(STAMP) ## run all tests
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+	$(PYTEST)
+
+test-fast: $(STAMP) ## run the tests that take no process of their own, no browser and no documentation
+	$(PYTEST) -m 'not (slow or process or browser)' --ignore tests/docs --ignore tests/browser
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

@@ -7,8 +7,10 @@ import importlib.util
 import itertools
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -30,6 +32,12 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(autouse=True)
+def _own_numbers() -> None:
+    """Draw the same numbers whatever ran before in this process."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _own_history(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the runs of a test out of the user's history, and those of one test out of another's."""
     folder = tmp_path_factory.getbasetemp() / "histories" / str(next(_numbers))
@@ -38,14 +46,56 @@ def _own_history(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 def pytest_collection_finish() -> None:
     """Leave all that was imported and collected out of later garbage collections, which would walk it every time."""
+    _freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Leave out, too, what tests import: transformers alone makes each collection take four times as long."""
+    yield
+    if len(sys.modules) > _frozen["modules"] + 50:
+        _freeze()
+
+
+_frozen = {"modules": 0}
+
+
+def _freeze() -> None:
     gc.collect()
     gc.freeze()
+    _frozen["modules"] = len(sys.modules)
 
 
+# Where whole trainings, races, profiles and simulations are, and PyTorch's harness: most of the time of all tests.
+_SLOW = (
+    "optimizers/torch_harness/",
+    "profilers/costs/test_formula.py",
+    "profilers/memory/",
+    "profilers/target/test_hf_target.py",
+    "profilers/test_known_answers.py",
+    "profilers/test_other_models.py",
+    "profilers/test_profile.py",
+    "recipes/advice/test_advisor.py",
+    "recipes/data/test_profile.py",
+    "recipes/data/test_training.py",
+    "recipes/plan/test_peaks.py",
+    "recipes/race/",
+    "recipes/run_folder/",
+    "recipes/scripts/",
+    "recipes/test_hostile",
+    "recipes/tracking/",
+    "recipes/training/",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where torch sees no CUDA device, and `browser` where there is no Chromium."""
+    """Mark what is slow, and skip `gpu` where torch sees no CUDA device and `browser` where there is no Chromium."""
     reasons = {"gpu": _why_no_gpu(), "browser": _why_no_browser()}
+    here = Path(__file__).parent
     for item in items:
+        if item.path.relative_to(here).as_posix().startswith(_SLOW):
+            item.add_marker(pytest.mark.slow)
         for mark, reason in reasons.items():
             if reason is not None and mark in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -278,6 +278,7 @@ def test_an_import_from_a_layer_below_is_allowed(path: str, source: str) -> None
     assert forbidden_imports(ROOT / path, source) == []
 
 
+@pytest.mark.process
 def test_optional_extras_are_not_imported_before_they_are_asked_for() -> None:
     extras = [name for names in EXTRAS.values() for name in names]
     code = f"import sys, subopt.optimizers; print([n for n in {extras} if n in sys.modules])"

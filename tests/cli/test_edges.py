@@ -125,7 +125,7 @@ def test_a_name_cannot_command_the_terminal(subopt, folder):
     assert "]0;owned" in ended[0].out  # the rest of it is shown
 
 
-def test_a_profile_does_not_take_the_place_of_another_file(subopt, folder):
+def test_a_profile_does_not_take_the_place_of_another_file(subopt, folder, two_methods):
     before = (folder / "model.py").read_text()
     check(subopt("profile", "model.py", "-o", "model.py"), "model.py exists and is not a profile")
     assert (folder / "model.py").read_text() == before

@@ -14,6 +14,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "allowed"),
     [
@@ -55,6 +56,7 @@ def test_command_help_fits_the_terminal(subopt, monkeypatch, command, width):
     assert [line for line in ended.out.splitlines() if len(line) > width and " " in line[50:]] == []
 
 
+@pytest.mark.process
 def test_python_dash_m_runs_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "subopt", "--version"],

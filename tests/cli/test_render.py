@@ -561,7 +561,8 @@ def test_numbers_have_two_digits_that_count(text, expected):
 
 
 def test_json_is_one_document_and_nothing_else(subopt):
-    ended = subopt("methods", "--shape", "1024x4096", "--tokens", "130000", "--json")
+    methods = ["methods", "--methods", "adamw,adadiag", "--shape", "1024x4096"]
+    ended = subopt(*methods, "--tokens", "130000", "--json")
     document = json.loads(ended.out)
     adadiag = next(row for row in document["methods"] if row["method"] == "adadiag")
     assert ended.status == 0
@@ -577,7 +578,7 @@ def test_schema_describes_the_file_format(subopt, which):
     assert "schema_version" in document["properties"]
 
 
-def test_what_the_users_code_prints_stays_off_stdout(subopt, folder):
+def test_what_the_users_code_prints_stays_off_stdout(subopt, folder, two_methods):
     path = folder / "model.py"
     path.write_text(path.read_text() + "\nprint('hello from the model')\n")
     words = ["--detail", "quick", "--batches", "2", "--batch-size", "2", "--json"]

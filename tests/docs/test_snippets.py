@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from subopt.optimizers import METHODS, create
 
@@ -21,6 +20,8 @@ def snippet(heading):
 
 
 def build_model():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=17, hidden_size=8, intermediate_size=16, num_hidden_layers=1,

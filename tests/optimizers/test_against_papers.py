@@ -10,6 +10,8 @@ import torch
 from subopt.optimizers import METHODS, Composed
 from subopt.optimizers.bases.decompositions import canonical_signs, left_basis
 
+from ..pairwise import pairwise
+
 _spec = importlib.util.spec_from_file_location(
     "reference_updates", Path(__file__).parents[1] / "reference" / "updates.py"
 )
@@ -79,10 +81,11 @@ def assert_close(actual, expected, dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
-def test_periodic_and_identity_bases(name, options, shape, dtype):
+@pytest.mark.parametrize(
+    ("method", "shape", "dtype"), pairwise(VARIANTS, SHAPES, TOLERANCE), ids=str
+)
+def test_periodic_and_identity_bases(method, shape, dtype):
+    (name, options), shape = method, SHAPES[shape]
     parameter, resolved, optimizer = optimizer_for(name, options, shape, dtype)
     moments = reference.MOMENTS[resolved["moments"]](resolved["eps"])
     W = short_side_first(parameter).copy()
@@ -107,10 +110,9 @@ def test_periodic_and_identity_bases(name, options, shape, dtype):
         assert int(state["refreshes"]) == 3
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize(("name", "options"), OSD, ids=str)
-def test_online_subspace_descent(name, options, shape, dtype):
+@pytest.mark.parametrize(("method", "shape", "dtype"), pairwise(OSD, SHAPES, TOLERANCE), ids=str)
+def test_online_subspace_descent(method, shape, dtype):
+    (name, options), shape = method, SHAPES[shape]
     parameter, resolved, optimizer = optimizer_for(name, options, shape, dtype)
     moments = reference.MOMENTS[resolved["moments"]](resolved["eps"])
     W = short_side_first(parameter).copy()

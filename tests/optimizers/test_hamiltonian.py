@@ -25,6 +25,8 @@ from subopt.optimizers import METHODS, Composed
 from subopt.optimizers.bases.online_pca import OnlinePCA, orthonormalised
 from subopt.optimizers.updates.elementwise import MOMENTS
 
+from ..pairwise import pairwise
+
 M, N, RANK = 5, 8, 3
 A, B, MIX, EPS = 2.0, 1.0, 0.1, 0.1
 # The bias corrections that the flow knows nothing of have died out by then.
@@ -297,12 +299,12 @@ def test_adams_h_falls_up_to_the_papers_limit_of_a_and_not_beyond(sides):
     assert flow_rate(too_slow, PROBLEMS["quartic"], pca, basis, W, S) > 0
 
 
-@pytest.mark.parametrize("h", [1e-2, 2.5e-3])
-@pytest.mark.parametrize("sides", [1, 2])
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+@pytest.mark.parametrize(
+    ("system", "problem", "path", "sides", "h"),
+    pairwise(SYSTEMS, PROBLEMS, PATHS, [1, 2], [1e-2, 2.5e-3]),
+)
 def test_h_falls_in_every_small_step_however_the_bases_move(system, problem, path, sides, h):
+    system, problem, path = SYSTEMS[system], PROBLEMS[problem], PATHS[path]
     pca, W = OnlinePCA(sides), 0.5 * noise(M, N, seed=7)
     S = system.start(pca.project(bases(path, 0, sides), gradient(problem, W)))
     energies = [system.energy(problem, W, S)]

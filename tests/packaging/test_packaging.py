@@ -23,6 +23,8 @@ FOLDERS = {
     "optimizers": "subopt.optimizers",
     "recipes": "subopt.recipes",
 }
+
+pytestmark = pytest.mark.process
 CONSOLE_SCRIPT = str(Path(sys.executable).with_name("subopt"))
 
 

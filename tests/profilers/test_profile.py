@@ -68,9 +68,9 @@ def settings(**changes):
     return Settings(**{"batch_size": 4, "batches": 3, **changes})
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quick_kernels(monkeypatch):
-    """Spend no time on the decompositions: they have tests of their own."""
+    """Spend no time on the decompositions: they have tests of their own, and `standard` times them."""
     original = module.time_shape
 
     def time_shape(*arguments, budget_s):
@@ -132,7 +132,7 @@ def test_overheads_are_against_adamw(standard):
         assert row.step_ms_source == "measured"
 
 
-def test_a_load_that_grows_while_timing_is_no_overhead(load, quick_kernels, monkeypatch):
+def test_a_load_that_grows_while_timing_is_no_overhead(load, monkeypatch):
     """Every timed call takes 1 ms longer than the one before, whatever it runs."""
     calls = itertools.count(1)
 
@@ -249,7 +249,7 @@ def test_what_cannot_be_simulated_is_said(load, simulate):
         ("decompositions", ["decompositions"]),
     ],
 )
-def test_an_interrupt_keeps_what_was_complete(load, quick_kernels, stage, lost):
+def test_an_interrupt_keeps_what_was_complete(load, stage, lost):
     def interrupt(event):
         if event.stage == stage:
             raise KeyboardInterrupt
@@ -301,7 +301,7 @@ def test_the_precision_decides_the_bytes(load, dtype, size):
     assert found.layers[1].spectrum is not None
 
 
-def test_the_baseline_is_measured_even_if_not_asked_for(load, quick_kernels):
+def test_the_baseline_is_measured_even_if_not_asked_for(load):
     found = run_profile(load(), settings(), methods=["lion"])
     assert [row.method for row in found.methods] == ["lion"]
     assert found.methods[0].overhead_ms is not None
@@ -453,7 +453,7 @@ SUBCLASSED = MODEL.replace("nn.Linear(", "Mine(").replace(
 )
 
 
-def test_a_method_with_layers_of_its_own_is_measured_like_any_other(load, quick_kernels):
+def test_a_method_with_layers_of_its_own_is_measured_like_any_other(load):
     found = run_profile(load(), settings(), methods=["adamw", "dlrt"])
     row = next(row for row in found.methods if row.method == "dlrt")
     assert row.peak.source == "simulated"
@@ -467,7 +467,7 @@ def test_a_method_with_layers_of_its_own_is_measured_like_any_other(load, quick_
     assert not any("dlrt" in line for line in found.missing)
 
 
-def test_what_cannot_be_used_here_is_missing_with_the_reason(load, quick_kernels, monkeypatch):
+def test_what_cannot_be_used_here_is_missing_with_the_reason(load, monkeypatch):
     monkeypatch.setattr(low_bit, "is_installed", lambda: False)
     names = ["adamw", "adamw-8bit", "dlrt"]
     found = run_profile(load(SUBCLASSED), settings(detail="quick"), methods=names)

@@ -74,43 +74,32 @@ def race(**changes: object) -> dict:
 HOSTILE: dict[str, Callable[[dict], object]] = {
     "nothing": lambda d: "",
     "a pickle of code": lambda d: pickle.dumps(Code()),
-    "binary": lambda d: bytes(range(256)),
     "UTF-16": lambda d: json.dumps(d).encode("utf-16"),
     "cut short": lambda d: json.dumps(d)[:-100],
     "two documents": lambda d: json.dumps(d) * 2,
     "deep lists": lambda d: "[" * 10**5,
-    "deep objects": lambda d: '{"layers":' * 10**5,
     "deep in a field": raw("target.kwargs", '{"a":' * 10**5 + "1" + "}" * 10**5),
     "a list": lambda d: json.dumps([d]),
     "NaN": raw("forward_backward_ms", "NaN"),
-    "Infinity": raw("forward_backward_ms", "Infinity"),
     "an exponent beyond all": raw("forward_backward_ms", "1e999"),
     "negative time": put("forward_backward_ms", -1.0),
     "bytes of a hundred digits": put("memory.peak_bytes", GIGANTIC),
     "bytes beyond 64 bits": put("memory.parameter_bytes", 2**63),
     "negative bytes": put("memory.parameter_bytes", -1),
-    "bytes as text": put("memory.parameter_bytes", "many"),
     "half a byte": put("memory.parameter_bytes", 0.5),
     "shape of many numbers": put("layers.0.shape", [1] * 10**6),
     "shape beyond all": put("layers.0.shape", [2**60, 2**60]),
     "negative shape": put("layers.0.shape", [-1, 4]),
     "another version": put("schema_version", 2),
     "version as text": put("schema_version", "1"),
-    "no version of ours": put("schema_version", [1]),
     "no layers": without("layers"),
-    "no settings": without("settings"),
-    "no state of a method": without("methods.0.state_bytes"),
     "unknown key": put("__class__", "x"),
-    "unknown key, deep": put("memory.pwned", 1),
     "unknown role": put("layers.0.role", "eval"),
-    "unknown phase": put("methods.0.peak.phase", "all"),
     "phases as a list": put("methods.0.peak.by_phase", [1, 2]),
-    "infinite FLOPs": raw("methods.0.step_flops", "-Infinity"),
     "batch of negative size": put("settings.batch_size", -8),
     "gigantic batch": put("settings.batch_size", GIGANTIC),
     "rank of zero": put("settings.rank", 0),
     "rank beyond all": put("settings.rank", 2**60),
-    "a race of infinite length": raw("race", json.dumps(race(minutes="@")).replace('"@"', "1e999")),
     "a race with a loss of NaN": raw(
         "race",
         json.dumps(race(trials=[{
@@ -119,9 +108,7 @@ HOSTILE: dict[str, Callable[[dict], object]] = {
         }])).replace('"@"', "NaN"),
     ),
     "a race without seeds": put("race", {key: value for key, value in race().items() if key != "seeds"}),
-    "a race of unknown metric": put("race", race(metric="profit")),
     "calibration of nothing": put("calibration", {"peak": {"runs": 1, "median": 0, "least": 0, "largest": 0}}),
-    "infinite calibration": raw("calibration", '{"step_ms": {"runs": 3, "median": 1e999, "least": 1, "largest": 1}}'),
 }  # fmt: skip
 
 ADVICE = ["recommend", "--profile", "profile.json", "--gpu-mem", "24G", "-o", "new.yaml"]
@@ -135,6 +122,12 @@ def test_a_hostile_profile_is_refused(good, tmp_path, monkeypatch, capsys, name)
     data = content if isinstance(content, bytes) else content.encode()
     (tmp_path / "profile.json").write_bytes(data)
     check_refused(ends(capsys, ADVICE), tmp_path, "profile.json")
+    assert {path.name for path in tmp_path.iterdir()} == {"profile.json"}
+
+
+def test_a_report_refuses_what_the_advice_does(good, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profile.json").write_text(HOSTILE["deep in a field"](copy.deepcopy(good)))
     check_refused(ends(capsys, REPORT), tmp_path, "profile.json")
     assert {path.name for path in tmp_path.iterdir()} == {"profile.json"}
 

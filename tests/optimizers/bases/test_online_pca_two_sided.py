@@ -14,6 +14,8 @@ from subopt.optimizers.bases.decompositions import canonical_signs, two_sided_ba
 from subopt.optimizers.bases.online_pca import SGD_LR, orthonormalised
 from subopt.optimizers.updates.elementwise import MOMENTS
 
+from ...pairwise import pairwise
+
 _spec = importlib.util.spec_from_file_location(
     "reference_updates", Path(__file__).parents[2] / "reference" / "updates.py"
 )
@@ -66,10 +68,16 @@ def short_side_first(matrix):
     return array.T if array.shape[0] > array.shape[1] else array
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("basis_optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("moments", ["adam", "lion", "adafactor", "hfac", "momentum", "sgd"])
+@pytest.mark.parametrize(
+    ("moments", "basis_optimizer", "shape", "dtype"),
+    pairwise(
+        ["adam", "lion", "adafactor", "hfac", "momentum", "sgd"],
+        ["adam", "sgd"],
+        SHAPES.values(),
+        TOLERANCE,
+    ),
+    ids=str,
+)
 def test_it_is_the_paper_s_over_20_steps(moments, basis_optimizer, shape, dtype):
     options = METHODS[NAME].resolve({
         "moments": moments,

@@ -13,6 +13,8 @@ from subopt.optimizers.bases.covariance import refit
 from subopt.optimizers.bases.decompositions import canonical_signs, gram_basis
 from subopt.optimizers.updates.elementwise import MOMENTS
 
+from ...pairwise import pairwise
+
 
 def _load(name):
     path = Path(__file__).parents[2] / "reference" / f"{name}.py"
@@ -149,10 +151,11 @@ def paper_adam(resolved):
     return reference.Adam(resolved["betas"], resolved["eps"])
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("options", CHOICES, ids=str)
-@pytest.mark.parametrize("name", ["soap", "soap-one-sided"])
+@pytest.mark.parametrize(
+    ("name", "options", "shape"), pairwise(["soap", "soap-one-sided"], CHOICES, SHAPES), ids=str
+)
 def test_every_choice_is_the_references(name, options, shape):
+    shape = SHAPES[shape]
     state = follow_reference(name, options, shape, torch.float64, paper_adam)
     if "refreshes" in state:
         assert int(state["refreshes"]) >= 5

@@ -12,6 +12,8 @@ from subopt.optimizers.preconditioners import block_adam, matrix_roots
 from subopt.optimizers.preconditioners.block_adam import block_side
 from subopt.optimizers.state.storage_tracker import StorageTracker
 
+from ...pairwise import pairwise
+
 _spec = importlib.util.spec_from_file_location(
     "reference_block_adam", Path(__file__).parents[2] / "reference" / "block_adam.py"
 )
@@ -46,11 +48,18 @@ def run(sequence, dtype=torch.float64, lr=0.01, **options):
 
 
 # An eps that rounding does not reach: V of b weights has no more than rank t at step t < b, in float32 to 1e-7.
-@pytest.mark.parametrize(("dtype", "eps"), [(torch.float64, 1e-6), (torch.float32, 1e-2)], ids=str)
-@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7), (2, 9)], ids=str)
-@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.9)], ids=str)
-@pytest.mark.parametrize("block_size", [1, 3, 8, 512])
-def test_trajectories_are_the_references(block_size, betas, shape, dtype, eps):
+@pytest.mark.parametrize(
+    ("block_size", "betas", "shape", "precision"),
+    pairwise(
+        [1, 3, 8, 512],
+        [(0.9, 0.999), (0.0, 0.9)],
+        [(6, 10), (10, 6), (7, 7), (2, 9)],
+        [(torch.float64, 1e-6), (torch.float32, 1e-2)],
+    ),
+    ids=str,
+)
+def test_trajectories_are_the_references(block_size, betas, shape, precision):
+    dtype, eps = precision
     b = max(b for b in range(1, block_size + 1) if shape[1] % b == 0)
     oracle, W = reference.BlockAdam(shape, b, betas=betas, eps=eps), np.zeros(shape)
     for G in gradients(shape):

@@ -11,6 +11,8 @@ from subopt.optimizers import METHODS, Composed
 from subopt.optimizers.preconditioners import matrix_roots, shampoo
 from subopt.optimizers.state.storage_tracker import StorageTracker
 
+from ...pairwise import pairwise
+
 _spec = importlib.util.spec_from_file_location(
     "reference_shampoo", Path(__file__).parents[2] / "reference" / "shampoo.py"
 )
@@ -61,9 +63,9 @@ def run(sequence, dtype=torch.float64, lr=0.01, **options):
 BARE = {"graft": "none", "betas": (0.0, 0.9), "eps": 1e-12, "period": 1}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    ("options", "shape", "dtype"), pairwise(VARIANTS, SHAPES, TOLERANCE), ids=str
+)
 def test_trajectories_are_the_references(options, shape, dtype):
     settings = {
         "betas": (0.9, 0.999), "eps": 1e-6, "block_size": 512, "period": 5, "start_step": 4,

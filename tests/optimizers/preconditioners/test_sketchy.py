@@ -13,6 +13,8 @@ from subopt.optimizers import METHODS, Composed
 from subopt.optimizers.preconditioners import matrix_roots, sketchy
 from subopt.optimizers.state.storage_tracker import StorageTracker
 
+from ...pairwise import pairwise
+
 _spec = importlib.util.spec_from_file_location(
     "reference_sketchy", Path(__file__).parents[2] / "reference" / "sketchy.py"
 )
@@ -56,19 +58,19 @@ def sketch(state, side):
     return ((U * s[..., None, :]) @ U.mT)[0, 0], rho[0, 0]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", [(6, 10), (11, 4), (7, 7), (20, 3)], ids=str)
+VARIANTS = [
+    {"rank": 3},
+    {"rank": 1, "period": 3},
+    {"rank": 2, "block_size": 5},
+    {"rank": 3, "block_size": 4, "period": 2, "betas": (0.9, 0.9)},
+    {"rank": 4, "accumulation": "sum", "betas": (0.0, 0.9)},
+    {"rank": 64},
+]
+SHAPES = [(6, 10), (11, 4), (7, 7), (20, 3)]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"rank": 3},
-        {"rank": 1, "period": 3},
-        {"rank": 2, "block_size": 5},
-        {"rank": 3, "block_size": 4, "period": 2, "betas": (0.9, 0.9)},
-        {"rank": 4, "accumulation": "sum", "betas": (0.0, 0.9)},
-        {"rank": 64},
-    ],
-    ids=str,
+    ("options", "shape", "dtype"), pairwise(VARIANTS, SHAPES, TOLERANCE), ids=str
 )
 def test_trajectories_are_the_references(options, shape, dtype):
     chosen = {

@@ -133,6 +133,7 @@ print("alive")
 """
 
 
+@pytest.mark.process
 def test_models_with_copied_layers_and_constants_can_be_followed_again_and_again():
     done = subprocess.run([sys.executable, "-c", CRASHED], capture_output=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, b"alive"), done.stderr[-2000:]
@@ -166,21 +167,20 @@ def test_owners_name_the_innermost_module_and_the_loss():
 def test_two_pieces_of_work_show_the_memory_of_all(name, monkeypatch):
     import subopt.optimizers.preconditioners.matrix_roots as roots
     import subopt.optimizers.preconditioners.shared_basis as shared
-    from subopt.optimizers.methods.transient import _transient_bytes
+    from subopt.optimizers.methods import transient
 
+    monkeypatch.setattr(transient, "_transient_bytes", transient._transient_bytes.__wrapped__)
     monkeypatch.setattr(roots, "CHUNK_BYTES", 2**14)
     monkeypatch.setattr(shared, "CHUNK_NUMBERS", 2**9)
     options = METHODS[name].test_inputs[0]
 
     def worst():
-        _transient_bytes.cache_clear()
         return METHODS[name].transient_bytes((60, 90), torch.float32, options)
 
     short = worst()
     for module in (roots, shared):
         monkeypatch.setattr(module, "enough", lambda pieces: pieces)
     assert worst() == short
-    _transient_bytes.cache_clear()
 
 
 def test_all_pieces_are_done_where_there_is_data():

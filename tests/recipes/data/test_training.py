@@ -88,6 +88,7 @@ def test_interrupted_at_any_step_the_run_ends_the_same(recipe_path, monkeypatch)
         )
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_runs_end_the_same(recipe_path):

@@ -175,6 +175,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.process
 def test_the_command_on_a_real_full_disk(run, small_disk, monkeypatch, capsys):
     monkeypatch.chdir(run.recipe_path.parent)
     words = ["train", "recipe.yaml", "--device", "cpu", "--output", str(small_disk / "run")]

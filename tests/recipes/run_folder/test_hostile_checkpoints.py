@@ -146,18 +146,10 @@ def names_in_manifest(*names: str):
 HOSTILE = {
     # code
     "pickled code as optimizer": (file_of("optimizer.pt", pickle.dumps(Code())), True, "optimizer.pt"),
-    "pickled code as trainer": (file_of("trainer.pt", pickle.dumps(Code())), True, "trainer.pt"),
     "code in an archive": (lambda step: torch.save({"state": Code()}, step / "optimizer.pt"), True, "optimizer.pt"),
-    "code in the data position": (
-        lambda step: torch.save({"data": Code()}, step / "trainer.pt"), True, "trainer.pt",
-    ),
     "code as the weights": (file_of("model.safetensors", pickle.dumps(Code())), True, "model.safetensors"),
-    "a module as state": (
-        lambda step: torch.save({"state": torch.nn.Linear(1, 1)}, step / "optimizer.pt"), True, "optimizer.pt",
-    ),
     # size
     "zip bomb": (squeeze, True, "unpacks"),
-    "list that doubles": (trainer_with(extra=doubled(60)), True, "trainer.pt"),
     "list that doubles, as state": (state_with(lambda old: old | {"exp_avg": doubled(60)}), True, "optimizer.pt"),
     "nested lists": (trainer_with(extra=nested(400)), True, "trainer.pt"),
     "one number as a terabyte": (
@@ -168,12 +160,6 @@ HOSTILE = {
     "tensor of a terabyte": (
         safetensors_of(header_of(w=entry(shape=[2**38], offsets=[0, BIG]))), True, "model.safetensors",
     ),
-    "shape that overflows": (
-        safetensors_of(header_of(w=entry(shape=[2**40, 2**40], offsets=[0, 8])), bytes(8)), True, "model.safetensors",
-    ),
-    "offsets backwards": (
-        safetensors_of(header_of(w=entry(offsets=[8, 0])), bytes(8)), True, "model.safetensors",
-    ),
     "alias of nothing": (
         safetensors_of(header_of(__metadata__={"alias:x": "y"})), True, "model.safetensors",
     ),
@@ -182,7 +168,6 @@ HOSTILE = {
     "manifest with a long number": (file_of(MANIFEST, b'{"format": ' + b"1" * 10**4 + b"}"), False, MANIFEST),
     # damage
     "truncated weights": (cut("model.safetensors"), True, "model.safetensors"),
-    "truncated optimizer": (cut("optimizer.pt"), True, "optimizer.pt"),
     "wrong size": (cut("trainer.pt"), False, "bytes instead of"),
     "wrong checksum": (trainer_with(extra=1), False, "trainer.pt"),
     "other weights": (
@@ -193,7 +178,6 @@ HOSTILE = {
     "manifest names a device": (names_in_manifest("/dev/null"), False, MANIFEST),
     "manifest forgets a file": (manifest_with(files={}), False, MANIFEST),
     "manifest as a list": (file_of(MANIFEST, b"[]"), False, MANIFEST),
-    "manifest with NaN": (manifest_with(format=float("nan")), False, MANIFEST),
     "manifest of another step": (manifest_with(step=10**9), False, MANIFEST),
     "future format": (manifest_with(format=99), False, "reads 1"),
     # wrong content
@@ -205,12 +189,9 @@ HOSTILE = {
     "loss as a list": (progress_with(loss=[1]), True, "trainer.pt"),
     "far position": (data_with(position=10**15), True, "trainer.pt"),
     "negative position": (data_with(position=-1), True, "trainer.pt"),
-    "position as text": (data_with(position="8"), True, "trainer.pt"),
     "generator of another kind": (rng_with(torch=torch.zeros(3)), True, "trainer.pt"),
-    "generator of text": (rng_with(python="x"), True, "trainer.pt"),
     "no generators": (trainer_with(rng={}), True, "trainer.pt"),
     "state as a list": (torch_file("optimizer.pt", lambda old: [1, 2]), True, "optimizer.pt"),
-    "groups as text": (torch_file("optimizer.pt", lambda old: old | {"param_groups": "x"}), True, "optimizer.pt"),
     "no groups": (torch_file("optimizer.pt", lambda old: {"state": {}}), True, "optimizer.pt"),
     "state of other shapes": (
         state_with(lambda old: old | {"exp_avg": torch.zeros(3, 5, 7)}), True, "optimizer.pt",
@@ -272,8 +253,15 @@ def test_a_hostile_checkpoint_is_refused(killed, capsys, name):
     assert (folder / "secret").read_text() == "mine"
 
 
-@pytest.mark.parametrize("words", [WORDS, [*WORDS[:4], "--force", "--device", "cpu"]])
-@pytest.mark.parametrize("name", [".step-9.partial", ".step-9.deleted", "step-1"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (".step-9.partial", WORDS),
+        (".step-9.deleted", WORDS),
+        ("step-1", WORDS),
+        ("step-1", [*WORDS[:4], "--force", "--device", "cpu"]),
+    ],
+)
 def test_what_a_link_in_the_folder_leads_to_stays(killed, capsys, tmp_path, name, words):
     precious = tmp_path / "precious"
     precious.mkdir()

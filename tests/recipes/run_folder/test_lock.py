@@ -54,6 +54,7 @@ def never(why):
     raise AssertionError(why)
 
 
+@pytest.mark.process
 def test_a_second_training_is_refused_in_one_line_and_a_killed_one_blocks_nothing(
     recipe_path, holder, tmp_path
 ):
@@ -223,6 +224,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.process
 def test_a_closed_terminal_is_one_signal_and_its_words_go_nowhere():
     done = subprocess.run([sys.executable, "-c", TERMINAL], timeout=300, check=False)
     assert done.returncode == 129

@@ -10,6 +10,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "kill_run.py"
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_twenty_kills_change_nothing(recipe_path):
     text = recipe_path.read_text()

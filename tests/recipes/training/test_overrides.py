@@ -104,6 +104,7 @@ def test_a_ruled_run_resumes_bit_for_bit_and_is_as_large_as_predicted(ruled_path
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killing_a_ruled_run_changes_nothing(ruled_path):
     whole = run(ruled_path, "whole")

@@ -87,24 +87,16 @@ RECIPES: dict[str, tuple[list[str], str | None]] = {
         None,
     ),
     "low-rank layers": (["optimizer.method=dlrt", "optimizer.options={rank: 6, tau: 0.2, settle_steps: 2}"], None),
-    "adamw-8bit": (["optimizer.method=adamw-8bit", "model.kwargs={width: 64}"], "torchao"),
     "galore-8bit": (
         ["optimizer.method=galore-8bit", "optimizer.options={rank: 40, period: 3}", "model.kwargs={width: 64}"],
         "torchao",
     ),
-    "osd-8bit": (["optimizer.method=osd-8bit", "optimizer.options={rank: 40}", "model.kwargs={width: 64}"], "torchao"),
-    "state in bf16": (["optimizer.options={state_dtype: bf16}"], None),
-    "recomputed": (["recompute=true"], None),
-    "fused backward": (["fused_backward=true", "clip_norm=null"], None),
     "recomputed and fused": (["recompute=true", "fused_backward=true", "clip_norm=null"], None),
     "bf16-mixed": (["precision=bf16-mixed"], None),
-    "bf16": (["precision=bf16"], None),
     "text files": (["data.files={train: ['*.txt'], eval: [held.txt], sequence_length: 8}", "data.batch_size=2"], None),
     "text files, shuffled twice": (
         ["data.files={train: [short.txt], sequence_length: 8}", "data.batch_size=4", "data.accumulate=3"], None,
     ),
-    "shared basis": (["optimizer.method=shared-basis", "optimizer.options={rank: 4}"], None),
-    "shampoo": (["optimizer.method=shampoo", "optimizer.options={period: 3, start_step: 2}"], None),
 }  # fmt: skip
 
 
