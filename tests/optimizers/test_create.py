@@ -12,7 +12,7 @@ from subopt.optimizers.state import low_bit
 
 
 class Model(nn.Module):
-    """Everything a treatment override speaks of; as wide as its vocabulary, so that shapes alone mislead."""
+    """Everything that decides a role; as wide as its vocabulary, so that shapes alone mislead."""
 
     def __init__(self, tied=False):
         super().__init__()

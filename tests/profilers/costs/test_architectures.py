@@ -1,4 +1,4 @@
-"""The LLaMA shapes: element counts worked out by hand, and the treatment of each parameter."""
+"""The LLaMA shapes: element counts worked out by hand, and the role of each parameter."""
 
 from __future__ import annotations
 

@@ -140,6 +140,7 @@ def test_a_lock_that_is_a_pipe_or_a_folder_is_refused_at_once(tmp_path):
             pass
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_that_leaves_the_block_lets_go_of_nothing(tmp_path):
     script = (
@@ -157,6 +158,7 @@ def test_a_forked_child_that_leaves_the_block_lets_go_of_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     """As workers that load data do, which outlive a killed parent for a while."""
