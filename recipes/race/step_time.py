@@ -181,7 +181,7 @@ def _timing(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> _Timin
         took_ms = clock.timed_ms(partial(stepper.take, step), gpus)
         is_refresh = bool(schedule) and is_refresh_due(step, _SHORT_PERIOD, False)
         (timing.refresh_ms if is_refresh else timing.ordinary_ms).append(took_ms)
-    if evaluate and setup.target.has_eval:
+    if evaluate and setup.target.data.has_eval:
         timing.eval_ms = clock.timed_ms(lambda: held_out(trainable, recipe.seed), gpus)
     return timing
 

@@ -100,7 +100,7 @@ def held_out(trainable: Trainable, seed: int) -> float:
     recipe = trainable.recipe.model_copy(update={"seed": seed})
     return held_out_loss(
         recipe,
-        trainable.target,
+        trainable.target.data,
         trainable.model,
         trainable.accelerator,
         batches=recipe.eval.batches,
@@ -203,7 +203,7 @@ def _trained(
                 return _outcome(order, "diverged", step, tokens, curve)
             losses.append(done.loss)
         loss = math.fsum(losses) / len(losses)
-        if setup.target.has_eval:
+        if setup.target.data.has_eval:
             loss = held_out(trainable, setup.recipe.seed)
         if not math.isfinite(loss):
             return _outcome(order, "diverged", step, tokens, curve)

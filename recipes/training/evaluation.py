@@ -12,7 +12,7 @@ from torch import nn
 
 from subopt.errors import PreflightError
 from subopt.profilers.target.batches import tokens_in
-from subopt.profilers.target.loaded import LoadedTarget
+from subopt.profilers.target.training_data import TrainingData
 
 from ..placement import prepare_batch
 from ..rng import preserved_rng, seed_everything
@@ -42,7 +42,7 @@ class HeldOutLoss:
 
 def held_out_loss(
     recipe: Recipe,
-    target: LoadedTarget,
+    data: TrainingData,
     model: nn.Module,
     accelerator: Accelerator,
     *,
@@ -57,7 +57,7 @@ def held_out_loss(
 
     Args:
         recipe: Batch size, precision and seed.
-        target: The user's model file; it has `eval_batches`.
+        data: The training data; something is held out.
         model: The model, on its device.
         accelerator: Device and autocast.
         batches: How many batches at most.
@@ -75,10 +75,10 @@ def held_out_loss(
         torch.no_grad(),
     ):
         seed_everything(recipe.seed)
-        for batch in _held_out_batches(target, recipe.data.batch_size, batches):
+        for batch in _held_out_batches(data, recipe.data.batch_size, batches):
             placed = prepare_batch(batch, accelerator.device, recipe.precision)
             with accelerator.autocast():
-                loss = target.loss(model, placed)
+                loss = data.loss(model, placed)
             losses.append(loss.float())
             tokens.append(tokens_in(batch))
     if not losses:
@@ -96,14 +96,12 @@ def held_out_loss(
     return HeldOutLoss(float(loss), len(losses), sum(tokens))
 
 
-def _held_out_batches(target: LoadedTarget, batch_size: int, most: int) -> Iterator[Any]:
-    iterable = target.eval_batches(batch_size)
-    if iterable is None:
-        return
-    with target.user_code("iterating eval_batches"):
+def _held_out_batches(data: TrainingData, batch_size: int, most: int) -> Iterator[Any]:
+    iterable = data.eval_batches(batch_size)
+    with data.code.running("iterating eval_batches"):
         iterator = iter(iterable)
     for _ in range(most):
-        with target.user_code("iterating eval_batches"):
+        with data.code.running("iterating eval_batches"):
             batch = next(iterator, _END)
         if batch is _END:
             return

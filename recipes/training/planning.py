@@ -51,7 +51,7 @@ def make_plan(
         predicted_step_ms=step_ms,
         free_bytes=free,
         checks=trainable.checks,
-        has_eval=target.has_eval,
+        has_eval=target.data.has_eval,
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
         switches=tuple(key for key, is_on in _switches(recipe).items() if is_on),
         overrides=override_uses(overrides, described) if overrides else (),

@@ -95,7 +95,7 @@ def check_unchanged(recipe: Recipe, target: LoadedTarget, *, force: bool) -> tup
 
 
 def _check_data(target: LoadedTarget) -> tuple[Warned, ...]:
-    if not target.record.synthetic_data:
+    if not target.data.is_synthetic:
         return ()
     return (
         Warned(

@@ -98,15 +98,15 @@ class Stepper:
 
     def _evaluate(self, batches: Iterable[Any]) -> _Evaluation:
         """Leave the clipped gradients of the micro-batches in the model."""
-        accelerator, target = self._trainable.accelerator, self._trainable.target
+        accelerator, data = self._trainable.accelerator, self._trainable.target.data
         model = self._trainable.model
         losses, tokens = [], 0
         for batch in batches:
             tokens += tokens_in(batch)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
-                    loss = target.loss(self._trainable.called, batch)
-                with target.user_code("backward()"):
+                    loss = data.loss(self._trainable.called, batch)
+                with data.code.running("backward()"):
                     accelerator.backward(loss)
             losses.append(loss.detach().float())
         return _Evaluation(torch.stack(losses).mean(), self._clip(), tokens)

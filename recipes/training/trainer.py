@@ -8,9 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from subopt.profilers.target.batches import BatchStream
-
-from ..rng import seed_everything, set_rng_state
+from ..rng import set_rng_state
 from ..run_folder.checkpoint import Restored, RunProgress, load_checkpoint
 from ..run_folder.folder import RunFolder
 from ..run_folder.lock import check_unlocked, locked
@@ -127,9 +125,7 @@ class _Training:
         self._folder = session.folder
         self._on_event = on_event
         self._model = session.model
-        self._stream = BatchStream(
-            session.target, self._recipe.data.batch_size, seed=self._recipe.seed
-        )
+        self._stream = session.begin()
         self._stepper = Stepper(session, self._stream)
         self._checkpointer = Checkpointer(session, on_event)
         self._progress = RunProgress()
@@ -165,7 +161,6 @@ class _Training:
         self._on_event(Interrupting(signal.Signals(number).name))
 
     def _restore(self, *, resume: bool) -> None:
-        seed_everything(self._recipe.seed)
         checkpoint = self._session.checkpoint
         if checkpoint is not None:
             restored = self._load(checkpoint)
@@ -220,12 +215,12 @@ class _Training:
 
     def _evaluate(self) -> None:
         step = self._progress.step
-        if not self._session.target.has_eval or self._progress.eval_step == step:
+        if not self._session.target.data.has_eval or self._progress.eval_step == step:
             return
         session = self._session
         found = held_out_loss(
             self._recipe,
-            session.target,
+            session.target.data,
             self._model,
             session.accelerator,
             batches=self._recipe.eval.batches,

@@ -51,7 +51,7 @@ def opened(recipe_path):
         ready = open_session(
             recipe, recipe_path=recipe_path, output=recipe_path.parent / "run", device="cpu"
         )
-        stream = BatchStream(ready.target, ready.recipe.data.batch_size, seed=0)
+        stream = BatchStream(ready.target.data, ready.recipe.data.batch_size, seed=0)
         return ready, Stepper(ready, stream)
 
     return open_one
