@@ -24,7 +24,7 @@ from .commands import (
     schema,
     train,
 )
-from .errors import RenamedWarning, SuboptError
+from .errors import AdjustedWarning, RenamedWarning, SuboptError
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the command's name; the process's own by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    _show_renamed_in_one_line()
+    _show_our_warnings_in_one_line()
     try:
         status = app(words, prog_name="subopt", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
@@ -93,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _show_renamed_in_one_line() -> None:
+def _show_our_warnings_in_one_line() -> None:
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, RenamedWarning):
+        if issubclass(category, (AdjustedWarning, RenamedWarning)):
             sys.stderr.write(f"warning: {message}\n")
         else:
             others(message, category, *where, **more)

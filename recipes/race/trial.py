@@ -62,8 +62,7 @@ class RaceSetup:
             seed: Of weights and batches.
             fallback_lr: Learning rate of the rest; None where the method trains everything at its own.
         """
-        shape, own = self.recipe.schedule, self.recipe.optimizer
-        warmup = min(round(shape.warmup_steps / shape.steps * steps), steps - 1)
+        own = self.recipe.optimizer
         optimizer = own.model_copy(
             update={
                 "method": method,
@@ -79,7 +78,7 @@ class RaceSetup:
                 ],
             }
         )
-        schedule = shape.model_copy(update={"steps": steps, "warmup_steps": warmup})
+        schedule = self.recipe.schedule.over(steps)
         changes = {"optimizer": optimizer, "schedule": schedule, "seed": seed}
         return self.recipe.model_copy(update=changes | _WITHOUT)
 

@@ -217,7 +217,7 @@ def test_a_standard_profile_measures_the_layers_of_gpt2(load):
     matrices = [layer for layer in found.layers if layer.role == "matrix"]
     assert len(matrices) == 4
     for layer in matrices:
-        assert layer.kind == "Conv1D"
+        assert layer.module_type == "Conv1D"
         assert layer.layer_type is None  # no method's own layer could take its place
         assert layer.activations is not None
         assert layer.activations.width == layer.shape[0]  # of the inputs, which come first
