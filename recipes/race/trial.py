@@ -17,7 +17,6 @@ from subopt.profilers.record.race import CurvePoint, OptionValue, Trial
 from subopt.profilers.target.loaded import LoadedTarget
 
 from ..schema import Fallback, Override, Recipe
-from ..training.evaluation import held_out_loss
 from ..training.stepper import Stepper
 from ..training.trainable import Trainable, make_trainable
 
@@ -96,14 +95,7 @@ def _takes(method: str, options: Mapping[str, OptionValue], override: Override) 
 
 def held_out(trainable: Trainable, seed: int) -> float:
     """Return the held-out loss; `seed` is the race's, so that every trial sees the same batches."""
-    recipe = trainable.recipe.model_copy(update={"seed": seed})
-    return held_out_loss(
-        recipe,
-        trainable.target.data,
-        trainable.model,
-        trainable.accelerator,
-        batches=recipe.eval.batches,
-    ).loss
+    return trainable.evaluate(seed).loss
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`torch.compile` for a run, tried on a batch before the first step, where what it lacks can still be told."""
+"""`torch.compile` for a run, tried on a batch before the first step, where a fault costs nothing yet."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def compiled(
             with data.code.running("backward()"):
                 loss.backward()
     except SuboptError as error:  # the user's code called the compiler
-        told = next((e for e in _chain(error) if type(e).__module__.startswith(_COMPILERS)), None)
-        if told is None:
+        found = next((e for e in _chain(error) if type(e).__module__.startswith(_COMPILERS)), None)
+        if found is None:
             raise
-        raise _cannot_compile(told) from error
+        raise _cannot_compile(found) from error
     return stand_in
 
 

@@ -30,9 +30,9 @@ class HeldOutLoss:
     """What an evaluation found.
 
     Attributes:
-        loss: The mean over the batches, each counted as the tokens it holds.
+        loss: The mean over the batches, each weighted by its tokens.
         batches: How many there were.
-        tokens: What they hold together, as training counts it (`tokens_in`).
+        tokens: How many they have together, as training counts it (`tokens_in`).
     """
 
     loss: float
@@ -47,6 +47,7 @@ def held_out_loss(
     accelerator: Accelerator,
     *,
     batches: int,
+    seed: int,
 ) -> HeldOutLoss:
     """Return the mean loss over the first held-out batches.
 
@@ -56,11 +57,12 @@ def held_out_loss(
     gone through once. Generators, and which parts of the model are in training mode, are left as they were.
 
     Args:
-        recipe: Batch size, precision and seed.
+        recipe: Batch size and precision.
         data: The training data; something is held out.
         model: The model, on its device.
         accelerator: Device and autocast.
         batches: How many batches at most.
+        seed: Seeds every generator, which decides what random batches are.
 
     Raises:
         PreflightError: The held-out data has no batches, or a batch has nothing to count.
@@ -69,12 +71,12 @@ def held_out_loss(
     """
     losses, tokens = [], []
     with (
-        oom_as_error("the evaluation"),
+        oom_as_error("the evaluation", recipe),
         preserved_rng(),
         _evaluating(model),
         torch.no_grad(),
     ):
-        seed_everything(recipe.seed)
+        seed_everything(seed)
         for batch in _held_out_batches(data, recipe.data.batch_size, batches):
             placed = prepare_batch(batch, accelerator.device, recipe.precision)
             with accelerator.autocast():

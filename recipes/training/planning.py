@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,9 +12,7 @@ from subopt.optimizers.overrides import is_frozen, override_for, override_uses
 
 from ..schema import Recipe
 from .events import RunPlan
-
-if TYPE_CHECKING:
-    from .trainable import Trainable
+from .trainable import Trainable
 
 
 def make_plan(

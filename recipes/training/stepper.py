@@ -14,7 +14,6 @@ from subopt.profilers.target.batches import BatchStream, tokens_in
 
 from ..schedule import LrSchedule
 from .device_memory import oom_as_error
-from .less_memory import less_memory
 from .trainable import Trainable
 
 
@@ -66,7 +65,7 @@ class Stepper:
             UserCodeError: The user's code raised.
         """
         factor = self._learning_rate.set_for(step - 1)
-        with oom_as_error(f"step {step}", less_memory(self._trainable.recipe)):
+        with oom_as_error(f"step {step}", self._trainable.recipe):
             if self._needs_closure:
                 done = self._step_with_closure()
             else:

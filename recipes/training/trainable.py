@@ -27,8 +27,7 @@ from ..run_folder.weights import model_bytes
 from ..schema import Recipe
 from .compilation import compiled
 from .device_memory import PeakMemory, oom_as_error
-from .evaluation import held_out_loss
-from .less_memory import less_memory
+from .evaluation import HeldOutLoss, held_out_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,6 +70,13 @@ class Trainable:
         seed_everything(self.recipe.seed)
         return BatchStream(self.target.data, self.recipe.data.batch_size, seed=self.recipe.seed)
 
+    def evaluate(self, seed: int) -> HeldOutLoss:
+        """Return the held-out loss over the batches that the recipe asks for and the seed decides."""
+        recipe, data = self.recipe, self.target.data
+        return held_out_loss(
+            recipe, data, self.model, self.accelerator, batches=recipe.eval.batches, seed=seed
+        )
+
 
 def training_target(recipe: Recipe, base: Path) -> LoadedTarget:
     """Load a recipe's model file, with the batches of its `data.files` where it names some.
@@ -111,15 +117,15 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
     for found in conflicts(recipe):
         raise UsageError(f"{'.'.join(found.key)}: {found.message}", found.hint)
     accelerator = make_accelerator(recipe, device)
-    with oom_as_error("the first batch", less_memory(recipe)):
+    with oom_as_error("the first batch", recipe):
         model, checks = _build(recipe, target, accelerator)
     described = parameter_roles(model)
     optimizer = _optimizer(recipe, target, model, accelerator)
-    memory = PeakMemory(device, held_bytes=model_bytes(model))  # of the layers that are trained
+    memory = PeakMemory(device, model_bytes=model_bytes(model))  # of the layers that are trained
     prepared: nn.Module = accelerator.prepare_model(model)
     called = prepared
     if recipe.compile:
-        with oom_as_error("the first compiled batch", less_memory(recipe)):
+        with oom_as_error("the first compiled batch", recipe):
             batch = _first_batch(recipe, target.data, accelerator)
             called = compiled(target.data, prepared, batch, accelerator)
     return Trainable(
@@ -178,7 +184,7 @@ def _try_held_out(
     recipe: Recipe, data: TrainingData, model: nn.Module, accelerator: Accelerator
 ) -> str:
     """Take the loss of one held-out batch: a mistake in `eval_batches` shows now and not after the last step."""
-    loss = held_out_loss(recipe, data, model, accelerator, batches=1).loss
+    loss = held_out_loss(recipe, data, model, accelerator, batches=1, seed=recipe.seed).loss
     if not math.isfinite(loss):
         raise PreflightError(
             f"the loss of the first held-out batch is {loss}",
