@@ -74,8 +74,8 @@ class Session:
         """Return the loss in the asked precision."""
         if self.settings.dtype != "bf16-mixed":
             return self.target.data.loss(model, batch)
-        kind = next(model.parameters()).device.type
-        with torch.autocast(kind, torch.bfloat16):
+        device_type = next(model.parameters()).device.type
+        with torch.autocast(device_type, torch.bfloat16):
             return self.target.data.loss(model, batch)
 
     def forward_backward(self, model: nn.Module, batch: Any) -> Tensor:
