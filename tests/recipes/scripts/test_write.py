@@ -127,10 +127,11 @@ def old_script(recipe_path, monkeypatch):
 
 
 def test_a_loop_exported_earlier_still_takes_the_same_steps(old_script, recipe_path):
-    train_there = old_script("loop.py")["train"]
+    script = old_script("loop.py")
     with pytest.warns(RenamedWarning, match="rules"):
-        model = train_there()
+        model = script["train"]()
     assert_same(model, by_subopt(recipe_path, *SETTINGS))
+    assert next(iter(script["target"].batches(5))).shape == (5,)
 
 
 def test_a_loop_over_files_exported_earlier_still_takes_the_same_steps(old_script, recipe_path):

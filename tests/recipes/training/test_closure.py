@@ -81,15 +81,15 @@ def watched(opened, monkeypatch):
 
     def open_one(*overrides):
         ready, stepper = opened(*overrides)
-        seen, kind = [], type(ready.target)
-        loss_of = kind.loss
+        seen, data_type = [], type(ready.target.data)
+        loss_of = data_type.loss
 
-        def loss(target, model, batch):
-            value = loss_of(target, model, batch)
+        def loss(data, model, batch):
+            value = loss_of(data, model, batch)
             seen.append((batch.tolist(), value.item()))
             return value
 
-        monkeypatch.setattr(kind, "loss", loss)
+        monkeypatch.setattr(data_type, "loss", loss)
         return stepper, seen
 
     return open_one
