@@ -22,7 +22,8 @@ from subopt.units import format_bytes
 
 from .gradients.stream import left_as_found
 from .memory.simulation import FollowMode
-from .target.loaded import LoadedTarget, fresh_copy, without_address_warnings
+from .target.loaded import fresh_copy, without_address_warnings
+from .target.training_data import TrainingData
 
 _SHOWN_NAMES = 4
 
@@ -49,27 +50,27 @@ class Preflight:
     checks: tuple[Check, ...]
 
 
-def preflight(target: LoadedTarget, model: nn.Module, batch: Any) -> Preflight:
+def preflight(data: TrainingData, model: nn.Module, batch: Any) -> Preflight:
     """Run one batch forward and backward and look at the model.
 
     The model runs in train mode. It and the generators are left as they were; a gradient is dropped as soon as it is
     complete.
 
     Args:
-        target: Where the model comes from.
-        model: A model of the target, on its device.
+        data: What trains the model.
+        model: The model, on its device.
         batch: One batch, on the same device.
 
     Raises:
         PreflightError: No matrix to treat, or a loss that is not scalar, not finite, or needs no gradient.
         UserCodeError: The model or the loss raised.
     """
-    matrices = _check_roles(target, model)
+    matrices = _check_roles(data, model)
     with left_as_found(model):
-        loss = target.loss(model, batch)
-        loss_check = _check_loss(target, model, loss)
-        gradients = _check_gradients(target, model, loss)
-        simulation = _check_simulation(target, model, batch)
+        loss = data.loss(model, batch)
+        loss_check = _check_loss(loss)
+        gradients = _check_gradients(data, model, loss)
+        simulation = _check_simulation(data, model, batch)
     return Preflight((
         matrices,
         loss_check,
@@ -80,20 +81,20 @@ def preflight(target: LoadedTarget, model: nn.Module, batch: Any) -> Preflight:
     ))
 
 
-def _check_roles(target: LoadedTarget, model: nn.Module) -> Check:
+def _check_roles(data: TrainingData, model: nn.Module) -> Check:
     found = parameter_roles(model)
     counts = {kind: sum(t.role == kind for t in found) for kind in ("matrix", "fallback", "frozen")}
     if counts["matrix"] == 0:
         frozen = f"; {counts['frozen']} are frozen" if counts["frozen"] else ""
         raise PreflightError(
-            f"none of the {len(found)} parameters of {target.record.spec} is a matrix that a method can treat{frozen}",
+            f"none of the {len(found)} parameters of {data.spec} is a matrix that a method can treat{frozen}",
             "every optimizer here works on the weights of linear and convolutional layers that require grad",
         )
     detail = f"{counts['matrix']} matrices, {counts['fallback']} left to the fallback, {counts['frozen']} frozen"
     return Check("parameters", True, detail)
 
 
-def _check_loss(target: LoadedTarget, model: nn.Module, loss: torch.Tensor) -> Check:
+def _check_loss(loss: torch.Tensor) -> Check:
     if loss.dim() != 0:
         raise PreflightError(
             f"the loss is not a scalar: it has shape {tuple(loss.shape)}",
@@ -115,7 +116,7 @@ def _check_loss(target: LoadedTarget, model: nn.Module, loss: torch.Tensor) -> C
     return Check("loss", True, f"{value:.4g}: a scalar, finite, needs grad")
 
 
-def _check_gradients(target: LoadedTarget, model: nn.Module, loss: torch.Tensor) -> list[Check]:
+def _check_gradients(data: TrainingData, model: nn.Module, loss: torch.Tensor) -> list[Check]:
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     finite: dict[torch.Tensor, bool] = {}
 
@@ -126,7 +127,7 @@ def _check_gradients(target: LoadedTarget, model: nn.Module, loss: torch.Tensor)
 
     hooks = [p.register_post_accumulate_grad_hook(look_and_drop) for p in trainable.values()]
     try:
-        with target.user_code("backward()"):
+        with data.code.running("backward()"):
             loss.backward()
     finally:
         for hook in hooks:
@@ -166,7 +167,7 @@ def _check_buffers(model: nn.Module) -> Check:
     )
 
 
-def _check_simulation(target: LoadedTarget, model: nn.Module, batch: Any) -> Check:
+def _check_simulation(data: TrainingData, model: nn.Module, batch: Any) -> Check:
     """Try the forward pass on tensors without data: what needs the data cannot be simulated.
 
     It comes after the real forward pass, so that a table the user's code caches is cached with real values.
@@ -175,10 +176,10 @@ def _check_simulation(target: LoadedTarget, model: nn.Module, batch: Any) -> Che
     mode = FollowMode()
     name = "data-dependent operations"
     try:
-        with target.user_code("the forward pass without data"), _quiet_simulation(), mode:
+        with data.code.running("the forward pass without data"), _quiet_simulation(), mode:
             fake_model = fresh_copy(model)
             fake_batch = pytree.tree_map_only(torch.Tensor, mode.from_tensor, batch)
-            target.loss(fake_model, fake_batch)
+            data.loss(fake_model, fake_batch)
     except (UserCodeError, PreflightError) as error:
         where = error.message.splitlines()[-1].strip()
         if isinstance(error.__cause__, (DataDependentOutputException, DynamicOutputShapeException)):

@@ -105,7 +105,9 @@ class _Run:
             self._model = fake_model(session.build_model)
         else:
             self._model = session.build_on_device()
-            on_preflight(preflight(session.target, self._model, session.place(self._first_batch)))
+            on_preflight(
+                preflight(session.target.data, self._model, session.place(self._first_batch))
+            )
         self._roles = trained_roles(self._model, session.target)
         refuse_sparse_gradients(self._model, self._roles)
         weights = weights_of(self._roles)

@@ -1,4 +1,4 @@
-"""The name under which exported scripts import recomputation."""
+"""The name under which scripts exported by earlier versions import recomputation."""
 
 from .target.activation_checkpointing import recompute_blocks
 

@@ -115,6 +115,11 @@ class Schedule(_Section):
             )
         return self
 
+    def over(self, steps: int) -> Schedule:
+        """Return the same shape over another number of steps."""
+        warmup_steps = min(round(self.warmup_steps / self.steps * steps), steps - 1)
+        return self.model_copy(update={"steps": steps, "warmup_steps": warmup_steps})
+
 
 class Evaluation(_Section):
     """Held-out loss every `every` steps over `batches` batches; `every: 0` only at the end."""

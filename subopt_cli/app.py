@@ -25,7 +25,7 @@ from .commands import (
     schema,
     train,
 )
-from .errors import RenamedWarning, SuboptError
+from .errors import AdjustedWarning, RenamedWarning, SuboptError
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _renamed_in_one_line():
+        with _our_warnings_in_one_line():
             status = app(words, prog_name="subopt", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         return _report(error, debug="--debug" in words)
@@ -95,12 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _renamed_in_one_line() -> Iterator[None]:
-    """Print a warning of an old name without the place in our code that gives it."""
+def _our_warnings_in_one_line() -> Iterator[None]:
+    """Print our own warnings without the place in our code that gives them."""
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, RenamedWarning):
+        if issubclass(category, (AdjustedWarning, RenamedWarning)):
             sys.stderr.write(f"warning: {message}\n")
         else:
             others(message, category, *where, **more)

@@ -33,6 +33,10 @@ class RenamedWarning(FutureWarning):
     """A name of an earlier version, which is read as its name now. The message says both."""
 
 
+class AdjustedWarning(UserWarning):
+    """A setting was changed to go with another that was given. The message says both."""
+
+
 class UsageError(SuboptError):
     """A command, option or value that makes no sense. Exit status 2."""
 

@@ -85,8 +85,8 @@ def _outermost(module: nn.Module) -> Iterator[nn.Module]:
     repeated = set()
     if isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
         # Not `children()`, which names a block that is used several times once.
-        kinds = Counter(type(child) for child in module._modules.values() if _is_block(child))
-        repeated = {kind for kind, count in kinds.items() if count > 1}
+        counts = Counter(type(child) for child in module._modules.values() if _is_block(child))
+        repeated = {block_class for block_class, count in counts.items() if count > 1}
     for child in module.children():
         if type(child) in repeated and _is_block(child):
             yield child
@@ -131,25 +131,25 @@ class _Twice:
         if not self._has_run:
             self._has_run = True
             return self._forward(*args, **kwargs)
-        with _statistics_kept(self._block):
+        with _statistics_preserved(self._block):
             return self._forward(*args, **kwargs)
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
+def _statistics_preserved(block: nn.Module) -> Iterator[None]:
     """Let norms in training update copies of their running statistics."""
     norms = [
         module
         for module in block.modules()
         if isinstance(module, _NormBase) and module.training and module.track_running_stats
     ]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm, buffers in zip(norms, kept, strict=True):
+    saved = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, saved, strict=True):
         norm._buffers.update({
             name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()
         })
     try:
         yield
     finally:
-        for norm, buffers in zip(norms, kept, strict=True):
+        for norm, buffers in zip(norms, saved, strict=True):
             norm._buffers.update(buffers)

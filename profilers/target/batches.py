@@ -11,27 +11,27 @@ import torch
 
 from subopt.errors import PreflightError
 
-from .loaded import LoadedTarget
 from .random_state import RandomStream
+from .training_data import TrainingData
 
 _END = object()
 
 
 class BatchStream:
-    """Endless batches of a target, in an order that depends on the seed and the position alone.
+    """Endless training batches, in an order that depends on the seed and the position alone.
 
     The user's data code draws from generators of its own, seeded before `batches` is called, so dropout in the model
     cannot change the data. A finite iterable is started again at its end, with its generators running on, so a
     shuffled one comes in a new order.
 
     Args:
-        target: Where the batches come from.
+        data: Where the batches come from.
         batch_size: Handed to the user's function.
         seed: Seeds Python's, NumPy's and torch's CPU generators.
     """
 
-    def __init__(self, target: LoadedTarget, batch_size: int, *, seed: int) -> None:
-        self._target, self._batch_size, self._seed = target, batch_size, seed
+    def __init__(self, data: TrainingData, batch_size: int, *, seed: int) -> None:
+        self._data, self._batch_size, self._seed = data, batch_size, seed
         self._iterator: Iterator[Any] | None = None
         self._random = RandomStream(seed)
         self._is_state_checked = False
@@ -46,7 +46,7 @@ class BatchStream:
         Raises:
             PreflightError: The iterable has no batches.
         """
-        with self._random.active(), self._target.user_code("iterating batches"):
+        with self._random.active(), self._data.code.running("iterating batches"):
             if self._iterator is None:
                 self._iterator = iter(self._iterable)
             batch = next(self._iterator, _END)
@@ -65,7 +65,7 @@ class BatchStream:
         """
         state: dict[str, Any] = {"position": self.position}
         if _is_stateful(self._iterable):
-            with self._target.user_code("state_dict() of batches"):
+            with self._data.code.running("state_dict() of batches"):
                 state["iterable"] = self._iterable.state_dict()
             if not self._is_state_checked:
                 _check_reads_back(state["iterable"])
@@ -77,7 +77,7 @@ class BatchStream:
         """Continue where a saved stream stopped: by the iterable's own state, else by skipping what it had given."""
         self._begin()
         if "iterable" in state and _is_stateful(self._iterable):
-            with self._target.user_code("load_state_dict() of batches"):
+            with self._data.code.running("load_state_dict() of batches"):
                 self._iterable.load_state_dict(state["iterable"])
             self._random.load_state_dict(state["random"])
             self.position = int(state["position"])
@@ -90,13 +90,13 @@ class BatchStream:
         self._random = RandomStream(self._seed)
         self._iterator = None
         with self._random.active():
-            self._iterable: Any = self._target.batches(self._batch_size)
+            self._iterable: Any = self._data.batches(self._batch_size)
 
     def _restart(self) -> Any:
         """Return the first batch of another pass; a generator is used up and has to be asked for again."""
-        with self._random.active(), self._target.user_code("iterating batches"):
+        with self._random.active(), self._data.code.running("iterating batches"):
             if self._iterator is self._iterable:
-                self._iterable = self._target.batches(self._batch_size)
+                self._iterable = self._data.batches(self._batch_size)
             self._iterator = iter(self._iterable)
             batch = next(self._iterator, _END)
         if batch is _END:

@@ -34,19 +34,19 @@ class Picked:
     Attributes:
         name: Its name in the file.
         builder: The function or class to call, or the model itself.
-        kind: "function", "class" or "instance".
+        form: "function", "class" or "instance".
         reason: Why it was picked, where the user did not name it and it is not `build_model`; else "".
     """
 
     name: str
     builder: Callable[..., Any]
-    kind: str
+    form: str
     reason: str
 
     @property
     def description(self) -> str:
         """One phrase for the user."""
-        return f"{self.kind} {self.name}" + (f" ({self.reason})" if self.reason else "")
+        return f"{self.form} {self.name}" + (f" ({self.reason})" if self.reason else "")
 
 
 def pick_builder(module: ModuleType, place: str, attribute: str | None) -> Picked:
@@ -67,19 +67,19 @@ def pick_builder(module: ModuleType, place: str, attribute: str | None) -> Picke
     name, reason = _choose(module, place, attribute)
     builder = getattr(module, name)
     if isinstance(builder, nn.Module):
-        kind = "instance"
+        form = "instance"
     elif isinstance(builder, type) and issubclass(builder, nn.Module):
-        kind = "class"
+        form = "class"
     elif callable(builder) and not isinstance(builder, type):
-        kind = "function"
+        form = "function"
     else:
         raise TargetError(
             f"{place}:{name} is {a_type(builder)}, not a model, a model class or a function that builds one",
             _candidates_hint(module, place),
         )
-    if kind != "instance" and name != "build_model":
+    if form != "instance" and name != "build_model":
         _check_defined_here(module, place, name, builder)
-    return Picked(name, builder, kind, reason)
+    return Picked(name, builder, form, reason)
 
 
 def optional_functions(module: ModuleType, place: str) -> dict[str, Callable[..., Any]]:

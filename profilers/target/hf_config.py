@@ -74,10 +74,10 @@ def make_config(data: Mapping[str, Any], file: Path) -> Any:
     """
     from transformers import CONFIG_MAPPING, __version__
 
-    kind = data.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        near = suggestion(kind, CONFIG_MAPPING) if isinstance(kind, str) else ""
-        said = "no model_type" if kind is None else f"model_type {str(kind)[:60]!r}"
+    model_type = data.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        near = suggestion(model_type, CONFIG_MAPPING) if isinstance(model_type, str) else ""
+        said = "no model_type" if model_type is None else f"model_type {str(model_type)[:60]!r}"
         raise TargetError(
             f"{file} has {said}, and transformers {__version__} knows no such model{near}",
             "correct it, or upgrade transformers if the model is newer",
@@ -86,7 +86,7 @@ def make_config(data: Mapping[str, Any], file: Path) -> Any:
         key: value for key, value in copy.deepcopy(dict(data)).items() if key != "model_type"
     }
     try:
-        return CONFIG_MAPPING[kind].from_dict(content)
+        return CONFIG_MAPPING[model_type].from_dict(content)
     except Exception as error:  # whatever a foreign config makes the library raise
         raise TargetError(
             f"{file} is not a config that transformers accepts: {in_short(error)}",

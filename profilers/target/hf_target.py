@@ -29,8 +29,9 @@ from .builder import Picked, a_type
 from .hf_config import in_short, make_config, override, read_config
 from .hf_files import PREFIX, check_weights, fetched_weights, locate
 from .hf_tasks import Task, pick_task, random_batches, task_arguments
-from .loaded import LoadedTarget, loss_of_output, replaced
+from .loaded import LoadedTarget, replaced
 from .synthetic import parse_inputs
+from .training_data import TrainingData, loss_of_output
 
 # The largest published models have some ten thousand; building more takes minutes before anything is measured.
 _MOST_PARAMETERS = 50_000
@@ -62,41 +63,43 @@ def load_hf_target(
             "pip install 'subopt[hf]'",
         )
     file, is_local = locate(spec.removeprefix(PREFIX), folder)
-    data = read_config(file)
+    content = read_config(file)
     with _quietly():
-        config = make_config(data, file)
+        config = make_config(content, file)
         task, _ = pick_task(config, file)
         own: dict[str, Scalar | None] = dict.fromkeys(task.arguments, 0)
         if getattr(config, "image_size", None) is not None:
             own.pop("image_size", None)  # a field like any other
-        data, values = override(data, config, kwargs, file, {**own, "weights": False})
-        config = make_config(data, file)
+        content, values = override(content, config, kwargs, file, {**own, "weights": False})
+        config = make_config(content, file)
         task, name = pick_task(config, file)
         given = task_arguments(task, config, values, file)
     weights = None
     if values.get("weights"):
         weights = file.parent if is_local else fetched_weights(spec, file)
         check_weights(weights)
-    model = _Architecture(task, name, data, file, given, weights)
+    model = _Architecture(task, name, content, file, given, weights)
     sizes = ", ".join(f"{key} {value}" for key, value in given.items())
     how = "weights of its folder" if weights else "random weights"
     picked = Picked(name, model.build, "architecture", f"{task.name}, {how}, {sizes}")
-    return LoadedTarget(
-        record=Target(
-            spec=spec,
-            kwargs=values,
-            file=str(file),
-            picked=picked.description,
-            sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
-            synthetic_data=True,
-        ),
-        file=file,
-        _load_arguments={"spec": spec, "kwargs": values, "inputs": tuple(inputs), "base": folder},
-        _code=LibraryCode(),
-        _picked=picked,
-        _functions={"batches": model.batches, "loss": model.loss},
-        _synthetic=synthetic,
+    code = LibraryCode()
+    data = TrainingData(
+        spec,
+        code,
+        model.loss,
+        (synthetic or model).batches,
+        is_synthetic=True,
+        arguments={key: values.pop(key) for key in own if key in values},
+        inputs=tuple(inputs),
     )
+    record = Target(
+        spec=spec,
+        kwargs=values,
+        file=str(file),
+        picked=picked.description,
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+    )
+    return LoadedTarget(data, code, record, folder, picked)
 
 
 class LibraryCode:

@@ -143,9 +143,9 @@ def pick_task(config: Any, file: object) -> tuple[Task, str]:
         if by_task[task.name]:
             return task, by_task[task.name][0]
     what = f"architecture {named[0][:60]}" if named else f"model type {config.model_type}"
-    kinds = ", ".join(task.name for task in TASKS)
+    known = ", ".join(task.name for task in TASKS)
     raise TargetError(
-        f"{file}: its {what} is none of those that subopt makes data for: {kinds}",
+        f"{file}: its {what} is none of those that subopt makes data for: {known}",
         "write a model.py that builds it, with batches(batch_size)",
     )
 

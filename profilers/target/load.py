@@ -13,10 +13,9 @@ from subopt.errors import TargetError, UsageError, suggestion
 from ..record.profile import Target
 from .arguments import Scalar, bind_arguments
 from .builder import Picked, line_of, optional_functions, pick_builder
-from .loaded import (
-    LoadedTarget,
-)
+from .loaded import LoadedTarget
 from .synthetic import parse_inputs
+from .training_data import TrainingData, default_loss
 from .user_code import (
     MODULE_HINT,
     UserModules,
@@ -70,17 +69,18 @@ def load_target(
         line=line_of(picked.name, file),
         picked=picked.description,
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
-        synthetic_data=synthetic is not None,
     )
-    return LoadedTarget(
-        record=record,
-        file=file,
-        _load_arguments={"spec": spec, "kwargs": values, "inputs": tuple(inputs), "base": folder},
-        _code=modules,
-        _picked=picked,
-        _functions=optional_functions(module, place),
-        _synthetic=synthetic,
+    functions = optional_functions(module, place)
+    data = TrainingData(
+        spec,
+        modules,
+        functions.get("loss", default_loss),
+        functions.get("batches") if synthetic is None else synthetic.batches,
+        functions.get("eval_batches") if synthetic is None else None,
+        is_synthetic=synthetic is not None,
+        inputs=tuple(inputs),
     )
+    return LoadedTarget(data, modules, record, folder, picked, functions.get("param_groups"))
 
 
 def _split(spec: str) -> tuple[str, str | None]:

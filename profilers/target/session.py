@@ -30,7 +30,7 @@ class Session:
     """What every measurement needs of a target, the same for all of them.
 
     Attributes:
-        target: The user's model file.
+        target: The model and its data.
         settings: What was asked for.
         device: Where to run; the CPU where nothing is run.
         dtype: Dtype of parameters and of floating point inputs.
@@ -53,11 +53,11 @@ class Session:
 
     def batches(self) -> BatchStream:
         """Return the training batches from the first one on, as the user's code makes them."""
-        return BatchStream(self.target, self.settings.batch_size, seed=self.settings.seed)
+        return BatchStream(self.target.data, self.settings.batch_size, seed=self.settings.seed)
 
     def batch_of_size(self, batch_size: int) -> Any:
         """Return the first training batch of another size, placed."""
-        return self.place(next(BatchStream(self.target, batch_size, seed=self.settings.seed)))
+        return self.place(next(BatchStream(self.target.data, batch_size, seed=self.settings.seed)))
 
     def place(self, batch: Any) -> Any:
         """Return a batch on the device, its floating point tensors in the parameters' dtype."""
@@ -73,15 +73,15 @@ class Session:
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss in the asked precision."""
         if self.settings.dtype != "bf16-mixed":
-            return self.target.loss(model, batch)
-        kind = next(model.parameters()).device.type
-        with torch.autocast(kind, torch.bfloat16):
-            return self.target.loss(model, batch)
+            return self.target.data.loss(model, batch)
+        device_type = next(model.parameters()).device.type
+        with torch.autocast(device_type, torch.bfloat16):
+            return self.target.data.loss(model, batch)
 
     def forward_backward(self, model: nn.Module, batch: Any) -> Tensor:
         """Leave a batch's gradients in the model and return its loss."""
         model.zero_grad(set_to_none=True)
         loss = self.loss(model, batch)
-        with self.target.user_code("backward()"):
+        with self.target.code.running("backward()"):
             loss.backward()
         return loss.detach()

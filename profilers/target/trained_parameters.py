@@ -37,11 +37,11 @@ def refuse_sparse_gradients(model: nn.Module, found: Iterable[ParameterRole]) ->
     Raises:
         PreflightError: One has.
     """
-    held = [id(weight) for module in model.modules() for weight in module._parameters.values()]
+    weights = [id(weight) for module in model.modules() for weight in module._parameters.values()]
     trained = {id(item.parameter) for item in found if item.role != "frozen"}
     for name, module in model.named_modules():
         is_table = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-        if not is_table or not module.sparse or held.count(id(module.weight)) > 1:
+        if not is_table or not module.sparse or weights.count(id(module.weight)) > 1:
             continue
         if id(module.weight) in trained:
             raise PreflightError(

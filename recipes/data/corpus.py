@@ -150,15 +150,16 @@ def _open(place: Place, field: str, part: Part) -> Sharded:
 def _divided(corpus: Corpus, share: float) -> tuple[Corpus, Corpus]:
     """Hold out a share of the shards, at least one, evenly spread: the same ones whatever the seed."""
     count = len(corpus)
-    held = max(1, int(count * share))
-    if held >= count:
+    count_held_out = max(1, int(count * share))
+    if count_held_out >= count:
         raise PreflightError(
             f"data.files.held_out {share:g} leaves nothing to train on: the files are read in {count} parts",
             "name files of their own in data.files.eval",
         )
-    is_held = np.zeros(count, bool)
-    is_held[(np.arange(held) + 1) * count // held - 1] = True
+    is_held_out = np.zeros(count, bool)
+    is_held_out[(np.arange(count_held_out) + 1) * count // count_held_out - 1] = True
     train, apart = (
-        Corpus(corpus.files, corpus.names, corpus.shards[which]) for which in (~is_held, is_held)
+        Corpus(corpus.files, corpus.names, corpus.shards[which])
+        for which in (~is_held_out, is_held_out)
     )
     return train, apart

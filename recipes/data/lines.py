@@ -27,7 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class _LineFile(ABC):
-    """What the two kinds have in common: shards, compression, and errors that name the line."""
+    """What the two formats have in common: shards, compression, and errors that name the line."""
 
     def __init__(self, path: Path) -> None:
         self.path = self.source = path

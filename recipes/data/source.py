@@ -1,7 +1,8 @@
-"""A loaded model with the batches of a recipe's files in the place of its own."""
+"""Training data from a recipe's files, for a loaded model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,27 @@ from torch import nn
 
 from subopt.errors import PreflightError, UserCodeError
 from subopt.profilers.record.data import Files
-from subopt.profilers.target.loaded import LoadedTarget, Loss
+from subopt.profilers.target.loaded import LoadedTarget
 from subopt.profilers.target.next_token import LABELS, TOKENS
+from subopt.profilers.target.training_data import Loss, TrainingData
 
 from .batches import OpenFiles
 from .paths import absolute
 
 
 def with_files(target: LoadedTarget, files: Files, base: Path) -> LoadedTarget:
-    """Return the target with batches, and held-out ones where there are any, of files.
+    """Return the model with `file_data` in the place of its own batches."""
+    return replace(target, data=file_data(target, files, base))
 
-    Model, loss and parameter groups stay the user's. A `loss` of the user's gets dicts of `input_ids` and `labels`;
-    without one the model is called with both, or with the tokens alone where it takes no labels.
+
+def file_data(target: LoadedTarget, files: Files, base: Path) -> TrainingData:
+    """Return batches, and held-out ones where there are any, of files.
+
+    A `loss` of the user's gets dicts of `input_ids` and `labels`; without one the model is called with both, or with
+    the tokens alone where it takes no labels.
 
     Args:
-        target: The model; its own batches, if it has any, are not used.
+        target: The model; of its own data only the loss is used.
         files: Which files.
         base: The folder that relative paths start from.
 
@@ -34,12 +41,14 @@ def with_files(target: LoadedTarget, files: Files, base: Path) -> LoadedTarget:
     """
     opened = OpenFiles(files, base)
     length, vocabulary = files.sequence_length, opened.tokenizer.vocabulary
-    return target.with_data(
+    return TrainingData(
+        target.data.spec,
+        target.code,
+        _CheckedLoss(target.data.loss, opened, is_hf=target.record.is_hf),
+        opened.batches,
+        None if opened.held_out is None else opened.eval_batches,
+        inputs=tuple(f"{name}=int64[1,{length}]<{vocabulary}" for name in (TOKENS, LABELS)),
         files=absolute(files, base),
-        batches=opened.batches,
-        eval_batches=None if opened.held_out is None else opened.eval_batches,
-        around_loss=lambda loss: _CheckedLoss(target, loss, opened),
-        inputs=[f"{name}=int64[1,{length}]<{vocabulary}" for name in (TOKENS, LABELS)],
     )
 
 
@@ -47,13 +56,13 @@ class _CheckedLoss:
     """A loss whose first call makes sure that model and tokens go together, and says what a batch is where they do not.
 
     Args:
-        target: Runs the user's code.
-        loss: What to call.
+        loss: What to call; it raises UserCodeError for what the user's code raises.
         opened: The files.
+        is_hf: Whether the model is a Hugging Face architecture, whose own loss has to be that of the next token.
     """
 
-    def __init__(self, target: LoadedTarget, loss: Loss, opened: OpenFiles) -> None:
-        self._target, self._loss, self._opened = target, loss, opened
+    def __init__(self, loss: Loss, opened: OpenFiles, *, is_hf: bool) -> None:
+        self._loss, self._opened, self._is_hf = loss, opened, is_hf
         self._is_checked = False
 
     def __call__(self, model: nn.Module, batch: Any) -> Any:
@@ -61,8 +70,7 @@ class _CheckedLoss:
             return self._loss(model, batch)
         self._check(getattr(model, "_orig_mod", model))  # what torch.compile wrapped
         try:
-            with self._target.user_code("loss(model, batch)"):
-                loss = self._loss(model, batch)
+            loss = self._loss(model, batch)
         except UserCodeError as error:
             length = self._opened.files.sequence_length
             raise PreflightError(
@@ -74,7 +82,7 @@ class _CheckedLoss:
         return loss
 
     def _check(self, model: nn.Module) -> None:
-        if self._target.record.is_hf:
+        if self._is_hf:
             _check_is_causal(model)
         rows, tokenizer = _embedded(model), self._opened.files.tokenizer
         vocabulary = self._opened.tokenizer.vocabulary

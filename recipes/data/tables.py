@@ -54,10 +54,12 @@ class ParquetFile:
         if field not in schema.names:
             what, hint = no_field(field, schema.names)
             raise FileFormatError(f"{path}: {what}", hint)
-        kind = schema.field(field).type
-        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-            raise _not_text(str(path), field, str(kind))
+        column_type = schema.field(field).type
+        column_type = (
+            column_type.value_type if pyarrow.types.is_dictionary(column_type) else column_type
+        )
+        if not (pyarrow.types.is_string(column_type) or pyarrow.types.is_large_string(column_type)):
+            raise _not_text(str(path), field, str(column_type))
 
     def __len__(self) -> int:
         return self._groups
@@ -120,9 +122,9 @@ class DataSet:
         if field not in found.column_names:
             what, hint = no_field(field, found.column_names)
             raise FileFormatError(f"{self._name}: {what}", hint)
-        kind = getattr(found.features[field], "dtype", "nested")
-        if kind not in {"string", "large_string"}:
-            raise _not_text(self._name, field, kind)
+        column_type = getattr(found.features[field], "dtype", "nested")
+        if column_type not in {"string", "large_string"}:
+            raise _not_text(self._name, field, column_type)
         self._rows = found.select_columns([field]).with_format(None)
         self._field = field
         files = [file["filename"] for file in found.cache_files]
@@ -220,8 +222,8 @@ def _split(loaded: Any, place: Place, part: str, name: str) -> Any:
     )
 
 
-def _not_text(where: str, field: str, kind: str) -> FileFormatError:
+def _not_text(where: str, field: str, column_type: str) -> FileFormatError:
     return FileFormatError(
-        f"{where}: '{field}' is a column of {kind} and not of text",
+        f"{where}: '{field}' is a column of {column_type} and not of text",
         "set data.files.field to the column that holds the text",
     )

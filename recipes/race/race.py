@@ -125,12 +125,12 @@ def _open_setup(
             f"the profile is of another model file than {target.record.spec}",
             "profile this one, or race without a profile",
         )
-    if target.record.synthetic_data and not force:
+    if target.data.is_synthetic and not force:
         raise UsageError(
             "the data is SYNTHETIC, and on random numbers no method learns better than another",
             "give the model file batches(batch_size), or race all the same with --force",
         )
-    if not target.has_eval:
+    if not target.data.has_eval:
         on_event(
             Warned(
                 "there is no held-out data (eval_batches): methods are compared by their training loss"

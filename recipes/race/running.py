@@ -198,7 +198,7 @@ class Running:
         ]
         return Race(
             baseline=self._baseline,
-            metric="held-out loss" if setup.target.has_eval else "training loss",
+            metric="held-out loss" if setup.target.data.has_eval else "training loss",
             minutes=minutes,
             spent_seconds=plan.spent_seconds + sum(entry.wall_seconds for entry in self._entries),
             horizon_seconds=plan.horizon_seconds,

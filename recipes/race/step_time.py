@@ -159,7 +159,7 @@ def _round(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> Candida
     is_refresh = partial(method.refreshes_in, options=options)
     ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms, is_refresh)
     eval_ms = 0.0
-    if evaluate and setup.target.has_eval:
+    if evaluate and setup.target.data.has_eval:
         eval_ms = clock.timed_ms(lambda: held_out(trainable, recipe.seed), devices)
     return CandidateStepTime(
         ordinary_ms=ordinary_ms,

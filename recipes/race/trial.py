@@ -17,7 +17,6 @@ from subopt.profilers.record.race import CurvePoint, OptionValue, Trial
 from subopt.profilers.target.loaded import LoadedTarget
 
 from ..schema import Fallback, Override, Recipe
-from ..training.evaluation import held_out_loss
 from ..training.stepper import Stepper
 from ..training.trainable import Trainable, make_trainable
 
@@ -62,8 +61,7 @@ class RaceSetup:
             seed: Of weights and batches.
             fallback_lr: Learning rate of the rest; None where the method trains everything at its own.
         """
-        shape, own = self.recipe.schedule, self.recipe.optimizer
-        warmup = min(round(shape.warmup_steps / shape.steps * steps), steps - 1)
+        own = self.recipe.optimizer
         optimizer = own.model_copy(
             update={
                 "method": method,
@@ -77,7 +75,7 @@ class RaceSetup:
                 "overrides": [one for one in own.overrides if _takes(method, options, one)],
             }
         )
-        schedule = shape.model_copy(update={"steps": steps, "warmup_steps": warmup})
+        schedule = self.recipe.schedule.over(steps)
         changes = {"optimizer": optimizer, "schedule": schedule, "seed": seed}
         return self.recipe.model_copy(update=changes | _WITHOUT)
 
@@ -95,14 +93,7 @@ def _takes(method: str, options: Mapping[str, OptionValue], override: Override) 
 
 def held_out(trainable: Trainable, seed: int) -> float:
     """Return the held-out loss; `seed` is the race's, so that every trial sees the same batches."""
-    recipe = trainable.recipe.model_copy(update={"seed": seed})
-    return held_out_loss(
-        recipe,
-        trainable.target,
-        trainable.model,
-        trainable.accelerator,
-        batches=recipe.eval.batches,
-    ).loss
+    return trainable.evaluate(seed).loss
 
 
 @contextmanager
@@ -180,7 +171,7 @@ def run_trial(
                 return _outcome(order, "diverged", step, tokens, curve)
             losses.append(done.loss)
         loss = math.fsum(losses) / len(losses)
-        if setup.target.has_eval:
+        if setup.target.data.has_eval:
             loss = held_out(trainable, setup.recipe.seed)
         if not math.isfinite(loss):
             return _outcome(order, "diverged", step, tokens, curve)

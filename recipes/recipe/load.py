@@ -10,7 +10,14 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from subopt.errors import FileFormatError, OptionError, RenamedWarning, UsageError, suggestion
+from subopt.errors import (
+    AdjustedWarning,
+    FileFormatError,
+    OptionError,
+    RenamedWarning,
+    UsageError,
+    suggestion,
+)
 
 from ..schema import Recipe
 from .conflicts import conflicts
@@ -24,6 +31,7 @@ _RENAMED = {("optimizer", "rules"): "overrides"}
 # Setting one of these makes the peak and the time that the recipe predicts those of another run.
 _PREDICTION_RESTS_ON = {"model", "data", "optimizer", "precision"}
 _PREDICTION_RESTS_ON |= {"recompute", "fused_backward", "compile"}
+_WARMUP_BY_HAND = {("schedule",), ("schedule", "warmup_steps")}
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -45,13 +53,14 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """Return the recipe with dotted keys replaced, such as `schedule.steps=200`.
 
     Values are read as YAML. Where a setting changes what a predicted peak or time rests on, that prediction is
-    dropped: it belonged to another run.
+    dropped: it belonged to another run. Where the run's length is set alone, and the warm-up would outlast it, the
+    warm-up becomes shorter in proportion, with an AdjustedWarning.
 
     Raises:
         UsageError: Not `key=value`, an unknown key, or a value that makes the recipe invalid.
     """
     data = recipe.model_dump(mode="python")
-    touched: set[str] = set()
+    touched: set[tuple[str, ...]] = set()
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
@@ -62,8 +71,10 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         except FileFormatError as error:
             raise UsageError(f"{setting}: {error.message}") from None
         _replace(data, path, value, setting)
-        touched.add(path[0])
-    if touched & _PREDICTION_RESTS_ON:
+        touched.add(path)
+    if ("schedule", "steps") in touched and not touched & _WARMUP_BY_HAND:
+        _shorten_warmup(recipe, data["schedule"])
+    if {section for section, *_ in touched} & _PREDICTION_RESTS_ON:
         stale = (
             "predicted_state_bytes",
             "predicted_peak_bytes",
@@ -76,6 +87,16 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     except FileFormatError as error:
         message = re.sub(r"^command line:1:? ?", "", error.message)
         raise UsageError(message, error.hint) from None
+
+
+def _shorten_warmup(recipe: Recipe, schedule: dict[str, Any]) -> None:
+    """Let the warm-up end before the run does, which a setting made shorter."""
+    steps, before = schedule["steps"], recipe.schedule.warmup_steps
+    if type(steps) is not int or not 1 <= steps <= before:
+        return
+    schedule["warmup_steps"] = after = recipe.schedule.over(steps).warmup_steps
+    message = f"schedule.warmup_steps is {after} and not {before}, in proportion to schedule.steps={steps}"
+    warnings.warn(AdjustedWarning(message), stacklevel=3)
 
 
 def _validate(source: Source) -> Recipe:

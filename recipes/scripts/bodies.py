@@ -39,7 +39,7 @@ def evaluate(model, optimizer, batches):
     losses = []
     for batch in batches:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=PRECISION == "bf16-mixed"):
-            loss = target.loss(model, batch)
+            loss = target.data.loss(model, batch)
         (loss / ACCUMULATE).backward()
         losses.append(loss.detach())
     if CLIP_NORM is not None:  # asked for anew each time: low-rank layers change their parameters
@@ -51,7 +51,7 @@ def evaluate(model, optimizer, batches):
 def train(steps: int = STEPS) -> torch.nn.Module:
     model = make_model().to(DEVICE)
     optimizer, schedule = make_optimizer(model)
-    stream = BatchStream(target, BATCH_SIZE, seed=SEED)
+    stream = BatchStream(target.data, BATCH_SIZE, seed=SEED)
     seed_everything(SEED)  # what dropout draws from
     for step in range(1, steps + 1):
         batches = [prepare_batch(next(stream), DEVICE, PRECISION) for _ in range(ACCUMULATE)]
@@ -78,7 +78,7 @@ class Batches(IterableDataset):
         self.skip = skip
 
     def __iter__(self):
-        stream = BatchStream(target, BATCH_SIZE, seed=SEED)
+        stream = BatchStream(target.data, BATCH_SIZE, seed=SEED)
         for batch in islice(stream, self.skip, None):
             yield {batch}
 '''
@@ -93,7 +93,7 @@ class Module(LightningModule):
         self.optimizer, self.schedule = make_optimizer(model)
 
     def training_step(self, batch, index):
-        loss = target.loss(self.model, batch)
+        loss = target.data.loss(self.model, batch)
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -132,7 +132,7 @@ class RecipeTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_size=None)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss = target.loss(model, inputs["batch"])
+        loss = target.data.loss(model, inputs["batch"])
         return (loss, None) if return_outputs else loss
 
 

@@ -87,9 +87,9 @@ def _check(recipe: Recipe, framework: Framework) -> None:
 
 def _imports(recipe: Recipe, needed: tuple[str, ...]) -> list[str]:
     """Return the import lines, in groups: the standard library, others, ours."""
+    names = "BatchStream, load_target" + (", recompute_blocks" if recipe.recompute else "")
     ours = {
-        "from subopt.profilers.data import BatchStream",
-        "from subopt.profilers.target import load_target",
+        f"from subopt.profilers.target import {names}",
         "from subopt.recipes.rng import seed_everything",
         "from subopt.recipes.schedule import lr_factor",
         "from subopt.recipes.schema import Schedule",
@@ -100,8 +100,6 @@ def _imports(recipe: Recipe, needed: tuple[str, ...]) -> list[str]:
             "from subopt.recipes.data.source import with_files",
             "from subopt.recipes.schema import Files",
         }
-    if recipe.recompute:
-        ours.add("from subopt.profilers.recompute import recompute_blocks")
     others = {
         "import torch",
         "from torch.optim.lr_scheduler import LambdaLR",

@@ -1,4 +1,4 @@
-"""What a run keeps on disk of its model: checkpoints, the best weights, and the final ones."""
+"""The model on disk: checkpoints, the best weights, and the final ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Checkpointer:
 
     Args:
         session: The run.
-        on_event: Told of every checkpoint.
+        on_event: Called with every checkpoint.
 
     Attributes:
         newest: The newest checkpoint, or None.
@@ -39,7 +39,7 @@ class Checkpointer:
         self.best: Best | None = None
 
     def go_on(self, step: int, *, is_same_run: bool) -> None:
-        """Take up what an earlier session kept.
+        """Go on with what an earlier session saved.
 
         Weights that were best after the checkpoint stay: the same steps come again. In another run, as --force may make
         it, they do not.
@@ -83,8 +83,8 @@ class Checkpointer:
         )
         self._on_event(Saved(step, self.newest))
 
-    def keep_if_best(self, step: int, found: HeldOutLoss) -> None:
-        """Keep the weights if the recipe asks for the best ones and the held-out loss was never lower.
+    def save_if_best(self, step: int, found: HeldOutLoss) -> None:
+        """Save the weights if the recipe asks for the best ones and the held-out loss was never lower.
 
         Losses of other held-out data, as of another `eval.batches`, cannot be compared: then it begins anew.
         """
@@ -112,8 +112,8 @@ class Checkpointer:
     def non_finite(self, what: str) -> NonFiniteLossError:
         """Return the error of a run that left the finite numbers, with what there is to go back to."""
         lower = f"try optimizer.lr={self._session.recipe.optimizer.lr / 3:.2g} or a longer warm-up"
-        kept = f"the last good checkpoint is {self.newest}" if self.newest else "none was saved yet"
-        return NonFiniteLossError(what, f"{kept}; {lower}")
+        last = f"the last good checkpoint is {self.newest}" if self.newest else "none was saved yet"
+        return NonFiniteLossError(what, f"{last}; {lower}")
 
     def _dense_state(self) -> dict[str, Tensor]:
         method = get_method(self._session.recipe.optimizer.method)

@@ -1,4 +1,4 @@
-"""`torch.compile` for a run, tried on a batch before the first step, where what it lacks can still be told."""
+"""`torch.compile` for a run, tried on a batch before the first step, where a fault costs nothing yet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from subopt.errors import PreflightError, SuboptError
 from subopt.profilers.gradients.stream import left_as_found
-from subopt.profilers.target.loaded import LoadedTarget
+from subopt.profilers.target.training_data import TrainingData
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,7 +20,7 @@ _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
 
 
 def compiled(
-    target: LoadedTarget, model: nn.Module, batch: Any, accelerator: Accelerator
+    data: TrainingData, model: nn.Module, batch: Any, accelerator: Accelerator
 ) -> nn.Module:
     """Return what stands for the model in the user's loss: the same parameters, called through compiled code.
 
@@ -28,7 +28,7 @@ def compiled(
     draws dropout's masks from a generator of its own: a compiled run is not the uncompiled one bit for bit.
 
     Args:
-        target: The user's model file.
+        data: What gives the loss.
         model: The model, on its device.
         batch: A training batch on the same device, on which it is compiled, forward and backward.
         accelerator: Device and autocast.
@@ -41,14 +41,14 @@ def compiled(
     try:
         with left_as_found(model):
             with accelerator.autocast():
-                loss = target.loss(stand_in, batch)
-            with target.user_code("backward()"):
+                loss = data.loss(stand_in, batch)
+            with data.code.running("backward()"):
                 loss.backward()
     except SuboptError as error:  # the user's code called the compiler
-        told = next((e for e in _chain(error) if type(e).__module__.startswith(_COMPILERS)), None)
-        if told is None:
+        found = next((e for e in _chain(error) if type(e).__module__.startswith(_COMPILERS)), None)
+        if found is None:
             raise
-        raise _cannot_compile(told) from error
+        raise _cannot_compile(found) from error
     return stand_in
 
 

@@ -1,4 +1,4 @@
-"""How much memory is free before a run, and how much the run took at its highest."""
+"""How much memory is free before a run, how much the run took at its highest, and what to do where it is too much."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from subopt.errors import DoesNotFitError, first_line
 from subopt.profilers.device import gpu_status, release_memory
 from subopt.profilers.history.runs import PeakSource
 
+from ..schema import Recipe
+
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _MEMINFO = Path("/proc/meminfo")
 # Linux: writing 5 there sets the process's peak back to what it holds now
 _RESET_PEAK = "5"
-_SMALLER = "halve data.batch_size and double data.accumulate: the same step in smaller pieces"
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -29,12 +30,12 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 @contextmanager
-def oom_as_error(doing: str, hint: str = _SMALLER) -> Iterator[None]:
-    """Turn running out of the device's memory into an error that says what to change.
+def oom_as_error(doing: str, recipe: Recipe) -> Iterator[None]:
+    """Turn running out of the device's memory into an error that says what to change in the recipe.
 
     Args:
         doing: What is being done, such as "step 3".
-        hint: What to change.
+        recipe: The run's.
 
     Raises:
         DoesNotFitError: The block ran out of memory.
@@ -43,9 +44,26 @@ def oom_as_error(doing: str, hint: str = _SMALLER) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise DoesNotFitError(
-            f"out of memory at {doing}: {first_line(error)}",
-            hint,
+            f"out of memory at {doing}: {first_line(error)}", less_memory(recipe)
         ) from None
+
+
+def less_memory(recipe: Recipe) -> str:
+    """Return what to change in a recipe for a lower peak, the same step where that can be."""
+    batch_size, accumulate = recipe.data.batch_size, recipe.data.accumulate
+    changes = []
+    if batch_size % 2 == 0 and not recipe.fused_backward:
+        changes.append(
+            "take the same step in smaller pieces: "
+            f"data.batch_size={batch_size // 2} data.accumulate={accumulate * 2}"
+        )
+    elif batch_size > 1:
+        changes.append(f"take a smaller step: data.batch_size={batch_size // 2}")
+    if not recipe.recompute:
+        changes.append("compute activations again: recompute=true")
+    return (
+        "; or ".join(changes) or "take a method with less state: `subopt recommend` compares them"
+    )
 
 
 class PeakMemory:
@@ -53,13 +71,13 @@ class PeakMemory:
 
     Args:
         device: Where the model is.
-        held_bytes: What the model itself holds already, counted into the growth.
+        model_bytes: What the model itself takes already, counted into the growth.
 
     Attributes:
         source: "allocator", "process", or None where nothing can be told.
     """
 
-    def __init__(self, device: torch.device, *, held_bytes: int) -> None:
+    def __init__(self, device: torch.device, *, model_bytes: int) -> None:
         self._device = device
         self._before: int | None = None
         self.source: PeakSource | None = None
@@ -68,7 +86,7 @@ class PeakMemory:
             self.source = "allocator"
         elif device.type == "cpu" and _reset_process_peak():
             now = _kilobytes(_STATUS, "VmRSS")
-            self._before = None if now is None else now - held_bytes
+            self._before = None if now is None else now - model_bytes
             self.source = "process"
 
     def bytes(self) -> int | None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from subopt.errors import PreflightError
 from subopt.profilers.target.batches import tokens_in
-from subopt.profilers.target.loaded import LoadedTarget
+from subopt.profilers.target.training_data import TrainingData
 
 from ..placement import prepare_batch
 from ..rng import preserved_rng, seed_everything
@@ -30,9 +30,9 @@ class HeldOutLoss:
     """What an evaluation found.
 
     Attributes:
-        loss: The mean over the batches, each counted as the tokens it holds.
+        loss: The mean over the batches, each weighted by its tokens.
         batches: How many there were.
-        tokens: What they hold together, as training counts it (`tokens_in`).
+        tokens: How many they have together, as training counts it (`tokens_in`).
     """
 
     loss: float
@@ -42,11 +42,12 @@ class HeldOutLoss:
 
 def held_out_loss(
     recipe: Recipe,
-    target: LoadedTarget,
+    data: TrainingData,
     model: nn.Module,
     accelerator: Accelerator,
     *,
     batches: int,
+    seed: int,
 ) -> HeldOutLoss:
     """Return the mean loss over the first held-out batches.
 
@@ -56,11 +57,12 @@ def held_out_loss(
     gone through once. Generators, and which parts of the model are in training mode, are left as they were.
 
     Args:
-        recipe: Batch size, precision and seed.
-        target: The user's model file; it has `eval_batches`.
+        recipe: Batch size and precision.
+        data: The training data; something is held out.
         model: The model, on its device.
         accelerator: Device and autocast.
         batches: How many batches at most.
+        seed: Seeds every generator, which decides what random batches are.
 
     Raises:
         PreflightError: The held-out data has no batches, or a batch has nothing to count.
@@ -69,16 +71,16 @@ def held_out_loss(
     """
     losses, tokens = [], []
     with (
-        oom_as_error("the evaluation"),
+        oom_as_error("the evaluation", recipe),
         preserved_rng(),
         _evaluating(model),
         torch.no_grad(),
     ):
-        seed_everything(recipe.seed)
-        for batch in _held_out_batches(target, recipe.data.batch_size, batches):
+        seed_everything(seed)
+        for batch in _held_out_batches(data, recipe.data.batch_size, batches):
             placed = prepare_batch(batch, accelerator.device, recipe.precision)
             with accelerator.autocast():
-                loss = target.loss(model, placed)
+                loss = data.loss(model, placed)
             losses.append(loss.float())
             tokens.append(tokens_in(batch))
     if not losses:
@@ -96,14 +98,12 @@ def held_out_loss(
     return HeldOutLoss(float(loss), len(losses), sum(tokens))
 
 
-def _held_out_batches(target: LoadedTarget, batch_size: int, most: int) -> Iterator[Any]:
-    iterable = target.eval_batches(batch_size)
-    if iterable is None:
-        return
-    with target.user_code("iterating eval_batches"):
+def _held_out_batches(data: TrainingData, batch_size: int, most: int) -> Iterator[Any]:
+    iterable = data.eval_batches(batch_size)
+    with data.code.running("iterating eval_batches"):
         iterator = iter(iterable)
     for _ in range(most):
-        with target.user_code("iterating eval_batches"):
+        with data.code.running("iterating eval_batches"):
             batch = next(iterator, _END)
         if batch is _END:
             return

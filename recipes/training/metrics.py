@@ -28,8 +28,8 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, *, from_step: int = 0) -> None:
-        kept = [entry for entry in read_metrics(path) if entry["step"] <= from_step]
-        lines = [json.dumps(entry) + "\n" for entry in kept] if from_step else []
+        retained = [entry for entry in read_metrics(path) if entry["step"] <= from_step]
+        lines = [json.dumps(entry) + "\n" for entry in retained] if from_step else []
         write_text(path, "".join(lines))
         self._path = path
         # Without a buffer: what a full disk refused must not be written again, and fail again, in closing.

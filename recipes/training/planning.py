@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,9 +12,7 @@ from subopt.optimizers.overrides import is_frozen, override_for, override_uses
 
 from ..schema import Recipe
 from .events import RunPlan
-
-if TYPE_CHECKING:
-    from .trainable import Trainable
+from .trainable import Trainable
 
 
 def make_plan(
@@ -51,7 +48,7 @@ def make_plan(
         predicted_step_ms=step_ms,
         free_bytes=free,
         checks=trainable.checks,
-        has_eval=target.has_eval,
+        has_eval=target.data.has_eval,
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
         switches=tuple(key for key, is_on in _switches(recipe).items() if is_on),
         overrides=override_uses(overrides, described) if overrides else (),

@@ -15,9 +15,8 @@ from subopt.units import format_bytes
 from ..plan.budget import read_budget
 from ..run_folder.folder import RunFolder
 from ..schema import Recipe
-from .device_memory import free_bytes
+from .device_memory import free_bytes, less_memory
 from .events import RunPlan, Warned
-from .less_memory import less_memory
 from .planning import make_plan
 from .trainable import Trainable, make_trainable, training_target
 
@@ -95,7 +94,7 @@ def check_unchanged(recipe: Recipe, target: LoadedTarget, *, force: bool) -> tup
 
 
 def _check_data(target: LoadedTarget) -> tuple[Warned, ...]:
-    if not target.record.synthetic_data:
+    if not target.data.is_synthetic:
         return ()
     return (
         Warned(

@@ -14,7 +14,6 @@ from subopt.profilers.target.batches import BatchStream, tokens_in
 
 from ..schedule import LrSchedule
 from .device_memory import oom_as_error
-from .less_memory import less_memory
 from .trainable import Trainable
 
 
@@ -66,7 +65,7 @@ class Stepper:
             UserCodeError: The user's code raised.
         """
         factor = self._learning_rate.set_for(step - 1)
-        with oom_as_error(f"step {step}", less_memory(self._trainable.recipe)):
+        with oom_as_error(f"step {step}", self._trainable.recipe):
             if self._needs_closure:
                 done = self._step_with_closure()
             else:
@@ -98,15 +97,15 @@ class Stepper:
 
     def _evaluate(self, batches: Iterable[Any]) -> _Evaluation:
         """Leave the clipped gradients of the micro-batches in the model."""
-        accelerator, target = self._trainable.accelerator, self._trainable.target
+        accelerator, data = self._trainable.accelerator, self._trainable.target.data
         model = self._trainable.model
         losses, tokens = [], 0
         for batch in batches:
             tokens += tokens_in(batch)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
-                    loss = target.loss(self._trainable.called, batch)
-                with target.user_code("backward()"):
+                    loss = data.loss(self._trainable.called, batch)
+                with data.code.running("backward()"):
                     accelerator.backward(loss)
             losses.append(loss.detach().float())
         return _Evaluation(torch.stack(losses).mean(), self._clip(), tokens)

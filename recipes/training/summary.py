@@ -1,8 +1,7 @@
-"""What a run came to: its progress, and what was predicted beside what it took."""
+"""The summary of a run: its progress, and what was predicted and measured of its cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from subopt.optimizers import get_method
@@ -12,36 +11,33 @@ from ..run_folder.checkpoint import RunProgress
 from ..run_folder.result import Figures, Result
 from ..run_folder.weights import actual_state_bytes
 from ..schema import Recipe
+from .interrupt import Interrupt
 from .metrics import median_step_ms
 from .session import TrainingSession
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How one session of a run went.
+def summarize(
+    session: TrainingSession,
+    progress: RunProgress,
+    *,
+    resumed_from: int,
+    interrupt: Interrupt | None,
+    wall_s: float,
+    checkpoint: Path | None,
+    best: Best | None,
+) -> Result:
+    """Return the result of one session of a run.
 
-    Attributes:
+    Args:
+        session: The run.
         progress: How far the run has come.
         resumed_from: The step this session started from.
-        interrupted: Whether it ended before the last step.
-        exit_status: Of the process: 0, or by the signal that ended the run.
+        interrupt: What ended it before the last step, or None.
         wall_s: Seconds of this session.
         checkpoint: The newest checkpoint, or None.
         best: Where the held-out loss was lowest, where the recipe asks for it.
     """
-
-    progress: RunProgress
-    resumed_from: int
-    interrupted: bool
-    exit_status: int
-    wall_s: float
-    checkpoint: Path | None
-    best: Best | None
-
-
-def summarize(session: TrainingSession, run: Run) -> Result:
-    """Return the result of a session."""
-    plan, folder, progress = session.plan, session.folder, run.progress
+    plan, folder = session.plan, session.folder
     return Result(
         target=plan.target,
         method=plan.method,
@@ -49,13 +45,13 @@ def summarize(session: TrainingSession, run: Run) -> Result:
         precision=plan.precision,
         steps=plan.steps,
         step=progress.step,
-        resumed_from=run.resumed_from,
-        interrupted=run.interrupted,
-        exit_status=run.exit_status,
+        resumed_from=resumed_from,
+        interrupted=interrupt is not None,
+        exit_status=(interrupt and interrupt.exit_status) or 0,
         tokens=progress.tokens,
         loss=progress.loss,
         eval_loss=progress.eval_loss,
-        wall_s=run.wall_s,
+        wall_s=wall_s,
         predicted=Figures(
             plan.predicted_state_bytes, plan.predicted_peak_bytes, plan.predicted_step_ms
         ),
@@ -66,11 +62,11 @@ def summarize(session: TrainingSession, run: Run) -> Result:
         ),
         peak_source=session.memory.source,
         output=str(folder.path),
-        checkpoint=None if run.checkpoint is None else str(run.checkpoint),
-        weights=None if run.interrupted else str(folder.weights),
-        best=None if run.best is None else str(folder.best),
-        best_step=None if run.best is None else run.best.step,
-        best_eval_loss=None if run.best is None else run.best.eval_loss,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        weights=str(folder.weights) if interrupt is None else None,
+        best=None if best is None else str(folder.best),
+        best_step=None if best is None else best.step,
+        best_eval_loss=None if best is None else best.eval_loss,
         diagnostics=session.optimizer.diagnostics(),
     )
 

@@ -18,6 +18,7 @@ from subopt.profilers.target.activation_checkpointing import recompute_blocks
 from subopt.profilers.target.batches import BatchStream
 from subopt.profilers.target.load import load_target
 from subopt.profilers.target.loaded import LoadedTarget
+from subopt.profilers.target.training_data import TrainingData
 
 from ..placement import make_accelerator, prepare_batch
 from ..recipe.conflicts import conflicts
@@ -26,8 +27,7 @@ from ..run_folder.weights import model_bytes
 from ..schema import Recipe
 from .compilation import compiled
 from .device_memory import PeakMemory, oom_as_error
-from .evaluation import held_out_loss
-from .less_memory import less_memory
+from .evaluation import HeldOutLoss, held_out_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,7 +41,7 @@ class Trainable:
 
     Attributes:
         recipe: The settings.
-        target: The user's model file, with the recipe's data.
+        target: The user's model, with the recipe's data.
         accelerator: Placement, precision and accumulation.
         model: The model, on its device.
         called: What the loss of a step calls: the model, or what `torch.compile` made of it.
@@ -68,7 +68,14 @@ class Trainable:
     def begin(self) -> BatchStream:
         """Seed every generator as a fresh run does, and return its training batches from the first one on."""
         seed_everything(self.recipe.seed)
-        return BatchStream(self.target, self.recipe.data.batch_size, seed=self.recipe.seed)
+        return BatchStream(self.target.data, self.recipe.data.batch_size, seed=self.recipe.seed)
+
+    def evaluate(self, seed: int) -> HeldOutLoss:
+        """Return the held-out loss over the batches that the recipe asks for and the seed decides."""
+        recipe, data = self.recipe, self.target.data
+        return held_out_loss(
+            recipe, data, self.model, self.accelerator, batches=recipe.eval.batches, seed=seed
+        )
 
 
 def training_target(recipe: Recipe, base: Path) -> LoadedTarget:
@@ -110,17 +117,17 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
     for found in conflicts(recipe):
         raise UsageError(f"{'.'.join(found.key)}: {found.message}", found.hint)
     accelerator = make_accelerator(recipe, device)
-    with oom_as_error("the first batch", less_memory(recipe)):
+    with oom_as_error("the first batch", recipe):
         model, checks = _build(recipe, target, accelerator)
     described = parameter_roles(model)
     optimizer = _optimizer(recipe, target, model, accelerator)
-    memory = PeakMemory(device, held_bytes=model_bytes(model))  # of the layers that are trained
+    memory = PeakMemory(device, model_bytes=model_bytes(model))  # of the layers that are trained
     prepared: nn.Module = accelerator.prepare_model(model)
     called = prepared
     if recipe.compile:
-        with oom_as_error("the first compiled batch", less_memory(recipe)):
-            batch = _first_batch(recipe, target, accelerator)
-            called = compiled(target, prepared, batch, accelerator)
+        with oom_as_error("the first compiled batch", recipe):
+            batch = _first_batch(recipe, target.data, accelerator)
+            called = compiled(target.data, prepared, batch, accelerator)
     return Trainable(
         recipe, target, accelerator, prepared, called, optimizer, memory, described, checks
     )
@@ -138,46 +145,46 @@ def _build(
     if not model.training:  # as pretrained models come; a part in evaluation mode on purpose stays
         model.train()
     recomputed = recompute_blocks(model) if recipe.recompute else []  # before the first batch
-    checks = _preflight(recipe, target, model, accelerator)
+    checks = _preflight(recipe, target.data, model, accelerator)
     if recomputed:
         checks = (*checks, ("recomputed", f"{len(recomputed)} blocks, {recomputed[0]} the first"))
     return model, checks
 
 
 def _preflight(
-    recipe: Recipe, target: LoadedTarget, model: nn.Module, accelerator: Accelerator
+    recipe: Recipe, data: TrainingData, model: nn.Module, accelerator: Accelerator
 ) -> Checks:
-    if not target.has_batches:
+    if data.make_batches is None:
         raise PreflightError(
-            f"{target.record.spec} has no batches(batch_size), so there is no data to train on",
+            f"{data.spec} has no batches(batch_size), so there is no data to train on",
             "write one in the model's file; it yields what loss(model, batch) takes",
         )
-    batch = _first_batch(recipe, target, accelerator)
+    batch = _first_batch(recipe, data, accelerator)
     with accelerator.autocast():
-        checks = preflight(target, model, batch).checks
+        checks = preflight(data, model, batch).checks
     found = [(check.name, check.detail) for check in checks]
-    if recipe.checkpoint.best and not target.has_eval:
+    if recipe.checkpoint.best and not data.has_eval:
         raise PreflightError(
             "checkpoint.best: true keeps the weights of the lowest held-out loss, and there is no held-out data",
             "write eval_batches(batch_size) in the model's file or name data.files.eval; or set checkpoint.best: false",
         )
-    if target.has_eval:
-        found.append(("held-out loss", _try_held_out(recipe, target, model, accelerator)))
+    if data.has_eval:
+        found.append(("held-out loss", _try_held_out(recipe, data, model, accelerator)))
     return tuple(found)
 
 
-def _first_batch(recipe: Recipe, target: LoadedTarget, accelerator: Accelerator) -> Any:
-    stream = BatchStream(target, recipe.data.batch_size, seed=recipe.seed)
+def _first_batch(recipe: Recipe, data: TrainingData, accelerator: Accelerator) -> Any:
+    stream = BatchStream(data, recipe.data.batch_size, seed=recipe.seed)
     batch = prepare_batch(next(stream), accelerator.device, recipe.precision)
     stream.state_dict()  # what a checkpoint cannot hold is refused now and not at the first save
     return batch
 
 
 def _try_held_out(
-    recipe: Recipe, target: LoadedTarget, model: nn.Module, accelerator: Accelerator
+    recipe: Recipe, data: TrainingData, model: nn.Module, accelerator: Accelerator
 ) -> str:
     """Take the loss of one held-out batch: a mistake in `eval_batches` shows now and not after the last step."""
-    loss = held_out_loss(recipe, target, model, accelerator, batches=1).loss
+    loss = held_out_loss(recipe, data, model, accelerator, batches=1, seed=recipe.seed).loss
     if not math.isfinite(loss):
         raise PreflightError(
             f"the loss of the first held-out batch is {loss}",

@@ -8,16 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from subopt.profilers.target.batches import BatchStream
-
-from ..rng import seed_everything, set_rng_state
+from ..rng import set_rng_state
 from ..run_folder.checkpoint import Restored, RunProgress, load_checkpoint
 from ..run_folder.folder import RunFolder
 from ..run_folder.lock import check_unlocked, locked
 from ..run_folder.result import Result
 from ..schema import Recipe
 from .checkpointing import Checkpointer
-from .evaluation import held_out_loss
 from .events import (
     Evaluated,
     Interrupting,
@@ -34,7 +31,7 @@ from .interrupt import Interrupt, interruptible
 from .metrics import MetricsLog
 from .session import TrainingSession, open_session
 from .stepper import Stepper
-from .summary import Run, summarize
+from .summary import summarize
 
 _NOT_SETTINGS = {"params", "param_names"}
 
@@ -115,7 +112,7 @@ def train(
 
 
 def _unlocked(why: str) -> Warned:
-    return Warned(f"{why}, so nothing keeps a second training out of this folder")
+    return Warned(f"{why}, so a second training in this folder would not be noticed")
 
 
 class _Training:
@@ -127,9 +124,7 @@ class _Training:
         self._folder = session.folder
         self._on_event = on_event
         self._model = session.model
-        self._stream = BatchStream(
-            session.target, self._recipe.data.batch_size, seed=self._recipe.seed
-        )
+        self._stream = session.begin()
         self._stepper = Stepper(session, self._stream)
         self._checkpointer = Checkpointer(session, on_event)
         self._progress = RunProgress()
@@ -165,7 +160,6 @@ class _Training:
         self._on_event(Interrupting(signal.Signals(number).name))
 
     def _restore(self, *, resume: bool) -> None:
-        seed_everything(self._recipe.seed)
         checkpoint = self._session.checkpoint
         if checkpoint is not None:
             restored = self._load(checkpoint)
@@ -220,16 +214,9 @@ class _Training:
 
     def _evaluate(self) -> None:
         step = self._progress.step
-        if not self._session.target.has_eval or self._progress.eval_step == step:
+        if not self._session.target.data.has_eval or self._progress.eval_step == step:
             return
-        session = self._session
-        found = held_out_loss(
-            self._recipe,
-            session.target,
-            self._model,
-            session.accelerator,
-            batches=self._recipe.eval.batches,
-        )
+        found = self._session.evaluate(self._recipe.seed)
         if not math.isfinite(found.loss):
             raise self._checkpointer.non_finite(
                 f"the held-out loss became {found.loss} at step {step}"
@@ -238,7 +225,7 @@ class _Training:
         event = Evaluated(step, found.loss, found.batches)
         self._metrics.evaluated(event)
         self._on_event(event)
-        self._checkpointer.keep_if_best(step, found)
+        self._checkpointer.save_if_best(step, found)
 
     def _save(self) -> None:
         """Write a checkpoint; its metrics are on the disk before it."""
@@ -247,22 +234,22 @@ class _Training:
 
     def _finish(self, interrupt: Interrupt | None) -> Result:
         self._warn_of(self._session.optimizer.diagnostics())
-        run = Run(
-            progress=self._progress,
+        result = summarize(
+            self._session,
+            self._progress,
             resumed_from=self._resumed_from,
-            interrupted=interrupt is not None,
-            exit_status=(interrupt and interrupt.exit_status) or 0,
+            interrupt=interrupt,
             wall_s=time.perf_counter() - self._started_s,
             checkpoint=self._checkpointer.newest,
             best=self._checkpointer.best,
         )
-        result = add_to_history(self._session, summarize(self._session, run), self._on_event)
+        result = add_to_history(self._session, result, self._on_event)
         if interrupt is None:
             result.save(self._folder.result)
         return result
 
     def _warn_of(self, diagnostics: dict[str, float]) -> None:
-        broken, kept = diagnostics["nonfinite_gradients"], diagnostics["kept_bases"]
+        broken, retained = diagnostics["nonfinite_gradients"], diagnostics["kept_bases"]
         if broken:
             self._on_event(
                 Warned(
@@ -270,9 +257,11 @@ class _Training:
                     "try precision: fp32, a lower learning rate, or a longer warm-up",
                 )
             )
-        if kept:
+        if retained:
             self._on_event(
-                Warned(f"{kept:.0f} times a new basis could not be computed; the old one was kept")
+                Warned(
+                    f"{retained:.0f} times a new basis could not be computed; the old one was retained"
+                )
             )
 
     def _time_left_s(self) -> float:

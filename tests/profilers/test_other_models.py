@@ -194,11 +194,11 @@ def test_a_compiled_model_trains_with_a_method_that_has_a_basis():
     torch.manual_seed(0)
     model = target.build_model()
     optimizer = create("galore", model, lr=1e-2)
-    batch = next(iter(target.batches(8)))
+    batch = next(iter(target.data.batches(8)))
     losses = []
     for _ in range(10):
         optimizer.zero_grad()
-        loss = target.loss(model, batch)
+        loss = target.data.loss(model, batch)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))

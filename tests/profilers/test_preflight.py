@@ -21,7 +21,7 @@ def check(tmp_path):
     def run(model="nn.Linear(3, 2)", loss="model(batch).square().mean()", *, source=None, batch=X):
         (tmp_path / "model.py").write_text(source or BODY.format(model=model, loss=loss))
         target = load_target("model.py", base=tmp_path)
-        result = preflight(target, target.build_model(), batch)
+        result = preflight(target.data, target.build_model(), batch)
         return {found.name: (found.ok, found.detail) for found in result.checks}
 
     return run
@@ -194,7 +194,7 @@ def test_the_model_and_the_generator_are_left_as_they_were(tmp_path):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    preflight(target, model, X)
+    preflight(target.data, model, X)
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(model[0].weight.grad, torch.full((4, 3), 7.0))

@@ -26,7 +26,7 @@ class HangsError(BaseException):
 def ends(capsys, words: Sequence[str]) -> tuple[int, str, list[str]]:
     """Run the command; return its status, stdout and the lines of stderr, and check that it took little memory."""
     gc.collect()
-    memory = PeakMemory(torch.device("cpu"), held_bytes=0)
+    memory = PeakMemory(torch.device("cpu"), model_bytes=0)
     capsys.readouterr()
     status = bounded(lambda: main(list(words)))
     taken = memory.bytes()

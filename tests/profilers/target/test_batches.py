@@ -50,7 +50,7 @@ def stream(tmp_path):
     def make(source, batch_size=2, *, seed=0):
         (tmp_path / "model.py").write_text(source)
         target = load_target("model.py", base=tmp_path)
-        return BatchStream(target, batch_size, seed=seed)
+        return BatchStream(target.data, batch_size, seed=seed)
 
     return make
 

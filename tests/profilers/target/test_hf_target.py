@@ -227,22 +227,22 @@ def test_a_standard_profile_measures_the_layers_of_gpt2(load):
 
 
 def test_batches_have_the_shapes_and_values_of_the_config(load):
-    batch = next(iter(load(CONFIGS["t5"], sequence_length=7).batches(3)))
+    batch = next(iter(load(CONFIGS["t5"], sequence_length=7).data.batches(3)))
     assert {name: tuple(value.shape) for name, value in batch.items()} == dict.fromkeys(
         ("input_ids", "decoder_input_ids", "labels"), (3, 7)
     )
-    many = next(iter(load({**LLAMA, "pad_token_id": 5}, sequence_length=20).batches(500)))
+    many = next(iter(load({**LLAMA, "pad_token_id": 5}, sequence_length=20).data.batches(500)))
     assert set(many["labels"].unique().tolist()) == set(range(40)) - {5}
-    images = next(iter(load(CONFIGS["vit"], image_size=4).batches(200)))
+    images = next(iter(load(CONFIGS["vit"], image_size=4).data.batches(200)))
     assert images["pixel_values"].shape == (200, 3, 4, 4)
     assert set(images["labels"].tolist()) == set(range(5))
-    regression = next(iter(load({**CONFIGS["vit"], "num_labels": 1}).batches(3)))
+    regression = next(iter(load({**CONFIGS["vit"], "num_labels": 1}).data.batches(3)))
     assert regression["labels"].is_floating_point()
 
 
 def test_the_default_length_leaves_room_for_what_roberta_counts_first(load):
     lengths = {
-        name: load(CONFIGS[name]).batches(1).__next__()["input_ids"].shape[1]
+        name: load(CONFIGS[name]).data.batches(1).__next__()["input_ids"].shape[1]
         for name in ("llama", "roberta", "t5")
     }
     assert lengths == {"llama": 20, "roberta": 18, "t5": 256}
@@ -251,13 +251,12 @@ def test_the_default_length_leaves_room_for_what_roberta_counts_first(load):
 def test_inputs_of_ones_own_replace_the_made_up_ones(load):
     inputs = ["input_ids=int64[2,5]<40", "labels=int64[2,5]<40"]
     target = load(inputs=inputs)
-    assert target.input_batch_size == 2
-    batch = next(iter(target.batches(3)))
+    batch = next(iter(target.data.batches(3)))
     assert batch["labels"].shape == (3, 5)
-    assert target.loss(target.build_model(), batch).dim() == 0
+    assert target.data.loss(target.build_model(), batch).dim() == 0
     unlabelled = load(inputs=inputs[:1])
     with pytest.raises(PreflightError, match="LlamaForCausalLM computes its loss from them"):
-        unlabelled.loss(unlabelled.build_model(), next(iter(unlabelled.batches(3))))
+        unlabelled.data.loss(unlabelled.build_model(), next(iter(unlabelled.data.batches(3))))
 
 
 def test_a_bare_model_gets_the_head_of_its_task(load):
@@ -493,7 +492,7 @@ def test_more_parameters_than_any_model_has_are_not_built(load, monkeypatch):
 def test_a_batch_of_absurd_size_is_refused_before_it_is_made(load):
     target = load({**LLAMA, "max_position_embeddings": 2**24}, sequence_length=2**24)
     with pytest.raises(TargetError, match="one synthetic batch of 1000 would take 250 GiB"):
-        next(iter(target.batches(1000)))
+        next(iter(target.data.batches(1000)))
 
 
 def test_a_model_larger_than_the_machine_is_refused_where_it_would_be_allocated(load, monkeypatch):
@@ -520,7 +519,7 @@ def test_code_beside_a_config_is_not_run(load, tmp_path):
     (tmp_path / "tiny/modeling_tiny.py").write_text("raise SystemExit('ran')\n")
     (tmp_path / "tiny/regex.py").write_text("raise SystemExit('ran')\n")
     target = load()
-    target.loss(target.build_model(), next(iter(target.batches(2))))
+    target.data.loss(target.build_model(), next(iter(target.data.batches(2))))
     assert str(tmp_path / "tiny") not in sys.path
 
 

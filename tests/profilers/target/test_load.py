@@ -111,7 +111,7 @@ def test_the_arguments_to_load_it_again_load_the_same(project):
     target = project(source, kwargs={"width": "6"}, inputs=["float32[4,3]"])
     again = load_target(**pickle.loads(pickle.dumps(target.load_arguments())))
     assert again.record == target.record
-    assert again.input_batch_size == 4
+    assert next(iter(again.data.batches(4))).shape == (4, 3)
 
 
 @pytest.mark.parametrize("spec", ["model.py", "model.py:instance"])
@@ -158,8 +158,8 @@ def test_a_project_with_our_names_gets_its_own_modules_and_we_keep_ours():
 
 
 def target_batches(target):
-    with target.user_code("iterating"):
-        yield from list(target.batches(2))
+    with target.code.running("iterating"):
+        yield from list(target.data.batches(2))
 
 
 def test_two_projects_with_a_module_of_one_name_do_not_mix(tmp_path):
@@ -370,7 +370,7 @@ def test_an_error_in_their_code_shows_their_frames_only(project):
     )
     target = project(source)
     with pytest.raises(UserCodeError) as caught:
-        target.loss(target.build_model(), torch.ones(4, 3))
+        target.data.loss(target.build_model(), torch.ones(4, 3))
     lines = caught.value.message.splitlines()
     assert lines[0].startswith("loss(model, batch) failed: RuntimeError: ")
     assert lines[1:] == [
@@ -456,30 +456,30 @@ def test_a_batch_that_no_model_takes_is_refused(project, batch):
 def test_a_loss_that_is_no_tensor_is_refused(project):
     target = project(LINEAR + "def loss(model, batch):\n    return 1.5\n")
     with pytest.raises(PreflightError, match="the loss is a float, not a tensor"):
-        target.loss(target.build_model(), None)
+        target.data.loss(target.build_model(), None)
 
 
 def test_without_batches_the_hint_names_the_way_out(project):
     with pytest.raises(PreflightError, match="no batches") as caught:
-        project(LINEAR).batches(2)
+        project(LINEAR).data.batches(2)
     assert "--input" in str(caught.value.hint)
 
 
 def test_batches_must_be_iterable(project):
     target = project(LINEAR + "def batches(batch_size):\n    pass\n")
     with pytest.raises(PreflightError, match=r"batches\(2\) returned a NoneType"):
-        target.batches(2)
+        target.data.batches(2)
 
 
 def test_eval_batches_are_optional(project):
     without = project(LINEAR)
-    assert not without.has_eval
-    assert without.eval_batches(2) is None
+    assert not without.data.has_eval
+    assert without.data.eval_batches(2) == ()
     target = project(
         LINEAR + "def eval_batches(batch_size):\n    return [torch.ones(batch_size, 3)]\n"
     )
-    assert target.has_eval
-    assert [batch.shape for batch in target.eval_batches(5)] == [(5, 3)]
+    assert target.data.has_eval
+    assert [batch.shape for batch in target.data.eval_batches(5)] == [(5, 3)]
 
 
 def test_param_groups_are_theirs_or_none(project):
@@ -505,7 +505,7 @@ def test_param_groups_of_another_form_are_refused(project):
 def test_named_inputs_make_a_dict_of_the_asked_batch_size(project):
     inputs = ["ids=int64[8,6]<5", "mask=bool[8,6]", "table=float32[6,6]"]
     target = project(LINEAR, inputs=inputs)
-    batch = next(iter(target.batches(3)))
+    batch = next(iter(target.data.batches(3)))
     assert {name: (t.dtype, tuple(t.shape)) for name, t in batch.items()} == {
         "ids": (torch.int64, (3, 6)),
         "mask": (torch.bool, (3, 6)),
@@ -513,20 +513,22 @@ def test_named_inputs_make_a_dict_of_the_asked_batch_size(project):
     }
     assert 0 <= int(batch["ids"].min()) <= int(batch["ids"].max()) < 5
     assert target.record.synthetic_data
-    assert target.input_batch_size == 8
 
 
 def test_an_unnamed_input_is_a_tensor_and_several_are_a_tuple(project):
-    assert next(iter(project(LINEAR, inputs=["bfloat16[4,3]"]).batches(4))).dtype is torch.bfloat16
-    pair = next(iter(project(LINEAR, inputs=["float32[4,3]", "int64[4]<10"]).batches(4)))
+    assert (
+        next(iter(project(LINEAR, inputs=["bfloat16[4,3]"]).data.batches(4))).dtype
+        is torch.bfloat16
+    )
+    pair = next(iter(project(LINEAR, inputs=["float32[4,3]", "int64[4]<10"]).data.batches(4)))
     assert [tuple(tensor.shape) for tensor in pair] == [(4, 3), (4,)]
 
 
 def test_described_inputs_replace_the_users_data(project):
     source = LINEAR + "def batches(n): return [1]\ndef eval_batches(n): return [1]\n"
     target = project(source, inputs=["float32[4,3]"])
-    assert next(iter(target.batches(2))).shape == (2, 3)
-    assert not target.has_eval
+    assert next(iter(target.data.batches(2))).shape == (2, 3)
+    assert not target.data.has_eval
 
 
 @pytest.mark.parametrize(

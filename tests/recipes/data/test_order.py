@@ -146,22 +146,24 @@ def target(tmp_path):
 
 def test_a_stream_of_batches_resumes_from_a_checkpoint(tmp_path, target, texts):
     loaded = with_files(target, files_of(texts), tmp_path)
-    one = BatchStream(loaded, 4, seed=7)
+    one = BatchStream(loaded.data, 4, seed=7)
     for _ in range(45):
         next(one)
     buffer = io.BytesIO()
     torch.save(one.state_dict(), buffer)
     buffer.seek(0)
-    other = BatchStream(loaded, 4, seed=7)
+    other = BatchStream(loaded.data, 4, seed=7)
     other.load_state_dict(torch.load(buffer, weights_only=True))
     for _ in range(60):
         assert torch.equal(next(one)["input_ids"], next(other)["input_ids"])
-    again = BatchStream(loaded, 4, seed=8)
-    assert not torch.equal(next(BatchStream(loaded, 4, seed=7))["labels"], next(again)["labels"])
+    again = BatchStream(loaded.data, 4, seed=8)
+    assert not torch.equal(
+        next(BatchStream(loaded.data, 4, seed=7))["labels"], next(again)["labels"]
+    )
 
 
 def test_the_state_is_small(tmp_path, target, json_lines):
-    batches = BatchStream(with_files(target, files_of(json_lines), tmp_path), 4, seed=7)
+    batches = BatchStream(with_files(target, files_of(json_lines), tmp_path).data, 4, seed=7)
     next(batches)
     buffer = io.BytesIO()
     torch.save(batches.state_dict()["iterable"], buffer)

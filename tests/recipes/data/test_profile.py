@@ -80,7 +80,7 @@ def test_the_length_may_be_given_as_for_synthetic_batches(texts, monkeypatch):
     assert main(["profile", "hf:config.json", "sequence_length=24", "--data", texts]) == 2
     (target,) = seen
     assert target.record.files.sequence_length == 24
-    assert next(target.batches(2))["labels"].shape == (2, 24)
+    assert next(target.data.batches(2))["labels"].shape == (2, 24)
 
 
 @pytest.mark.parametrize(

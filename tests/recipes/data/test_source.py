@@ -45,8 +45,8 @@ def load(tmp_path, texts):
 def first_loss(target):
     torch.manual_seed(0)
     model = target.build_model()
-    batch = next(BatchStream(target, 4, seed=0))
-    return model, batch, target.loss(model, batch)
+    batch = next(BatchStream(target.data, 4, seed=0))
+    return model, batch, target.data.loss(model, batch)
 
 
 def complaint(target):
@@ -83,11 +83,11 @@ def test_a_loss_of_the_users_gets_the_dict(load):
 
 def test_data_of_the_users_is_not_used(load):
     own = "\ndef batches(n):\n    raise ValueError\n\ndef eval_batches(n):\n    raise ValueError\n"
-    assert not load(MODEL + own).has_eval
+    assert not load(MODEL + own).data.has_eval
     target = load(MODEL + own, eval=["texts/0000.txt"], length=16)
-    assert target.has_eval
-    assert next(iter(target.eval_batches(2)))["labels"].shape == (2, 16)
-    assert next(BatchStream(target, 2, seed=0))["labels"].shape == (2, 16)
+    assert target.data.has_eval
+    assert next(iter(target.data.eval_batches(2)))["labels"].shape == (2, 16)
+    assert next(BatchStream(target.data, 2, seed=0))["labels"].shape == (2, 16)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_an_architecture_that_is_not_trained_on_the_next_token(load):
 def test_another_process_gets_inputs_of_the_same_shape(load):
     target = load(MODEL)
     again = load_target(**target.load_arguments())
-    batch = next(BatchStream(again, 4, seed=0))
+    batch = next(BatchStream(again.data, 4, seed=0))
     assert {name: tensor.shape for name, tensor in batch.items()} == {
         "input_ids": (4, 32),
         "labels": (4, 32),
@@ -158,5 +158,5 @@ def test_a_project_may_own_the_names_of_the_libraries_that_read(
     _, batch, loss = first_loss(target)
     assert loss.isfinite()
     if form == "zstd":
-        with target.user_code("iterating"):
-            assert next(iter(target.eval_batches(4)))["labels"].shape == batch["labels"].shape
+        with target.code.running("iterating"):
+            assert next(iter(target.data.eval_batches(4)))["labels"].shape == batch["labels"].shape

@@ -294,8 +294,8 @@ def test_too_few_minutes_says_how_many_it_takes(races):
 def test_synthetic_data_is_refused(tmp_path, fixed_step_times, monkeypatch):
     runner = Races(tmp_path)
     target = race_module.training_target(runner.source.recipe, tmp_path)
-    record = target.record.model_copy(update={"synthetic_data": True})
-    random = dataclasses.replace(target, record=record)
+    data = dataclasses.replace(target.data, is_synthetic=True)
+    random = dataclasses.replace(target, data=data)
     monkeypatch.setattr(race_module, "training_target", lambda recipe, base: random)
     with pytest.raises(UsageError, match="SYNTHETIC"):
         runner()

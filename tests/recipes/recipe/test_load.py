@@ -1,12 +1,14 @@
 """The recipe file: what loads, what it is written back as, and what each mistake is told."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subopt.errors import FileFormatError, UsageError
+from subopt.app import main
+from subopt.errors import AdjustedWarning, FileFormatError, UsageError
 from subopt.optimizers import METHODS
 from subopt.recipes.recipe.load import dump_recipe, load_recipe, parse_recipe, with_settings
 from subopt.recipes.schema import Recipe
@@ -188,13 +190,42 @@ def test_every_method_has_a_valid_recipe_with_its_options_written_out(method):
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
-def test_a_run_shorter_than_its_warm_up_is_told_what_to_set():
+def test_a_run_made_shorter_than_its_warm_up_gets_a_shorter_one_in_proportion():
     recipe = parse_recipe(GOOD.replace("steps: 10", "steps: 1000\n  warmup_steps: 100"))
-    with pytest.raises(UsageError, match=r"warmup_steps \(100\) must be below steps") as caught:
-        with_settings(recipe, ["schedule.steps=12"])
-    advised = caught.value.hint.split()[-1]
-    assert advised == "schedule.warmup_steps=1"
-    assert with_settings(recipe, ["schedule.steps=12", advised]).schedule.warmup_steps == 1
+    with pytest.warns(AdjustedWarning, match=r"warmup_steps is 10 and not 100.*steps=99"):
+        found = with_settings(recipe, ["schedule.steps=100", "schedule.steps=99"]).schedule
+    assert (found.steps, found.warmup_steps) == (99, 10)
+    with pytest.warns(AdjustedWarning):
+        assert with_settings(recipe, ["schedule.steps=1"]).schedule.warmup_steps == 0
+
+
+def test_a_shorter_warm_up_is_said_in_one_line(recipe_path, monkeypatch, capsys):
+    monkeypatch.chdir(recipe_path.parent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["train", "recipe.yaml", "schedule.steps=2", "--dry-run"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "warmup_steps" in line]
+    assert said == [
+        "warning: schedule.warmup_steps is 1 and not 2, in proportion to schedule.steps=2"
+    ]
+
+
+def test_a_warm_up_that_fits_or_is_given_stays():
+    recipe = parse_recipe(GOOD.replace("steps: 10", "steps: 1000\n  warmup_steps: 100"))
+    assert with_settings(recipe, ["schedule.steps=101"]).schedule.warmup_steps == 100
+    for by_hand in ("schedule.warmup_steps=50", "schedule.warmup_steps=100"):
+        with pytest.raises(UsageError, match="must be below steps") as caught:
+            with_settings(recipe, ["schedule.steps=12", by_hand])
+        advised = caught.value.hint.split()[-1]
+        assert advised == "schedule.warmup_steps=1"
+        assert with_settings(recipe, ["schedule.steps=12", advised]).schedule.warmup_steps == 1
+
+
+@pytest.mark.parametrize("steps", ["0", "-3", "twelve", "true", "1.5"])
+def test_a_length_that_is_none_is_refused_as_such(steps):
+    recipe = parse_recipe(GOOD.replace("steps: 10", "steps: 1000\n  warmup_steps: 100"))
+    with pytest.raises(UsageError, match=r"schedule\.steps"):
+        with_settings(recipe, [f"schedule.steps={steps}"])
 
 
 def test_overrides_replace_dotted_keys():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from subopt.errors import UsageError
+from subopt.errors import RenamedWarning, UsageError
 from subopt.optimizers import get_method
 from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.scripts.write import left_out, literal, training_script
@@ -23,7 +23,7 @@ SETTINGS = (
 )  # fmt: skip
 # With dropout, a loader of theirs, which draws a number from the same generator, would change the masks.
 NO_DROPOUT = "model.kwargs.dropout=0.0"
-
+OLD_SCRIPTS = Path(__file__).parents[2] / "assets/old_scripts"
 
 FILES_MODEL = """
 from torch import nn
@@ -36,6 +36,11 @@ def build_model():
 def loss(model, batch):
     return nn.functional.cross_entropy(model(batch["input_ids"]).transpose(1, 2), batch["labels"])
 """
+
+BLOCKS_MODEL = FILES_MODEL.replace(
+    "nn.Linear(4, 6), nn.Linear(6, 256)",
+    "nn.Sequential(nn.Linear(4, 6)), nn.Sequential(nn.Linear(6, 256))",
+)
 
 
 @pytest.fixture
@@ -102,6 +107,42 @@ def test_the_loop_trains_in_bfloat16(exported, recipe_path):
     assert mixed["inner.weight"].dtype == torch.float32
     assert not torch.equal(mixed["inner.weight"], full["inner.weight"])
     assert torch.allclose(mixed["inner.weight"], full["inner.weight"], atol=0.05)
+
+
+# -- scripts of earlier versions ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_script(recipe_path, monkeypatch):
+    """Return a function that runs a script exported by an earlier version, and gives what it defines."""
+    monkeypatch.chdir(recipe_path.parent)
+
+    def run(name):
+        (recipe_path.parent / "scripts").mkdir()
+        script = recipe_path.parent / "scripts" / name
+        script.write_text((OLD_SCRIPTS / f"{name}.txt").read_text())
+        return runpy.run_path(str(script), run_name="exported")
+
+    return run
+
+
+def test_a_loop_exported_earlier_still_takes_the_same_steps(old_script, recipe_path):
+    script = old_script("loop.py")
+    with pytest.warns(RenamedWarning, match="rules"):
+        model = script["train"]()
+    assert_same(model, by_subopt(recipe_path, *SETTINGS))
+    assert next(iter(script["target"].batches(5))).shape == (5,)
+
+
+def test_a_loop_over_files_exported_earlier_still_takes_the_same_steps(old_script, recipe_path):
+    (recipe_path.parent / "text.txt").write_text("abcdefghij\n" * 40)
+    (recipe_path.parent / "model.py").write_text(BLOCKS_MODEL)
+    trained = old_script("loop_of_files.py")["train"]()
+    files = "data.files={train: [text.txt], sequence_length: 8}"
+    assert_same(trained, by_subopt(recipe_path, files, "recompute=true"))
+
+
+# -- other frameworks ---------------------------------------------------------------------------------------------
 
 
 def test_lightning_takes_the_steps_of_subopt_train(exported, recipe_path):

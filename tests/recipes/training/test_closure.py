@@ -51,7 +51,7 @@ def opened(recipe_path):
         ready = open_session(
             recipe, recipe_path=recipe_path, output=recipe_path.parent / "run", device="cpu"
         )
-        stream = BatchStream(ready.target, ready.recipe.data.batch_size, seed=0)
+        stream = BatchStream(ready.target.data, ready.recipe.data.batch_size, seed=0)
         return ready, Stepper(ready, stream)
 
     return open_one
@@ -81,15 +81,15 @@ def watched(opened, monkeypatch):
 
     def open_one(*overrides):
         ready, stepper = opened(*overrides)
-        seen, kind = [], type(ready.target)
-        loss_of = kind.loss
+        seen, data_type = [], type(ready.target.data)
+        loss_of = data_type.loss
 
-        def loss(target, model, batch):
-            value = loss_of(target, model, batch)
+        def loss(data, model, batch):
+            value = loss_of(data, model, batch)
             seen.append((batch.tolist(), value.item()))
             return value
 
-        monkeypatch.setattr(kind, "loss", loss)
+        monkeypatch.setattr(data_type, "loss", loss)
         return stepper, seen
 
     return open_one

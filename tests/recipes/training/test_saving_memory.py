@@ -8,7 +8,7 @@ from subopt.errors import FileFormatError, OptionError, PreflightError, UsageErr
 from subopt.optimizers import METHODS
 from subopt.recipes.recipe.load import dump_recipe, load_recipe, parse_recipe, with_settings
 from subopt.recipes.training import compilation, events
-from subopt.recipes.training.less_memory import less_memory
+from subopt.recipes.training.device_memory import less_memory
 from subopt.recipes.training.trainable import make_trainable, training_target
 from subopt.recipes.training.trainer import plan
 
