@@ -43,14 +43,7 @@ class Check:
     detail: str
 
 
-@dataclass(frozen=True)
-class Preflight:
-    """All checks, in the order they were made; what makes a run impossible raises and is not among them."""
-
-    checks: tuple[Check, ...]
-
-
-def preflight(data: TrainingData, model: nn.Module, batch: Any) -> Preflight:
+def preflight(data: TrainingData, model: nn.Module, batch: Any) -> tuple[Check, ...]:
     """Run one batch forward and backward and look at the model.
 
     The model runs in train mode. It and the generators are left as they were; a gradient is dropped as soon as it is
@@ -60,6 +53,9 @@ def preflight(data: TrainingData, model: nn.Module, batch: Any) -> Preflight:
         data: What trains the model.
         model: The model, on its device.
         batch: One batch, on the same device.
+
+    Returns:
+        All checks, in the order they were made; what makes a run impossible raises and is not among them.
 
     Raises:
         PreflightError: No matrix to treat, or a loss that is not scalar, not finite, or needs no gradient.
@@ -71,14 +67,14 @@ def preflight(data: TrainingData, model: nn.Module, batch: Any) -> Preflight:
         loss_check = _check_loss(loss)
         gradients = _check_gradients(data, model, loss)
         simulation = _check_simulation(data, model, batch)
-    return Preflight((
+    return (
         matrices,
         loss_check,
         *gradients,
         _check_tied(model),
         _check_buffers(model),
         simulation,
-    ))
+    )
 
 
 def _check_roles(data: TrainingData, model: nn.Module) -> Check:

@@ -24,7 +24,7 @@ from .gradients.measure_layers import (
 from .history.calibration import calibration, widened
 from .memory.simulation import fake_model
 from .method_table import BASELINE, MethodTable
-from .preflight import Preflight, preflight
+from .preflight import Check, preflight
 from .record.profile import Calibration, Decomposition, Layer, MethodCost, Profile, Settings, Spent
 from .subspaces.follow import SubspaceRun
 from .subspaces.short_run import ShortRun
@@ -50,7 +50,7 @@ def run_profile(
     *,
     methods: Sequence[str] | None = None,
     progress: OnProgress = lambda _: None,
-    on_preflight: Callable[[Preflight], None] = lambda _: None,
+    on_preflight: Callable[[Sequence[Check]], None] = lambda _: None,
 ) -> Profile:
     """Measure a model and what every method would cost on it.
 
@@ -96,7 +96,7 @@ class _Run:
         self._missing: list[str] = []
         self._interrupted = False
 
-    def prepare(self, on_preflight: Callable[[Preflight], None]) -> None:
+    def prepare(self, on_preflight: Callable[[Sequence[Check]], None]) -> None:
         """Build the model, check it, and fill in what shapes alone say."""
         self._report(Progress("loading", 0, 1))
         session = self._session

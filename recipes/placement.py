@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from subopt.profilers.target.batches import move_to
+from subopt.profilers.target.batches import placed
 
 from .schema import Recipe
 
@@ -32,9 +32,4 @@ def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
 
 def prepare_batch(batch: Any, device: torch.device, precision: str) -> Any:
     """Move a batch to a device; under `bf16` its floating-point tensors follow the weights' dtype."""
-    moved = move_to(batch, device)
-    if precision != "bf16":
-        return moved
-    return torch.utils._pytree.tree_map_only(
-        torch.Tensor, lambda t: t.to(torch.bfloat16) if t.is_floating_point() else t, moved
-    )
+    return placed(batch, device, torch.bfloat16 if precision == "bf16" else torch.float32)

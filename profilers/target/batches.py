@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from subopt.errors import PreflightError
 
@@ -120,6 +121,14 @@ def move_to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, (tuple, list)):
         return type(batch)(move_to(value, device) for value in batch)
     return batch.to(device) if hasattr(batch, "to") else batch
+
+
+def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a batch on a device, its floating point tensors in bf16 where the parameters are."""
+    moved = move_to(batch, device)
+    if dtype is not torch.bfloat16:
+        return moved
+    return tree_map_only(torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, moved)
 
 
 def tokens_in(batch: Any) -> int:

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from ..record.profile import Settings
-from .batches import BatchStream, move_to
+from .batches import BatchStream, placed
 from .loaded import LoadedTarget
 
 
@@ -61,14 +60,7 @@ class Session:
 
     def place(self, batch: Any) -> Any:
         """Return a batch on the device, its floating point tensors in the parameters' dtype."""
-        moved = move_to(batch, self.device)
-        if self.dtype == torch.float32:
-            return moved
-        return tree_map_only(
-            Tensor,
-            lambda tensor: tensor.to(self.dtype) if tensor.is_floating_point() else tensor,
-            moved,
-        )
+        return placed(batch, self.device, self.dtype)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss in the asked precision."""

@@ -28,32 +28,13 @@ from subopt.errors import SuboptError, TargetError, UserCodeError
 # A bare interpreter has these before the first line of any script runs, so no script can replace them either.
 # torch and subopt are shared on purpose: their model must be a module of *our* torch.
 _NEVER_THEIRS = frozenset(sys.builtin_module_names) | {
-    *(
-        "abc",
-        "codecs",
-        "encodings",
-        "genericpath",
-        "importlib",
-        "io",
-        "ntpath",
-        "os",
-        "posixpath",
-        "site",
-        "stat",
-    ),
-    *("torch", "subopt"),
+    *("abc", "codecs", "encodings", "genericpath", "importlib", "io", "ntpath", "os"),
+    *("posixpath", "site", "stat", "torch", "subopt"),
 }
 # What we import lazily; imported before the user's code where a name clashes, so none of it binds to a user's file.
 _OUR_DEPENDENCIES = (
-    "numpy",
-    "yaml",
-    "pydantic",
-    "rich",
-    "pynvml",
-    "pandas",
-    "plotly",
-    "safetensors",
-    "accelerate",
+    *("numpy", "yaml", "pydantic", "rich", "pynvml", "pandas", "plotly"),
+    *("safetensors", "accelerate"),
 )
 # The first project loaded in this process that has a module of this name; only it keeps it in `sys.modules`.
 _first_roots: dict[str, Path] = {}

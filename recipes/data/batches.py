@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from subopt.errors import FileFormatError, PreflightError
 from subopt.profilers.record.data import Files
 
-from .corpus import Part, open_corpus
+from .corpus import open_corpus
 from .tokenizer import Tokenizer, load_tokenizer
 from .windows import ShuffledWindows, TokenReader
 
@@ -157,23 +157,6 @@ class TrainingBatches:
                     f"{reading.get(name)} when the checkpoint was written",
                     hint,
                 )
-
-
-def open_files(files: Files, base: Path, batch_size: int, *, split: Part) -> Iterable[Batch]:
-    """Return the batches of a recipe's files.
-
-    Args:
-        files: Which files.
-        base: The folder that relative paths start from.
-        batch_size: Windows of a batch.
-        split: `train`: endless, with `state_dict` and `load_state_dict`; the order follows torch's seed now. `eval`:
-            the held-out windows once, in order.
-
-    Raises:
-        UsageError, FileFormatError, PreflightError: See `OpenFiles`.
-    """
-    opened = OpenFiles(files, base)
-    return opened.batches(batch_size) if split == "train" else opened.eval_batches(batch_size)
 
 
 def _batch(windows: NDArray[np.int32]) -> Batch:

@@ -136,7 +136,7 @@ class DataSet:
         return math.ceil(len(self._rows) / _ROWS)
 
     def shares_rows_with(self, other: object) -> bool:
-        """Return whether some rows are in both, or may be: where two slices of one file are not told apart."""
+        """Return whether some rows are in both, or may be: where two slices of one file are not distinguished."""
         if not isinstance(other, DataSet) or not self._files & other._files:
             return False
         if self._ranges is None or other._ranges is None:

@@ -22,7 +22,7 @@ _RESET_PEAK = "5"
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the memory a run could take on a device, or None where that cannot be told."""
+    """Return the memory a run could take on a device, or None where it is unknown."""
     if device.type == "cuda":
         gpu = gpu_status(device.index or 0)
         return gpu.free_bytes if gpu else torch.cuda.mem_get_info(device)[0]
@@ -74,7 +74,7 @@ class PeakMemory:
         model_bytes: What the model itself takes already, counted into the growth.
 
     Attributes:
-        source: "allocator", "process", or None where nothing can be told.
+        source: "allocator", "process", or None where it is unknown.
     """
 
     def __init__(self, device: torch.device, *, model_bytes: int) -> None:
@@ -90,7 +90,7 @@ class PeakMemory:
             self.source = "process"
 
     def bytes(self) -> int | None:
-        """Return the highest memory so far, or None where it cannot be told."""
+        """Return the highest memory so far, or None where it is unknown."""
         if self.source == "allocator":
             return torch.cuda.max_memory_allocated(self._device)
         highest = _kilobytes(_STATUS, "VmHWM") if self.source else None

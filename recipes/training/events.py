@@ -29,7 +29,7 @@ class RunPlan:
         predicted_state_bytes: Optimizer state, from the method table.
         predicted_peak_bytes: Highest memory of a step, as the recipe predicts it, or None.
         predicted_step_ms: Time of a step, as the recipe predicts it, or None.
-        free_bytes: Free memory of the device, or None where it cannot be told.
+        free_bytes: Free memory of the device, or None where it is unknown.
         checks: The pre-flight checks passed, as (name, detail).
         has_eval: Whether the model file offers held-out batches.
         wall_time_s: Predicted time of the remaining steps, or None.

@@ -26,6 +26,8 @@ def make_plan(
     recipe, target, described = trainable.recipe, trainable.target, trainable.described
     overrides = [override.model_dump() for override in recipe.optimizer.overrides]
     record, steps, step_ms = target.record, recipe.schedule.steps, recipe.why.predicted_step_ms
+    switches = {key: getattr(recipe, key) for key in ("recompute", "fused_backward", "compile")}
+    switches["checkpoint.best"] = recipe.checkpoint.best
     where = f" ({record.file}:{record.line})" if record.line else ""
     return RunPlan(
         target=record.picked + where,
@@ -50,7 +52,7 @@ def make_plan(
         checks=trainable.checks,
         has_eval=target.data.has_eval,
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
-        switches=tuple(key for key, is_on in _switches(recipe).items() if is_on),
+        switches=tuple(key for key, is_on in switches.items() if is_on),
         overrides=override_uses(overrides, described) if overrides else (),
     )
 
@@ -61,12 +63,3 @@ def _gets_method(recipe: Recipe, item: ParameterRole) -> bool:
     index = override_for([override.model_dump() for override in overrides], item)
     is_main = index is None or overrides[index].method in {None, method.name}
     return is_main and item.role == "matrix" and method.accepts(item.layer_type)
-
-
-def _switches(recipe: Recipe) -> dict[str, bool]:
-    return {
-        "recompute": recipe.recompute,
-        "fused_backward": recipe.fused_backward,
-        "compile": recipe.compile,
-        "checkpoint.best": recipe.checkpoint.best,
-    }

@@ -20,6 +20,11 @@ from .events import RunPlan, Warned
 from .planning import make_plan
 from .trainable import Trainable, make_trainable, training_target
 
+_SYNTHETIC = Warned(
+    "the data is SYNTHETIC: what this run learns is worth nothing, only its time and memory are real",
+    "for a real run name text files in data.files, or write a model.py with batches(batch_size)",
+)
+
 
 @dataclass(frozen=True)
 class TrainingSession(Trainable):
@@ -60,7 +65,9 @@ def open_session(
     """
     place = resolve_device(device)
     target = training_target(recipe, recipe_path.parent)
-    warnings = (*check_unchanged(recipe, target, force=force), *_check_data(target))
+    warnings = check_unchanged(recipe, target, force=force)
+    if target.data.is_synthetic:
+        warnings += (_SYNTHETIC,)
     known = recipe.model.model_copy(update={"sha256": target.record.sha256})
     recipe = recipe.model_copy(update={"model": known})
     folder = RunFolder(output)
@@ -91,17 +98,6 @@ def check_unchanged(recipe: Recipe, target: LoadedTarget, *, force: bool) -> tup
             message, "make the recipe again, or train with the new file all the same: --force"
         )
     return (Warned(message, "its predictions may no longer hold"),)
-
-
-def _check_data(target: LoadedTarget) -> tuple[Warned, ...]:
-    if not target.data.is_synthetic:
-        return ()
-    return (
-        Warned(
-            "the data is SYNTHETIC: what this run learns is worth nothing, only its time and memory are real",
-            "for a real run name text files in data.files, or write a model.py with batches(batch_size)",
-        ),
-    )
 
 
 def _check_fits(recipe: Recipe, device: torch.device, free: int | None, *, force: bool) -> None:

@@ -161,15 +161,21 @@ def _preflight(
         )
     batch = _first_batch(recipe, data, accelerator)
     with accelerator.autocast():
-        checks = preflight(data, model, batch).checks
+        checks = preflight(data, model, batch)
     found = [(check.name, check.detail) for check in checks]
     if recipe.checkpoint.best and not data.has_eval:
         raise PreflightError(
             "checkpoint.best: true keeps the weights of the lowest held-out loss, and there is no held-out data",
             "write eval_batches(batch_size) in the model's file or name data.files.eval; or set checkpoint.best: false",
         )
-    if data.has_eval:
-        found.append(("held-out loss", _try_held_out(recipe, data, model, accelerator)))
+    if data.has_eval:  # a mistake in it shows now and not after the last step
+        loss = held_out_loss(recipe, data, model, accelerator, batches=1, seed=recipe.seed).loss
+        if not math.isfinite(loss):
+            raise PreflightError(
+                f"the loss of the first held-out batch is {loss}",
+                "check the data of eval_batches and the model in evaluation mode",
+            )
+        found.append(("held-out loss", f"{loss:.4g} on the first batch of eval_batches"))
     return tuple(found)
 
 
@@ -178,19 +184,6 @@ def _first_batch(recipe: Recipe, data: TrainingData, accelerator: Accelerator) -
     batch = prepare_batch(next(stream), accelerator.device, recipe.precision)
     stream.state_dict()  # what a checkpoint cannot hold is refused now and not at the first save
     return batch
-
-
-def _try_held_out(
-    recipe: Recipe, data: TrainingData, model: nn.Module, accelerator: Accelerator
-) -> str:
-    """Take the loss of one held-out batch: a mistake in `eval_batches` shows now and not after the last step."""
-    loss = held_out_loss(recipe, data, model, accelerator, batches=1, seed=recipe.seed).loss
-    if not math.isfinite(loss):
-        raise PreflightError(
-            f"the loss of the first held-out batch is {loss}",
-            "check the data of eval_batches and the model in evaluation mode",
-        )
-    return f"{loss:.4g} on the first batch of eval_batches"
 
 
 def _optimizer(

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from subopt.recipes.data import open_files
+from subopt.recipes.data.batches import OpenFiles
 from subopt.recipes.schema import Files
 
 DOCUMENTS = [
@@ -98,6 +98,12 @@ def reference_windows(documents, length, encode=lambda text: list(text.encode())
     tokens = [token for text in documents for token in [*encode(text), end]]
     count = len(tokens) // length
     return np.array(tokens[: count * length]).reshape(count, length)
+
+
+def open_files(files, base, batch_size, *, split):
+    """The batches of one split, as a run makes them."""
+    opened = OpenFiles(files, base)
+    return opened.batches(batch_size) if split == "train" else opened.eval_batches(batch_size)
 
 
 def windows_of(files, base, count, batch_size=1):
