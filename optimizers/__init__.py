@@ -10,7 +10,7 @@ from .create import create
 from .fused_backward import FusedBackward
 from .low_rank.convert import to_dense, to_two_layers
 from .matrices import matrix_shape
-from .methods.method import Method, options_for
+from .methods.method import Method
 from .methods.registry import METHODS, get_method
 from .optimizer import Composed
 from .parameters import ParameterRole, parameter_roles, shown_name
@@ -26,7 +26,6 @@ __all__ = [
     "get_method",
     "is_refresh_due",
     "matrix_shape",
-    "options_for",
     "parameter_roles",
     "shown_name",
     "stored_bytes",

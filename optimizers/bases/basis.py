@@ -7,36 +7,62 @@ has Q = I. Full rank: a = m (and b = n); rank r: a = r (and b = r).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..flops import Flops
 from ..matrices import matrix_shape
+from ..options import Options, PartOptions, basis_dtype_field, choice, number
 from ..state.layout import Layout
+from .precision import PRECISIONS
 
 State = Mapping[str, Tensor]
-Options = Mapping[str, Any]
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BasisOptions(PartOptions):
+    """What every basis but the weights' own coordinates has."""
+
+    scale: float = number(1.0, 0, 1e6, "factor on the lifted step")
+    basis_dtype: str | None = basis_dtype_field()
+    rotations: str = choice(
+        "full",
+        PRECISIONS,
+        "precision of products with bases; reduced: TF32 on CUDA and bfloat16 on a CPU, off by some 3e-4 and 2e-3",
+    )
 
 
 class Basis(Protocol):
-    """What the composed optimizer needs of a basis."""
+    """What an update needs of a basis. Shapes are of matrices, m x n."""
+
+    @property
+    def options(self) -> type[PartOptions]:
+        """Its options."""
 
     @property
     def short_first(self) -> bool:
         """Whether matrices come to it transposed where they are tall."""
 
-    def reaches(self, m: int, n: int, options: Options) -> bool:
-        """Return whether it has a basis for either side of an m x n matrix."""
+    def reaches(self, shape: Shape, options: Options) -> bool:
+        """Return whether it has a basis for either side of a matrix."""
 
-    def layout(self, m: int, n: int, options: Options) -> Layout:
-        """Return the state it keeps for an m x n matrix."""
+    def layout(self, shape: Shape, options: Options) -> Layout:
+        """Return the state it keeps for a matrix."""
 
-    def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
+    def coordinates(self, shape: Shape, options: Options) -> Shape:
         """Return the shape in which moments live."""
 
-    def flops(self, m: int, n: int, options: Options) -> Flops:
+    def flops(self, shape: Shape, options: Options) -> Flops:
         """Return its work beyond the moments'."""
+
+    def scale(self, options: Options) -> float:
+        """Return the factor on the step."""
+
+    def precision(self, options: Options) -> str:
+        """Return the precision of its products, as `rotations` takes it."""
 
     def sees_gradient(self, state: State, t: int, options: Options) -> bool:
         """Return whether step t needs a finite G and not just P^T G; if not, `prepare` and `follow` do nothing."""
@@ -79,26 +105,40 @@ def is_refresh_due(step: int, period: int, early: bool) -> bool:
     return (step - 1) % period == 0 or (early and step < period and step & (step - 1) == 0)
 
 
+def moment_step(state: State, t: int) -> int:
+    """Return t as the moments count it, from their last reset; 0 at a step that only fits the first basis."""
+    return t - int(state["restart"]) if "restart" in state else t
+
+
 class Identity:
     """The parameter's own coordinates: nothing kept, nothing moved."""
 
+    options = PartOptions
     short_first = False
 
-    def reaches(self, m: int, n: int, options: Options) -> bool:
-        """Return False."""
-        return False
+    def reaches(self, shape: Shape, options: Options) -> bool:
+        """Return True."""
+        return True
 
-    def layout(self, m: int, n: int, options: Options) -> Layout:
+    def layout(self, shape: Shape, options: Options) -> Layout:
         """Return no state."""
         return {}
 
-    def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
+    def coordinates(self, shape: Shape, options: Options) -> Shape:
         """Return (m, n)."""
-        return m, n
+        return shape
 
-    def flops(self, m: int, n: int, options: Options) -> Flops:
+    def flops(self, shape: Shape, options: Options) -> Flops:
         """Return no work."""
         return Flops(0, 0, 0)
+
+    def scale(self, options: Options) -> float:
+        """Return 1."""
+        return 1.0
+
+    def precision(self, options: Options) -> str:
+        """Return "full": there are no products."""
+        return "full"
 
     def sees_gradient(self, state: State, t: int, options: Options) -> bool:
         """Return True: the projection is the gradient."""
@@ -135,25 +175,54 @@ class Identity:
         """Do nothing."""
 
 
+class OutOfReach(Identity):
+    """The own coordinates of a parameter that another basis does not reach; its step is scaled as if it did."""
+
+    def scale(self, options: Options) -> float:
+        """Return the option."""
+        scale: float = options["scale"]
+        return scale
+
+
+IDENTITY = Identity()
+OUT_OF_REACH = OutOfReach()
+
+
+class Rotated:
+    """What bases with options of their own share."""
+
+    short_first = True
+
+    def scale(self, options: Options) -> float:
+        """Return the option."""
+        scale: float = options["scale"]
+        return scale
+
+    def precision(self, options: Options) -> str:
+        """Return the option."""
+        precision: str = options["rotations"]
+        return precision
+
+
 def phase_of(parameter: Tensor, groups: Sequence[Mapping[str, Any]]) -> int:
     """Return floor(i T / N), the steps by which the i-th of N parameters refreshes after the first of them.
 
     Parameters count in the order of the groups, whichever is updated first, so that updates in the backward pass take
-    the same turns. A period shorter than N steps is shared evenly: each step gets N / T of them, neighbours together.
+    the same places. A period shorter than N steps is shared evenly: each step gets N / T of them, neighbours together.
 
     Args:
         parameter: A matrix of a group that staggers.
-        groups: An optimizer's parameter groups. Matrices of those that stagger take turns, each within the period T of
+        groups: An optimizer's parameter groups. Matrices of those that stagger are spread, each over the period T of
             its own group.
     """
-    turns = 0
+    count = 0
     found = None
     for group in groups:
-        for other in group["params"] if group["stagger"] else ():
+        for other in group["params"] if group.get("stagger") else ():
             if other is parameter:
-                found = turns, group["period"]
-            turns += matrix_shape(other.shape)[0] >= 2
+                found = count, group["period"]
+            count += matrix_shape(other.shape)[0] >= 2
     if found is None:
         raise ValueError("the parameter is in no group that staggers")
     index, period = found
-    return int(index * period // turns)
+    return int(index * period // count)

@@ -46,10 +46,10 @@ def factor_layouts(
     A factor that nothing is kept for is left out; so are U and V where the bases are frozen.
     """
     m, n = matrix_shape(shape, short_first=False)
-    layout = INTEGRATORS[options["integrator"]].layout
-    layouts: dict[str, Layout] = {"S": {**_COUNTERS, **layout(rank, rank, options)}}
+    slots_of = INTEGRATORS[options["integrator"]].slots
+    layouts: dict[str, Layout] = {"S": {**_COUNTERS, **slots_of((rank, rank), options)}}
     if options["rank_mode"] != "frozen":
-        sides = {"U": layout(m, rank, options), "V": layout(n, rank, options)}
+        sides = {"U": slots_of((m, rank), options), "V": slots_of((n, rank), options)}
         layouts |= {name: slots for name, slots in sides.items() if slots}
     return layouts
 
@@ -98,9 +98,9 @@ class LayerStep:
         state: MutableMapping[Tensor, dict[str, Tensor]],
     ) -> None:
         self.layer, self.group, self._state = layer, group, state
-        self._rule = INTEGRATORS[group["integrator"]]
-        self._slots = self._rule.layout(0, 0, group)
-        self._dtypes = Dtypes.of(layer.S.dtype, group["state_dtype"], group["basis_dtype"])
+        self._integrator = INTEGRATORS[group["integrator"]]
+        self._slots = self._integrator.slots((0, 0), group)
+        self._dtypes = Dtypes.under(layer.S.dtype, group)
         self._between: _Between | None = None
         self._allocate("S")
         self._counts = state[layer.S]
@@ -152,7 +152,7 @@ class LayerStep:
         gradient, finite = self._gradient(self.layer.S)
         usable = between.usable & finite
         self._counts["nonfinite_gradients"].add_(~usable)
-        step = self._rule.update(gradient, between.moments, self._t, self.group)
+        step = self._integrator.step(gradient, between.moments, self._t, self.group)
         S = self._moved(between.start, step)
         if between.held is None:
             self._truncate(S, between, usable)
@@ -247,7 +247,7 @@ class LayerStep:
             held[name] = value.to(held[name].dtype)
 
     def _step(self, parameter: Tensor, gradient: Tensor) -> Tensor:
-        return self._rule.update(gradient, self._moments(parameter), self._t, self.group)
+        return self._integrator.step(gradient, self._moments(parameter), self._t, self.group)
 
     def _gradient(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """Take a gradient from its parameter; return it, zeros if it is not finite, and whether it was."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +47,11 @@ class Slot:
 Layout = Mapping[str, Slot]
 
 
+def compute_dtype(parameter: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a parameter's update is computed."""
+    return torch.float64 if parameter == torch.float64 else torch.float32
+
+
 @dataclass(frozen=True)
 class Dtypes:
     """The dtypes that one parameter's update uses.
@@ -72,7 +77,7 @@ class Dtypes:
         as in torch.optim; bases default to the compute dtype, so they stay float32 under bfloat16 parameters. Moments
         too small for 8-bit blocks stay in the compute dtype.
         """
-        compute = torch.float64 if parameter == torch.float64 else torch.float32
+        compute = compute_dtype(parameter)
         low_bit_moments = state_dtype == low_bit.STATE_DTYPE
         named = compute if low_bit_moments else DTYPES.get(state_dtype or "")
         return cls(
@@ -81,6 +86,11 @@ class Dtypes:
             basis=DTYPES[basis_dtype] if basis_dtype else compute,
             low_bit=low_bit_moments,
         )
+
+    @classmethod
+    def under(cls, parameter: torch.dtype, options: Mapping[str, Any]) -> Dtypes:
+        """Return them for a parameter's dtype and the options of its group; what has no such option has no choice."""
+        return cls.of(parameter, options.get("state_dtype"), options.get("basis_dtype"))
 
     def slot(self, slot: Slot) -> torch.dtype:
         """Return the dtype of a slot; `low_bit.CODES` for one in 8-bit blocks."""
