@@ -47,9 +47,8 @@ class WholeOptions(PartOptions):
 
 
 _NAMES = options_of(CompositionOptions) | options_of(WholeOptions)
-OPTION_NAMES = frozenset(_NAMES).union(
-    *(options_of(part.options) for part in (*BASES.values(), *MOMENTS.values(), *UPDATES.values()))
-)
+_PARTS: tuple[Basis | Update, ...] = (*BASES.values(), *MOMENTS.values(), *UPDATES.values())
+OPTION_NAMES = frozenset(_NAMES).union(*(options_of(part.options) for part in _PARTS))
 
 
 def part_names(given: Options, base: Options) -> dict[str, str]:

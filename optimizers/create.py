@@ -185,7 +185,7 @@ def _within(
     groups: Iterable[Mapping[str, Any]], described: Mapping[int, ParameterRole]
 ) -> list[tuple[Mapping[str, Any], ParameterRole]]:
     """Return the trained parameters of the user's own groups, with what the groups set."""
-    offered = []
+    offered: list[tuple[Mapping[str, Any], ParameterRole]] = []
     for group in groups:
         own = {key: value for key, value in group.items() if key not in {"params", "name"}}
         params = group["params"]

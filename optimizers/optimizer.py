@@ -142,7 +142,7 @@ class Composed(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; unlike the base class, cast nothing: float32 bases stay float32 under bfloat16 parameters.
 
-        An option that the saved groups lack, because an earlier version wrote them, keeps this optimizer's value. Earlier
+        An option that the saved groups lack, since an earlier version wrote them, keeps this optimizer's value. Earlier
         versions wrote the options of every method into every group: those that are not the group's own are dropped.
 
         Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Any
 
 import torch
@@ -69,7 +68,6 @@ class PartOptions:
         """Refuse combinations that mean nothing."""
 
 
-@cache
 def options_of(part: type[PartOptions]) -> dict[str, Option]:
     """Return the options of a part by name."""
     return {one.name: one.metadata["option"] for one in fields(part)}
@@ -237,7 +235,7 @@ def _is_lr(value: Any) -> bool:
 class CommonOptions(PartOptions):
     """What every parameter group has, whatever the method."""
 
-    lr: float | Tensor = option(
+    lr: float | Tensor = option(  # noqa: RUF009
         1e-3,
         _is_lr,
         "a number from 0; a Tensor lr must be 1-element",

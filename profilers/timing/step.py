@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from subopt.optimizers import create, get_method, is_refresh_due, options_for
+from subopt.optimizers import create, get_method, is_refresh_due
 
 from . import clock
 from .step_by_shape import KindSteps, ordinary_and_refresh_ms
@@ -115,8 +115,8 @@ def time_step(
     """
     begin_s = time.perf_counter()
     record = get_method(method)
-    schedule = options_for(record, {"period": _SHORT_PERIOD, "early_refresh": False})
-    timed = {**options, **schedule, **options_for(record, {"start_step": 1})}
+    schedule = record.among({"period": _SHORT_PERIOD, "early_refresh": False})
+    timed = {**options, **schedule, **record.among({"start_step": 1})}
     optimizers = [create(method, model, lr=_NO_LR, groups=_with_lr(groups), **timed)]
     if method != baseline:
         optimizers.append(create(baseline, model, lr=_NO_LR, groups=_with_lr(groups)))
@@ -265,7 +265,7 @@ def time_whole_step(
     """
     own, plain = models
     unsettled = {"tau": 0.0, "settle_steps": 0}
-    timed = {**options, **options_for(get_method(method), unsettled)}
+    timed = {**options, **get_method(method).among(unsettled)}
     optimizer = create(
         method, own, lr=_LEAST_LR, groups=_with_lr(groups_of(own), _LEAST_LR), **timed
     )

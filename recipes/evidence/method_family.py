@@ -58,10 +58,10 @@ def _family(name: str, given: tuple[tuple[str, Any], ...]) -> Family:
     method = get_method(name)
     able = method.capabilities
     options = method.resolve({key: value for key, value in given if key in method.tunable})
-    basis: str = options["basis"]
+    basis: str = options.get("basis", "identity")
     sides = 2 if basis.endswith("two-sided") else 1
     coordinates: Coordinates | None = None
-    source: str = options["source"]
+    source: str = options.get("source", "gradient")
     if "whitens" in able:
         # Averaged statistics of rows and columns have the covariances' eigenbases. Without any, all singular values
         # alike is what Adam makes of a gradient in that gradient's own singular bases.
@@ -86,8 +86,9 @@ def _unmeasured(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Name what differs from the baseline and leaves no trace in a profile: another step, and how it is stored."""
     usual = get_method(load_evidence().baseline).resolve()
     found = []
-    if options["moments"] != usual["moments"]:
-        found.append(f"steps by {options['moments']}")
-    if options["state_dtype"] != usual["state_dtype"]:
+    step = next(options[key] for key in ("moments", "integrator", "update") if key in options)
+    if step != usual["moments"]:
+        found.append(f"steps by {step}")
+    if options.get("state_dtype") != usual["state_dtype"]:
         found.append(f"state in {options['state_dtype']}")
     return tuple(found)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import RaceSetup as PydanticField
 
 from subopt.errors import DoesNotFitError, OptionError, PreflightError
-from subopt.optimizers import get_method, is_refresh_due, options_for
+from subopt.optimizers import get_method, is_refresh_due
 from subopt.profilers.record.base import Bytes, Milliseconds, Record
 from subopt.profilers.record.race import LeftOut, OptionValue
 from subopt.profilers.timing import clock
@@ -95,9 +95,8 @@ def _refreshes(steps: int, options: Mapping[str, Any]) -> int:
     if steps < 2:
         return 0
     period: int = options["period"]
-    early = (
-        min(steps, period - 1).bit_length() - 1 if options["early_refresh"] and period > 1 else 0
-    )
+    is_early = options.get("early_refresh", False) and period > 1
+    early = min(steps, period - 1).bit_length() - 1 if is_early else 0
     return (steps - 1) // period + early
 
 
@@ -160,7 +159,7 @@ class _Timing:
 
 def _timing(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> _Timing:
     method = get_method(candidate.method)
-    schedule = options_for(method, _SCHEDULE) if "refreshes" in method.capabilities else {}
+    schedule = method.among(_SCHEDULE) if "refreshes" in method.capabilities else {}
     recipe = setup.recipe_of(
         method.name,
         {**candidate.options, **schedule},
