@@ -150,11 +150,6 @@ class _Plan:
             found = resolved(known, self.method.fallback_options(self.options, name))
         return self.rates | given | {"method": name} | found
 
-    @property
-    def known(self) -> set[str]:
-        """The options that a group of the user's may set."""
-        return {*_COMMON, *FALLBACK_OPTIONS, *self.method.tunable}
-
     def is_treated(self, item: ParameterRole) -> bool:
         """Whether the method trains it, where no override says otherwise."""
         return item.role == "matrix" and self.method.accepts(item.layer_type)
@@ -162,6 +157,11 @@ class _Plan:
     def is_replaced(self, settings: Mapping[str, Any], item: ParameterRole) -> bool:
         """Whether its layer gives way to one of the method's."""
         return settings["method"] == self.method.name and self.is_treated(item)
+
+
+def _settable(method: str) -> tuple[str, ...]:
+    """Return the options that may be set of a method, or of one that only falls back."""
+    return FALLBACK_OPTIONS if method in FALLBACKS else get_method(method).tunable
 
 
 def _among(options: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
@@ -216,12 +216,13 @@ def _assigned(
             item.parameter.requires_grad_(False)
             continue
         settings = plan.group(item, own)
-        unread[id(own)] -= settings.keys()
+        unread[id(own)] -= {*_COMMON, *_settable(settings["method"])}
         assigned.append((settings, item))
     for name in sorted(set().union(*unread.values())):
+        known = [*_COMMON, *_settable(plan.method.name)]
         raise OptionError(
-            f"no parameter of its group has an option '{name}'{suggestion(name, plan.known)}",
-            f"options that groups may set here: {', '.join(sorted(plan.known))}",
+            f"the parameters of a group have no option '{name}'{suggestion(name, known)}",
+            f"options of {plan.method.name} that a group may set: {', '.join(known)}",
         )
     return assigned
 

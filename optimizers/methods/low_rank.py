@@ -145,7 +145,7 @@ DLRT_METHOD = LowRankMethod(
         ({"integrator": "lion"}, "Invalid integrator"),
         ({"settle_steps": -1}, "Invalid settle_steps"),
         ({"nesterov_weight": 11.0}, "Invalid nesterov_weight"),
-        ({"state_dtype": "8bit"}, "cannot keep its moments in 8-bit"),
+        ({"state_dtype": "8bit"}, "cannot keep their moments in 8-bit"),
     ),
 )  # fmt: skip
 

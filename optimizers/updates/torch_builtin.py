@@ -65,8 +65,9 @@ class MuonOptions(PartOptions):
 
 @dataclass(frozen=True)
 class TorchAdafactorOptions(PartOptions):
-    """What torch.optim.Adafactor has."""
+    """What torch.optim.Adafactor has, and decays that it does not read: schedules of torch expect a momentum."""
 
+    betas: tuple[float, float] = betas_field(0.0, 0.0)
     eps: float | None = number(None, 0, 1, "smoothing constant of the moments")
     eps2: float = number(
         1e-3, 0, 1e6, "torch's Adafactor: smallest RMS of a parameter that its steps are scaled by"

@@ -347,7 +347,7 @@ def test_a_rule_keeps_embeddings_in_full_precision():
     model = torch.nn.Sequential(torch.nn.Embedding(512, 64), torch.nn.Linear(64, 64))
     for name in LOW_BIT:
         rule = {"pattern": "0.weight", "options": {"state_dtype": "fp32"}}
-        optimizer = create(name, model, rules=[rule])
+        optimizer = create(name, model, overrides=[rule])
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
