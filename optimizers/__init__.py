@@ -1,4 +1,4 @@
-"""The update rules, and the one table that describes every method."""
+"""The updates, and the one table that describes every method."""
 
 if __name__ != "subopt.optimizers":
     raise ImportError(

@@ -68,7 +68,7 @@ def part_names(given: Options, base: Options) -> dict[str, str]:
 def parts_of(names: Mapping[str, str]) -> dict[str, type[PartOptions]]:
     """Return the options of the named parts."""
     tables: dict[str, Mapping[str, Any]] = {"basis": BASES, "moments": MOMENTS, "update": UPDATES}
-    return {kind: tables[kind][name].options for kind, name in names.items()}
+    return {part: tables[part][name].options for part, name in names.items()}
 
 
 def known_options(names: Mapping[str, str]) -> dict[str, Option]:
@@ -95,16 +95,18 @@ def resolved(given: Options, base: Options | None = None) -> dict[str, Any]:
     names = part_names(given, base)
     refuse_unknown(given, known_options(names), _described(names))
     result: dict[str, Any] = dict(names)
-    for kind, part in parts_of(names).items():
-        sources = (base, given) if base.get(kind) == names[kind] else (given,)
-        values = {name: one[name] for one in sources for name in options_of(part) if name in one}
-        result |= vars(part(**values))
+    for part, described in parts_of(names).items():
+        sources = (base, given) if base.get(part) == names[part] else (given,)
+        values = {
+            name: one[name] for one in sources for name in options_of(described) if name in one
+        }
+        result |= vars(described(**values))
     _check_together(result)
     return result
 
 
 def _described(names: Mapping[str, str]) -> str:
-    return " with ".join(f"{kind} '{name}'" for kind, name in names.items())
+    return " with ".join(f"{part} '{name}'" for part, name in names.items())
 
 
 def _check_together(options: Options) -> None:

@@ -68,7 +68,8 @@ class Composed(torch.optim.Optimizer):
         given = {
             key: value
             for key, value in param_group.items()
-            if key in OPTION_NAMES or not (key in _KEPT_BESIDE or key.endswith(("_lr", "_momentum")))
+            if key in OPTION_NAMES
+            or not (key in _KEPT_BESIDE or key.endswith(("_lr", "_momentum")))
         }
         checked = {**vars(CommonOptions(**common)), **resolved(given, self.defaults)}
         if low_bit.is_asked_for(checked):
@@ -131,7 +132,9 @@ class Composed(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             dtypes = Dtypes.under(parameter.dtype, group)
-            state.update(allocate(update.layout(parameter.shape, options), dtypes, parameter.device))
+            state.update(
+                allocate(update.layout(parameter.shape, options), dtypes, parameter.device)
+            )
             if "phase" in state:
                 state["phase"].fill_(phase_of(parameter, self.param_groups))
         state["step"].add_(1)
@@ -197,7 +200,7 @@ class Composed(torch.optim.Optimizer):
     def _slots(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         dtypes = Dtypes.under(parameter.dtype, group)
         layout = self._layout(parameter, group)
-        return {n: (slot.shape, dtypes.slot(slot), slot.kind) for n, slot in layout.items()}
+        return {n: (slot.shape, dtypes.slot(slot), slot.slot_type) for n, slot in layout.items()}
 
     def planned_state_bytes(self) -> int:
         """Return the bytes that the state takes once every parameter has had a gradient, by the description of it."""
@@ -229,15 +232,15 @@ def orthonormality_error(P: Tensor) -> float:
 
 
 def _check_state(key: Any, values: Mapping[str, Any], slots: Mapping[str, Any]) -> None:
-    held = {
+    saved = {
         name: (tuple(value.shape), low_bit.stored_dtype(value))
         if isinstance(value, Tensor)
         else None
         for name, value in values.items()
     }
     wanted = {name: (shape, dtype) for name, (shape, dtype, _) in slots.items()}
-    if held != wanted:
-        wrong = sorted(n for n in held.keys() | wanted.keys() if held.get(n) != wanted.get(n))
+    if saved != wanted:
+        wrong = sorted(n for n in saved.keys() | wanted.keys() if saved.get(n) != wanted.get(n))
         raise ValueError(
             f"the state of parameter {key} is not this optimizer's: {', '.join(wrong)} differ in "
             "presence, shape or dtype; was it saved by another method or with other options?"

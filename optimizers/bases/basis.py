@@ -212,8 +212,8 @@ def phase_of(parameter: Tensor, groups: Sequence[Mapping[str, Any]]) -> int:
 
     Args:
         parameter: A matrix of a group that staggers.
-        groups: An optimizer's parameter groups. Matrices of those that stagger are spread, each over the period T of
-            its own group.
+        groups: An optimizer's parameter groups. Matrices of those that stagger are spread, each over the
+            period T of its own group.
     """
     count = 0
     found = None

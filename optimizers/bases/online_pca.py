@@ -82,9 +82,7 @@ class OnlinePCAOptions(BasisOptions):
 
     rank: float | None = rank_field()
     basis_optimizer: str = choice("adam", ("adam", "sgd"), "what moves an online-PCA basis")
-    basis_lr_ratio: float = number(
-        5.0, 0, 1e6, "learning rate of the basis, as a multiple of lr"
-    )
+    basis_lr_ratio: float = number(5.0, 0, 1e6, "learning rate of the basis, as a multiple of lr")
     ortho_weight: float = number(0.1, 0, 1e6, "weight of the orthonormality term (lambda)")
     retract_every: int = whole(
         0, 0, "steps between QR retractions of an online-PCA basis; 0: never"
@@ -249,9 +247,9 @@ def _descend(
         return
     lr_P = _minimum(options["basis_lr_ratio"] * lr, ADAM_LR_CAP) * share
     moments = {"exp_avg": state[side.exp_avg], "exp_avg_sq": state[side.exp_avg_sq]}
-    hyper = {"betas": _BETAS, "eps": _EPS, "lr": lr_P, "weight_decay": decay}
-    if not fused_adam.descend(P, D, moments, age, hyper):
-        step = MOMENTS["adam"].step(D, moments, age, hyper)
+    own = {"betas": _BETAS, "eps": _EPS, "lr": lr_P, "weight_decay": decay}
+    if not fused_adam.descend(P, D, moments, age, own):
+        step = MOMENTS["adam"].step(D, moments, age, own)
         P.sub_(torch.add(step, P, alpha=decay).mul_(lr_P))
 
 

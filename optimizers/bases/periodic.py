@@ -55,7 +55,7 @@ class PeriodicOptions(BasisOptions):
     period: int = whole(200, 1, "steps between refreshes of the basis (T)")
     early_refresh: bool = flag(True, "also refresh at steps 2, 4, 8, ... below the period")
     stagger: bool = flag(
-        False, "parameters take turns within a period to refresh; none refreshes early then"
+        False, "refreshes of parameters are spread over a period; none refreshes early then"
     )
     on_refresh: str = choice(
         "keep", ("keep", "rotate", "reset"), "what becomes of the moments when the basis changes"
@@ -214,7 +214,7 @@ class Periodic(Rotated):
     ) -> None:
         """Move the basis if it is time and it may see this gradient, or if there is none yet."""
         if options["use_current_gradient"] and "covariance_left" in state:
-            take_in(state, G, _sides_kept(state), t, options)
+            take_in(state, G, _sides_of(state), t, options)
         if _is_due_before(state, t, options):
             self._refresh(state, G, usable, t, options)
 
@@ -259,7 +259,7 @@ class Periodic(Rotated):
             G = torch.lerp(M, G, 1 - beta1)
         if options["solver"] == "power" and int(state["refreshes"]) > 0:
             return {"left": _followed(G, state["basis_left"].to(G.dtype))}
-        if _sides_kept(state) == 1:
+        if _sides_of(state) == 1:
             return {"left": FittedBasis(left_basis(G, rank))}
         left, right = two_sided_bases(G, rank)
         return {"left": FittedBasis(left), "right": FittedBasis(right)}
@@ -295,12 +295,12 @@ class Periodic(Rotated):
         """Where the basis may not see a gradient before its use, take it in now, and refresh for the next step."""
         if options["use_current_gradient"] or "covariance_left" not in state:
             return
-        take_in(state, G, _sides_kept(state), t, options)
+        take_in(state, G, _sides_of(state), t, options)
         if int(state["refreshes"]) > 0 and _is_due(state, t + 1, options):
             self._refresh(state, G, usable, t + 1, options)
 
 
-def _sides_kept(state: State) -> int:
+def _sides_of(state: State) -> int:
     return 2 if "basis_right" in state else 1
 
 
@@ -321,7 +321,7 @@ def _is_due(state: State, t: int, options: Options) -> bool:
 def _fit_to_covariances(
     state: State, G: Tensor, rank: int | None, options: Options
 ) -> dict[str, FittedBasis]:
-    sides = ("left", "right")[: _sides_kept(state)]
+    sides = ("left", "right")[: _sides_of(state)]
     if int(state["refreshes"]) > 0:
         return {
             side: refit(

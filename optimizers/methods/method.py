@@ -112,7 +112,9 @@ class Method:
         A wished rank is one of the gradient's subspace: a sketch, a shared basis or a layer has another rank.
         """
         foreign = set() if "projects" in self.capabilities else {"rank"}
-        return {name: wishes[name] for name in wishes if name in self.tunable and name not in foreign}
+        return {
+            name: wishes[name] for name in wishes if name in self.tunable and name not in foreign
+        }
 
     def state_bytes(
         self,
@@ -246,4 +248,3 @@ def record(name: str, summary: str, paper: str, section: str, **rest: Any) -> Me
     rest.setdefault("test_inputs", ({},))
     rest["capabilities"] = frozenset({"bf16_parameters", "closure", *rest.get("capabilities", ())})
     return Method(name=name, summary=summary, paper=paper, section=section, **rest)
-

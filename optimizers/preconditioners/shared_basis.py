@@ -26,7 +26,7 @@ from ..state.layout import Layout, Slot
 from .grafting import GraftedOptions
 from .inverse_sqrt import inverse_roots
 from .matrix_roots import enough
-from .shared_basis_residual import Escape, times
+from .shared_basis_residual import Residual, times
 
 # On an autoencoder's gradients, k = 16: one step finds 60 % of the norm (median; 7 % at worst), this many 99 % (73 %).
 POWER_STEPS = 5
@@ -187,11 +187,11 @@ def _refit(X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, eps:
         shift = smallest.clamp_min(0).to(h.dtype)[:, None]
         projected.diagonal(dim1=1, dim2=2).sub_(shift)
         state["coefficients"][rows] = _out_of_units(projected, unit)
-        escaped = shift
+        norm = shift
         if not is_complete:
-            escape = Escape(R_rows, C, h[rows], n[rows], overlap, outside[rows], shift)
-            escaped = escape.norm(POWER_STEPS)
-        rho = _in_range(state["escaped"][rows] + _out_of_units(escaped[:, 0], unit))
+            residual = Residual(R_rows, C, h[rows], n[rows], overlap, outside[rows], shift)
+            norm = residual.norm(POWER_STEPS)
+        rho = _in_range(state["escaped"][rows] + _out_of_units(norm[:, 0], unit))
         state["escaped"][rows] = rho
         damping = _damping(rho, solved.largest - smallest, unit, eps)
         scale[rows] = damping.rsqrt().to(h.dtype)[:, None]

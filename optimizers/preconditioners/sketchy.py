@@ -1,4 +1,4 @@
-"""Sketchy: Shampoo whose two statistics are kept as low-rank sketches, and what escapes them as a number.
+"""Sketchy: Shampoo whose two statistics are kept as low-rank sketches, and the norm of their residual as a number.
 
 Legend: G m x n, cut into Shampoo's blocks. X b x c is a block for its left side, its transpose for the right one. Each
 side of each block keeps l columns U (b x l, orthonormal or zero), their energies s, and a number rho.
@@ -40,7 +40,7 @@ class Sketchy:
         U, s <- the l leading eigenvectors and values of C,    s <- s - s_(l + 1),    rho <- beta rho + s_(l + 1)
         direction (L + eps |L| I)^(-1/4) G (R + eps |R| I)^(-1/4)
 
-    so that 0 <= C_true - U diag(s) U^T <= rho I at every update. Where l reaches the side nothing escapes and this is
+    so that 0 <= C_true - U diag(s) U^T <= rho I at every update. Where l reaches the side there is no residual and this is
     Shampoo. A decomposition is what it takes to see a gradient, so only those at t = 1, T + 1, 2 T + 1, ... (T =
     `period`) are seen, before the start step too; with accumulation "ema" each stands for the T of its period: beta
     is betas[1]^T, bias-corrected.
@@ -121,7 +121,7 @@ class Sketchy:
 def frequent_directions(
     U: Tensor, s: Tensor, X: Tensor, old: float, new: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sketch of C = old U diag(s) U^T + new X X^T with as many directions as U, and what escapes it.
+    """Return the sketch of C = old U diag(s) U^T + new X X^T with as many directions as U, and its residual norm.
 
     Args:
         U: Shape (..., b, l), columns orthonormal or zero.
@@ -141,13 +141,13 @@ def frequent_directions(
     is_thin = rank + c < b
     values, vectors = torch.linalg.eigh(F.mT @ F if is_thin else F @ F.mT)
     values, vectors = values.clamp_min(0).flip(-1), vectors.flip(-1)[..., :rank]
-    escaped = values[..., rank] if rank < values.shape[-1] else torch.zeros_like(values[..., 0])
+    residual = values[..., rank] if rank < values.shape[-1] else torch.zeros_like(values[..., 0])
     leading = values[..., :rank]
     if is_thin:
         kept = leading > _SMALLEST_SHARE * leading[..., :1]
         vectors = F @ (vectors * torch.where(kept, leading, torch.inf).rsqrt()[..., None, :])
-        leading = torch.where(kept, leading, escaped[..., None])
-    return vectors, (leading - escaped[..., None]).clamp_min(0), escaped
+        leading = torch.where(kept, leading, residual[..., None])
+    return vectors, (leading - residual[..., None]).clamp_min(0), residual
 
 
 def _sketches(state: State, name: str) -> tuple[Tensor, Tensor, Tensor]:

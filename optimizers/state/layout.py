@@ -29,7 +29,7 @@ class Slot:
 
     Attributes:
         shape: Its shape.
-        kind: Decides dtype and device. `moment`: the state dtype. `vector`: row and column statistics, always the
+        slot_type: Decides dtype and device. `moment`: the state dtype. `vector`: row and column statistics, always the
             compute dtype, since r s^T underflows in half precision. `basis`: the basis dtype. `count`: a float32
             scalar on the CPU, read without waiting for a device. `device_count`: an int32 scalar beside the parameter.
         axes: The coordinates its dimensions follow when a basis changes: "row", "column", or none.
@@ -38,7 +38,7 @@ class Slot:
     """
 
     shape: tuple[int, ...]
-    kind: SlotType
+    slot_type: SlotType
     axes: tuple[str, ...] = ()
     power: int = 1
     identity: bool = False
@@ -94,7 +94,7 @@ class Dtypes:
 
     def slot(self, slot: Slot) -> torch.dtype:
         """Return the dtype of a slot; `low_bit.CODES` for one in 8-bit blocks."""
-        if self.low_bit and slot.kind == "moment" and low_bit.suits(slot.shape):
+        if self.low_bit and slot.slot_type == "moment" and low_bit.suits(slot.shape):
             return low_bit.CODES
         return {
             "moment": self.moment,
@@ -102,7 +102,7 @@ class Dtypes:
             "basis": self.basis,
             "count": torch.float32,
             "device_count": torch.int32,
-        }[slot.kind]
+        }[slot.slot_type]
 
 
 def layout_bytes(layout: Layout, dtypes: Dtypes, *, counters: bool = True) -> int:
@@ -110,7 +110,7 @@ def layout_bytes(layout: Layout, dtypes: Dtypes, *, counters: bool = True) -> in
     return sum(
         _slot_bytes(slot, dtypes.slot(slot))
         for slot in layout.values()
-        if counters or slot.kind not in {"count", "device_count"}
+        if counters or slot.slot_type not in {"count", "device_count"}
     )
 
 
@@ -126,7 +126,7 @@ def allocate(layout: Layout, dtypes: Dtypes, device: torch.device) -> dict[str, 
 
 
 def _start(slot: Slot, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if slot.kind == "count":
+    if slot.slot_type == "count":
         # torch.tensor, not zeros: under fake tensors its value stays known, so that simulations can branch on it.
         return torch.tensor(0.0, dtype=dtype)
     if dtype is low_bit.CODES:

@@ -47,9 +47,7 @@ class MuonOptions(PartOptions):
 
     betas: tuple[float, float] = betas_field(0.95, 0.0)
     eps: float = eps_field(1e-7)
-    nesterov: bool = flag(
-        True, "Muon: orthogonalise the momentum as it will be at the next step"
-    )
+    nesterov: bool = flag(True, "Muon: orthogonalise the momentum as it will be at the next step")
     ns_steps: int = option(
         5,
         lambda value: is_whole(value, 1) and value < 100,

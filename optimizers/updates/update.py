@@ -16,7 +16,10 @@ from ..matrices import as_matrix, as_parameter, matrix_shape
 from ..options import Options, PartOptions
 from ..state.layout import Layout, Slot, compute_dtype
 
-COUNTERS: dict[str, Slot] = {"step": Slot((), "count"), "nonfinite_gradients": Slot((), "device_count")}
+COUNTERS: dict[str, Slot] = {
+    "step": Slot((), "count"),
+    "nonfinite_gradients": Slot((), "device_count"),
+}
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,11 @@ class Update:
         basis, lr, decay = self.basis, group["lr"], group["weight_decay"]
         rate = lr * basis.scale(group)
         with rotations(basis.precision(group), step.device):
-            if parameter.dtype == step.dtype and parameter.is_contiguous() and not isinstance(lr, Tensor):
+            if (
+                parameter.dtype == step.dtype
+                and parameter.is_contiguous()
+                and not isinstance(lr, Tensor)
+            ):
                 W = as_matrix(parameter, short_first=basis.short_first)
                 basis.descend(W, state, step, rate, 1 - lr * decay)
                 return

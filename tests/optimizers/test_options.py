@@ -68,7 +68,10 @@ def test_a_foreign_option_is_refused_wherever_it_comes_from(where):
 
 def test_a_groups_options_reach_those_of_its_parameters_that_have_them():
     m = model()
-    groups = [{"params": m[0].parameters(), "period": 7, "eps": 1e-5}, {"params": m[1].parameters()}]
+    groups = [
+        {"params": m[0].parameters(), "period": 7, "eps": 1e-5},
+        {"params": m[1].parameters()},
+    ]
     found = create("adadiag", m, period=3, groups=groups).param_groups
     by_name = {name: group for group in found for name in group["param_names"]}
     assert (by_name["0.weight"]["period"], by_name["0.weight"]["eps"]) == (7, 1e-5)
@@ -99,4 +102,6 @@ def test_a_printed_optimizer_names_method_and_options_of_every_group():
     assert "rank" not in second
     assert "    weight_decay: 0.1\n" in second
     assert "0.weight" not in text
-    assert "one-sided with lion" in repr(Composed([nn.Parameter(torch.ones(2, 2))], basis="one-sided", moments="lion"))
+    assert "one-sided with lion" in repr(
+        Composed([nn.Parameter(torch.ones(2, 2))], basis="one-sided", moments="lion")
+    )

@@ -5,7 +5,13 @@ import torch
 
 from subopt.optimizers import Composed
 from subopt.optimizers.flops import Flops
-from subopt.optimizers.preconditioners.grafting import GraftedOptions, GRAFTS, at_length, graft_step, grafted
+from subopt.optimizers.preconditioners.grafting import (
+    GRAFTS,
+    GraftedOptions,
+    at_length,
+    graft_step,
+    grafted,
+)
 from subopt.optimizers.preconditioners.preconditioned import Preconditioned
 
 KINDS = [kind for kind in GRAFTS if kind != "none"]
@@ -119,7 +125,7 @@ def test_only_what_is_used_is_kept(kind, betas):
     expected = {"graft_sq"} if kind.startswith("rmsprop") else set()
     expected |= {"exp_avg"} if betas[0] else set()
     assert set(layout) == expected
-    assert all((slot.shape, slot.kind) == ((4, 7), "moment") for slot in layout.values())
+    assert all((slot.shape, slot.slot_type) == ((4, 7), "moment") for slot in layout.values())
 
 
 def test_work_is_the_preconditioners_the_grafts_and_momentum():
