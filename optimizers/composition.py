@@ -84,8 +84,8 @@ def resolved(given: Options, base: Options | None = None) -> dict[str, Any]:
 
     Args:
         given: Names of parts, and options of these.
-        base: Other ones, complete or not. What `given` leaves out comes from here where the part is the same, and is the
-            part's own default elsewhere.
+        base: Other ones, complete or not. What `given` leaves out comes from here where the part is the same, and is
+            the part's own default elsewhere.
 
     Raises:
         OptionError: A part that there is not, an option that its parts do not have, a value out of range, or a

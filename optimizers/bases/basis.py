@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -35,37 +35,45 @@ class BasisOptions(PartOptions):
     )
 
 
-class Basis(Protocol):
-    """What an update needs of a basis. Shapes are of matrices, m x n."""
+class Basis:
+    """Coordinates of m x n matrices. As it is, the weights' own: nothing is kept, nothing moves; others override."""
+
+    short_first: ClassVar[bool] = (
+        False  # whether matrices come to it transposed where they are tall
+    )
 
     @property
     def options(self) -> type[PartOptions]:
         """Its options."""
-
-    @property
-    def short_first(self) -> bool:
-        """Whether matrices come to it transposed where they are tall."""
+        return PartOptions
 
     def reaches(self, shape: Shape, options: Options) -> bool:
-        """Return whether it has a basis for either side of a matrix."""
+        """Return whether it has coordinates for either side of a matrix."""
+        return True
 
     def layout(self, shape: Shape, options: Options) -> Layout:
         """Return the state it keeps for a matrix."""
+        return {}
 
     def coordinates(self, shape: Shape, options: Options) -> Shape:
         """Return the shape in which moments live."""
+        return shape
 
     def flops(self, shape: Shape, options: Options) -> Flops:
         """Return its work beyond the moments'."""
+        return Flops(0, 0, 0)
 
     def scale(self, options: Options) -> float:
         """Return the factor on the step."""
+        return 1.0
 
     def precision(self, options: Options) -> str:
         """Return the precision of its products, as `rotations` takes it."""
+        return "full"
 
     def sees_gradient(self, state: State, t: int, options: Options) -> bool:
         """Return whether step t needs a finite G and not just P^T G; if not, `prepare` and `follow` do nothing."""
+        return True
 
     def prepare(
         self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
@@ -74,12 +82,17 @@ class Basis(Protocol):
 
     def project(self, state: State, G: Tensor) -> Tensor:
         """Return G in the basis' coordinates."""
+        return G
 
     def lift(self, state: State, step: Tensor) -> Tensor:
         """Return a step in the parameter's coordinates."""
+        return step
 
     def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
         """W <- decay W - rate lift(step) in place, without forming the lifted step."""
+        if decay != 1:
+            W.mul_(decay)
+        W.add_(step, alpha=-rate)
 
     def follow(
         self,
@@ -91,6 +104,42 @@ class Basis(Protocol):
         options: Options,
     ) -> None:
         """Move the basis after its use, for the next step."""
+
+
+class OutOfReach(Basis):
+    """The own coordinates of a parameter that another basis does not reach; its step is scaled as if it did."""
+
+    def scale(self, options: Options) -> float:
+        """Return the option."""
+        scale: float = options["scale"]
+        return scale
+
+
+class Rotated(OutOfReach):
+    """Coordinates P^T G, or P^T G Q, with the options that all such bases share."""
+
+    short_first = True
+
+    def precision(self, options: Options) -> str:
+        """Return the option."""
+        precision: str = options["rotations"]
+        return precision
+
+    def project(self, state: State, G: Tensor) -> Tensor:
+        """Return P^T G, or P^T G Q."""
+        projected = state["basis_left"].to(G.dtype).mT @ G
+        return projected @ state["basis_right"].to(G.dtype) if "basis_right" in state else projected
+
+    def lift(self, state: State, step: Tensor) -> Tensor:
+        """Return P N, or P N Q^T."""
+        lifted = state["basis_left"].to(step.dtype) @ step
+        if "basis_right" in state:
+            return lifted @ state["basis_right"].to(step.dtype).mT
+        return lifted
+
+
+IDENTITY = Basis()
+OUT_OF_REACH = OutOfReach()
 
 
 def resolve_rank(rank: int | float | None, m: int) -> int | None:
@@ -108,100 +157,6 @@ def is_refresh_due(step: int, period: int, early: bool) -> bool:
 def moment_step(state: State, t: int) -> int:
     """Return t as the moments count it, from their last reset; 0 at a step that only fits the first basis."""
     return t - int(state["restart"]) if "restart" in state else t
-
-
-class Identity:
-    """The parameter's own coordinates: nothing kept, nothing moved."""
-
-    options = PartOptions
-    short_first = False
-
-    def reaches(self, shape: Shape, options: Options) -> bool:
-        """Return True."""
-        return True
-
-    def layout(self, shape: Shape, options: Options) -> Layout:
-        """Return no state."""
-        return {}
-
-    def coordinates(self, shape: Shape, options: Options) -> Shape:
-        """Return (m, n)."""
-        return shape
-
-    def flops(self, shape: Shape, options: Options) -> Flops:
-        """Return no work."""
-        return Flops(0, 0, 0)
-
-    def scale(self, options: Options) -> float:
-        """Return 1."""
-        return 1.0
-
-    def precision(self, options: Options) -> str:
-        """Return "full": there are no products."""
-        return "full"
-
-    def sees_gradient(self, state: State, t: int, options: Options) -> bool:
-        """Return True: the projection is the gradient."""
-        return True
-
-    def prepare(
-        self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
-    ) -> None:
-        """Do nothing."""
-
-    def project(self, state: State, G: Tensor) -> Tensor:
-        """Return G."""
-        return G
-
-    def lift(self, state: State, step: Tensor) -> Tensor:
-        """Return the step."""
-        return step
-
-    def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
-        """W <- decay W - rate step."""
-        if decay != 1:
-            W.mul_(decay)
-        W.add_(step, alpha=-rate)
-
-    def follow(
-        self,
-        state: State,
-        G: Tensor,
-        projected: Tensor,
-        usable: Tensor | bool,
-        t: int,
-        options: Options,
-    ) -> None:
-        """Do nothing."""
-
-
-class OutOfReach(Identity):
-    """The own coordinates of a parameter that another basis does not reach; its step is scaled as if it did."""
-
-    def scale(self, options: Options) -> float:
-        """Return the option."""
-        scale: float = options["scale"]
-        return scale
-
-
-IDENTITY = Identity()
-OUT_OF_REACH = OutOfReach()
-
-
-class Rotated:
-    """What bases with options of their own share."""
-
-    short_first = True
-
-    def scale(self, options: Options) -> float:
-        """Return the option."""
-        scale: float = options["scale"]
-        return scale
-
-    def precision(self, options: Options) -> str:
-        """Return the option."""
-        precision: str = options["rotations"]
-        return precision
 
 
 def phase_of(parameter: Tensor, groups: Sequence[Mapping[str, Any]]) -> int:

@@ -179,16 +179,6 @@ class OnlinePCA(Rotated):
             state[side.basis].copy_(canonical_signs(basis))
         state["fitted_at"].fill_(t)
 
-    def project(self, state: State, G: Tensor) -> Tensor:
-        """Return P^T G, or P^T G Q."""
-        projected = state["basis_left"].to(G.dtype).mT @ G
-        return projected @ state["basis_right"].to(G.dtype) if self.sides == 2 else projected
-
-    def lift(self, state: State, step: Tensor) -> Tensor:
-        """Return P N, or P N Q^T."""
-        lifted = state["basis_left"].to(step.dtype) @ step
-        return lifted @ state["basis_right"].to(step.dtype).mT if self.sides == 2 else lifted
-
     def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
         """W <- decay W - rate P N, or P N Q^T."""
         P = state["basis_left"].to(step.dtype)

@@ -87,17 +87,14 @@ class PeriodicOptions(BasisOptions):
         if self.stagger:
             # At an early refresh every parameter would refresh at once.
             object.__setattr__(self, "early_refresh", False)
-        if self.source == "covariance":
-            return
-        if not self.use_current_gradient:
-            refused = "use_current_gradient false"
-        elif self.second_moment_on_refresh == "permute":
-            refused = "second_moment_on_refresh permute"
-        else:
-            return
-        raise OptionError(
-            f"{refused} needs a basis of averaged covariances", "use source covariance"
-        )
+        for asked, what in (
+            (not self.use_current_gradient, "use_current_gradient false"),
+            (self.second_moment_on_refresh == "permute", "second_moment_on_refresh permute"),
+        ):
+            if asked and self.source != "covariance":
+                raise OptionError(
+                    f"{what} needs a basis of averaged covariances", "use source covariance"
+                )
 
 
 @dataclass(frozen=True)
@@ -263,18 +260,6 @@ class Periodic(Rotated):
             return {"left": FittedBasis(left_basis(G, rank))}
         left, right = two_sided_bases(G, rank)
         return {"left": FittedBasis(left), "right": FittedBasis(right)}
-
-    def project(self, state: State, G: Tensor) -> Tensor:
-        """Return P^T G, or P^T G Q."""
-        projected = state["basis_left"].to(G.dtype).mT @ G
-        return projected @ state["basis_right"].to(G.dtype) if "basis_right" in state else projected
-
-    def lift(self, state: State, step: Tensor) -> Tensor:
-        """Return P N, or P N Q^T."""
-        lifted = state["basis_left"].to(step.dtype) @ step
-        if "basis_right" in state:
-            return lifted @ state["basis_right"].to(step.dtype).mT
-        return lifted
 
     def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
         """W <- decay W - rate P N, or P N Q^T."""

@@ -12,17 +12,10 @@ import torch
 from torch import Tensor
 
 from ..bases.basis import Shape, State
-from ..options import (
-    Options,
-    PartOptions,
-    betas_field,
-    choice,
-    eps_field,
-    state_dtype_field,
-    whole,
-)
+from ..options import Options, choice, eps_field, whole
 from ..state.layout import Layout, Slot
 from ..updates.averages import average_square, debiased
+from ..updates.elementwise import MomentOptions
 
 GRAFTS = ("none", "rmsprop", "rmsprop-normalized", "sgd")
 
@@ -33,12 +26,10 @@ _KEEPS_SQUARES = frozenset({"rmsprop", "rmsprop-normalized"})
 
 
 @dataclass(frozen=True)
-class GraftedOptions(PartOptions):
+class GraftedOptions(MomentOptions):
     """What every grafted preconditioner has: its decays, and whose step length."""
 
-    betas: tuple[float, float] = betas_field(0.9, 0.999)
     eps: float = eps_field(1e-6)
-    state_dtype: str | None = state_dtype_field()
     start_step: int = whole(1, 1, "first preconditioned step; before it the graft's own steps")
     graft: str = choice(
         "rmsprop-normalized", GRAFTS, "whose step length a preconditioned step gets"

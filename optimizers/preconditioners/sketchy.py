@@ -40,8 +40,8 @@ class Sketchy:
         U, s <- the l leading eigenvectors and values of C,    s <- s - s_(l + 1),    rho <- beta rho + s_(l + 1)
         direction (L + eps |L| I)^(-1/4) G (R + eps |R| I)^(-1/4)
 
-    so that 0 <= C_true - U diag(s) U^T <= rho I at every update. Where l reaches the side there is no residual and this is
-    Shampoo. A decomposition is what it takes to see a gradient, so only those at t = 1, T + 1, 2 T + 1, ... (T =
+    so that 0 <= C_true - U diag(s) U^T <= rho I at every update. Where l reaches the side there is no residual and it
+    is Shampoo. A decomposition is what it takes to see a gradient, so only those at t = 1, T + 1, 2 T + 1, ... (T =
     `period`) are seen, before the start step too; with accumulation "ema" each stands for the T of its period: beta
     is betas[1]^T, bias-corrected.
 

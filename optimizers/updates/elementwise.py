@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..bases.basis import Identity, State
+from ..bases.basis import IDENTITY, OUT_OF_REACH, State
 from ..finite import finite_gradient
 from ..flops import Flops
 from ..matrices import as_matrix
@@ -221,6 +221,9 @@ class Moments(Update):
         return self.function(G, state, t, options)
 
 
+_OWN_COORDINATES = (IDENTITY, OUT_OF_REACH)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adam(Moments):
     """Adam, which takes the whole step by torch's fused kernel where that kernel can."""
@@ -229,7 +232,7 @@ class Adam(Moments):
         self, parameter: Tensor, gradient: Tensor, state: State, t: int, group: Options
     ) -> None:
         """Take the t-th step."""
-        if not isinstance(self.basis, Identity) or self.basis.scale(group) != 1:
+        if self.basis not in _OWN_COORDINATES or self.basis.scale(group) != 1:
             super().apply(parameter, gradient, state, t, group)
             return
         gradient, finite, _ = finite_gradient(gradient, compute_dtype(parameter.dtype))
@@ -243,60 +246,33 @@ MOMENTS: dict[str, Moments] = {
     moments.name: moments
     for moments in (
         Adam(
-            name="adam",
-            function=adam,
-            keeps=("exp_avg", "exp_avg_sq"),
-            flops_per_element=10,
+            name="adam", function=adam, keeps=("exp_avg", "exp_avg_sq"), flops_per_element=10,
             averages_gradient=True,
         ),
         Moments(
-            name="adam-nomom",
-            function=adam_without_momentum,
-            keeps=("exp_avg_sq",),
-            flops_per_element=7,
-            vector="adam-nomom",
+            name="adam-nomom", function=adam_without_momentum, keeps=("exp_avg_sq",),
+            flops_per_element=7, vector="adam-nomom",
         ),
         Moments(
-            name="adafactor",
-            function=adafactor,
-            keeps=("exp_avg", *_FACTORED),
-            options=AdafactorOptions,
-            flops_per_element=12,
+            name="adafactor", function=adafactor, keeps=("exp_avg", *_FACTORED),
+            options=AdafactorOptions, flops_per_element=12,
         ),
         Moments(
-            name="adafactor-nomom",
-            function=adafactor_without_momentum,
-            keeps=_FACTORED,
-            options=AdafactorOptions,
-            flops_per_element=9,
-            vector="adam-nomom",
+            name="adafactor-nomom", function=adafactor_without_momentum, keeps=_FACTORED,
+            options=AdafactorOptions, flops_per_element=9, vector="adam-nomom",
         ),
         Moments(
-            name="hfac",
-            function=hfac,
-            keeps=(*_FACTORED, "row_avg", "col_avg"),
-            options=HfacOptions,
-            flops_per_element=15,
+            name="hfac", function=hfac, keeps=(*_FACTORED, "row_avg", "col_avg"),
+            options=HfacOptions, flops_per_element=15,
         ),
         Moments(
-            name="lion",
-            function=lion,
-            keeps=("exp_avg",),
-            options=LionOptions,
-            flops_per_element=7,
-            averages_gradient=True,
-            debiases=False,
-            vector="lion",
+            name="lion", function=lion, keeps=("exp_avg",), options=LionOptions,
+            flops_per_element=7, averages_gradient=True, debiases=False, vector="lion",
         ),
         Moments(
-            name="momentum",
-            function=momentum,
-            keeps=("exp_avg",),
-            flops_per_element=3,
-            averages_gradient=True,
-            debiases=False,
-            vector="momentum",
+            name="momentum", function=momentum, keeps=("exp_avg",), flops_per_element=3,
+            averages_gradient=True, debiases=False, vector="momentum",
         ),
         Moments(name="sgd", function=sgd, keeps=(), vector="sgd"),
     )
-}
+}  # fmt: skip
