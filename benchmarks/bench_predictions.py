@@ -32,7 +32,6 @@ import torch
 from common.conditions import RESULTS, ROOT, conditions
 
 from subopt.optimizers import METHODS
-from subopt.optimizers.methods.method import options_for
 from subopt.profilers.effort import EFFORTS
 from subopt.profilers.profile import BASELINE, run_profile
 from subopt.profilers.record.profile import Profile, Settings
@@ -129,7 +128,7 @@ def contender(example: str, profile: Profile, method: str) -> Contender:
         optimizer=Optimizer(
             method=method,
             lr=1e-5,  # weights that hardly move: the same work throughout
-            options={**options, **options_for(record, wishes | settled)},
+            options={**options, **record.among(wishes | settled)},
         ),
         schedule=Schedule(steps=10**6, warmup_steps=0),
     )

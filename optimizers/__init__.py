@@ -1,4 +1,4 @@
-"""The update rules, and the one table that describes every method."""
+"""The updates, and the one table that describes every method."""
 
 if __name__ != "subopt.optimizers":
     raise ImportError(
@@ -9,7 +9,7 @@ from .create import create
 from .fused_backward import FusedBackward
 from .low_rank.convert import to_dense, to_two_layers
 from .matrices import matrix_shape
-from .methods.method import Method, options_for
+from .methods.method import Method
 from .methods.registry import METHODS, get_method
 from .optimizer import Composed
 from .parameters import ParameterRole, parameter_roles, shown_name
@@ -24,7 +24,6 @@ __all__ = [
     "create",
     "get_method",
     "matrix_shape",
-    "options_for",
     "parameter_roles",
     "shown_name",
     "stored_bytes",

@@ -1,26 +1,24 @@
-"""One cell of the composition: a basis times moments. The optimizer runs it; the method table adds it up."""
+"""The parts of a method, by name: a basis with moments in it, or the update of a whole matrix; and their options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+from subopt.errors import OptionError
 
-from .bases.basis import Basis, Identity
+from .bases.basis import IDENTITY, OUT_OF_REACH, Basis
 from .bases.online_pca import OnlinePCA
-from .bases.periodic import Periodic, moment_step
-from .bases.precision import rotations
-from .finite import finite_gradient
-from .matrices import as_matrix, as_parameter, matrix_shape
-from .preconditioners.registry import STEP_RULES
-from .state.layout import Layout, Slot
-from .updates.torch_builtin import TORCH_RULES, TorchRule
-from .updates.update import State, StepRule
+from .bases.periodic import Periodic
+from .low_rank.integrator import LowRankOptions
+from .matrices import matrix_shape
+from .options import Option, Options, PartOptions, choice, options_of, refuse_unknown
+from .preconditioners.registry import PRECONDITIONERS
+from .updates.elementwise import MOMENTS
+from .updates.torch_builtin import TORCH_UPDATES
+from .updates.update import Update
 
-IDENTITY = Identity()
 BASES: dict[str, Basis] = {
     "identity": IDENTITY,
     "one-sided": Periodic(sides=1),
@@ -28,204 +26,123 @@ BASES: dict[str, Basis] = {
     "online-pca": OnlinePCA(),
     "online-pca-two-sided": OnlinePCA(sides=2),
 }
-
-_COUNTERS = {"step": Slot((), "count"), "nonfinite_gradients": Slot((), "device_count")}
+# What is not a factor of a low-rank layer but in its group gets Adam.
+_LOW_RANK = replace(MOMENTS["adam"], name="low-rank", options=LowRankOptions, vector="low-rank")
+UPDATES: dict[str, Update] = {**PRECONDITIONERS, **TORCH_UPDATES, _LOW_RANK.name: _LOW_RANK}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A basis and moments with their options.
+class CompositionOptions(PartOptions):
+    """The parts of a composition."""
 
-    Attributes:
-        basis: In which coordinates.
-        moments: What step.
-        options: Everything either of them reads.
+    basis: str = choice("identity", BASES, "in which coordinates the step is taken")
+    moments: str = choice("adam", MOMENTS, "what step those coordinates get")
+
+
+@dataclass(frozen=True)
+class WholeOptions(PartOptions):
+    """The one part of a method that steps whole matrices."""
+
+    update: str = choice("shampoo", UPDATES, "what step a matrix gets")
+
+
+_NAMES = options_of(CompositionOptions) | options_of(WholeOptions)
+_PARTS: tuple[Basis | Update, ...] = (*BASES.values(), *MOMENTS.values(), *UPDATES.values())
+OPTION_NAMES = frozenset(_NAMES).union(*(options_of(part.options) for part in _PARTS))
+
+
+def part_names(given: Options, base: Options) -> dict[str, str]:
+    """Return which parts options name, beside those that a base names: `update`, or `basis` and `moments`.
+
+    Raises:
+        OptionError: There is no such part.
     """
+    is_composition = "basis" in given or "moments" in given
+    if "update" in given or ("update" in base and not is_composition):
+        return vars(WholeOptions({**base, **given}["update"]))
+    both = {**base, **given}
+    named = {name: both[name] for name in ("basis", "moments") if name in both}
+    return vars(CompositionOptions(**named))
 
-    basis: Basis
-    moments: StepRule
-    options: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any], shape: Sequence[int]) -> Cell:
-        """Return the cell that these options mean for a tensor of this shape.
+def parts_of(names: Mapping[str, str]) -> dict[str, type[PartOptions]]:
+    """Return the options of the named parts."""
+    tables: dict[str, Mapping[str, Any]] = {"basis": BASES, "moments": MOMENTS, "update": UPDATES}
+    return {part: tables[part][name].options for part, name in names.items()}
 
-        Tensors that are not matrices (a side below 2) have no basis; moments that need rows and columns give way to
-        their `vector` moments, with those' own eps. A matrix that the basis does not reach keeps its own coordinates.
-        """
-        moments = STEP_RULES[options["moments"]]
-        m, n = matrix_shape(shape)
-        if m >= 2:
-            basis = BASES[options["basis"]]
-            return cls(basis if basis.reaches(m, n, options) else IDENTITY, moments, options)
-        vector = STEP_RULES[moments.vector]
-        if vector is not moments:
-            options = {**options, "moments": vector.name, "eps": vector.eps}
-        return cls(IDENTITY, vector, options)
 
-    def layout(self, shape: Sequence[int]) -> Layout:
-        """Return everything kept for a parameter of this shape."""
-        m, n = matrix_shape(shape, short_first=self.basis.short_first)
-        coordinates = self.basis.coordinates(m, n, self.options)
-        return {
-            **_COUNTERS,
-            **self.basis.layout(m, n, self.options),
-            **self.moments.layout(*coordinates, self.options),
+def known_options(names: Mapping[str, str]) -> dict[str, Option]:
+    """Return what options the named parts have."""
+    known = {name: _NAMES[name] for name in names}
+    for part in parts_of(names).values():
+        known |= options_of(part)
+    return known
+
+
+def resolved(given: Options, base: Options | None = None) -> dict[str, Any]:
+    """Return the complete options of the parts that are named, and no others.
+
+    Args:
+        given: Names of parts, and options of these.
+        base: Other ones, complete or not. What `given` leaves out comes from here where the part is the same, and is
+            the part's own default elsewhere.
+
+    Raises:
+        OptionError: A part that there is not, an option that its parts do not have, a value out of range, or a
+            combination that means nothing.
+    """
+    base = base or {}
+    names = part_names(given, base)
+    refuse_unknown(given, known_options(names), _described(names))
+    result: dict[str, Any] = dict(names)
+    for part, described in parts_of(names).items():
+        sources = (base, given) if base.get(part) == names[part] else (given,)
+        values = {
+            name: one[name] for one in sources for name in options_of(described) if name in one
         }
-
-    def step_flops(self, shape: Sequence[int]) -> float:
-        """Return arithmetic per step: projection, lift, moments, and refreshes divided by their period."""
-        m, n = matrix_shape(shape, short_first=self.basis.short_first)
-        coordinates = self.basis.coordinates(m, n, self.options)
-        basis = self.basis.flops(m, n, self.options)
-        moments = self.moments.flops(*coordinates, self.options)
-        period: int = self.options["period"]
-        return basis.step + moments.step + (basis.refresh + moments.refresh) / period
-
-    def bound_flops(self, shape: Sequence[int]) -> float:
-        """Return an upper bound of the work beyond elementwise moments: Nguyen et al. 2025, section 3.4."""
-        m, n = matrix_shape(shape, short_first=self.basis.short_first)
-        coordinates = self.basis.coordinates(m, n, self.options)
-        moments = self.moments.flops(*coordinates, self.options)
-        return self.basis.flops(m, n, self.options).bound + moments.bound
-
-    def apply(
-        self,
-        parameter: Tensor,
-        gradient: Tensor,
-        dtype: torch.dtype,
-        state: State,
-        t: int,
-        group: Mapping[str, Any],
-    ) -> Tensor | bool:
-        """Take the t-th step: basis, moments, back, and down.
-
-        Args:
-            parameter: Modified in place.
-            gradient: In the parameter's shape; modified only where it is not finite.
-            dtype: In which to compute.
-            state: What `layout` describes; modified in place.
-            t: 1, 2, ...
-            group: The parameter group, for lr, scale and weight decay.
-
-        Returns:
-            Whether the gradient was finite: True where that is known, a 0-d tensor otherwise.
-        """
-        if not self.basis.sees_gradient(state, t, self.options):
-            # Where only the projection is used it is looked at in the gradient's place: it is no larger, and not finite
-            # where the gradient is not.
-            projected = self._project(
-                state, as_matrix(gradient.to(dtype), short_first=self.basis.short_first)
-            )
-            projected, finite, _ = finite_gradient(projected, dtype)
-            self._move(parameter, projected, state, t, group)
-            return finite
-        gradient, finite, usable = finite_gradient(gradient, dtype)
-        if self._took_whole_step(parameter, gradient, state, t):
-            return finite
-        G = as_matrix(gradient, short_first=self.basis.short_first)
-        self.basis.prepare(state, G, usable, t, self.options)
-        projected = self._project(state, G)
-        self._move(parameter, projected, state, t, group)
-        self.basis.follow(state, G, projected, usable, t, self.options)
-        return finite
-
-    def _project(self, state: State, G: Tensor) -> Tensor:
-        with rotations(self.options["rotations"], G.device):
-            return self.basis.project(state, G)
-
-    def _took_whole_step(self, parameter: Tensor, gradient: Tensor, state: State, t: int) -> bool:
-        """Whether the moments went all the way from gradient to parameter by themselves."""
-        whole_step = self.moments.whole_step
-        if self.basis is not IDENTITY or whole_step is None or self.options["scale"] != 1:
-            return False
-        return whole_step(parameter, gradient, state, t, self.options)
-
-    def _move(
-        self,
-        parameter: Tensor,
-        projected: Tensor,
-        state: State,
-        t: int,
-        group: Mapping[str, Any],
-    ) -> None:
-        count = moment_step(state, t)
-        if count > 0:  # at 0 the gradient only fitted the first basis
-            step = self.moments.update(projected, state, count, self.options)
-            with rotations(self.options["rotations"], step.device):
-                self._descend(parameter, step, state, group)
-
-    def _descend(
-        self, parameter: Tensor, step: Tensor, state: State, group: Mapping[str, Any]
-    ) -> None:
-        lr, scale = group["lr"], group["scale"]
-        # A learning rate that is a tensor must stay one, and only a contiguous parameter has a matrix view.
-        if isinstance(lr, Tensor) or parameter.dtype != step.dtype or not parameter.is_contiguous():
-            update = as_parameter(self.basis.lift(state, step), parameter.shape)
-            _descend(parameter, update, group)
-            return
-        W = as_matrix(parameter, short_first=self.basis.short_first)
-        self.basis.descend(W, state, step, lr * scale, 1 - lr * group["weight_decay"])
+        result |= vars(described(**values))
+    _check_together(result)
+    return result
 
 
-@dataclass(frozen=True)
-class Torch:
-    """An update of torch.optim with its options.
+def _described(names: Mapping[str, str]) -> str:
+    return " with ".join(f"{part} '{name}'" for part, name in names.items())
 
-    Attributes:
-        rule: The update.
-        options: What it reads.
+
+def _check_together(options: Options) -> None:
+    """Refuse a basis and moments that do not go together."""
+    if options.get("source") == "momentum" and not MOMENTS[options["moments"]].averages_gradient:
+        raise OptionError(
+            f"source 'momentum' needs an average of gradients, which moments '{options['moments']}' does not keep",
+            "use source gradient or covariance",
+        )
+
+
+_COMPOSED: dict[tuple[str, str], Update] = {
+    (basis, moments): replace(MOMENTS[moments], basis=BASES[basis])
+    for basis in BASES
+    for moments in MOMENTS
+}
+_UNREACHED = {name: replace(moments, basis=OUT_OF_REACH) for name, moments in MOMENTS.items()}
+
+
+def update_for(options: Options, shape: Sequence[int]) -> tuple[Update, Options]:
+    """Return the update that options mean for a tensor of this shape, and the options that it reads there.
+
+    Tensors that are not matrices (a side below 2) have no basis; what needs rows and columns gives way to its `vector`
+    moments, with those' own eps. A matrix that the basis does not reach keeps its own coordinates.
     """
-
-    rule: TorchRule
-    options: Mapping[str, Any]
-
-    def layout(self, shape: Sequence[int]) -> Layout:
-        """Return everything kept for a parameter of this shape."""
-        return {**_COUNTERS, **self.rule.layout(shape, self.options)}
-
-    def step_flops(self, shape: Sequence[int]) -> float:
-        """Return its arithmetic per step; nothing is refreshed from time to time."""
-        return self.rule.flops(shape, self.options).step
-
-    def bound_flops(self, shape: Sequence[int]) -> float:
-        """Return its work beyond elementwise moments."""
-        return self.rule.flops(shape, self.options).bound
-
-    def apply(
-        self,
-        parameter: Tensor,
-        gradient: Tensor,
-        dtype: torch.dtype,
-        state: State,
-        t: int,
-        group: Mapping[str, Any],
-    ) -> Tensor | bool:
-        """Take the t-th step as torch takes it; return whether the gradient was finite."""
-        gradient, finite, _ = finite_gradient(gradient, dtype)
-        self.rule.apply(parameter, gradient, state, t, group)
-        return finite
-
-
-def rule_of(options: Mapping[str, Any], shape: Sequence[int]) -> Cell | Torch:
-    """Return what these options mean for a tensor of this shape."""
-    name = options["moments"]
-    if name not in TORCH_RULES:
-        return Cell.of(options, shape)
-    rule = TORCH_RULES[name]
-    if rule.vector == name or matrix_shape(shape)[0] >= 2:
-        return Torch(rule, options)
-    vector = STEP_RULES[rule.vector]
-    return Cell.of(
-        {**options, "moments": vector.name, "betas": vector.betas, "eps": vector.eps}, shape
-    )
-
-
-def _descend(parameter: Tensor, update: Tensor, group: Mapping[str, Any]) -> None:
-    lr, scale = group["lr"], group["scale"]
-    if group["weight_decay"] != 0:
-        parameter.mul_(1 - lr * group["weight_decay"])
-    if isinstance(lr, Tensor):
-        parameter.sub_(update * (lr * scale))
+    matrix = matrix_shape(shape)
+    is_matrix = matrix[0] >= 2
+    if "update" in options:
+        update = UPDATES[options["update"]]
+        coordinates: Mapping[str, Update] = MOMENTS
     else:
-        parameter.add_(update, alpha=-lr * scale)
+        basis, moments = options["basis"], options["moments"]
+        if is_matrix and BASES[basis].reaches(matrix, options):
+            return _COMPOSED[basis, moments], options
+        coordinates = MOMENTS if basis == "identity" else _UNREACHED
+        update = coordinates[moments]
+    if is_matrix or update.vector == update.name:
+        return update, options
+    return coordinates[update.vector], {**options, **update.vector_options}

@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from subopt.errors import OptionError, RenamedWarning, suggestion
 
+from .composition import resolved
 from .methods.method import FALLBACK_OPTIONS, FALLBACKS, Method
 from .methods.registry import get_method
 from .optimizer import Composed
-from .options import OPTIONS, validated
+from .options import CommonOptions, options_of
 from .overrides import FALLBACK, check_use, checked_overrides, is_frozen, override_for
 from .parameters import ParameterRole, parameter_roles
 from .state import low_bit
 
 _FALLBACK_KEYS = ("method", "lr", "weight_decay")
+_COMMON = options_of(CommonOptions)
 
 
 def create(
@@ -53,12 +55,13 @@ def create(
             one that does not changes the method's options for matrices, the fallback's for the rest. "fallback" as a
             method leaves them to the fallback; "frozen" clears their `requires_grad`, in the model itself.
         exclude: Regular expressions of names to leave to the fallback.
-        groups: The user's own parameter groups: only their parameters are trained, and a group's `lr`,
-            `weight_decay` or other keys override ours.
+        groups: The user's own parameter groups: only their parameters are trained, and a group's `lr`, `weight_decay`,
+            `maximize` and options override ours, an option where the parameter's method has it.
         **options: The method's options.
 
     Raises:
-        OptionError: An unknown method, option, override or fallback, or a value out of range.
+        OptionError: An unknown method, option, override or fallback, a value out of range, or an option in a group that
+            none of its parameters' methods has.
     """
     if "rules" in options:
         warnings.warn(RenamedWarning("the argument rules is called overrides now"), stacklevel=2)
@@ -74,14 +77,14 @@ def create(
     described = parameter_roles(model, exclude)
     if groups is None:
         trained = (item for item in described if item.role != "frozen")
-        offered: list[tuple[dict[str, Any], ParameterRole]] = [({}, item) for item in trained]
+        offered: list[tuple[Mapping[str, Any], ParameterRole]] = [({}, item) for item in trained]
     else:
         offered = _within(groups, {id(item.parameter): item for item in described})
     check_use(plan.overrides, [item for _, item in offered], plan.is_treated)
     assigned = _assigned(offered, plan)
     if not assigned:
         raise OptionError("the model has no parameter that requires a gradient")
-    if any(settings["state_dtype"] == low_bit.STATE_DTYPE for settings, _ in assigned):
+    if any(low_bit.is_asked_for(settings) for settings, _ in assigned):
         low_bit.require()
     successors = _replace(model, assigned, plan)
     return plan.method.optimizer(_collect(assigned, successors), model)
@@ -103,29 +106,49 @@ class _Plan:
         self.fallback = fallback
         self.overrides = overrides
         self.options = options
-        self.matrix = {"method": method.name, "lr": lr, "weight_decay": weight_decay}
-        self.matrix |= method.resolve(options)
-        self.rest = self._rest(lr, weight_decay)
+        self.rates: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+        self.is_same = fallback.get("method") == "same"
+        if self.is_same and method.layers:
+            raise OptionError(
+                f"'{method.name}' replaces layers and cannot be its own fallback",
+                f"the fallback is one of {', '.join(FALLBACKS)}",
+            )
+        method.resolve(options)  # refuses them whatever the parameters
 
-    def _rest(self, lr: float | Tensor, weight_decay: float) -> dict[str, Any]:
-        given = {key: value for key, value in self.fallback.items() if value is not None}
-        name = given.get("method", self.method.fallback)
-        rest = {"method": name, "lr": lr, "weight_decay": weight_decay, **given}
-        if name == "same":
-            if self.method.layers:
-                raise OptionError(
-                    f"'{self.method.name}' replaces layers and cannot be its own fallback",
-                    f"the fallback is one of {', '.join(FALLBACKS)}",
-                )
-            return rest | self.method.resolve(self.options) | {"method": self.method.name}
-        return rest | self.method.fallback_options(self.options, name)
-
-    def group(self, item: ParameterRole) -> dict[str, Any]:
-        """Return them for one that is trained."""
+    def group(self, item: ParameterRole, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return them for one that is trained; `own` is what its group says itself."""
         index = override_for(self.overrides, item)
-        if index is not None:
-            return self._overridden(self.overrides[index], item)
-        return self.matrix if self.is_treated(item) else self.rest
+        override = {} if index is None else self.overrides[index]
+        named, asked = override.get("method"), override.get("options") or {}
+        own_options = {name: value for name, value in own.items() if name not in _COMMON}
+        if named not in {None, FALLBACK}:
+            method = get_method(named)
+            found = {"method": named} | self.rates
+            found |= method.resolve({**asked, **_among(own_options, method.tunable)})
+        elif named is None and self.is_treated(item):
+            known = _among(own_options, self.method.tunable)
+            found = {"method": self.method.name} | self.rates
+            found |= self.method.resolve({**self.options, **asked, **known})
+        else:
+            if named == FALLBACK and self.is_same:
+                raise OptionError(
+                    f"the override '{override['pattern']}' leaves parameters to a fallback that is the method itself",
+                    f"name a fallback: {', '.join(FALLBACKS)}",
+                )
+            found = self._rest({**asked, **own_options})
+        found |= {name: override[name] for name in self.rates if override.get(name) is not None}
+        return found | _among(own, _COMMON)
+
+    def _rest(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of what is left to the fallback, with those of the options that it has."""
+        given = {key: value for key, value in self.fallback.items() if value is not None}
+        name = self.method.name if self.is_same else given.get("method", self.method.fallback)
+        known = _among(options, FALLBACK_OPTIONS)
+        if self.is_same:
+            found = self.method.resolve({**self.options, **_among(known, self.method.tunable)})
+        else:
+            found = resolved(known, self.method.fallback_options(self.options, name))
+        return self.rates | given | {"method": name} | found
 
     def is_treated(self, item: ParameterRole) -> bool:
         """Whether the method trains it, where no override says otherwise."""
@@ -135,22 +158,14 @@ class _Plan:
         """Whether its layer gives way to one of the method's."""
         return settings["method"] == self.method.name and self.is_treated(item)
 
-    def _overridden(self, override: Mapping[str, Any], item: ParameterRole) -> dict[str, Any]:
-        name, own = override.get("method"), override.get("options") or {}
-        rates = {
-            key: override[key] for key in ("lr", "weight_decay") if override.get(key) is not None
-        }
-        if name not in {None, FALLBACK}:
-            return self.matrix | {"method": name} | get_method(name).resolve(own) | rates
-        if name is None and self.is_treated(item):
-            return self.matrix | self.method.resolve({**self.options, **own}) | rates
-        if name == FALLBACK and self.fallback.get("method") == "same":
-            raise OptionError(
-                f"the override '{override['pattern']}' leaves parameters to a fallback that is the method itself",
-                f"name a fallback: {', '.join(FALLBACKS)}",
-            )
-        shared = {key: value for key, value in own.items() if key in FALLBACK_OPTIONS}
-        return self.rest | validated({key: self.rest[key] for key in OPTIONS} | shared) | rates
+
+def _settable(method: str) -> tuple[str, ...]:
+    """Return the options that may be set of a method, or of one that only falls back."""
+    return FALLBACK_OPTIONS if method in FALLBACKS else get_method(method).tunable
+
+
+def _among(options: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    return {name: options[name] for name in known if name in options}
 
 
 def _fallback(fallback: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -168,9 +183,9 @@ def _fallback(fallback: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def _within(
     groups: Iterable[Mapping[str, Any]], described: Mapping[int, ParameterRole]
-) -> list[tuple[dict[str, Any], ParameterRole]]:
+) -> list[tuple[Mapping[str, Any], ParameterRole]]:
     """Return the trained parameters of the user's own groups, with what the groups set."""
-    offered = []
+    offered: list[tuple[Mapping[str, Any], ParameterRole]] = []
     for group in groups:
         own = {key: value for key, value in group.items() if key not in {"params", "name"}}
         params = group["params"]
@@ -189,13 +204,26 @@ def _within(
 def _assigned(
     offered: Sequence[tuple[Mapping[str, Any], ParameterRole]], plan: _Plan
 ) -> list[tuple[dict[str, Any], ParameterRole]]:
-    """Return every parameter's settings; what an override freezes gets none and no gradient any more."""
+    """Return every parameter's settings; what an override freezes gets none and no gradient any more.
+
+    Raises:
+        OptionError: A group has an option that nothing of its parameters would read.
+    """
     assigned = []
+    unread = {id(own): set(own) for own, _ in offered}
     for own, item in offered:
         if is_frozen(plan.overrides, item):
             item.parameter.requires_grad_(False)
-        else:
-            assigned.append((plan.group(item) | dict(own), item))
+            continue
+        settings = plan.group(item, own)
+        unread[id(own)] -= {*_COMMON, *_settable(settings["method"])}
+        assigned.append((settings, item))
+    for name in sorted(set().union(*unread.values())):
+        known = [*_COMMON, *_settable(plan.method.name)]
+        raise OptionError(
+            f"the parameters of a group have no option '{name}'{suggestion(name, known)}",
+            f"options of {plan.method.name} that a group may set: {', '.join(known)}",
+        )
     return assigned
 
 

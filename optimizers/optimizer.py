@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from typing import Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
 
 from .bases.basis import phase_of
-from .composition import rule_of
-from .options import OPTIONS, validated
+from .composition import OPTION_NAMES, known_options, part_names, resolved, update_for
+from .options import CommonOptions, options_of
 from .state import low_bit
 from .state.layout import Dtypes, Layout, allocate, layout_bytes
+
+_COMMON = options_of(CommonOptions).keys()
+# What a group holds beside options; a schedule records rates of its own there, such as `initial_lr`.
+_KEPT_BESIDE = _COMMON | {"params", "param_names", "method"}
 
 
 class Composed(torch.optim.Optimizer):
@@ -23,7 +28,7 @@ class Composed(torch.optim.Optimizer):
         lr: Learning rate, > 0, a number or a one-element tensor.
         weight_decay: Decoupled decay per unit of lr, >= 0.
         maximize: Ascend instead.
-        **options: The options of `subopt.optimizers.options`; `basis` and `moments` choose the cell.
+        **options: `basis` and `moments`, or the `update` of whole matrices, and their options (see `composition`).
 
     State is tensors only: it loads with `torch.load(weights_only=True)`, and every tensor keeps its dtype through
     `load_state_dict`, also under bfloat16 parameters. A parameter's non-finite gradient counts as a zero one and is
@@ -36,6 +41,8 @@ class Composed(torch.optim.Optimizer):
 
     # Whether a step is an update of every parameter by its own gradient and nothing else.
     updates_each_alone: ClassVar[bool] = True
+    # What steps where nobody says otherwise.
+    parts: ClassVar[Mapping[str, str]] = {"basis": "identity", "moments": "adam"}
 
     def __init__(
         self,
@@ -46,24 +53,30 @@ class Composed(torch.optim.Optimizer):
         maximize: bool = False,
         **options: Any,
     ) -> None:
-        defaults = {name: option.default for name, option in OPTIONS.items()}
-        defaults |= options | {"lr": lr, "weight_decay": weight_decay, "maximize": maximize}
-        super().__init__(params, validated(defaults))
+        common = CommonOptions(lr, weight_decay, maximize)
+        super().__init__(params, {**vars(common), **resolved(options, self.parts)})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its options override the optimizer's and are checked like them."""
+        """Add a group; it has the optimizer's options where it names no others, and none that its parts do not have.
+
+        Raises:
+            OptionError: An option that the group's parts do not have, or a value out of range.
+        """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        given = {key: value for key, value in param_group.items() if key not in _NOT_OPTIONS}
-        inherited = {
+        common = {name: param_group.get(name, self.defaults[name]) for name in _COMMON}
+        given = {
             key: value
-            for key, value in self.defaults.items()
-            if "moments" not in given or key not in {"betas", "eps"}
+            for key, value in param_group.items()
+            if key in OPTION_NAMES
+            or not (key in _KEPT_BESIDE or key.endswith(("_lr", "_momentum")))
         }
-        checked = validated({"betas": None, "eps": None} | inherited | given)
-        if checked["state_dtype"] == low_bit.STATE_DTYPE:
+        checked = {**vars(CommonOptions(**common)), **resolved(given, self.defaults)}
+        if low_bit.is_asked_for(checked):
             low_bit.require()  # now, rather than in the first step
         super().add_param_group({**param_group, **checked})
+        for name in self.defaults.keys() - checked.keys():  # torch puts all defaults in
+            del self.param_groups[-1][name]
         if any(parameter.is_complex() for parameter in self.param_groups[-1]["params"]):
             self.param_groups.pop()
             raise RuntimeError("complex parameters are not supported: use torch.view_as_real")
@@ -72,8 +85,18 @@ class Composed(torch.optim.Optimizer):
         super().__setstate__(state)
         # The base class adds this. It is no option of ours, and groups added later would be refused for it.
         self.defaults.pop("differentiable", None)
-        if any(group.get("state_dtype") == low_bit.STATE_DTYPE for group in self.param_groups):
+        if any(map(low_bit.is_asked_for, self.param_groups)):
             low_bit.require()
+
+    def __repr__(self) -> str:
+        """Return the method and the options of every group, one in a line."""
+        lines = [f"{type(self).__name__} ("]
+        for index, group in enumerate(self.param_groups):
+            shown = {key: group[key] for key in group if key not in {"params", "param_names"}}
+            method = shown.pop("method", " with ".join(part_names(group, {}).values()))
+            lines.append(f"Parameter Group {index}: {method}, {len(group['params'])} tensors")
+            lines += [f"    {key}: {shown[key]}" for key in sorted(shown)]
+        return "\n".join([*lines, ")"])
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -105,26 +128,25 @@ class Composed(torch.optim.Optimizer):
             raise RuntimeError(
                 "sparse gradients are not supported: build the embedding with sparse=False"
             )
-        rule = rule_of(group, parameter.shape)
+        update, options = update_for(group, parameter.shape)
         state = self.state[parameter]
-        dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
         if not state:
-            state.update(allocate(rule.layout(parameter.shape), dtypes, parameter.device))
+            dtypes = Dtypes.under(parameter.dtype, group)
+            state.update(
+                allocate(update.layout(parameter.shape, options), dtypes, parameter.device)
+            )
             if "phase" in state:
                 state["phase"].fill_(phase_of(parameter, self.param_groups))
         state["step"].add_(1)
-        t = int(state["step"])
-
         if group["maximize"]:
             gradient = -gradient
-        finite = rule.apply(parameter, gradient, dtypes.compute, state, t, group)
-        if finite is not True:
-            state["nonfinite_gradients"].add_(~finite)
+        update.apply(parameter, gradient, state, int(state["step"]), options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; unlike the base class, cast nothing: float32 bases stay float32 under bfloat16 parameters.
 
-        An option that the saved groups lack, because an older version wrote them, keeps this optimizer's value.
+        An option that the saved groups lack, since an earlier version wrote them, keeps this optimizer's value. Earlier
+        versions wrote the options of every method into every group: those that are not the group's own are dropped.
 
         Raises:
             ValueError: The state is not of this optimizer: other groups, or other tensors than its methods keep.
@@ -133,7 +155,12 @@ class Composed(torch.optim.Optimizer):
 
         def check(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
             placed.update(self._placed(saved))
-            return {**saved, "state": {}, "param_groups": self._completed(saved["param_groups"])}
+            groups = [
+                _completed(group, own)
+                for group, own in zip_longest(saved["param_groups"], self.param_groups)
+                if group is not None
+            ]
+            return {**saved, "state": {}, "param_groups": groups}
 
         # As hooks: after the user's pre-hooks, which may bring another state, and before the user's post-hooks.
         checking = self.register_load_state_dict_pre_hook(check)
@@ -165,27 +192,22 @@ class Composed(torch.optim.Optimizer):
             }
         return placed
 
-    def _completed(self, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return saved groups with the options that they lack."""
-        own = [{k: g[k] for k in self.defaults if k in g} for g in self.param_groups]
-        own += [{}] * (len(saved) - len(own))
-        return [ours | dict(group) for ours, group in zip(own, saved, strict=False)]
-
     def _layout(self, parameter: Tensor, group: Mapping[str, Any]) -> Layout:
         """Return what is kept for a parameter of this group."""
-        return rule_of(group, parameter.shape).layout(parameter.shape)
+        update, options = update_for(group, parameter.shape)
+        return update.layout(parameter.shape, options)
 
     def _slots(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-        dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
+        dtypes = Dtypes.under(parameter.dtype, group)
         layout = self._layout(parameter, group)
-        return {n: (slot.shape, dtypes.slot(slot), slot.kind) for n, slot in layout.items()}
+        return {n: (slot.shape, dtypes.slot(slot), slot.slot_type) for n, slot in layout.items()}
 
     def planned_state_bytes(self) -> int:
         """Return the bytes that the state takes once every parameter has had a gradient, by the description of it."""
         total = 0
         for group in self.param_groups:
             for parameter in group["params"]:
-                dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
+                dtypes = Dtypes.under(parameter.dtype, group)
                 total += layout_bytes(self._layout(parameter, group), dtypes)
         return total
 
@@ -210,21 +232,28 @@ def orthonormality_error(P: Tensor) -> float:
 
 
 def _check_state(key: Any, values: Mapping[str, Any], slots: Mapping[str, Any]) -> None:
-    held = {
+    saved = {
         name: (tuple(value.shape), low_bit.stored_dtype(value))
         if isinstance(value, Tensor)
         else None
         for name, value in values.items()
     }
     wanted = {name: (shape, dtype) for name, (shape, dtype, _) in slots.items()}
-    if held != wanted:
-        wrong = sorted(n for n in held.keys() | wanted.keys() if held.get(n) != wanted.get(n))
+    if saved != wanted:
+        wrong = sorted(n for n in saved.keys() | wanted.keys() if saved.get(n) != wanted.get(n))
         raise ValueError(
             f"the state of parameter {key} is not this optimizer's: {', '.join(wrong)} differ in "
             "presence, shape or dtype; was it saved by another method or with other options?"
         )
 
 
-# Keys that torch and its schedulers keep in a group beside our options.
-_NOT_OPTIONS = {"params", "param_names", "method", "initial_lr", "max_lr", "min_lr", "swa_lr"}
-_NOT_OPTIONS |= {"base_momentum", "max_momentum"}
+def _completed(saved: Mapping[str, Any], own: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a saved group with the options that it lacks and without those that are not its own."""
+    if own is None:
+        return dict(saved)
+    # Earlier versions had no `update`: what steps whole matrices was named as `moments`.
+    is_earlier = "update" in own and "update" not in saved
+    names = part_names(own if is_earlier else {**own, **saved}, {})
+    known = _COMMON | known_options(names).keys()
+    kept = {key: saved[key] for key in saved if key in known or key not in OPTION_NAMES}
+    return {key: own[key] for key in own if key in known} | kept | names

@@ -12,6 +12,7 @@ from subopt.errors import OptionError, suggestion
 from .methods.method import FALLBACK_OPTIONS
 from .methods.registry import get_method
 from .name_patterns import compile_pattern
+from .options import refuse_unknown
 from .parameters import ParameterRole
 
 # What an override may name beside a method: the recipe's fallback, or no training at all.
@@ -74,12 +75,7 @@ def check_special(named: str, override: Override) -> None:
     options = override.get("options") or {}
     if named == FROZEN and (options or {"lr", "weight_decay"} & override.keys()):
         raise OptionError("an override that freezes takes no lr, weight_decay or options")
-    for name in options:
-        if name not in FALLBACK_OPTIONS:
-            raise OptionError(
-                f"the fallback has no option '{name}'{suggestion(name, FALLBACK_OPTIONS)}",
-                f"its options: {', '.join(FALLBACK_OPTIONS)}",
-            )
+    refuse_unknown(options, FALLBACK_OPTIONS, "the fallback")
 
 
 def override_for(overrides: Sequence[Override], item: ParameterRole) -> int | None:

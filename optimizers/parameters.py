@@ -100,7 +100,7 @@ class _Known:
     Attributes:
         embedded: The ids of embedding tables.
         heads: The ids of output heads onto their vocabularies.
-        layers: The kind of plain layer by the id of its weight.
+        layers: The type of plain layer by the id of its weight.
         names: All names of a parameter, by its id.
     """
 
@@ -124,7 +124,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 
 def _plain_layers(model: nn.Module) -> dict[int, LayerType]:
-    """Return the kind of layer by the id of its weight: exactly torch's own layers, held in one place of the model.
+    """Return the layer type by the id of its weight: exactly torch's own layers, in one place of the model.
 
     A subclass may use its weight in a way that only it knows; a weight or a layer that two modules hold cannot change
     for one of them; and the model itself has no place that another layer could take.
@@ -168,7 +168,7 @@ def _decide(
 
 
 def _matrix_reason(module: nn.Module, parameter: Tensor) -> str:
-    """Say what kind of matrix a parameter is, or how it becomes one."""
+    """Say which matrix a parameter is, or how it becomes one."""
     first, *others = parameter.shape
     order = ", inputs first" if _has_inputs_first(module) else ""
     if parameter.dim() == 2:

@@ -9,7 +9,6 @@ import torch
 from tables import table
 
 from subopt.optimizers import METHODS, Method
-from subopt.optimizers.options import OPTIONS
 from subopt.recipes.evidence.published import load_evidence
 from subopt.units import format_bytes
 
@@ -105,8 +104,8 @@ def _yaml(value: Any) -> str:
 
 def _options(method: Method) -> str:
     rows = [
-        (f"`{key}`", f"`{_yaml(method.defaults[key])}`", OPTIONS[key].meaning, OPTIONS[key].allowed)
-        for key in method.tunable
+        (f"`{key}`", f"`{_yaml(method.defaults[key])}`", option.meaning, option.allowed)
+        for key, option in method.settable.items()
     ]
     text = "## Options\n\n" + table(("option", "default", "meaning", "allowed"), rows)
     if method.fixed:

@@ -7,39 +7,73 @@ has Q = I. Full rank: a = m (and b = n); rank r: a = r (and b = r).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..flops import Flops
 from ..matrices import matrix_shape
+from ..options import Options, PartOptions, basis_dtype_field, choice, number
 from ..state.layout import Layout
+from .precision import PRECISIONS
 
 State = Mapping[str, Tensor]
-Options = Mapping[str, Any]
+Shape = tuple[int, int]
 
 
-class Basis(Protocol):
-    """What the composed optimizer needs of a basis."""
+@dataclass(frozen=True)
+class BasisOptions(PartOptions):
+    """What every basis but the weights' own coordinates has."""
+
+    scale: float = number(1.0, 0, 1e6, "factor on the lifted step")
+    basis_dtype: str | None = basis_dtype_field()
+    rotations: str = choice(
+        "full",
+        PRECISIONS,
+        "precision of products with bases; reduced: TF32 on CUDA and bfloat16 on a CPU, off by some 3e-4 and 2e-3",
+    )
+
+
+class Basis:
+    """Coordinates of m x n matrices. As it is, the weights' own: nothing is kept, nothing moves; others override."""
+
+    short_first: ClassVar[bool] = (
+        False  # whether matrices come to it transposed where they are tall
+    )
 
     @property
-    def short_first(self) -> bool:
-        """Whether matrices come to it transposed where they are tall."""
+    def options(self) -> type[PartOptions]:
+        """Its options."""
+        return PartOptions
 
-    def reaches(self, m: int, n: int, options: Options) -> bool:
-        """Return whether it has a basis for either side of an m x n matrix."""
+    def reaches(self, shape: Shape, options: Options) -> bool:
+        """Return whether it has coordinates for either side of a matrix."""
+        return True
 
-    def layout(self, m: int, n: int, options: Options) -> Layout:
-        """Return the state it keeps for an m x n matrix."""
+    def layout(self, shape: Shape, options: Options) -> Layout:
+        """Return the state it keeps for a matrix."""
+        return {}
 
-    def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
+    def coordinates(self, shape: Shape, options: Options) -> Shape:
         """Return the shape in which moments live."""
+        return shape
 
-    def flops(self, m: int, n: int, options: Options) -> Flops:
+    def flops(self, shape: Shape, options: Options) -> Flops:
         """Return its work beyond the moments'."""
+        return Flops(0, 0, 0)
+
+    def scale(self, options: Options) -> float:
+        """Return the factor on the step."""
+        return 1.0
+
+    def precision(self, options: Options) -> str:
+        """Return the precision of its products, as `rotations` takes it."""
+        return "full"
 
     def sees_gradient(self, state: State, t: int, options: Options) -> bool:
         """Return whether step t needs a finite G and not just P^T G; if not, `prepare` and `follow` do nothing."""
+        return True
 
     def prepare(
         self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
@@ -48,12 +82,17 @@ class Basis(Protocol):
 
     def project(self, state: State, G: Tensor) -> Tensor:
         """Return G in the basis' coordinates."""
+        return G
 
     def lift(self, state: State, step: Tensor) -> Tensor:
         """Return a step in the parameter's coordinates."""
+        return step
 
     def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
         """W <- decay W - rate lift(step) in place, without forming the lifted step."""
+        if decay != 1:
+            W.mul_(decay)
+        W.add_(step, alpha=-rate)
 
     def follow(
         self,
@@ -65,6 +104,42 @@ class Basis(Protocol):
         options: Options,
     ) -> None:
         """Move the basis after its use, for the next step."""
+
+
+class OutOfReach(Basis):
+    """The own coordinates of a parameter that another basis does not reach; its step is scaled as if it did."""
+
+    def scale(self, options: Options) -> float:
+        """Return the option."""
+        scale: float = options["scale"]
+        return scale
+
+
+class Rotated(OutOfReach):
+    """Coordinates P^T G, or P^T G Q, with the options that all such bases share."""
+
+    short_first = True
+
+    def precision(self, options: Options) -> str:
+        """Return the option."""
+        precision: str = options["rotations"]
+        return precision
+
+    def project(self, state: State, G: Tensor) -> Tensor:
+        """Return P^T G, or P^T G Q."""
+        projected = state["basis_left"].to(G.dtype).mT @ G
+        return projected @ state["basis_right"].to(G.dtype) if "basis_right" in state else projected
+
+    def lift(self, state: State, step: Tensor) -> Tensor:
+        """Return P N, or P N Q^T."""
+        lifted = state["basis_left"].to(step.dtype) @ step
+        if "basis_right" in state:
+            return lifted @ state["basis_right"].to(step.dtype).mT
+        return lifted
+
+
+IDENTITY = Basis()
+OUT_OF_REACH = OutOfReach()
 
 
 def resolve_rank(rank: int | float | None, m: int) -> int | None:
@@ -87,81 +162,30 @@ def refreshes_due(step: int, period: int, early: bool) -> int:
     return (step - 1) // period + powers_of_two
 
 
-class Identity:
-    """The parameter's own coordinates: nothing kept, nothing moved."""
-
-    short_first = False
-
-    def reaches(self, m: int, n: int, options: Options) -> bool:
-        """Return False."""
-        return False
-
-    def layout(self, m: int, n: int, options: Options) -> Layout:
-        """Return no state."""
-        return {}
-
-    def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
-        """Return (m, n)."""
-        return m, n
-
-    def flops(self, m: int, n: int, options: Options) -> Flops:
-        """Return no work."""
-        return Flops(0, 0, 0)
-
-    def sees_gradient(self, state: State, t: int, options: Options) -> bool:
-        """Return True: the projection is the gradient."""
-        return True
-
-    def prepare(
-        self, state: State, G: Tensor, usable: Tensor | bool, t: int, options: Options
-    ) -> None:
-        """Do nothing."""
-
-    def project(self, state: State, G: Tensor) -> Tensor:
-        """Return G."""
-        return G
-
-    def lift(self, state: State, step: Tensor) -> Tensor:
-        """Return the step."""
-        return step
-
-    def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
-        """W <- decay W - rate step."""
-        if decay != 1:
-            W.mul_(decay)
-        W.add_(step, alpha=-rate)
-
-    def follow(
-        self,
-        state: State,
-        G: Tensor,
-        projected: Tensor,
-        usable: Tensor | bool,
-        t: int,
-        options: Options,
-    ) -> None:
-        """Do nothing."""
+def moment_step(state: State, t: int) -> int:
+    """Return t as the moments count it, from their last reset; 0 at a step that only fits the first basis."""
+    return t - int(state["restart"]) if "restart" in state else t
 
 
 def phase_of(parameter: Tensor, groups: Sequence[Mapping[str, Any]]) -> int:
     """Return floor(i T / N), the steps by which the i-th of N parameters refreshes after the first of them.
 
     Parameters count in the order of the groups, whichever is updated first, so that updates in the backward pass take
-    the same turns. A period shorter than N steps is shared evenly: each step gets N / T of them, neighbours together.
+    the same places. A period shorter than N steps is shared evenly: each step gets N / T of them, neighbours together.
 
     Args:
         parameter: A matrix of a group that staggers.
-        groups: An optimizer's parameter groups. Matrices of those that stagger take turns, each within the period T of
-            its own group.
+        groups: An optimizer's parameter groups. Matrices of those that stagger are spread, each over the
+            period T of its own group.
     """
-    turns = 0
+    count = 0
     found = None
     for group in groups:
-        for other in group["params"] if group["stagger"] else ():
+        for other in group["params"] if group.get("stagger") else ():
             if other is parameter:
-                found = turns, group["period"]
-            turns += matrix_shape(other.shape)[0] >= 2
+                found = count, group["period"]
+            count += matrix_shape(other.shape)[0] >= 2
     if found is None:
         raise ValueError("the parameter is in no group that staggers")
     index, period = found
-    return int(index * period // turns)
+    return int(index * period // count)

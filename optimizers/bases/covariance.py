@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..options import Options
 from ..updates.averages import debiased
-from .basis import Options, State
+from .basis import State
 from .decompositions import gram_basis
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,11 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ..flops import Flops
 from ..matrices import energy_of
+from ..options import Options, choice, number, rank_field, whole
 from ..state import low_bit
 from ..state.layout import Layout, Slot, SlotType
 from ..updates import fused_adam
 from ..updates.elementwise import MOMENTS
-from .basis import Options, State, resolve_rank
+from .basis import BasisOptions, Rotated, Shape, State, resolve_rank
 from .decompositions import LinAlgError, canonical_signs, left_basis, two_sided_bases
 
 # With Adam on P, lr_P = 5 lr_W of the paper overshoots above this: ||P^T P - I|| reached 22 at r = 128, lr_W = 0.01.
@@ -77,7 +77,20 @@ _RIGHT = _Side("basis_right", "basis_right_exp_avg", "basis_right_exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class OnlinePCA:
+class OnlinePCAOptions(BasisOptions):
+    """What a basis that moves in every step has."""
+
+    rank: float | None = rank_field()
+    basis_optimizer: str = choice("adam", ("adam", "sgd"), "what moves an online-PCA basis")
+    basis_lr_ratio: float = number(5.0, 0, 1e6, "learning rate of the basis, as a multiple of lr")
+    ortho_weight: float = number(0.1, 0, 1e6, "weight of the orthonormality term (lambda)")
+    retract_every: int = whole(
+        0, 0, "steps between QR retractions of an online-PCA basis; 0: never"
+    )
+
+
+@dataclass(frozen=True)
+class OnlinePCA(Rotated):
     """Rank-r bases moved by one step of SGD or Adam on eq. 6 after every gradient; projects and lifts with P_t.
 
     One side: P^T G and P N. Two sides: P^T G Q and P N Q^T with Q n x r, where P descends eq. 6 on G and Q, by the
@@ -101,35 +114,41 @@ class OnlinePCA:
     """
 
     sides: int = 1
-    short_first: ClassVar[bool] = True
+
+    @property
+    def options(self) -> type[OnlinePCAOptions]:
+        """Its options."""
+        return OnlinePCAOptions
 
     @property
     def _sides(self) -> tuple[_Side, ...]:
         return (_LEFT, _RIGHT)[: self.sides]
 
-    def reaches(self, m: int, n: int, options: Options) -> bool:
+    def reaches(self, shape: Shape, options: Options) -> bool:
         """Return True."""
         return True
 
-    def layout(self, m: int, n: int, options: Options) -> Layout:
+    def layout(self, shape: Shape, options: Options) -> Layout:
         """Return P (and Q), Adam's moments of them, and the counters."""
-        r, _ = self.coordinates(m, n, options)
+        r, _ = self.coordinates(shape, options)
         layout = {"fitted_at": Slot((), "count"), "kept_bases": Slot((), "count")}
-        for side, length in zip(self._sides, (m, n), strict=False):
+        for side, length in zip(self._sides, shape, strict=False):
             layout[side.basis] = Slot((length, r), "basis", identity=True)
             if options["basis_optimizer"] == "adam":
                 layout[side.exp_avg] = Slot((length, r), _moment_slot_type(options))
                 layout[side.exp_avg_sq] = Slot((length, r), _moment_slot_type(options), power=2)
         return layout
 
-    def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
+    def coordinates(self, shape: Shape, options: Options) -> Shape:
         """Return (r, n), or (r, r) with two sides."""
+        m, n = shape
         r = resolve_rank(options["rank"], m) or m
         return r, (r if self.sides == 2 else n)
 
-    def flops(self, m: int, n: int, options: Options) -> Flops:
+    def flops(self, shape: Shape, options: Options) -> Flops:
         """Return projection, lift and the PCA steps; the first decomposition happens once and is not amortised."""
-        r, _ = self.coordinates(m, n, options)
+        m, n = shape
+        r, _ = self.coordinates(shape, options)
         step = 4 * m * n * r + 2 * m * n * r + _square_flops(m, r)
         if self.sides == 2:
             # From P^T G to P^T G Q and back; then neither product of a PCA step is at hand.
@@ -159,16 +178,6 @@ class OnlinePCA:
         for side, basis in zip(self._sides, fitted, strict=True):
             state[side.basis].copy_(canonical_signs(basis))
         state["fitted_at"].fill_(t)
-
-    def project(self, state: State, G: Tensor) -> Tensor:
-        """Return P^T G, or P^T G Q."""
-        projected = state["basis_left"].to(G.dtype).mT @ G
-        return projected @ state["basis_right"].to(G.dtype) if self.sides == 2 else projected
-
-    def lift(self, state: State, step: Tensor) -> Tensor:
-        """Return P N, or P N Q^T."""
-        lifted = state["basis_left"].to(step.dtype) @ step
-        return lifted @ state["basis_right"].to(step.dtype).mT if self.sides == 2 else lifted
 
     def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
         """W <- decay W - rate P N, or P N Q^T."""
@@ -228,9 +237,9 @@ def _descend(
         return
     lr_P = _minimum(options["basis_lr_ratio"] * lr, ADAM_LR_CAP) * share
     moments = {"exp_avg": state[side.exp_avg], "exp_avg_sq": state[side.exp_avg_sq]}
-    hyper = {"betas": _BETAS, "eps": _EPS, "lr": lr_P, "weight_decay": decay}
-    if not fused_adam.descend(P, D, moments, age, hyper):
-        step = MOMENTS["adam"].update(D, moments, age, hyper)
+    own = {"betas": _BETAS, "eps": _EPS, "lr": lr_P, "weight_decay": decay}
+    if not fused_adam.descend(P, D, moments, age, own):
+        step = MOMENTS["adam"].step(D, moments, age, own)
         P.sub_(torch.add(step, P, alpha=decay).mul_(lr_P))
 
 

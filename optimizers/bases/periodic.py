@@ -8,18 +8,28 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from subopt.errors import OptionError
+
 from ..flops import Flops
+from ..options import Options, choice, flag, is_below_one, option, rank_field, whole
 from ..state import low_bit
 from ..state.layout import Layout, Slot, transport
 from ..updates.averages import debiased
 from ..updates.elementwise import MOMENTS
-from .basis import Options, State, is_refresh_due, resolve_rank
+from .basis import (
+    BasisOptions,
+    Rotated,
+    Shape,
+    State,
+    is_refresh_due,
+    moment_step,
+    resolve_rank,
+)
 from .covariance import FittedBasis, covariances, first_fit, refit, side_flops, take_in
 from .decompositions import (
     LinAlgError,
@@ -35,7 +45,74 @@ _AXES = {"left": "row", "right": "column"}
 
 
 @dataclass(frozen=True)
-class Periodic:
+class PeriodicOptions(BasisOptions):
+    """What a basis that is fitted every so many steps has."""
+
+    rank: float | None = rank_field()
+    source: str = choice(
+        "gradient", ("gradient", "momentum", "covariance"), "what the basis is computed from"
+    )
+    period: int = whole(200, 1, "steps between refreshes of the basis (T)")
+    early_refresh: bool = flag(True, "also refresh at steps 2, 4, 8, ... below the period")
+    stagger: bool = flag(
+        False, "refreshes of parameters are spread over a period; none refreshes early then"
+    )
+    on_refresh: str = choice(
+        "keep", ("keep", "rotate", "reset"), "what becomes of the moments when the basis changes"
+    )
+    second_moment_on_refresh: str | None = choice(
+        None,
+        ("keep", "permute", "rotate"),
+        "the same for second moments; permute: they follow the old vectors' new ranks by energy",
+    )
+    solver: str = choice(
+        "exact",
+        ("exact", "power"),
+        "a basis anew at each refresh, or power steps from the old one: one, or as many as a low rank needs",
+    )
+    covariance_beta: float | None = option(
+        None,
+        lambda value: value is None or is_below_one(value),
+        "a number from 0 to below 1",
+        "decay of averaged covariances; none: the second moments'",
+    )
+    use_current_gradient: bool = flag(
+        True, "averaged covariances take in a gradient before it is preconditioned, not after"
+    )
+    skip_first: bool = flag(False, "the gradient that fits the first basis moves nothing")
+    max_dim: int | None = whole(None, 1, "longest side that gets a basis; none: any")
+
+    def check(self) -> None:
+        """Refuse what only averaged covariances give a meaning."""
+        if self.stagger:
+            # At an early refresh every parameter would refresh at once.
+            object.__setattr__(self, "early_refresh", False)
+        for asked, what in (
+            (not self.use_current_gradient, "use_current_gradient false"),
+            (self.second_moment_on_refresh == "permute", "second_moment_on_refresh permute"),
+        ):
+            if asked and self.source != "covariance":
+                raise OptionError(
+                    f"{what} needs a basis of averaged covariances", "use source covariance"
+                )
+
+
+@dataclass(frozen=True)
+class TwoSidedOptions(PeriodicOptions):
+    """The same for two sides."""
+
+    def check(self) -> None:
+        """Refuse power steps from both sides of a gradient."""
+        PeriodicOptions.check(self)
+        if self.solver == "power" and self.source != "covariance":
+            raise OptionError(
+                "solver power needs a basis of averaged covariances, or of one side",
+                "use source covariance, a one-sided basis, or solver exact",
+            )
+
+
+@dataclass(frozen=True)
+class Periodic(Rotated):
     """Singular or eigenvectors, fitted every `period` steps: P^T G, or P^T G Q with two sides.
 
     `source` says what is decomposed: this step's gradient (Nguyen et al. 2025, algorithm 1; GaLore), the
@@ -54,8 +131,8 @@ class Periodic:
 
     `solver` "power" follows an earlier basis instead of decomposing anew: see `decompositions.refined_basis` for one
     of fewer than m columns, `eigenbasis.refit` for the rest. With `stagger` a parameter refreshes at steps
-    T k + 1 + phase, k = 0, 1, ..., its phase in 0 ... T - 1 its turn among the optimizer's (`turns.phase_of`). First
-    turns come early and stand for early refreshes, at which all would wait. The first step fits every basis.
+    T k + 1 + phase, k = 0, 1, ..., its phase in 0 ... T - 1 its place among the optimizer's (`phase_of`). First
+    phases come early and stand for early refreshes, at which all would wait. The first step fits every basis.
 
     Differs from the papers: refreshes at t = 1, T + 1, ... of the steps that move, and, with `early_refresh`, at
     powers of two below T, where the papers wait for t mod T = 0; columns keep the signs of the basis before, so that
@@ -67,23 +144,27 @@ class Periodic:
     """
 
     sides: int
-    short_first: ClassVar[bool] = True
 
-    def _sides_within(self, m: int, n: int, options: Options) -> int:
+    @property
+    def options(self) -> type[PeriodicOptions]:
+        """Its options."""
+        return PeriodicOptions if self.sides == 1 else TwoSidedOptions
+
+    def _sides_within(self, shape: Shape, options: Options) -> int:
         """Return how many sides have a basis; the short side, m, comes first."""
         limit = options["max_dim"]
-        return sum(limit is None or size <= limit for size in (m, n)[: self.sides])
+        return sum(limit is None or size <= limit for size in shape[: self.sides])
 
-    def reaches(self, m: int, n: int, options: Options) -> bool:
+    def reaches(self, shape: Shape, options: Options) -> bool:
         """Return whether a side is short enough for a basis."""
-        return self._sides_within(m, n, options) > 0
+        return self._sides_within(shape, options) > 0
 
-    def layout(self, m: int, n: int, options: Options) -> Layout:
+    def layout(self, shape: Shape, options: Options) -> Layout:
         """Return P (and Q), the covariances where they are the source, and the counters."""
-        sides = self._sides_within(m, n, options)
+        sides = self._sides_within(shape, options)
         layout = {"refreshes": _COUNT, "kept_bases": _COUNT}
-        widths = self.coordinates(m, n, options)
-        for side, size, width in zip(("left", "right")[:sides], (m, n), widths, strict=False):
+        widths = self.coordinates(shape, options)
+        for side, size, width in zip(("left", "right")[:sides], shape, widths, strict=False):
             layout[f"basis_{side}"] = Slot((size, width), "basis", identity=True)
             if options["source"] == "covariance":
                 layout[f"covariance_{side}"] = Slot((size, size), "basis")
@@ -93,17 +174,19 @@ class Periodic:
             layout["phase"] = _COUNT
         return layout
 
-    def coordinates(self, m: int, n: int, options: Options) -> tuple[int, int]:
+    def coordinates(self, shape: Shape, options: Options) -> Shape:
         """Return (a, b)."""
+        m, n = shape
         rank = resolve_rank(options["rank"], m)
-        sides = self._sides_within(m, n, options)
+        sides = self._sides_within(shape, options)
         a, b = (m, n) if rank is None else (rank, rank)
         return a, (b if sides == 2 else n)
 
-    def flops(self, m: int, n: int, options: Options) -> Flops:
+    def flops(self, shape: Shape, options: Options) -> Flops:
         """Return the costs of Nguyen et al. 2025, section 3.4, extended to rank r and to averaged covariances."""
-        a, b = self.coordinates(m, n, options)
-        sides = self._sides_within(m, n, options)
+        m, n = shape
+        a, b = self.coordinates(shape, options)
+        sides = self._sides_within(shape, options)
         two = sides == 2
         step = 4 * (m * n * a + (a * n * b if two else 0))
         if options["source"] == "covariance":
@@ -128,7 +211,7 @@ class Periodic:
     ) -> None:
         """Move the basis if it is time and it may see this gradient, or if there is none yet."""
         if options["use_current_gradient"] and "covariance_left" in state:
-            take_in(state, G, _sides_held(state), t, options)
+            take_in(state, G, _sides_of(state), t, options)
         if _is_due_before(state, t, options):
             self._refresh(state, G, usable, t, options)
 
@@ -173,22 +256,10 @@ class Periodic:
             G = torch.lerp(M, G, 1 - beta1)
         if options["solver"] == "power" and int(state["refreshes"]) > 0:
             return {"left": _followed(G, state["basis_left"].to(G.dtype))}
-        if _sides_held(state) == 1:
+        if _sides_of(state) == 1:
             return {"left": FittedBasis(left_basis(G, rank))}
         left, right = two_sided_bases(G, rank)
         return {"left": FittedBasis(left), "right": FittedBasis(right)}
-
-    def project(self, state: State, G: Tensor) -> Tensor:
-        """Return P^T G, or P^T G Q."""
-        projected = state["basis_left"].to(G.dtype).mT @ G
-        return projected @ state["basis_right"].to(G.dtype) if "basis_right" in state else projected
-
-    def lift(self, state: State, step: Tensor) -> Tensor:
-        """Return P N, or P N Q^T."""
-        lifted = state["basis_left"].to(step.dtype) @ step
-        if "basis_right" in state:
-            return lifted @ state["basis_right"].to(step.dtype).mT
-        return lifted
 
     def descend(self, W: Tensor, state: State, step: Tensor, rate: float, decay: float) -> None:
         """W <- decay W - rate P N, or P N Q^T."""
@@ -209,17 +280,12 @@ class Periodic:
         """Where the basis may not see a gradient before its use, take it in now, and refresh for the next step."""
         if options["use_current_gradient"] or "covariance_left" not in state:
             return
-        take_in(state, G, _sides_held(state), t, options)
+        take_in(state, G, _sides_of(state), t, options)
         if int(state["refreshes"]) > 0 and _is_due(state, t + 1, options):
             self._refresh(state, G, usable, t + 1, options)
 
 
-def moment_step(state: State, t: int) -> int:
-    """Return t as the moments count it, from their last reset; 0 at a step that only fits the first basis."""
-    return t - int(state["restart"]) if "restart" in state else t
-
-
-def _sides_held(state: State) -> int:
+def _sides_of(state: State) -> int:
     return 2 if "basis_right" in state else 1
 
 
@@ -240,7 +306,7 @@ def _is_due(state: State, t: int, options: Options) -> bool:
 def _fit_to_covariances(
     state: State, G: Tensor, rank: int | None, options: Options
 ) -> dict[str, FittedBasis]:
-    sides = ("left", "right")[: _sides_held(state)]
+    sides = ("left", "right")[: _sides_of(state)]
     if int(state["refreshes"]) > 0:
         return {
             side: refit(
@@ -277,7 +343,7 @@ def _carrying_flops(m: int, n: int, a: int, b: int, two: bool, options: Options)
     fates, moments = _moment_fates(options), MOMENTS[options["moments"]]
     if "rotate" not in fates.values():
         return 0
-    slots = moments.layout(a, b, options).values()
+    slots = moments.slots((a, b), options).values()
     rotated = sum(len(slot.shape) == 2 and fates[slot.power] == "rotate" for slot in slots)
     maps = 2 * (m * a * a + (n * b * b if two else 0))
     return maps + rotated * 2 * (a * a * b + (a * b * b if two else 0))
@@ -311,7 +377,7 @@ def _carry_moments(
             low_bit.clear(state[name])
         state["restart"].fill_(t - 1)
         return
-    layout = moments.layout(0, 0, options)
+    layout = moments.slots((0, 0), options)
     for power, fate in _moment_fates(options).items():
         if fate != "keep":
             names = [name for name in moments.keeps if layout[name].power == power]

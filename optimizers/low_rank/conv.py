@@ -100,8 +100,8 @@ class LowRankConv(LowRankLayer):
 def _convolution(
     settings: dict[str, Any], weight: Tensor | None, bias: nn.Parameter | None
 ) -> Convolution:
-    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(settings["kernel_size"]) - 1]
-    layer = kind(**settings, bias=bias is not None, device="meta")
+    layer_class = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(settings["kernel_size"]) - 1]
+    layer = layer_class(**settings, bias=bias is not None, device="meta")
     if weight is not None:
         layer.weight = nn.Parameter(weight)
     layer.bias = bias

@@ -80,8 +80,8 @@ def replace_layers(
                 "register them on the new layer, or exclude this one",
             )
         rank = starting_rank(dense.weight.shape, options)
-        kind = LowRankLinear if isinstance(dense, nn.Linear) else LowRankConv
-        layer: LowRankLayer = kind.from_dense(dense, rank)  # type: ignore[arg-type]
+        layer_class = LowRankLinear if isinstance(dense, nn.Linear) else LowRankConv
+        layer: LowRankLayer = layer_class.from_dense(dense, rank)  # type: ignore[arg-type]
         _put(model, prefix, layer.train(dense.training))
         successors[weight] = [(f"{prefix}.{name}", getattr(layer, name)) for name in FACTORS]
     return successors

@@ -7,14 +7,19 @@ Source: Hnatiuk et al. 2024, Stochastic Aspects of Dynamical Low-Rank Approximat
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from subopt.errors import OptionError
+
+from ..bases.basis import State
+from ..options import Options, choice, number, rank_field, whole
+from ..state import low_bit
 from ..state.layout import Layout
-from ..updates.elementwise import MOMENTS, Moments
-from ..updates.update import Hyper, State
+from ..updates.elementwise import MOMENTS, MomentOptions, Moments
 
 
 def orth(A: Tensor) -> Tensor:
@@ -68,14 +73,14 @@ def kept_rank(sigma: Tensor, tau: float, truncation: str, limit: int) -> Tensor:
     return (tails > theta.clamp_min(rounding)).sum().clamp(1, limit)
 
 
-def unified_momentum(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+def unified_momentum(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """X <- mu X + G; step lambda G + (1 - lambda + lambda mu) X: heavy ball at lambda 0, Nesterov at 1.
 
     mu is the first of `betas`, lambda `nesterov_weight`, 0 <= lambda <= 1 / (1 - mu). The two are torch.optim.SGD's,
     under learning rates that change too: h multiplies the step, where equation 5.24 takes it into X.
     """
     del t
-    mu, weight = hyper["betas"][0], hyper["nesterov_weight"]
+    mu, weight = options["betas"][0], options["nesterov_weight"]
     X = state["exp_avg"].to(G.dtype).mul(mu).add_(G)
     state["exp_avg"].copy_(X)
     return X.mul_(1 - weight + weight * mu).add_(G, alpha=weight)
@@ -83,9 +88,55 @@ def unified_momentum(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
 
 INTEGRATORS: dict[str, Moments] = {
     "sgd": MOMENTS["sgd"],
-    "momentum": Moments("momentum", unified_momentum, ("exp_avg",), flops_per_element=6),
+    "momentum": Moments(
+        name="momentum", function=unified_momentum, keeps=("exp_avg",), flops_per_element=6
+    ),
     "adam": MOMENTS["adam"],
 }
+
+
+@dataclass(frozen=True)
+class LowRankOptions(MomentOptions):
+    """What low-rank layers have."""
+
+    rank: float | None = rank_field()
+    max_rank: float | None = rank_field(
+        meaning="largest rank of a low-rank layer; none: where its factors are as large as the dense weight"
+    )
+    rank_mode: str = choice(
+        "adaptive",
+        ("adaptive", "fixed", "frozen"),
+        "low-rank layers: ranks adapt, or stay, or the bases stay too and only the cores S train",
+    )
+    tau: float = number(
+        0.1, 0, 1e6, "tolerance of the truncation that ends a low-rank layer's step"
+    )
+    truncation: str = choice(
+        "relative",
+        ("relative", "absolute"),
+        "whether tau is a share of the norm of S or a norm itself",
+    )
+    integrator: str = choice("adam", INTEGRATORS, "what steps the factors of low-rank layers")
+    nesterov_weight: float = number(
+        0.0, 0, 1e6, "lambda of unified momentum, up to 1 / (1 - mu): 0 heavy ball, 1 Nesterov"
+    )
+    settle_steps: int = whole(
+        0, 0, "steps without a change of any rank after which only the cores train; 0: never"
+    )
+
+    def check(self) -> None:
+        """Refuse a momentum that would turn uphill, and moments whose size cannot change."""
+        mu = self.betas[0]
+        if self.nesterov_weight * (1 - mu) > 1:
+            raise OptionError(
+                f"Invalid nesterov_weight: {self.nesterov_weight}; with momentum {mu} "
+                f"it is at most 1 / (1 - momentum) = {1 / (1 - mu):g}"
+            )
+        if self.state_dtype == low_bit.STATE_DTYPE:
+            raise OptionError(
+                "low-rank layers cannot keep their moments in 8-bit blocks: their size changes with the rank",
+                "use state_dtype bf16",
+            )
 
 
 def carried(

@@ -46,10 +46,10 @@ def factor_layouts(
     A factor that nothing is kept for is left out; so are U and V where the bases are frozen.
     """
     m, n = matrix_shape(shape, short_first=False)
-    layout = INTEGRATORS[options["integrator"]].layout
-    layouts: dict[str, Layout] = {"S": {**_COUNTERS, **layout(rank, rank, options)}}
+    slots_of = INTEGRATORS[options["integrator"]].slots
+    layouts: dict[str, Layout] = {"S": {**_COUNTERS, **slots_of((rank, rank), options)}}
     if options["rank_mode"] != "frozen":
-        sides = {"U": layout(m, rank, options), "V": layout(n, rank, options)}
+        sides = {"U": slots_of((m, rank), options), "V": slots_of((n, rank), options)}
         layouts |= {name: slots for name, slots in sides.items() if slots}
     return layouts
 
@@ -65,7 +65,7 @@ class _Between:
         M: Ua^T U.
         N: Va^T V.
         moments: S's moments in the new bases.
-        held: The old factors at a fixed rank; at an adaptive one the new ones begin with them.
+        retained: The old factors at a fixed rank; at an adaptive one the new ones begin with them.
     """
 
     usable: Tensor
@@ -74,7 +74,7 @@ class _Between:
     M: Tensor
     N: Tensor
     moments: dict[str, Tensor]
-    held: tuple[Tensor, Tensor, Tensor] | None
+    retained: tuple[Tensor, Tensor, Tensor] | None
 
 
 class LayerStep:
@@ -98,9 +98,9 @@ class LayerStep:
         state: MutableMapping[Tensor, dict[str, Tensor]],
     ) -> None:
         self.layer, self.group, self._state = layer, group, state
-        self._rule = INTEGRATORS[group["integrator"]]
-        self._slots = self._rule.layout(0, 0, group)
-        self._dtypes = Dtypes.of(layer.S.dtype, group["state_dtype"], group["basis_dtype"])
+        self._integrator = INTEGRATORS[group["integrator"]]
+        self._slots = self._integrator.slots((0, 0), group)
+        self._dtypes = Dtypes.under(layer.S.dtype, group)
         self._between: _Between | None = None
         self._allocate("S")
         self._counts = state[layer.S]
@@ -133,17 +133,17 @@ class LayerStep:
         before = {name: self._moments(getattr(layer, name), copy=True) for name in FACTORS}
         step_K, step_L = self._step(layer.U, gradient_K), self._step(layer.V, gradient_L)
         if self.group["rank_mode"] == "adaptive":
-            Ua, Va, held = augmented(U, step_K), augmented(V, step_L), None
+            Ua, Va, retained = augmented(U, step_K), augmented(V, step_L), None
         else:
             Ua = orth(self._moved(U @ S, step_K))
             Va = orth(self._moved(V @ S.mT, step_L))
-            held = factors
+            retained = factors
         start, M, N = galerkin_start((U, S, V), Ua, Va)
-        if held is None:
+        if retained is None:
             moments = augmented_moments(before, self._slots, Ua, Va)
         else:
             moments = carried(before["S"], self._slots, M, N)
-        self._between = _Between(finite_K & finite_L, layer.rank, start, M, N, moments, held)
+        self._between = _Between(finite_K & finite_L, layer.rank, start, M, N, moments, retained)
         layer.hold(Ua, start, Va)
 
     def move_core(self) -> None:
@@ -152,18 +152,18 @@ class LayerStep:
         gradient, finite = self._gradient(self.layer.S)
         usable = between.usable & finite
         self._counts["nonfinite_gradients"].add_(~usable)
-        step = self._rule.update(gradient, between.moments, self._t, self.group)
+        step = self._integrator.step(gradient, between.moments, self._t, self.group)
         S = self._moved(between.start, step)
-        if between.held is None:
+        if between.retained is None:
             self._truncate(S, between, usable)
         else:
-            self._keep_rank(S, between, between.held, usable)
+            self._keep_rank(S, between, between.retained, usable)
 
     def undo(self) -> None:
         """Give the layer back the point it started from; at an adaptive rank up to rounding."""
         between = self._begun()
-        if between.held is not None:
-            self.layer.hold(*between.held)
+        if between.retained is not None:
+            self.layer.hold(*between.retained)
             return
         q = between.rank
         U, _, V = self.layer.factors
@@ -201,11 +201,11 @@ class LayerStep:
         unchanged.add_(1) if layer.rank == between.rank else unchanged.zero_()
 
     def _keep_rank(
-        self, S: Tensor, between: _Between, held: tuple[Tensor, Tensor, Tensor], usable: Tensor
+        self, S: Tensor, between: _Between, retained: tuple[Tensor, Tensor, Tensor], usable: Tensor
     ) -> None:
         layer, slots = self.layer, self._slots
         U, _, V = layer.factors
-        factors = zip((U, S.to(U.dtype), V), held, strict=True)
+        factors = zip((U, S.to(U.dtype), V), retained, strict=True)
         layer.hold(*(torch.where(usable, new, old) for new, old in factors))
         moments = {parameter: self._moments(parameter) for parameter in (layer.U, layer.S, layer.V)}
         moved = {
@@ -238,16 +238,16 @@ class LayerStep:
         return self._between
 
     def _moments(self, parameter: Tensor, *, copy: bool = False) -> dict[str, Tensor]:
-        held = self._state.get(parameter, {})
-        return {name: held[name].clone() if copy else held[name] for name in self._slots}
+        state = self._state.get(parameter, {})
+        return {name: state[name].clone() if copy else state[name] for name in self._slots}
 
     def _put(self, parameter: Tensor, moments: dict[str, Tensor]) -> None:
         for name, value in moments.items():
-            held = self._state[parameter]
-            held[name] = value.to(held[name].dtype)
+            state = self._state[parameter]
+            state[name] = value.to(state[name].dtype)
 
     def _step(self, parameter: Tensor, gradient: Tensor) -> Tensor:
-        return self._rule.update(gradient, self._moments(parameter), self._t, self.group)
+        return self._integrator.step(gradient, self._moments(parameter), self._t, self.group)
 
     def _gradient(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """Take a gradient from its parameter; return it, zeros if it is not finite, and whether it was."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class DLRT(Composed):
         lr: Learning rate, h.
         weight_decay: Decoupled decay of W per unit of lr.
         maximize: Ascend instead.
-        **options: As `Composed`.
+        **options: As `Composed`, those of `LowRankOptions` by default.
 
     Raises:
         OptionError: An unknown option or a value out of range.
@@ -66,6 +66,7 @@ class DLRT(Composed):
     """
 
     updates_each_alone = False
+    parts: ClassVar[Mapping[str, str]] = {"update": "low-rank"}
 
     def __init__(
         self,
@@ -189,7 +190,7 @@ class DLRT(Composed):
         for parameter in others:
             if id(parameter) in groups and parameter.numel() > 0:
                 group = groups[id(parameter)]
-                dtypes = Dtypes.of(parameter.dtype, group["state_dtype"], group["basis_dtype"])
+                dtypes = Dtypes.under(parameter.dtype, group)
                 layout = self._layout(parameter, group)
                 self.state[parameter].update(allocate(layout, dtypes, parameter.device))
 
@@ -197,7 +198,7 @@ class DLRT(Composed):
         """Return the bytes that the state can come to: every layer at the largest rank its options allow."""
         growth = 0
         for layer, group in self._trained():
-            dtypes = Dtypes.of(layer.S.dtype, group["state_dtype"], group["basis_dtype"])
+            dtypes = Dtypes.under(layer.S.dtype, group)
             for rank, sign in ((largest_rank(layer.dense_shape, group), 1), (layer.rank, -1)):
                 layouts = factor_layouts(layer.dense_shape, group, rank).values()
                 growth += sign * sum(layout_bytes(layout, dtypes) for layout in layouts)

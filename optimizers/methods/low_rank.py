@@ -15,39 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from subopt.errors import OptionError
-
 from ..low_rank.convert import dense_state_dict, largest_rank, replace_layers
 from ..low_rank.integrator import INTEGRATORS
 from ..low_rank.layer_step import factor_layouts
 from ..low_rank.linear import LowRankLinear
 from ..low_rank.optimizer import DLRT
 from ..matrices import matrix_shape
-from ..state import low_bit
+from ..options import Options
 from ..state.layout import Dtypes, layout_bytes
 from ..state.storage_tracker import StorageTracker
 from .method import Method
-
-Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRankMethod(Method):
     """A method that trains low-rank layers in the place of the model's dense ones."""
-
-    def resolve(self, options: Options | None = None) -> dict[str, Any]:
-        """Return the complete options, as `Method.resolve`.
-
-        Raises:
-            OptionError: As there, and for moments in 8-bit blocks.
-        """
-        resolved = Method.resolve(self, options)
-        if resolved["state_dtype"] == low_bit.STATE_DTYPE:
-            raise OptionError(
-                f"method '{self.name}' cannot keep its moments in 8-bit blocks: their size changes with the rank",
-                "use state_dtype bf16",
-            )
-        return resolved
 
     def weight_bytes(
         self,
@@ -73,7 +55,7 @@ class LowRankMethod(Method):
     ) -> int:
         """Return the bytes of the moments of K, L and S, and of the layer's counters."""
         resolved = self.resolve(options)
-        dtypes = Dtypes.of(dtype, resolved["state_dtype"], resolved["basis_dtype"])
+        dtypes = Dtypes.under(dtype, resolved)
         layouts = factor_layouts(shape, resolved, rank or largest_rank(shape, resolved)).values()
         return sum(layout_bytes(layout, dtypes, counters=counters) for layout in layouts)
 
@@ -136,14 +118,13 @@ DLRT_METHOD = LowRankMethod(
         "Learning"
     ),
     section="algorithm 3.1",
-    fixed={},
+    # A step's new directions are cut unless they are above the tolerance at once, so ranks shrink more easily than they
+    # grow: start near the break-even rank.
+    options={"update": "low-rank", "rank": 0.5},
     tunable=(
         "integrator", "betas", "eps", "nesterov_weight", "rank", "max_rank", "rank_mode", "tau", "truncation",
         "settle_steps", "state_dtype",
     ),
-    # A step's new directions are cut unless they are above the tolerance at once, so ranks shrink more easily than they
-    # grow: start near the break-even rank.
-    preset={"rank": 0.5},
     state_formula="2(q(m + n) + q^2)",
     capabilities=frozenset({"bf16_parameters", "closure", "needs_closure", "rank"}),
     layers=frozenset({"linear", "conv"}),
@@ -164,7 +145,7 @@ DLRT_METHOD = LowRankMethod(
         ({"integrator": "lion"}, "Invalid integrator"),
         ({"settle_steps": -1}, "Invalid settle_steps"),
         ({"nesterov_weight": 11.0}, "Invalid nesterov_weight"),
-        ({"state_dtype": "8bit"}, "cannot keep its moments in 8-bit"),
+        ({"state_dtype": "8bit"}, "cannot keep their moments in 8-bit"),
     ),
 )  # fmt: skip
 
@@ -188,8 +169,8 @@ def _transient_bytes(
         optimizer.step(closure)
         states = [value for state in optimizer.state.values() for value in state.values()]
         with StorageTracker() as tracker:
-            tracker.file([x, *layer.parameters(), *states], "held")
-            held = tracker.live_bytes["held"]
+            tracker.file([x, *layer.parameters(), *states], "retained")
+            retained = tracker.live_bytes["retained"]
             optimizer.step(closure)
-        peak: int = sum(tracker.peak_bytes.values()) - held
+        peak: int = sum(tracker.peak_bytes.values()) - retained
         return peak

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subopt.errors import OptionError, suggestion
-
 from ..bases.basis import refreshes_due
-from ..composition import rule_of
+from ..composition import known_options, part_names, resolved, update_for
 from ..optimizer import Composed
-from ..options import OPTIONS, RULES, validated
+from ..options import Option, options_of, refuse_unknown
 from ..parameters import LayerType
 from ..state import low_bit
 from ..state.layout import Dtypes, layout_bytes
+from ..updates.elementwise import MOMENTS, MomentOptions
 from .transient import transient_bytes
 
 # What every parameter's storage depends on, whatever optimizer it is left to.
@@ -28,7 +27,7 @@ _SHARED_WITH_FALLBACK = ("state_dtype",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One optimizer method: a cell of the composition with its options, and what follows from them.
+    """One optimizer method: the parts that make it up and their options, and what follows from them.
 
     A method that puts layers of its own in the place of the model's overrides `replace`, `optimizer`,
     `dense_state_dict` and the counts: for such a method the shape of a weight is that of the dense weight it replaces,
@@ -39,9 +38,8 @@ class Method:
         summary: What it does, in a line.
         paper: Where it is from.
         section: The place in that paper.
-        fixed: The options that make it this method.
+        options: Its parts (`basis` and `moments`, or `update`), and where it differs from their own defaults.
         tunable: The names of the options a user may set.
-        preset: Defaults of tunable options that differ from the general ones.
         fallback: "adamw" or "adamw-nomom": what trains the parameters it leaves alone.
         state_formula: Elements kept for an m x n matrix, as the paper writes it.
         capabilities: What it can do or needs, as data. "refreshes": some steps decompose a matrix; "rank": it has one;
@@ -49,7 +47,7 @@ class Method:
             "closure": it takes them; "needs_closure": its step evaluates the loss more than once; "waits_for_device":
             its every step reads numbers off the device; "whitens": its step evens out rows and columns, as one in both
             eigenbases does; "shares_basis": its rank is of one basis for the second moments of all output neurons.
-        layers: The kinds of layers it puts its own in the place of; the weights of others go to its fallback. Empty
+        layers: The types of layers it puts its own in the place of; the weights of others go to its fallback. Empty
             for a method that leaves the model's layers alone.
         searched: For the one or two options whose best value depends on the model, the values a race tries beside
             learning rates, the default first. None of them takes more memory than the default.
@@ -61,9 +59,8 @@ class Method:
     summary: str
     paper: str
     section: str
-    fixed: Mapping[str, Any]
+    options: Mapping[str, Any]
     tunable: tuple[str, ...]
-    preset: Mapping[str, Any] = field(default_factory=dict)
     fallback: str = "adamw"
     state_formula: str = ""
     capabilities: frozenset[str] = frozenset()
@@ -73,31 +70,53 @@ class Method:
     error_inputs: tuple[tuple[Mapping[str, Any], str], ...] = ()
 
     @property
+    def fixed(self) -> dict[str, Any]:
+        """The options that make it this method and that a user may not set."""
+        return {name: value for name, value in self.options.items() if name not in self.tunable}
+
+    @property
+    def settable(self) -> dict[str, Option]:
+        """Every tunable option, as the part that has it describes it."""
+        # Where a user chooses the moments, the options of any of them may be set.
+        chosen = MOMENTS if "moments" in self.tunable else ()
+        known: dict[str, Option] = {}
+        for moments in chosen:
+            known |= known_options(part_names({"moments": moments}, self.options))
+        known |= known_options(part_names(self.options, {}))
+        return {name: known[name] for name in self.tunable}
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """Every tunable option with its default."""
-        moments = RULES[self.preset.get("moments", self.fixed.get("moments", "adam"))]
-        own = {"betas": moments.betas, "eps": moments.eps}
-        general = {name: OPTIONS[name].default for name in self.tunable}
-        return general | {key: own[key] for key in own if key in general} | dict(self.preset)
+        own = self.resolve()
+        return {name: own.get(name, option.default) for name, option in self.settable.items()}
 
     def resolve(self, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the complete options of the composed optimizer: general, this method's, the user's.
+        """Return the complete options of the method's parts: their defaults, this method's, the user's.
+
+        An option of other moments than the chosen ones is checked and left out.
 
         Raises:
             OptionError: An option this method does not have, or a value out of range.
         """
         options = options or {}
-        for name in options:
-            if name not in self.tunable:
-                raise OptionError(
-                    f"method '{self.name}' has no option '{name}'{suggestion(name, self.tunable)}",
-                    f"its options: {', '.join(self.tunable)}",
-                )
-        general = {name: option.default for name, option in OPTIONS.items()}
-        preset = dict(self.preset)
-        if options.get("moments", preset.get("moments")) != preset.get("moments"):
-            preset = {key: preset[key] for key in preset if key not in {"betas", "eps"}}
-        return validated({**general, **self.fixed, **preset, **options})
+        settable = self.settable
+        refuse_unknown(options, settable, f"method '{self.name}'")
+        for name, value in options.items():
+            settable[name].checked(name, value)
+        known = known_options(part_names(options, self.options))
+        own = {name: value for name, value in options.items() if name in known}
+        return resolved({**self.fixed, **own}, self.options)
+
+    def among(self, wishes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the wished options that it has, so that one set of wishes serves every method.
+
+        A wished rank is one of the gradient's subspace: a sketch, a shared basis or a layer has another rank.
+        """
+        foreign = set() if "projects" in self.capabilities else {"rank"}
+        return {
+            name: wishes[name] for name in wishes if name in self.tunable and name not in foreign
+        }
 
     def state_bytes(
         self,
@@ -132,13 +151,9 @@ class Method:
         self, options: Mapping[str, Any] | None = None, method: str | None = None
     ) -> dict[str, Any]:
         """Return the composed optimizer's options for this method's fallback, or for the named one."""
-        resolved = self.resolve(options)
-        shared = {name: resolved[name] for name in _SHARED_WITH_FALLBACK}
-        return validated(
-            {name: option.default for name, option in OPTIONS.items()}
-            | {"moments": FALLBACKS[method or self.fallback]}
-            | shared
-        )
+        own = self.resolve(options)
+        shared = {name: own[name] for name in _SHARED_WITH_FALLBACK if name in own}
+        return resolved({"moments": FALLBACKS[method or self.fallback], **shared})
 
     def fallback_transient_bytes(
         self,
@@ -170,11 +185,14 @@ class Method:
 
     def step_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return FLOPs per step for one parameter: projection, lift, moments, and a refresh over its period."""
-        return rule_of(self.resolve(options), shape).step_flops(shape)
+        update, own = update_for(self.resolve(options), shape)
+        found = update.flops(shape, own)
+        return found.step + found.refresh / own["period"] if found.refresh else found.step
 
     def bound_flops(self, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> float:
         """Return the upper bound on FLOPs beyond the un-rotated method's (Nguyen et al. 2025, section 3.4)."""
-        return rule_of(self.resolve(options), shape).bound_flops(shape)
+        update, own = update_for(self.resolve(options), shape)
+        return update.flops(shape, own).bound
 
     def refreshes_by(self, step: int, options: Mapping[str, Any] | None = None) -> int:
         """Return in how many of the steps 1, 2, ..., `step` each basis is fitted or refreshed; 0 without refreshes.
@@ -197,11 +215,11 @@ class Method:
 
     def missing_extra(self, options: Mapping[str, Any] | None = None) -> str | None:
         """Return the extra of subopt that this method needs with these options and that is not installed, or None."""
-        needs_low_bit = self.resolve(options)["state_dtype"] == low_bit.STATE_DTYPE
+        needs_low_bit = low_bit.is_asked_for(self.resolve(options))
         return low_bit.EXTRA if needs_low_bit and not low_bit.is_installed() else None
 
     def accepts(self, layer_type: LayerType | None) -> bool:
-        """Return whether it trains the matrix of a layer of this kind; others go to its fallback."""
+        """Return whether it trains the matrix of a layer of this type; others go to its fallback."""
         return not self.layers or layer_type in self.layers
 
     def replace(
@@ -230,14 +248,14 @@ class Method:
 
 
 FALLBACKS = {"adamw": "adam", "adamw-nomom": "adam-nomom"}
-FALLBACK_OPTIONS = ("betas", "eps", "state_dtype")
+FALLBACK_OPTIONS = tuple(options_of(MomentOptions))
 
 
 def _state_bytes(
     shape: Sequence[int], dtype: torch.dtype, options: Mapping[str, Any], counters: bool
 ) -> int:
-    dtypes = Dtypes.of(dtype, options["state_dtype"], options["basis_dtype"])
-    return layout_bytes(rule_of(options, shape).layout(shape), dtypes, counters=counters)
+    update, own = update_for(options, shape)
+    return layout_bytes(update.layout(shape, own), Dtypes.under(dtype, options), counters=counters)
 
 
 ADAM = ("betas", "eps", "state_dtype")
@@ -251,14 +269,3 @@ def record(name: str, summary: str, paper: str, section: str, **rest: Any) -> Me
     rest.setdefault("test_inputs", ({},))
     rest["capabilities"] = frozenset({"bf16_parameters", "closure", *rest.get("capabilities", ())})
     return Method(name=name, summary=summary, paper=paper, section=section, **rest)
-
-
-def options_for(method: Method, wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the wished options that the method has, so that one set of wishes serves every method.
-
-    A wished rank is one of the gradient's subspace: a sketch, a shared basis or a layer has a rank of another kind.
-    """
-    foreign = set() if "projects" in method.capabilities else {"rank"}
-    return {
-        key: value for key, value in wishes.items() if key in method.defaults and key not in foreign
-    }

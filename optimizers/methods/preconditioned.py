@@ -1,4 +1,4 @@
-"""The method table's preconditioners: rules for whole matrices, in the weights' own coordinates."""
+"""The method table's preconditioners: updates of whole matrices, in the weights' own coordinates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ PRECONDITIONER_METHODS = (
     record(
         "shampoo", "row and column preconditioners of blocks, grafted to RMSProp's step length",
         "Gupta et al. 2018, Shampoo: Preconditioned Stochastic Tensor Optimization", "algorithm 1",
-        fixed={"basis": "identity", "moments": "shampoo"},
+        options={"update": "shampoo", "block_size": 512, "period": 10, "start_step": 101},
         tunable=(
             *ADAM, "basis_dtype", "block_size", "period", "start_step", "graft", "accumulation",
         ),
-        preset={"block_size": 512, "period": 10, "start_step": 101},
         state_formula="2(m^2 + n^2) per block + 2mn",
         capabilities=("refreshes", "whitens"),
         searched=_FIRST_STEPS,
@@ -37,11 +36,10 @@ PRECONDITIONER_METHODS = (
     record(
         "sketchy", "Shampoo with low-rank sketches for statistics, by Frequent Directions",
         "Feinberg et al. 2023, Sketchy: Memory-efficient Adaptive Regularization with Frequent Directions", "S-Shampoo",
-        fixed={"basis": "identity", "moments": "sketchy"},
+        options={"update": "sketchy", "rank": 256, "block_size": 1024, "period": 10, "start_step": 101},
         tunable=(
             *ADAM, "basis_dtype", "rank", "block_size", "period", "start_step", "graft", "accumulation",
         ),
-        preset={"rank": 256, "block_size": 1024, "period": 10, "start_step": 101},
         state_formula="(m + n + 2)l + 2 + 2mn, the sketches for every block",
         capabilities=("refreshes", "rank", "whitens"),
         searched=_FIRST_STEPS,
@@ -65,9 +63,8 @@ PRECONDITIONER_METHODS = (
         "shared-basis", "a low-rank second moment per output neuron, all in one shared basis",
         "Yen et al. 2023, Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization",
         "algorithm 1",
-        fixed={"basis": "identity", "moments": "shared-basis"},
+        options={"update": "shared-basis", "rank": 32},
         tunable=(*ADAM, "rank", "graft"),
-        preset={"rank": 32},
         state_formula="kn + mk^2 + m + 2mn, n the inputs",
         capabilities=("rank", "shares_basis", "waits_for_device"),
         test_inputs=(
@@ -86,9 +83,8 @@ PRECONDITIONER_METHODS = (
         "block-adam", "Adam with a small matrix for every few weights of an output neuron",
         "Yun et al. 2022, AdaBlock: SGD with Practical Block Diagonal Matrix Adaptation",
         "as in Yen et al. 2023, section 3",
-        fixed={"basis": "identity", "moments": "block-adam"},
+        options={"update": "block-adam", "block_size": 8},
         tunable=("betas", "eps", "basis_dtype", "block_size"),
-        preset={"block_size": 8},
         state_formula="mnb + mn",
         capabilities=("waits_for_device",),
         test_inputs=({}, {"block_size": 3}, {"block_size": 1}),

@@ -1,4 +1,4 @@
-"""The method table: one record per method. To add a cell of the composition, add a record."""
+"""The method table: one record per method. To add a method of known parts, add a record."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def _add(name: str, summary: str, paper: str, section: str, **rest: Any) -> None
 def _unrotated(
     name: str, moments: str, summary: str, tunable: tuple[str, ...], **rest: Any
 ) -> None:
-    _add(name, summary, fixed={"basis": "identity", "moments": moments}, tunable=tunable, **rest)
+    options = {"basis": "identity", "moments": moments}
+    _add(name, summary, options=options, tunable=tunable, **rest)
 
 
 def _rotated(
@@ -83,7 +84,7 @@ def _rotated(
         name,
         summary,
         _ADADIAG,
-        fixed={"basis": basis, "moments": moments},
+        options={"basis": basis, "moments": moments},
         tunable=(*tunable, *_PERIODIC),
         capabilities=("refreshes",),
         searched=_PERIODS,
@@ -126,9 +127,9 @@ _unrotated(
     paper=_ADADIAG, section="algorithm 3 with P = I", state_formula="2(m + n)",
 )  # fmt: skip
 
-_unrotated(
-    "muon", "muon", "steps with all singular values alike, as torch.optim ships it",
-    ("betas", "eps", "nesterov", "ns_steps", "adjust_lr"),
+_add(
+    "muon", "steps with all singular values alike, as torch.optim ships it",
+    options={"update": "muon"}, tunable=("betas", "eps", "nesterov", "ns_steps", "adjust_lr"),
     paper="Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks",
     section="torch.optim.Muon", state_formula="mn",
     capabilities=("whitens",),
@@ -140,9 +141,9 @@ _unrotated(
         ({"state_dtype": "bf16"}, "no option 'state_dtype'"),
     ),
 )  # fmt: skip
-_unrotated(
-    "adafactor-torch", "adafactor-torch", "Adafactor as torch.optim ships it: steps relative to the weights",
-    ("eps", "eps2", "beta2_decay", "clip_threshold"),
+_add(
+    "adafactor-torch", "Adafactor as torch.optim ships it: steps relative to the weights",
+    options={"update": "adafactor-torch"}, tunable=("eps", "eps2", "beta2_decay", "clip_threshold"),
     paper="Shazeer and Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
     section="torch.optim.Adafactor", state_formula="m + n",
     capabilities=("waits_for_device",),
@@ -156,12 +157,11 @@ _unrotated(
 
 _add(
     "galore", "moments of the gradient's leading directions, refreshed by SVD", _GALORE, "algorithm 2",
-    fixed={"basis": "one-sided"},
+    options={"basis": "one-sided", "moments": "adam", "rank": 0.25, "scale": 0.25},
     tunable=(
         *_LOW_RANK, "clip_momentum", "state_dtype",
         "source", "period", "early_refresh", "stagger", "on_refresh", "solver",
     ),
-    preset={"moments": "adam", "rank": 0.25, "scale": 0.25},
     state_formula="mr + 2nr",
     capabilities=("refreshes", "rank", "projects"),
     searched=_GALORE_PERIODS,
@@ -182,9 +182,8 @@ _add(
 )  # fmt: skip
 _add(
     "osd", "moments of a subspace that follows the gradient by online PCA", _OSD, "algorithm 1",
-    fixed={"basis": "online-pca"},
+    options={"basis": "online-pca", "moments": "adam", "rank": 0.25},
     tunable=_ONLINE_PCA,
-    preset={"moments": "adam", "rank": 0.25},
     state_formula="mr + 2nr + 2mr",
     capabilities=("rank", "projects"),
     searched=_BASIS_RATES,
@@ -200,9 +199,8 @@ _add(
 )  # fmt: skip
 _add(
     "osd-two-sided", "moments of r x r coordinates: online PCA of both sides", _OSD, "section 4.3",
-    fixed={"basis": "online-pca-two-sided"},
+    options={"basis": "online-pca-two-sided", "moments": "adam", "rank": 0.25},
     tunable=_ONLINE_PCA,
-    preset={"moments": "adam", "rank": 0.25},
     state_formula="2r^2 + (m + n)r + 2(m + n)r",
     capabilities=("rank", "projects"),
     searched=_BASIS_RATES,
@@ -220,7 +218,7 @@ _add(
 _add(
     "adamw-8bit", "AdamW with its moments in 8 bits: a quarter of the state",
     "Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization", "section 2",
-    fixed={"basis": "identity", "moments": "adam", "state_dtype": "8bit"},
+    options={"basis": "identity", "moments": "adam", "state_dtype": "8bit"},
     tunable=("betas", "eps"),
     state_formula="2mn, codes of one byte",
     searched=_ADAM_BETAS,
@@ -242,9 +240,8 @@ for _name, _of, _summary, _formula in (
     _full = METHODS[_of]
     _add(
         _name, _summary, _full.paper, _full.section,
-        fixed={**_full.fixed, "state_dtype": "8bit"},
+        options={**_full.options, "state_dtype": "8bit"},
         tunable=tuple(option for option in _full.tunable if option != "state_dtype"),
-        preset=_full.preset,
         state_formula=_formula,
         capabilities=tuple(_full.capabilities),
         searched=_full.searched,
@@ -297,13 +294,13 @@ for _name, _basis, _summary, _section, _formula in (
 ):
     _add(
         _name, _summary, _SOAP, _section,
-        fixed={"basis": _basis, "source": "covariance"},
         tunable=(
             "moments", *ADAM, "clip_threshold", "clip_momentum", "scale", "basis_dtype", "rotations",
             "period", "early_refresh", "stagger", "on_refresh", "second_moment_on_refresh", "solver", "covariance_beta",
             "use_current_gradient", "skip_first", "max_dim",
         ),
-        preset={
+        options={
+            "basis": _basis, "source": "covariance",
             # The authors' choices; early refreshes, which are ours, won by more than the spread of two seeds:
             # benchmarks/results/soap_choices_cpu_202611.md.
             "moments": "adam", "betas": (0.95, 0.95), "period": 10, "early_refresh": True, "solver": "power",

@@ -33,14 +33,15 @@ def _transient_bytes(
     with FakeTensorMode():
         parameter = torch.nn.Parameter(torch.empty(shape, dtype=dtype))
         # Everything that happens from time to time, at every step.
-        optimizer = Composed([parameter], **{**dict(options), "period": 1, "start_step": 1})
+        always = {name: 1 for name, _ in options if name in {"period", "start_step"}}
+        optimizer = Composed([parameter], **{**dict(options), **always})
         parameter.grad = torch.empty(shape, dtype=dtype)
         # The first step fits some bases by other means than later ones refresh them, and allocates the state.
         with StorageTracker() as tracker:
-            tracker.file([parameter, parameter.grad], "held")
+            tracker.file([parameter, parameter.grad], "retained")
             optimizer.step()
             first = tracker.peak_bytes[tracker.category] - optimizer.planned_state_bytes()
-            tracker.file(optimizer.state[parameter].values(), "held")
+            tracker.file(optimizer.state[parameter].values(), "retained")
             tracker.reset_peak()
             optimizer.step()
         return int(max(first, tracker.peak_bytes[tracker.category]))

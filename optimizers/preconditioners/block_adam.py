@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..bases.basis import Shape, State
 from ..bases.decompositions import LinAlgError
 from ..flops import Flops
+from ..options import Options, PartOptions, basis_dtype_field, betas_field, eps_field, whole
 from ..state.layout import Layout, Slot
 from ..updates.averages import average, debiased
-from ..updates.update import Hyper, State, WholeStep
+from ..updates.update import Update
 from .inverse_sqrt import suits_tridiagonal
 from .matrix_roots import chunks, spectrum
 from .tridiagonal import Tridiagonal, batches
@@ -27,7 +29,17 @@ def block_side(n: int, block_size: int) -> int:
 
 
 @dataclass(frozen=True)
-class BlockAdam:
+class BlockAdamOptions(PartOptions):
+    """What Block Adam has."""
+
+    betas: tuple[float, float] = betas_field(0.9, 0.999)
+    eps: float = eps_field(1e-16)
+    basis_dtype: str | None = basis_dtype_field()
+    block_size: int = whole(8, 1, "largest side of a preconditioner's blocks")
+
+
+@dataclass(frozen=True)
+class BlockAdam(Update):
     """M = EMA[G], V = EMA[g g^T] for every block, step (V + eps I)^(-1/2) M, both averages bias-corrected.
 
     Blocks are b consecutive weights of one output neuron, b the largest divisor of n that is at most `block_size`: 8
@@ -48,44 +60,42 @@ class BlockAdam:
     """
 
     name: str = "block-adam"
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-16
-    vector: str = "adam"
-    averages_gradient: bool = True
-    whole_step: WholeStep | None = None
+    options: type[PartOptions] = BlockAdamOptions
 
-    def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
+    def slots(self, shape: Shape, options: Options) -> Layout:
         """Return M, V and the counter of failures."""
-        b = block_side(n, hyper["block_size"])
+        m, n = shape
+        b = block_side(n, options["block_size"])
         return {
             "kept_bases": Slot((), "count"),
             "exp_avg": Slot((m, n), "basis"),
             "exp_avg_outer": Slot((m * n // b, b, b), "basis"),
         }
 
-    def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
+    def work(self, shape: Shape, options: Options) -> Flops:
         """Return per block: 4 b^2 for V, a decomposition of 9 b^3, and 4 b^2 for the step; everything every step."""
-        b = block_side(n, hyper["block_size"])
+        m, n = shape
+        b = block_side(n, options["block_size"])
         step = m * n // b * (9 * b**3 + 8 * b**2) + 3 * m * n
         return Flops(step, 0, step)
 
-    def update(self, G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+    def step(self, G: Tensor, state: State, t: int, options: Options) -> Tensor:
         """Take G, the t-th gradient, into the state and return the step."""
-        beta1, beta2 = (debiased(beta, t) for beta in hyper["betas"])
+        beta1, beta2 = (debiased(beta, t) for beta in options["betas"])
         V = state["exp_avg_outer"]
         b = V.shape[-1]
         M = average(state["exp_avg"], G, beta1).reshape(-1, b)
         g = G.reshape(-1, b)
-        step = torch.empty_like(g, memory_format=torch.contiguous_format)
+        steps = torch.empty_like(g, memory_format=torch.contiguous_format)
         for chunk in chunks(len(V), b):
             _average_outer(V[chunk], g[chunk], beta2)
             try:
-                step[chunk] = _whitened(M[chunk], V[chunk], hyper["eps"])
+                steps[chunk] = _whitened(M[chunk], V[chunk], options["eps"])
             except LinAlgError:
-                step[chunk] = _by_diagonal(M[chunk], V[chunk], hyper["eps"])
+                steps[chunk] = _by_diagonal(M[chunk], V[chunk], options["eps"])
                 state["kept_bases"].add_(len(V[chunk]))
                 warnings.warn("blocks took Adam's step: their decomposition failed", stacklevel=2)
-        return step.reshape(G.shape)
+        return steps.reshape(G.shape)
 
 
 def _average_outer(V: Tensor, g: Tensor, beta: float) -> None:

@@ -6,12 +6,16 @@ Anil et al. 2020, Scalable Second Order Optimization for Deep Learning.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from ..bases.basis import Shape, State
+from ..options import Options, choice, eps_field, whole
 from ..state.layout import Layout, Slot
 from ..updates.averages import average_square, debiased
-from ..updates.update import Hyper, State
+from ..updates.elementwise import MomentOptions
 
 GRAFTS = ("none", "rmsprop", "rmsprop-normalized", "sgd")
 
@@ -21,20 +25,31 @@ _EPS = 1e-10
 _KEEPS_SQUARES = frozenset({"rmsprop", "rmsprop-normalized"})
 
 
-def graft_layout(m: int, n: int, hyper: Hyper) -> Layout:
+@dataclass(frozen=True)
+class GraftedOptions(MomentOptions):
+    """What every grafted preconditioner has: its decays, and whose step length."""
+
+    eps: float = eps_field(1e-6)
+    start_step: int = whole(1, 1, "first preconditioned step; before it the graft's own steps")
+    graft: str = choice(
+        "rmsprop-normalized", GRAFTS, "whose step length a preconditioned step gets"
+    )
+
+
+def graft_layout(shape: Shape, options: Options) -> Layout:
     """Return what the option `graft` keeps for an m x n matrix: m n squares for RMSProp, nothing for the others."""
-    if hyper["graft"] not in _KEEPS_SQUARES:
+    if options["graft"] not in _KEEPS_SQUARES:
         return {}
-    return {"graft_sq": Slot((m, n), "moment", ("row", "column"), 2)}
+    return {"graft_sq": Slot(shape, "moment", ("row", "column"), 2)}
 
 
-def graft_flops(m: int, n: int, hyper: Hyper) -> float:
+def graft_flops(shape: Shape, options: Options) -> float:
     """Return the arithmetic of the graft's step and of the two norms and one product that graft it."""
     per_element = {"none": 0, "sgd": 5, "rmsprop": 12, "rmsprop-normalized": 15}
-    return per_element[hyper["graft"]] * m * n
+    return per_element[options["graft"]] * shape[0] * shape[1]
 
 
-def graft_step(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor | None:
+def graft_step(G: Tensor, state: State, t: int, options: Options) -> Tensor | None:
     """Take the t-th gradient into the graft's state and return the graft's own step; None where nothing is grafted.
 
     "sgd": G. "rmsprop": V = EMA[G^2], step G / (sqrt(V) + 1e-10). "rmsprop-normalized": the same for G / ||G||_F, so
@@ -45,15 +60,15 @@ def graft_step(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor | None:
         G: Gradient, shape (m, n). Not modified.
         state: Holds `graft_sq` where `graft_layout` says so; modified.
         t: 1, 2, ...
-        hyper: `graft`, and `betas`, whose second is the decay.
+        options: `graft`, and `betas`, whose second is the decay.
     """
-    if hyper["graft"] == "none":
+    if options["graft"] == "none":
         return None
-    if hyper["graft"] == "sgd":
+    if options["graft"] == "sgd":
         return G
-    if hyper["graft"] == "rmsprop-normalized":
+    if options["graft"] == "rmsprop-normalized":
         G = at_length(G, 1.0)
-    root = average_square(state["graft_sq"], G, debiased(hyper["betas"][1], t)).sqrt().add_(_EPS)
+    root = average_square(state["graft_sq"], G, debiased(options["betas"][1], t)).sqrt().add_(_EPS)
     return torch.div(G, root, out=root)
 
 

@@ -1,25 +1,25 @@
-"""Preconditioners: rules that see a matrix as it lies in memory, and so live in the identity basis only.
+"""Preconditioners: updates that see a matrix as it lies in memory, and so live in the identity basis only.
 
 Rows are output neurons and columns their inputs (in * kernel for a convolution).
 """
 
 from __future__ import annotations
 
-from ..updates.elementwise import MOMENTS
-from ..updates.update import StepRule
+from ..updates.update import Update
 from .block_adam import BlockAdam
 from .preconditioned import Preconditioned
-from .shampoo import Shampoo
-from .shared_basis import SharedBasis
-from .sketchy import Sketchy
+from .shampoo import Shampoo, ShampooOptions
+from .shared_basis import SharedBasis, SharedBasisOptions
+from .sketchy import Sketchy, SketchyOptions
 
-_RULES: tuple[StepRule, ...] = (
-    Preconditioned("shampoo", Shampoo()),
-    Preconditioned("sketchy", Sketchy()),
-    Preconditioned("shared-basis", SharedBasis(), eps=1e-12, smallest_rank=2),
-    BlockAdam(),
-)
-
-PRECONDITIONERS = {rule.name: rule for rule in _RULES}
-
-STEP_RULES: dict[str, StepRule] = {**MOMENTS, **PRECONDITIONERS}
+PRECONDITIONERS: dict[str, Update] = {
+    update.name: update
+    for update in (
+        Preconditioned(name="shampoo", options=ShampooOptions, preconditioner=Shampoo()),
+        Preconditioned(name="sketchy", options=SketchyOptions, preconditioner=Sketchy()),
+        Preconditioned(
+            name="shared-basis", options=SharedBasisOptions, preconditioner=SharedBasis()
+        ),
+        BlockAdam(),
+    )
+}

@@ -1,7 +1,7 @@
 """Shampoo: one preconditioner for the rows and one for the columns of every block of a gradient matrix.
 
 Legend: G m x n; blocks of b_m = min(block_size, m) rows and b_n = min(block_size, n) columns, the last ones smaller.
-There are at most four kinds of block: whole or rest along either side. Everything is batched over a kind.
+There are at most four shapes of block: whole or rest along either side. Everything is batched over a shape.
 """
 
 from __future__ import annotations
@@ -14,14 +14,28 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..bases.basis import Shape, State
 from ..bases.decompositions import LinAlgError
 from ..flops import Flops
+from ..options import Options, basis_dtype_field, choice, whole
 from ..state.layout import Layout, Slot
 from ..updates.averages import debiased
-from ..updates.update import Hyper, State
+from .grafting import GraftedOptions
 from .matrix_roots import chunks, inverse_root
 
 _COUNT = Slot((), "count")
+
+
+@dataclass(frozen=True)
+class ShampooOptions(GraftedOptions):
+    """What Shampoo has beside grafting."""
+
+    basis_dtype: str | None = basis_dtype_field()
+    block_size: int = whole(512, 1, "largest side of a preconditioner's blocks")
+    period: int = whole(200, 1, "steps between refreshes of the basis (T)")
+    accumulation: str = choice(
+        "ema", ("ema", "sum"), "whether a preconditioner averages its statistics or adds them up"
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ class BlockShape:
 
 
 def block_shapes(shape: Sequence[int], block_size: int) -> Iterator[BlockShape]:
-    """Return the kinds of block of an m x n matrix: one to four."""
+    """Return the block shapes of an m x n matrix: one to four."""
     m, n = shape
     return (BlockShape(r, c) for r in parts(m, block_size) for c in parts(n, block_size))
 
@@ -97,53 +111,53 @@ class Shampoo:
     Second Order Optimization for Deep Learning, with the settings of Yen et al. 2023, section 3.
     """
 
-    def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
+    def layout(self, shape: Shape, options: Options) -> Layout:
         """Return the statistics, their inverse roots and the counters."""
         layout = {"refreshes": _COUNT, "kept_bases": _COUNT}
-        for block in block_shapes((m, n), hyper["block_size"]):
+        for block in block_shapes(shape, options["block_size"]):
             for name, size in block.sides:
-                shape = (*block.batch, size, size)
-                layout[f"covariance_{name}"] = Slot(shape, "basis")
-                layout[f"root_{name}"] = Slot(shape, "basis", identity=True)
+                batch = (*block.batch, size, size)
+                layout[f"covariance_{name}"] = Slot(batch, "basis")
+                layout[f"root_{name}"] = Slot(batch, "basis", identity=True)
         return layout
 
-    def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
+    def flops(self, shape: Shape, options: Options) -> Flops:
         """Return two products per side and step; per refresh, a decomposition (9 b^3) and a product (2 b^3)."""
         step = refresh = 0
-        for block in block_shapes((m, n), hyper["block_size"]):
+        for block in block_shapes(shape, options["block_size"]):
             blocks = block.rows.count * block.columns.count
             b_m, b_n = block.rows.size, block.columns.size
             step += blocks * (4 * b_m * b_n * (b_m + b_n) + 3 * (b_m**2 + b_n**2))
             refresh += blocks * 11 * (b_m**3 + b_n**3)
         return Flops(step, refresh, step + refresh)
 
-    def accumulate(self, G: Tensor, state: State, t: int, hyper: Hyper) -> None:
+    def accumulate(self, G: Tensor, state: State, t: int, options: Options) -> None:
         """Take the t-th gradient into L and R of every block."""
-        beta = debiased(hyper["betas"][1], t)
-        old, new = (beta, 1 - beta) if hyper["accumulation"] == "ema" else (1.0, 1.0)
-        for block in block_shapes(G.shape, hyper["block_size"]):
+        beta = debiased(options["betas"][1], t)
+        old, new = (beta, 1 - beta) if options["accumulation"] == "ema" else (1.0, 1.0)
+        for block in block_shapes(G.shape, options["block_size"]):
             blocks = block.cut(G)
             for (name, _), X in zip(block.sides, (blocks, blocks.mT), strict=True):
                 _accumulate(state[f"covariance_{name}"], X, old, new)
 
-    def precondition(self, G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+    def precondition(self, G: Tensor, state: State, t: int, options: Options) -> Tensor:
         """Return the direction, after a refresh of the roots where one is due."""
-        if int(state["refreshes"]) == 0 or (t - 1) % hyper["period"] == 0:
-            self._refresh(G, state, hyper)
+        if int(state["refreshes"]) == 0 or (t - 1) % options["period"] == 0:
+            self._refresh(G, state, options)
         direction = torch.empty_like(G, memory_format=torch.contiguous_format)
-        for block in block_shapes(G.shape, hyper["block_size"]):
+        for block in block_shapes(G.shape, options["block_size"]):
             left, right = (state[f"root_{name}"].to(G.dtype) for name, _ in block.sides)
             block.cut(direction).copy_(left @ block.cut(G) @ right)
         return direction
 
-    def _refresh(self, G: Tensor, state: State, hyper: Hyper) -> None:
+    def _refresh(self, G: Tensor, state: State, options: Options) -> None:
         total = kept = 0
-        for block in block_shapes(G.shape, hyper["block_size"]):
+        for block in block_shapes(G.shape, options["block_size"]):
             for name, size in block.sides:
                 roots = state[f"root_{name}"].view(-1, size, size)
                 covariances = state[f"covariance_{name}"].view(-1, size, size)
                 total += len(roots)
-                kept += _renew(roots, covariances, hyper["eps"])
+                kept += _renew(roots, covariances, options["eps"])
         state["refreshes"].add_(kept < total)
         if kept:
             state["kept_bases"].add_(kept)

@@ -1,7 +1,7 @@
 """Shared basis: every output neuron has a low-rank second moment of its own, in a basis that all of them share.
 
 Legend: G m x d gradient as it lies in memory, row i the gradient g_i of output neuron i (its paper writes W as d_in x
-d_out, its transpose); k rank; B d x k shared orthonormal basis; R_i k x k coefficients; rho_i escaped mass.
+d_out, its transpose); k rank; B d x k shared orthonormal basis; R_i k x k coefficients; rho_i residual norm.
 H_i = sum_t g_i g_i^T is held as B R_i B^T + rho_i I.
 
 Source: Yen et al. 2023, Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization.
@@ -11,25 +11,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..bases.basis import resolve_rank
+from ..bases.basis import Shape, State, resolve_rank
 from ..bases.decompositions import LinAlgError
 from ..bases.online_pca import orthonormalised
 from ..flops import Flops
+from ..options import Options, eps_field, rank_field
 from ..state.layout import Layout, Slot
-from ..updates.update import Hyper, State
+from .grafting import GraftedOptions
 from .inverse_sqrt import inverse_roots
 from .matrix_roots import enough
-from .shared_basis_residual import Escape, times
+from .shared_basis_residual import Residual, times
 
 # On an autoencoder's gradients, k = 16: one step finds 60 % of the norm (median; 7 % at worst), this many 99 % (73 %).
 POWER_STEPS = 5
 # Numbers in one temporary of k x k matrices: bounds the memory of a step, not its result.
 CHUNK_NUMBERS = 2**20
+
+
+@dataclass(frozen=True)
+class SharedBasisOptions(GraftedOptions):
+    """What the shared basis has beside grafting."""
+
+    eps: float = eps_field(1e-12)
+    rank: float | None = rank_field(smallest=2)
 
 
 class SharedBasis:
@@ -54,9 +64,10 @@ class SharedBasis:
     Memory: d k + m k^2 + m numbers. Transient: a copy of G, 5 m k, 4 d k, and a dozen temporaries of CHUNK_NUMBERS.
     """
 
-    def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
+    def layout(self, shape: Shape, options: Options) -> Layout:
         """Return B, every R_i, every rho_i and the counters."""
-        k = basis_size(n, hyper["rank"])
+        m, n = shape
+        k = basis_size(n, options["rank"])
         return {
             "refreshes": Slot((), "count"),
             "kept_bases": Slot((), "count"),
@@ -65,9 +76,10 @@ class SharedBasis:
             "escaped": Slot((m,), "vector"),
         }
 
-    def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
+    def flops(self, shape: Shape, options: Options) -> Flops:
         """Return the arithmetic of a step, 12 m d k + 17 m k^3 to leading order: every step is a refresh."""
-        k = basis_size(n, hyper["rank"])
+        m, n = shape
+        k = basis_size(n, options["rank"])
         # Six products of a matrix of m x n; a QR (4 n k^2) and four products of thin ones.
         products = 12 * m * n * k + 12 * n * k * k
         # Four k x k products per neuron and a symmetric eigendecomposition with vectors (9 k^3); a tridiagonal form on
@@ -76,10 +88,10 @@ class SharedBasis:
         step = products + m * per_neuron
         return Flops(step, 0, step)
 
-    def accumulate(self, G: Tensor, state: State, t: int, hyper: Hyper) -> None:
+    def accumulate(self, G: Tensor, state: State, t: int, options: Options) -> None:
         """Do nothing: see the class."""
 
-    def precondition(self, G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+    def precondition(self, G: Tensor, state: State, t: int, options: Options) -> Tensor:
         """Take G into B, R and rho and return every u_i as the rows of an m x d matrix."""
         del t
         largest = _largest(G)
@@ -97,7 +109,7 @@ class SharedBasis:
         old = state["shared_basis"].to(G.dtype)
         image = subspace_image(old, state["coefficients"], X, unit)
         new = torch.where(largest > 0, orthonormalised(image), old)
-        step = _refit(X, old, new, unit, state, hyper["eps"])
+        step = _refit(X, old, new, unit, state, options["eps"])
         state["shared_basis"].copy_(new)  # last: `old` may be this very tensor
         return step
 
@@ -175,11 +187,11 @@ def _refit(X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, eps:
         shift = smallest.clamp_min(0).to(h.dtype)[:, None]
         projected.diagonal(dim1=1, dim2=2).sub_(shift)
         state["coefficients"][rows] = _out_of_units(projected, unit)
-        escaped = shift
+        norm = shift
         if not is_complete:
-            escape = Escape(R_rows, C, h[rows], n[rows], overlap, outside[rows], shift)
-            escaped = escape.norm(POWER_STEPS)
-        rho = _in_range(state["escaped"][rows] + _out_of_units(escaped[:, 0], unit))
+            residual = Residual(R_rows, C, h[rows], n[rows], overlap, outside[rows], shift)
+            norm = residual.norm(POWER_STEPS)
+        rho = _in_range(state["escaped"][rows] + _out_of_units(norm[:, 0], unit))
         state["escaped"][rows] = rho
         damping = _damping(rho, solved.largest - smallest, unit, eps)
         scale[rows] = damping.rsqrt().to(h.dtype)[:, None]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Escape:
+class Residual:
     """E = M - B R B^T for a batch of neurons, R = B^T M B - s I, applied to vectors v = B a + N b + c r.
 
     N and r are orthogonal to B, so with y = N^T v and x = r^T v

@@ -1,4 +1,4 @@
-"""Sketchy: Shampoo whose two statistics are kept as low-rank sketches, and what escapes them as a number.
+"""Sketchy: Shampoo whose two statistics are kept as low-rank sketches, and the norm of their residual as a number.
 
 Legend: G m x n, cut into Shampoo's blocks. X b x c is a block for its left side, its transpose for the right one. Each
 side of each block keeps l columns U (b x l, orthonormal or zero), their energies s, and a number rho.
@@ -7,22 +7,30 @@ side of each block keeps l columns U (b x l, orthonormal or zero), their energie
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..bases.basis import resolve_rank
+from ..bases.basis import Shape, State, resolve_rank
 from ..bases.decompositions import FLOAT64_MAX_SIDE, LinAlgError
 from ..flops import Flops
+from ..options import Options, rank_field
 from ..state.layout import Layout, Slot
 from ..updates.averages import debiased
-from ..updates.update import Hyper, State
 from .matrix_roots import chunks
-from .shampoo import block_shapes
+from .shampoo import ShampooOptions, block_shapes
 
 # Eigenvectors U = F v / sqrt(s) of F F^T lose their length by rounding / s: what is smaller than this share is dropped.
 _SMALLEST_SHARE = 1e-10
+
+
+@dataclass(frozen=True)
+class SketchyOptions(ShampooOptions):
+    """What Sketchy has beside."""
+
+    rank: float | None = rank_field()
 
 
 class Sketchy:
@@ -32,8 +40,8 @@ class Sketchy:
         U, s <- the l leading eigenvectors and values of C,    s <- s - s_(l + 1),    rho <- beta rho + s_(l + 1)
         direction (L + eps |L| I)^(-1/4) G (R + eps |R| I)^(-1/4)
 
-    so that 0 <= C_true - U diag(s) U^T <= rho I at every update. Where l reaches the side nothing escapes and this is
-    Shampoo. A decomposition is what it takes to see a gradient, so only those at t = 1, T + 1, 2 T + 1, ... (T =
+    so that 0 <= C_true - U diag(s) U^T <= rho I at every update. Where l reaches the side there is no residual and it
+    is Shampoo. A decomposition is what it takes to see a gradient, so only those at t = 1, T + 1, 2 T + 1, ... (T =
     `period`) are seen, before the start step too; with accumulation "ema" each stands for the T of its period: beta
     is betas[1]^T, bias-corrected.
 
@@ -51,25 +59,25 @@ class Sketchy:
     of Yen et al. 2023, section 3.
     """
 
-    def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
+    def layout(self, shape: Shape, options: Options) -> Layout:
         """Return every side's U, s and rho, and the counters."""
         layout = {"refreshes": Slot((), "count"), "kept_bases": Slot((), "count")}
-        for block in block_shapes((m, n), hyper["block_size"]):
+        for block in block_shapes(shape, options["block_size"]):
             for name, size in block.sides:
-                rank = resolve_rank(hyper["rank"], size) or size
+                rank = resolve_rank(options["rank"], size) or size
                 layout[f"sketch_{name}"] = Slot((*block.batch, size, rank), "basis")
                 layout[f"energies_{name}"] = Slot((*block.batch, rank), "vector")
                 layout[f"escaped_{name}"] = Slot(block.batch, "vector")
         return layout
 
-    def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
+    def flops(self, shape: Shape, options: Options) -> Flops:
         """Return two thin products per side and step; per refresh, a product or two and a decomposition (9 b^3)."""
         step = refresh = 0.0
-        for block in block_shapes((m, n), hyper["block_size"]):
+        for block in block_shapes(shape, options["block_size"]):
             blocks = block.rows.count * block.columns.count
             (_, b_m), (_, b_n) = block.sides
             for b, c in ((b_m, b_n), (b_n, b_m)):
-                rank = resolve_rank(hyper["rank"], b) or b
+                rank = resolve_rank(options["rank"], b) or b
                 step += blocks * (4 * b * c * rank + 2 * b * c)
                 if rank + c < b:
                     thin = rank + c
@@ -78,17 +86,17 @@ class Sketchy:
                     refresh += blocks * (2 * b * b * (rank + c) + 9 * b**3)
         return Flops(step, refresh, step + refresh)
 
-    def accumulate(self, G: Tensor, state: State, t: int, hyper: Hyper) -> None:
+    def accumulate(self, G: Tensor, state: State, t: int, options: Options) -> None:
         """Take the t-th gradient into the sketches, if it is one of those that are."""
         updates = int(state["refreshes"])
-        if updates > 0 and (t - 1) % hyper["period"] != 0:
+        if updates > 0 and (t - 1) % options["period"] != 0:
             return
         old = new = 1.0
-        if hyper["accumulation"] == "ema":
-            old = debiased(hyper["betas"][1] ** hyper["period"], updates + 1)
+        if options["accumulation"] == "ema":
+            old = debiased(options["betas"][1] ** options["period"], updates + 1)
             new = 1 - old
         total = kept = 0
-        for block in block_shapes(G.shape, hyper["block_size"]):
+        for block in block_shapes(G.shape, options["block_size"]):
             blocks = block.cut(G).flatten(0, 1)
             for (name, _), X in zip(block.sides, (blocks, blocks.mT), strict=True):
                 total += len(X)
@@ -98,14 +106,14 @@ class Sketchy:
             state["kept_bases"].add_(kept)
             warnings.warn(f"{kept} sketches were kept: no finite decomposition", stacklevel=2)
 
-    def precondition(self, G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+    def precondition(self, G: Tensor, state: State, t: int, options: Options) -> Tensor:
         """Return the direction."""
         del t
         direction = torch.empty_like(G, memory_format=torch.contiguous_format)
-        for block in block_shapes(G.shape, hyper["block_size"]):
+        for block in block_shapes(G.shape, options["block_size"]):
             (left, _), (right, _) = block.sides
-            X = _rooted(block.cut(G), state, left, hyper["eps"])
-            X = _rooted(X.mT, state, right, hyper["eps"]).mT
+            X = _rooted(block.cut(G), state, left, options["eps"])
+            X = _rooted(X.mT, state, right, options["eps"]).mT
             block.cut(direction).copy_(X)
         return direction
 
@@ -113,7 +121,7 @@ class Sketchy:
 def frequent_directions(
     U: Tensor, s: Tensor, X: Tensor, old: float, new: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sketch of C = old U diag(s) U^T + new X X^T with as many directions as U, and what escapes it.
+    """Return the sketch of C = old U diag(s) U^T + new X X^T with as many directions as U, and its residual norm.
 
     Args:
         U: Shape (..., b, l), columns orthonormal or zero.
@@ -133,17 +141,17 @@ def frequent_directions(
     is_thin = rank + c < b
     values, vectors = torch.linalg.eigh(F.mT @ F if is_thin else F @ F.mT)
     values, vectors = values.clamp_min(0).flip(-1), vectors.flip(-1)[..., :rank]
-    escaped = values[..., rank] if rank < values.shape[-1] else torch.zeros_like(values[..., 0])
+    residual = values[..., rank] if rank < values.shape[-1] else torch.zeros_like(values[..., 0])
     leading = values[..., :rank]
     if is_thin:
         kept = leading > _SMALLEST_SHARE * leading[..., :1]
         vectors = F @ (vectors * torch.where(kept, leading, torch.inf).rsqrt()[..., None, :])
-        leading = torch.where(kept, leading, escaped[..., None])
-    return vectors, (leading - escaped[..., None]).clamp_min(0), escaped
+        leading = torch.where(kept, leading, residual[..., None])
+    return vectors, (leading - residual[..., None]).clamp_min(0), residual
 
 
 def _sketches(state: State, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U, s and rho of one side of all blocks of a kind, as batches of one dimension."""
+    """Return U, s and rho of one side of all blocks of a shape, as batches of one dimension."""
     U, s, rho = (state[f"{part}_{name}"] for part in ("sketch", "energies", "escaped"))
     return U.flatten(0, 1), s.flatten(0, 1), rho.flatten()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class Slot:
 
     Attributes:
         shape: Its shape.
-        kind: Decides dtype and device. `moment`: the state dtype. `vector`: row and column statistics, always the
+        slot_type: Decides dtype and device. `moment`: the state dtype. `vector`: row and column statistics, always the
             compute dtype, since r s^T underflows in half precision. `basis`: the basis dtype. `count`: a float32
             scalar on the CPU, read without waiting for a device. `device_count`: an int32 scalar beside the parameter.
         axes: The coordinates its dimensions follow when a basis changes: "row", "column", or none.
@@ -38,13 +38,18 @@ class Slot:
     """
 
     shape: tuple[int, ...]
-    kind: SlotType
+    slot_type: SlotType
     axes: tuple[str, ...] = ()
     power: int = 1
     identity: bool = False
 
 
 Layout = Mapping[str, Slot]
+
+
+def compute_dtype(parameter: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a parameter's update is computed."""
+    return torch.float64 if parameter == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Dtypes:
         as in torch.optim; bases default to the compute dtype, so they stay float32 under bfloat16 parameters. Moments
         too small for 8-bit blocks stay in the compute dtype.
         """
-        compute = torch.float64 if parameter == torch.float64 else torch.float32
+        compute = compute_dtype(parameter)
         low_bit_moments = state_dtype == low_bit.STATE_DTYPE
         named = compute if low_bit_moments else DTYPES.get(state_dtype or "")
         return cls(
@@ -82,9 +87,14 @@ class Dtypes:
             low_bit=low_bit_moments,
         )
 
+    @classmethod
+    def under(cls, parameter: torch.dtype, options: Mapping[str, Any]) -> Dtypes:
+        """Return them for a parameter's dtype and the options of its group; what has no such option has no choice."""
+        return cls.of(parameter, options.get("state_dtype"), options.get("basis_dtype"))
+
     def slot(self, slot: Slot) -> torch.dtype:
         """Return the dtype of a slot; `low_bit.CODES` for one in 8-bit blocks."""
-        if self.low_bit and slot.kind == "moment" and low_bit.suits(slot.shape):
+        if self.low_bit and slot.slot_type == "moment" and low_bit.suits(slot.shape):
             return low_bit.CODES
         return {
             "moment": self.moment,
@@ -92,7 +102,7 @@ class Dtypes:
             "basis": self.basis,
             "count": torch.float32,
             "device_count": torch.int32,
-        }[slot.kind]
+        }[slot.slot_type]
 
 
 def layout_bytes(layout: Layout, dtypes: Dtypes, *, counters: bool = True) -> int:
@@ -100,7 +110,7 @@ def layout_bytes(layout: Layout, dtypes: Dtypes, *, counters: bool = True) -> in
     return sum(
         _slot_bytes(slot, dtypes.slot(slot))
         for slot in layout.values()
-        if counters or slot.kind not in {"count", "device_count"}
+        if counters or slot.slot_type not in {"count", "device_count"}
     )
 
 
@@ -116,7 +126,7 @@ def allocate(layout: Layout, dtypes: Dtypes, device: torch.device) -> dict[str, 
 
 
 def _start(slot: Slot, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if slot.kind == "count":
+    if slot.slot_type == "count":
         # torch.tensor, not zeros: under fake tensors its value stays known, so that simulations can branch on it.
         return torch.tensor(0.0, dtype=dtype)
     if dtype is low_bit.CODES:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -53,6 +53,11 @@ _FLOAT32 = torch.finfo(torch.float32)
 _PIECE = 1 << 19
 # A float32's sign, exponent and first 7 bits of mantissa: fine enough for at most one step between levels in a cell.
 _CELL_BITS = 16
+
+
+def is_asked_for(options: Mapping[str, Any]) -> bool:
+    """Return whether options keep moments in 8-bit blocks."""
+    return options.get("state_dtype") == STATE_DTYPE
 
 
 def is_installed() -> bool:

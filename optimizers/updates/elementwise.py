@@ -1,4 +1,4 @@
-"""Moments: the step that a gradient gets in given coordinates, whichever they are. Pure updates, then their records.
+"""Moments: the step that a gradient gets in given coordinates, whichever they are. Pure functions, then the updates.
 
 Legend: G m x n gradient in the coordinates of the basis; beta_t = (beta - beta^t) / (1 - beta^t), the decay whose
 moving average is the bias-corrected one (so the first average is the first value); t = 1, 2, ...
@@ -7,37 +7,83 @@ State tensors are modified in place; the returned step may be one of them and mu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..bases.basis import IDENTITY, OUT_OF_REACH, State
+from ..finite import finite_gradient
 from ..flops import Flops
+from ..matrices import as_matrix
+from ..options import (
+    Options,
+    PartOptions,
+    betas_field,
+    eps_field,
+    flag,
+    number,
+    state_dtype_field,
+)
 from ..state import low_bit
-from ..state.layout import Layout, Slot
+from ..state.layout import Layout, Slot, compute_dtype
 from . import fused_adam
 from .averages import average, average_square, debiased
-from .update import Hyper, State, WholeStep
+from .update import Update, count_nonfinite
 
 
-def adam(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+@dataclass(frozen=True)
+class MomentOptions(PartOptions):
+    """What all moments have."""
+
+    betas: tuple[float, float] = betas_field(0.9, 0.999)
+    eps: float = eps_field(1e-8)
+    state_dtype: str | None = state_dtype_field()
+
+
+@dataclass(frozen=True)
+class LionOptions(MomentOptions):
+    """The same with Lion's decays."""
+
+    betas: tuple[float, float] = betas_field(0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class AdafactorOptions(MomentOptions):
+    """What factored second moments have."""
+
+    eps: float = eps_field(1e-30)
+    clip_threshold: float = number(
+        1.0, 1e-12, math.inf, "largest RMS of Adafactor's normalised step"
+    )
+
+
+@dataclass(frozen=True)
+class HfacOptions(AdafactorOptions):
+    """What factored first and second moments have."""
+
+    clip_momentum: bool = flag(False, "clip Hfac's momentum terms too")
+
+
+def adam(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Adam: M = EMA[G], V = EMA[G^2], step M / (sqrt(V) + eps).
 
     eps stands outside the root, as in torch.optim.AdamW (paper 1's algorithm prints it inside, its ODE outside).
     Source: Kingma and Ba 2015; in rotated coordinates Nguyen et al. 2025, algorithm 1.
     """
     step = torch.zeros_like(G)
-    if fused_adam.descend(step, G, state, t, {**hyper, "lr": -1.0, "weight_decay": 0.0}):
+    if fused_adam.descend(step, G, state, t, {**options, "lr": -1.0, "weight_decay": 0.0}):
         return step
-    beta1, beta2 = (debiased(beta, t) for beta in hyper["betas"])
+    beta1, beta2 = (debiased(beta, t) for beta in options["betas"])
     M = average(state["exp_avg"], G, beta1)
-    return _rms_normalised(M, G, state, beta2, hyper["eps"])
+    return _rms_normalised(M, G, state, beta2, options["eps"])
 
 
-def adam_without_momentum(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+def adam_without_momentum(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Adam's second moment alone: V = EMA[G^2], step G / (sqrt(V) + eps)."""
-    return _rms_normalised(G, G, state, debiased(hyper["betas"][1], t), hyper["eps"])
+    return _rms_normalised(G, G, state, debiased(options["betas"][1], t), options["eps"])
 
 
 def _rms_normalised(M: Tensor, G: Tensor, state: State, beta2: float, eps: float) -> Tensor:
@@ -46,7 +92,7 @@ def _rms_normalised(M: Tensor, G: Tensor, state: State, beta2: float, eps: float
     return torch.div(M, denominator, out=denominator)
 
 
-def adafactor_without_momentum(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+def adafactor_without_momentum(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Adafactor without momentum: U = G / sqrt(V) with V = r s^T / (1^T r), clipped to RMS 1.
 
     r = EMA[(G^2 + eps) 1_n] and s = EMA[(G^2 + eps)^T 1_m]. V is never formed: U = G * rsqrt(r / mean(r)) *
@@ -55,28 +101,28 @@ def adafactor_without_momentum(G: Tensor, state: State, t: int, hyper: Hyper) ->
     """
     m, n = G.shape
     square = G.square()
-    beta2 = debiased(hyper["betas"][1], t)
-    r = average(state["row_sq"], square.sum(1).add_(n * hyper["eps"]), beta2)
-    s = average(state["col_sq"], _column_sums(square).add_(m * hyper["eps"]), beta2)
+    beta2 = debiased(options["betas"][1], t)
+    r = average(state["row_sq"], square.sum(1).add_(n * options["eps"]), beta2)
+    s = average(state["col_sq"], _column_sums(square).add_(m * options["eps"]), beta2)
     tiny = torch.finfo(r.dtype).tiny
     row = (r / r.mean()).clamp_min_(tiny).rsqrt_()
     column = (s / m).clamp_min_(tiny).rsqrt_()
     # ||U||^2 before there is a U: two matrix-vector products instead of two passes over m n numbers.
     rms = (torch.dot(row.square(), square @ column.square()) / G.numel()).sqrt_()
-    row /= (rms / hyper["clip_threshold"]).clamp_min_(1.0)
+    row /= (rms / options["clip_threshold"]).clamp_min_(1.0)
     return torch.mul(G, row[:, None], out=square).mul_(column)
 
 
-def adafactor(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+def adafactor(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Adafactor with momentum: step M = EMA[clip(G / sqrt(V))], V as without momentum.
 
     Source: Nguyen et al. 2025, algorithm 2.
     """
-    U = adafactor_without_momentum(G, state, t, hyper)
-    return average(state["exp_avg"], U, debiased(hyper["betas"][0], t))
+    U = adafactor_without_momentum(G, state, t, options)
+    return average(state["exp_avg"], U, debiased(options["betas"][0], t))
 
 
-def hfac(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+def hfac(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Hfac: factored first and second moments, 2 (m + n) numbers.
 
     u = EMA[G 1_n / n], v = EMA[G^T 1_m / m], r and s as Adafactor's;
@@ -85,40 +131,40 @@ def hfac(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
     phi + psi is not clipped in the paper and turns uphill when a coherent gradient jumps more than 2.2 times;
     `clip_momentum` clips it as the last term is. Source: Nguyen et al. 2025, algorithm 3.
     """
-    beta1 = debiased(hyper["betas"][0], t)
+    beta1 = debiased(options["betas"][0], t)
     m, n = G.shape
     row_mean, column_mean = G.mean(1), _column_sums(G) / m
     u = average(state["row_avg"], row_mean, beta1)
     v = average(state["col_avg"], column_mean, beta1)
-    step = adafactor_without_momentum(G, state, t, hyper)
+    step = adafactor_without_momentum(G, state, t, options)
     phi = (u - row_mean).mul_(beta1).div_((state["row_sq"] / n).sqrt_())
     psi = (v - column_mean).mul_(beta1).div_((state["col_sq"] / m).sqrt_())
-    if hyper["clip_momentum"]:
-        return step.add_(_clipped(0.5 * (phi[:, None] + psi), hyper["clip_threshold"]))
+    if options["clip_momentum"]:
+        return step.add_(_clipped(0.5 * (phi[:, None] + psi), options["clip_threshold"]))
     return step.add_(phi[:, None], alpha=0.5).add_(psi, alpha=0.5)
 
 
-def lion(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+def lion(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Lion: step sign(beta1 M + (1 - beta1) G), then M = beta2 M + (1 - beta2) G; no bias correction.
 
     Source: Chen et al. 2023; Liang et al. 2024, example 2.1.
     """
     del t
-    beta1, beta2 = hyper["betas"]
+    beta1, beta2 = options["betas"]
     step = low_bit.read(state["exp_avg"], G.dtype).lerp(G, 1 - beta1).sign_()
     average(state["exp_avg"], G, beta2)
     return step
 
 
-def momentum(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+def momentum(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Momentum: step M = beta M + (1 - beta) G; no bias correction. Source: Liang et al. 2024, example 2.1."""
     del t
-    return average(state["exp_avg"], G, hyper["betas"][0])
+    return average(state["exp_avg"], G, options["betas"][0])
 
 
-def sgd(G: Tensor, state: State, t: int, hyper: Hyper) -> Tensor:
+def sgd(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Plain gradient descent: step G."""
-    del state, t, hyper
+    del state, t, options
     return G
 
 
@@ -136,116 +182,97 @@ _FULL = {"exp_avg": 1, "exp_avg_sq": 2}
 _BY_AXIS = {"row_sq": 2, "col_sq": 2, "row_avg": 1, "col_avg": 1}
 
 
-@dataclass(frozen=True)
-class Moments:
-    """One kind of moments.
+@dataclass(frozen=True, kw_only=True)
+class Moments(Update):
+    """Moments in the coordinates of any basis.
 
     Attributes:
-        name: Its id in options.
-        update: The pure update above.
+        function: The pure function above.
         keeps: The state it keeps: full-size tensors and row or column vectors.
-        betas: Its default decays.
-        eps: Its default smoothing constant.
         flops_per_element: Arithmetic per element of its coordinates.
-        averages_gradient: Whether `exp_avg` is an average of gradients that a basis may be computed from. Adafactor's
-            is one of normalised steps.
-        debiases: Whether that average is bias-corrected.
-        vector: The moments for tensors that are not matrices; its own id where it treats elements one by one.
-        whole_step: The step on the weights themselves, in their own coordinates, where that is faster than `update`.
+        debiases: Whether the average of gradients is bias-corrected. Adafactor's is one of normalised steps.
     """
 
-    name: str
-    update: Callable[[Tensor, State, int, Hyper], Tensor]
+    function: Callable[[Tensor, State, int, Options], Tensor]
     keeps: tuple[str, ...]
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    options: type[PartOptions] = MomentOptions
     flops_per_element: int = 0
-    averages_gradient: bool = False
     debiases: bool = True
-    vector: str = ""
-    whole_step: WholeStep | None = None
 
-    def layout(self, m: int, n: int, hyper: Hyper) -> Layout:
-        """Return the state kept for m x n coordinates."""
-        del hyper
+    def slots(self, shape: tuple[int, int], options: Options) -> Layout:
+        """Return the state kept for coordinates of this shape."""
+        del options
         layout = {}
         for name in self.keeps:
             if name in _FULL:
-                layout[name] = Slot((m, n), "moment", ("row", "column"), _FULL[name])
+                layout[name] = Slot(shape, "moment", ("row", "column"), _FULL[name])
             else:
-                axis, size = ("row", m) if name.startswith("row") else ("column", n)
+                axis, size = ("row", shape[0]) if name.startswith("row") else ("column", shape[1])
                 layout[name] = Slot((size,), "vector", (axis,), _BY_AXIS[name])
         return layout
 
-    def flops(self, m: int, n: int, hyper: Hyper) -> Flops:
-        """Return the arithmetic of a step in m x n coordinates."""
-        del hyper
-        return Flops(self.flops_per_element * m * n, 0, 0)
+    def work(self, shape: tuple[int, int], options: Options) -> Flops:
+        """Return the arithmetic of a step in coordinates of this shape."""
+        del options
+        return Flops(self.flops_per_element * shape[0] * shape[1], 0, 0)
+
+    def step(self, G: Tensor, state: State, t: int, options: Options) -> Tensor:
+        """Take G, the t-th gradient, into the state and return the step, which must not be modified."""
+        return self.function(G, state, t, options)
+
+
+_OWN_COORDINATES = (IDENTITY, OUT_OF_REACH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Moments):
+    """Adam, which takes the whole step by torch's fused kernel where that kernel can."""
+
+    def apply(
+        self, parameter: Tensor, gradient: Tensor, state: State, t: int, group: Options
+    ) -> None:
+        """Take the t-th step."""
+        if self.basis not in _OWN_COORDINATES or self.basis.scale(group) != 1:
+            super().apply(parameter, gradient, state, t, group)
+            return
+        gradient, finite, _ = finite_gradient(gradient, compute_dtype(parameter.dtype))
+        if not fused_adam.descend(parameter, gradient, state, t, group):
+            self.descend(parameter, as_matrix(gradient, short_first=False), state, t, group)
+        count_nonfinite(state, finite)
 
 
 _FACTORED = ("row_sq", "col_sq")
-MOMENTS = {
+MOMENTS: dict[str, Moments] = {
     moments.name: moments
     for moments in (
-        Moments(
-            "adam",
-            adam,
-            ("exp_avg", "exp_avg_sq"),
-            flops_per_element=10,
+        Adam(
+            name="adam", function=adam, keeps=("exp_avg", "exp_avg_sq"), flops_per_element=10,
             averages_gradient=True,
-            vector="adam",
-            whole_step=fused_adam.descend,
         ),
         Moments(
-            "adam-nomom",
-            adam_without_momentum,
-            ("exp_avg_sq",),
-            flops_per_element=7,
-            vector="adam-nomom",
+            name="adam-nomom", function=adam_without_momentum, keeps=("exp_avg_sq",),
+            flops_per_element=7, vector="adam-nomom",
         ),
         Moments(
-            "adafactor",
-            adafactor,
-            ("exp_avg", *_FACTORED),
-            eps=1e-30,
-            flops_per_element=12,
-            vector="adam",
+            name="adafactor", function=adafactor, keeps=("exp_avg", *_FACTORED),
+            options=AdafactorOptions, flops_per_element=12,
         ),
         Moments(
-            "adafactor-nomom",
-            adafactor_without_momentum,
-            _FACTORED,
-            eps=1e-30,
-            flops_per_element=9,
-            vector="adam-nomom",
+            name="adafactor-nomom", function=adafactor_without_momentum, keeps=_FACTORED,
+            options=AdafactorOptions, flops_per_element=9, vector="adam-nomom",
         ),
         Moments(
-            "hfac",
-            hfac,
-            (*_FACTORED, "row_avg", "col_avg"),
-            eps=1e-30,
-            flops_per_element=15,
-            vector="adam",
+            name="hfac", function=hfac, keeps=(*_FACTORED, "row_avg", "col_avg"),
+            options=HfacOptions, flops_per_element=15,
         ),
         Moments(
-            "lion",
-            lion,
-            ("exp_avg",),
-            betas=(0.9, 0.99),
-            flops_per_element=7,
-            averages_gradient=True,
-            debiases=False,
-            vector="lion",
+            name="lion", function=lion, keeps=("exp_avg",), options=LionOptions,
+            flops_per_element=7, averages_gradient=True, debiases=False, vector="lion",
         ),
         Moments(
-            "momentum",
-            momentum,
-            ("exp_avg",),
-            flops_per_element=3,
-            averages_gradient=True,
-            debiases=False,
-            vector="momentum",
+            name="momentum", function=momentum, keeps=("exp_avg",), flops_per_element=3,
+            averages_gradient=True, debiases=False, vector="momentum",
         ),
-        Moments("sgd", sgd, (), vector="sgd"),
+        Moments(name="sgd", function=sgd, keeps=(), vector="sgd"),
     )
-}
+}  # fmt: skip

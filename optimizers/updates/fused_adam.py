@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..bases.basis import State
+from ..options import Options
 from ..state import low_bit
 from .averages import debiased
-from .update import Hyper, State
 
 _DTYPES = frozenset({torch.float32, torch.float64})
 _DEVICES = frozenset({"cpu", "cuda"})
 _PLAIN = frozenset({Tensor, nn.Parameter, FakeTensor})  # not a wrapper of other tensors
 
 
-def descend(W: Tensor, G: Tensor, state: State, t: int, hyper: Hyper) -> bool:
+def descend(W: Tensor, G: Tensor, state: State, t: int, options: Options) -> bool:
     """Take Adam's step if the kernel can, and return whether it did.
 
     M <- EMA[G], V <- EMA[G^2], W <- (1 - lr weight_decay) W - lr M / (sqrt(V) + eps), in place.
@@ -35,7 +36,7 @@ def descend(W: Tensor, G: Tensor, state: State, t: int, hyper: Hyper) -> bool:
         G: Gradient, not modified.
         state: Holds M as `exp_avg` and V as `exp_avg_sq`, of any dtype, in 8-bit blocks or not; modified.
         t: 1, 2, ...
-        hyper: `betas`, `eps`, `lr` (of either sign) and `weight_decay`.
+        options: `betas`, `eps`, `lr` (of either sign) and `weight_decay`.
 
     Memory: transient, a copy of M and V where they are not of G's dtype.
     """
@@ -44,14 +45,14 @@ def descend(W: Tensor, G: Tensor, state: State, t: int, hyper: Hyper) -> bool:
         M, V = low_bit.read(M, G.dtype), low_bit.read(V, G.dtype)
     if not _fits(W, G, M, V):
         return False
-    beta1, beta2 = (debiased(beta, t) for beta in hyper["betas"])
+    beta1, beta2 = (debiased(beta, t) for beta in options["betas"])
     # Fake tensors have neither steps nor rates: whatever the kernel's description takes will do.
     is_fake = isinstance(M, FakeTensor)
-    steps, lr = (M, 1.0) if is_fake else (_endless(W.device), hyper["lr"])
+    steps, lr = (M, 1.0) if is_fake else (_endless(W.device), options["lr"])
     torch._fused_adamw_(
         [W], [G], [M], [V], [], [steps],
-        lr=lr, beta1=beta1, beta2=beta2, weight_decay=hyper["weight_decay"],
-        eps=hyper["eps"], amsgrad=False, maximize=False,
+        lr=lr, beta1=beta1, beta2=beta2, weight_decay=options["weight_decay"],
+        eps=options["eps"], amsgrad=False, maximize=False,
     )  # fmt: skip
     for name, value in (("exp_avg", M), ("exp_avg_sq", V)):
         if value is not state[name]:

@@ -1,14 +1,16 @@
 """Updates that torch.optim ships, run as they are: the baselines.
 
-Such a rule takes the whole step itself, learning rate and weight decay included, on the parameter in place.
+Such an update takes the whole step itself, learning rate and weight decay included, on the parameter in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,49 +19,67 @@ from torch.optim._adafactor import adafactor
 from torch.optim._muon import muon
 from torch.overrides import TorchFunctionMode
 
+from ..bases.basis import State
+from ..finite import finite_gradient
 from ..flops import Flops
 from ..matrices import matrix_shape
-from ..state.layout import Layout, Slot
-
-State = Mapping[str, Tensor]
-Options = Mapping[str, Any]
+from ..options import (
+    Options,
+    PartOptions,
+    betas_field,
+    choice,
+    eps_field,
+    flag,
+    is_whole,
+    number,
+    option,
+)
+from ..state.layout import Layout, Slot, compute_dtype
+from .update import COUNTERS, Update, count_nonfinite
 
 # The quintic of torch.optim.Muon's default, from Keller Jordan's Muon.
 _NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-class TorchRule(Protocol):
-    """A torch.optim update as a rule."""
+@dataclass(frozen=True)
+class MuonOptions(PartOptions):
+    """What torch.optim.Muon has."""
 
-    @property
-    def name(self) -> str:
-        """Its id in the option `moments`."""
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        """Its default decays."""
-
-    @property
-    def eps(self) -> float | None:
-        """Its default smoothing constant; None leaves the choice to torch."""
-
-    @property
-    def vector(self) -> str:
-        """The moments for tensors that it does not take; its own name if it takes every shape."""
-
-    def layout(self, shape: Sequence[int], options: Options) -> Layout:
-        """Return the state kept for a parameter of this shape."""
-
-    def flops(self, shape: Sequence[int], options: Options) -> Flops:
-        """Return its arithmetic."""
-
-    def apply(
-        self, parameter: Tensor, gradient: Tensor, state: State, t: int, group: Options
-    ) -> None:
-        """Take the t-th step with a finite gradient in the parameter's shape."""
+    betas: tuple[float, float] = betas_field(0.95, 0.0)
+    eps: float = eps_field(1e-7)
+    nesterov: bool = flag(True, "Muon: orthogonalise the momentum as it will be at the next step")
+    ns_steps: int = option(
+        5,
+        lambda value: is_whole(value, 1) and value < 100,
+        "a whole number from 1 to 99",
+        "Muon: Newton-Schulz steps",
+    )
+    adjust_lr: str = choice(
+        "original",
+        ("original", "match_rms_adamw"),
+        "Muon: factor on lr by shape; match_rms_adamw makes steps of AdamW's size",
+    )
 
 
-class Muon:
+@dataclass(frozen=True)
+class TorchAdafactorOptions(PartOptions):
+    """What torch.optim.Adafactor has, and decays that it does not read: schedules of torch expect a momentum."""
+
+    betas: tuple[float, float] = betas_field(0.0, 0.0)
+    eps: float | None = number(None, 0, 1, "smoothing constant of the moments")
+    eps2: float = number(
+        1e-3, 0, 1e6, "torch's Adafactor: smallest RMS of a parameter that its steps are scaled by"
+    )
+    beta2_decay: float = number(
+        -0.8, -1e6, 0, "torch's Adafactor: exponent of the step count in 1 - beta2"
+    )
+    clip_threshold: float = number(
+        1.0, 1e-12, math.inf, "largest RMS of Adafactor's normalised step"
+    )
+
+
+@dataclass(frozen=True)
+class Muon(Update):
     """torch.optim.Muon: W <- (1 - lr wd) W - lr c O, with O the orthogonal factor of the Nesterov momentum.
 
     B = mu B + (1 - mu) G with mu = betas[0] (betas[1] is not read); O takes `ns_steps` Newton-Schulz steps in bfloat16
@@ -74,19 +94,18 @@ class Muon:
     Memory: m n numbers in the parameter's dtype; transient about 3 m n + 2 m^2 in bfloat16, m the short side.
     """
 
-    name: ClassVar[str] = "muon"
-    betas: ClassVar[tuple[float, float]] = (0.95, 0.0)
-    eps: ClassVar[float | None] = 1e-7
-    vector: ClassVar[str] = "adam"
+    name: str = "muon"
+    options: type[PartOptions] = MuonOptions
+    vector_options: ClassVar[Options] = {"betas": (0.9, 0.999), "eps": 1e-8}
 
-    def layout(self, shape: Sequence[int], options: Options) -> Layout:
+    def slots(self, shape: tuple[int, int], options: Options) -> Layout:
         """Return the momentum."""
         del options
-        return {"momentum_buffer": Slot(matrix_shape(shape, short_first=False), "moment")}
+        return {"momentum_buffer": Slot(shape, "moment")}
 
-    def flops(self, shape: Sequence[int], options: Options) -> Flops:
+    def work(self, shape: tuple[int, int], options: Options) -> Flops:
         """Return the momentum's work and, per Newton-Schulz step, two m x m x n products and one m x m x m."""
-        m, n = matrix_shape(shape)
+        m, n = sorted(shape)
         orthogonalisation = options["ns_steps"] * (4 * m * m * n + 2 * m**3)
         return Flops(10 * m * n + orthogonalisation, 0, orthogonalisation)
 
@@ -95,6 +114,7 @@ class Muon:
     ) -> None:
         """Take torch's step on the matrix that the parameter is."""
         del t
+        gradient, finite, _ = finite_gradient(gradient, compute_dtype(parameter.dtype))
         rows, columns = matrix_shape(parameter.shape, short_first=False)
         matrix = parameter.reshape(rows, columns)
         muon(
@@ -113,9 +133,11 @@ class Muon:
         )
         if parameter.ndim != 2 and not parameter.is_contiguous():  # reshape made a copy
             parameter.copy_(matrix.reshape(parameter.shape))
+        count_nonfinite(state, finite)
 
 
-class Adafactor:
+@dataclass(frozen=True)
+class Adafactor(Update):
     """torch.optim.Adafactor: factored second moments without a first, steps relative to the size of the parameter.
 
     beta2_t = 1 - t^beta2_decay; U = G / sqrt(V), V the product of row and column means; W <- (1 - lr wd) W -
@@ -132,18 +154,17 @@ class Adafactor:
     about one copy of the parameter.
     """
 
-    name: ClassVar[str] = "adafactor-torch"
-    betas: ClassVar[tuple[float, float]] = (0.0, 0.0)
-    eps: ClassVar[float | None] = None
-    vector: ClassVar[str] = "adafactor-torch"
+    name: str = "adafactor-torch"
+    options: type[PartOptions] = TorchAdafactorOptions
+    vector: str = "adafactor-torch"
 
     def layout(self, shape: Sequence[int], options: Options) -> Layout:
         """Return the means over the last dimension and over the one before it, or a vector's whole variance."""
         del options
         shape = tuple(shape)
         if len(shape) < 2:
-            return {"variance": Slot(shape, "moment")}
-        return {
+            return COUNTERS | {"variance": Slot(shape, "moment")}
+        return COUNTERS | {
             "row_var": Slot((*shape[:-1], 1), "moment"),
             "col_var": Slot((*shape[:-2], 1, shape[-1]), "moment"),
         }
@@ -157,6 +178,7 @@ class Adafactor:
         self, parameter: Tensor, gradient: Tensor, state: State, t: int, group: Options
     ) -> None:
         """Take torch's step."""
+        gradient, finite, _ = finite_gradient(gradient, compute_dtype(parameter.dtype))
         is_fake = isinstance(parameter, FakeTensor)
         with _EveryNumberIsOne() if is_fake else nullcontext():
             adafactor(
@@ -174,6 +196,7 @@ class Adafactor:
                 eps2=group["eps2"],
                 maximize=False,
             )
+        count_nonfinite(state, finite)
 
 
 class _EveryNumberIsOne(TorchFunctionMode):
@@ -185,4 +208,4 @@ class _EveryNumberIsOne(TorchFunctionMode):
         return 1.0 if func is Tensor.item else func(*args, **(kwargs or {}))
 
 
-TORCH_RULES: dict[str, TorchRule] = {rule.name: rule for rule in (Muon(), Adafactor())}
+TORCH_UPDATES: dict[str, Update] = {update.name: update for update in (Muon(), Adafactor())}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from subopt.optimizers import METHODS, Method, get_method, options_for
+from subopt.optimizers import METHODS, Method, get_method
 
 from ..record.profile import MethodCost
 from .architectures import WeightShape
@@ -50,7 +50,7 @@ def state_bytes(
             and no step counters.
     """
     options = options or {}
-    as_numbers = as_published and method.resolve(options)["state_dtype"] is None
+    as_numbers = as_published and method.resolve(options).get("state_dtype") is None
     total = 0
     for weight in weights:
         if weight.role == "frozen":
@@ -192,15 +192,15 @@ def method_costs(
     rows = []
     for name in METHODS if methods is None else methods:
         method = get_method(name)
-        options = options_for(method, wishes or {})
+        options = method.among(wishes or {})
         rows.append(method_cost(weights, method, options, tokens=tokens, as_published=as_published))
     return rows
 
 
 def _recorded(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option a user may set, with its value, as the profile file holds it."""
-    resolved = method.resolve(options)
+    values = method.defaults | method.resolve(options)
     return {
-        key: list(value) if isinstance(value := resolved[key], tuple) else value
-        for key in method.defaults
+        key: list(value) if isinstance(value := values[key], tuple) else value
+        for key in method.tunable
     }

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from subopt.errors import UserCodeError
-from subopt.optimizers import create, get_method, options_for, stored_bytes
+from subopt.optimizers import create, get_method, stored_bytes
 from subopt.optimizers.state.storage_tracker import StorageTracker
 
 from ..record.base import Phase
@@ -230,7 +230,7 @@ def at_its_largest(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "tau": 0.0,
         "settle_steps": 0,
     }
-    return {**options, **options_for(get_method(method), largest)}
+    return {**options, **get_method(method).among(largest)}
 
 
 def needs_closure(method: str) -> bool:

@@ -163,7 +163,7 @@ class FollowedLayer:
         """Return the method's own state with this basis in it; empty where there is none to follow."""
         if P is None:
             return {}
-        layout = _TRACKER.layout(self._size.m, self._size.n, self._options)
+        layout = _TRACKER.layout((self._size.m, self._size.n), self._options)
         state = allocate(layout, Dtypes.of(torch.float32, None, None), _CPU)
         state["basis_left"].copy_(canonical_signs(P[:, : self._size.rank]))
         state["fitted_at"].fill_(1)

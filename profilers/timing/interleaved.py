@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from subopt.optimizers import get_method, options_for
+from subopt.optimizers import get_method
 
 from . import clock
 
@@ -35,7 +35,7 @@ def refreshing_every_other_step(method: str, options: Mapping[str, Any]) -> dict
         "start_step": 1,
         "skip_first": not moves_before,  # see `Method.refreshes_by`
     }
-    return {**options, **options_for(record, schedule)}
+    return {**options, **record.among(schedule)}
 
 
 def interleaved_ms(

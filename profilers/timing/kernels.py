@@ -106,7 +106,7 @@ def pca_autograd(problem: KernelInputs) -> Tensor:
 
 def _is_refitted(options: Mapping[str, Any]) -> bool:
     """Whether a basis is decomposed anew from a matrix of the gradient's shape."""
-    return options["basis"] in {"one-sided", "two-sided"} and options["source"] != "covariance"
+    return options.get("basis") in {"one-sided", "two-sided"} and options["source"] != "covariance"
 
 
 def _is_left_only(options: Mapping[str, Any]) -> bool:
@@ -122,11 +122,11 @@ def _is_two_sided(options: Mapping[str, Any]) -> bool:
 
 
 def _takes_power_steps(options: Mapping[str, Any]) -> bool:
-    return bool(options["source"] == "covariance" and options["solver"] == "power")
+    return bool(options.get("source") == "covariance" and options["solver"] == "power")
 
 
 def _is_followed(options: Mapping[str, Any]) -> bool:
-    return options["basis"] in {"online-pca", "online-pca-two-sided"}
+    return options.get("basis") in {"online-pca", "online-pca-two-sided"}
 
 
 ONLINE_PCA = Kernel(

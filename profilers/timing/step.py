@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from subopt.optimizers import create, get_method, options_for
+from subopt.optimizers import create, get_method
 
 from . import clock
 from .interleaved import (
@@ -261,7 +261,7 @@ def time_whole_step(
     """
     own, plain = models
     unsettled = {"tau": 0.0, "settle_steps": 0}
-    timed = {**options, **options_for(get_method(method), unsettled)}
+    timed = {**options, **get_method(method).among(unsettled)}
     optimizer = create(
         method, own, lr=_LEAST_LR, groups=_with_lr(groups_of(own), _LEAST_LR), **timed
     )

@@ -58,10 +58,10 @@ def _family(name: str, given: tuple[tuple[str, Any], ...]) -> Family:
     method = get_method(name)
     able = method.capabilities
     options = method.resolve({key: value for key, value in given if key in method.tunable})
-    basis: str = options["basis"]
+    basis: str = options.get("basis", "identity")
     sides = 2 if basis.endswith("two-sided") else 1
     coordinates: Coordinates | None = None
-    source: str = options["source"]
+    source: str = options.get("source", "gradient")
     if "whitens" in able:
         # Averaged statistics of rows and columns have the covariances' eigenbases. Without any, all singular values
         # alike is what Adam makes of a gradient in that gradient's own singular bases.
@@ -85,5 +85,6 @@ def _family(name: str, given: tuple[tuple[str, Any], ...]) -> Family:
 def _unmeasured(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Name what differs from the baseline and leaves no trace in a profile: another step, and how it is stored."""
     usual = get_method(load_evidence().baseline).resolve()
-    named = ("moments", "state_dtype")
-    return tuple((name, options[name]) for name in named if options[name] != usual[name])
+    step = next(options[name] for name in ("moments", "integrator", "update") if name in options)
+    found = {"moments": step, "state_dtype": options.get("state_dtype")}
+    return tuple((name, value) for name, value in found.items() if value != usual[name])

@@ -46,7 +46,7 @@ def fallback_kinds(profile: Profile, methods: Sequence[Measured]) -> list[Fallba
 def kind_of(found: Measured) -> tuple[str, str | None]:
     """Return the fallback of a method's own and the dtype of its state, which the fallback shares."""
     method = found.candidate.method
-    state_dtype: str | None = method.resolve(found.candidate.options)["state_dtype"]
+    state_dtype: str | None = method.resolve(found.candidate.options).get("state_dtype")
     return method.fallback, state_dtype
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 
 from subopt.optimizers import Method
-from subopt.optimizers.methods.method import options_for
 from subopt.profilers.costs.architectures import WeightShape
 from subopt.profilers.costs.formula import state_bytes, weight_bytes_saved
 from subopt.profilers.record.profile import (
@@ -29,7 +28,7 @@ BASELINE_MS = 3.1  # of a step with AdamW
 
 def method_cost(method: Method, weights: list[WeightShape]) -> MethodCost:
     """The row of a method: its bytes of state are real ones, the rest is made up."""
-    options = options_for(method, {"rank": 0.25})
+    options = method.among({"rank": 0.25})
     refreshes = "refreshes" in method.capabilities
     held = _total(weights, lambda one: state_bytes([one], method, options))
     ordinary = 2.0 + held / 2**28

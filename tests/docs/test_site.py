@@ -14,7 +14,6 @@ import typer
 from subopt.app import app
 from subopt.errors import SuboptError
 from subopt.optimizers import METHODS
-from subopt.optimizers.options import OPTIONS
 from subopt.recipes.recipe.load import parse_recipe
 from subopt.recipes.schema import Recipe
 
@@ -64,8 +63,8 @@ def test_a_methods_page_says_what_the_registry_says(site, name):
     assert method.paper in page
     assert method.section in page
     assert method.state_formula in page
-    for option in method.tunable:
-        assert " ".join(OPTIONS[option].meaning.split()) in page, option
+    for name, option in method.settable.items():
+        assert " ".join(option.meaning.split()) in page, name
 
 
 def test_a_commands_page_has_its_options(site):

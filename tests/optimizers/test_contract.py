@@ -133,8 +133,10 @@ def test_groups_can_be_added_with_their_own_options():
     optimizer.step()
     torch.testing.assert_close(second.detach(), torch.zeros(4, 6))
     torch.testing.assert_close(first.detach(), torch.full((4, 6), 0.99))
-    with pytest.raises(OptionError, match="did you mean 'period'"):
-        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "peroid": 3})
+    third = torch.nn.Parameter(torch.ones(2))
+    for key, pattern in (("state_dtpe", "did you mean 'state_dtype'"), ("period", "has no option")):
+        with pytest.raises(OptionError, match=pattern):
+            optimizer.add_param_group({"params": [third], key: 3})
 
 
 def test_an_online_pca_basis_follows_the_schedule():

@@ -229,10 +229,10 @@ def advanced(system, pca, basis, S, G, h):
     projected = pca.project(basis, G)
     if system.name == "adafactor":
         # The papers' flow divides the averaged gradient. The package's Adafactor averages the divided one.
-        MOMENTS["adafactor-nomom"].update(projected, after, LATE, hyper)
-        M = MOMENTS["momentum"].update(projected, after, LATE, hyper)
+        MOMENTS["adafactor-nomom"].step(projected, after, LATE, hyper)
+        M = MOMENTS["momentum"].step(projected, after, LATE, hyper)
         return after, pca.lift(basis, M / system.denominator(after))
-    return after, pca.lift(basis, MOMENTS[system.name].update(projected, after, LATE, hyper))
+    return after, pca.lift(basis, MOMENTS[system.name].step(projected, after, LATE, hyper))
 
 
 def flow_rate(system, problem, pca, basis, W, S):

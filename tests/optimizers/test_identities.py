@@ -105,7 +105,7 @@ def test_transport_rotates_first_moments_and_squares_the_map_for_second_ones():
     M = torch.randn(5, 7, generator=generator, dtype=torch.float64)
     V = torch.rand(5, 7, generator=generator, dtype=torch.float64)
     moments = {"exp_avg": M.clone(), "exp_avg_sq": V.clone()}
-    layout = MOMENTS["adam"].layout(5, 7, {})
+    layout = MOMENTS["adam"].slots((5, 7), {})
     transport(moments, layout, {"row": R, "column": S})
     torch.testing.assert_close(moments["exp_avg"], R @ M @ S.mT)
     variances = torch.einsum("ia,jb,ab->ij", R**2, S**2, V)
@@ -116,7 +116,7 @@ def test_transport_rotates_first_moments_and_squares_the_map_for_second_ones():
 def test_transport_by_an_order_is_the_rotation_by_its_permutation_matrix():
     rows, columns = torch.tensor([2, 0, 1]), torch.tensor([1, 3, 0, 2])
     moments = {"exp_avg": torch.randn(3, 4), "exp_avg_sq": torch.rand(3, 4)}
-    layout = MOMENTS["adam"].layout(3, 4, {})
+    layout = MOMENTS["adam"].slots((3, 4), {})
     by_order, by_matrix = ({k: v.clone() for k, v in moments.items()} for _ in range(2))
     transport(by_order, layout, {"row": rows, "column": columns})
     transport(by_matrix, layout, {"row": torch.eye(3)[rows], "column": torch.eye(4)[columns]})

@@ -13,7 +13,7 @@ from subopt.optimizers.bases.decompositions import (
     two_sided_bases,
 )
 from subopt.optimizers.bases.online_pca import orthonormalised
-from subopt.optimizers.composition import Cell
+from subopt.optimizers.composition import update_for
 
 REFRESHING = [
     name
@@ -173,9 +173,10 @@ def test_a_projection_is_not_finite_where_the_gradient_is_not(shape, bad, rotati
 
 @pytest.mark.parametrize("t", range(1, 8))
 def test_galore_sees_a_gradient_only_when_it_fits_a_basis(t):
-    cell = Cell.of(METHODS["galore"].resolve({"period": 6, "early_refresh": False}), (6, 10))
+    resolved = METHODS["galore"].resolve({"period": 6, "early_refresh": False})
+    update, options = update_for(resolved, (6, 10))
     state = {"refreshes": torch.tensor(min(t - 1, 1))}
-    assert cell.basis.sees_gradient(state, t, cell.options) == (t in {1, 7})
+    assert update.basis.sees_gradient(state, t, options) == (t in {1, 7})
 
 
 def test_a_basis_that_could_not_be_fitted_is_fitted_at_the_next_step():

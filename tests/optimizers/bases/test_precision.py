@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subopt.optimizers import METHODS, Composed
+from subopt.optimizers import METHODS, Composed, composition
 from subopt.optimizers.bases.precision import PRECISIONS, rotations
 
 ROTATED = [name for name, method in METHODS.items() if "rotations" in method.tunable]
@@ -16,7 +16,7 @@ def stepped(name, dtype=torch.float32, steps=3, **options):
     generator = torch.Generator().manual_seed(0)
     parameter = torch.nn.Parameter(torch.zeros(M, N, dtype=dtype))
     resolved = METHODS[name].resolve({"rank": 8} if "rank" in METHODS[name].tunable else {})
-    optimizer = Composed([parameter], 1e-3, **{**resolved, **options})
+    optimizer = Composed([parameter], 1e-3, **composition.resolved(options, resolved))
     for _ in range(steps):
         parameter.grad = torch.randn(M, N, generator=generator).to(dtype)
         optimizer.step()

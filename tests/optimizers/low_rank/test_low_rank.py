@@ -7,6 +7,7 @@ from subopt.errors import OptionError
 from subopt.optimizers.low_rank.convert import break_even_rank, largest_rank, starting_rank
 from subopt.optimizers.low_rank.integrator import (
     INTEGRATORS,
+    LowRankOptions,
     augmented,
     augmented_moments,
     carried,
@@ -16,7 +17,6 @@ from subopt.optimizers.low_rank.integrator import (
     truncated,
     unified_momentum,
 )
-from subopt.optimizers.options import validated
 
 YES = torch.tensor(True)
 RANKS = {"rank": 0.5, "max_rank": None, "rank_mode": "adaptive"}
@@ -128,11 +128,11 @@ def test_unified_momentum_between_the_two_and_at_its_largest_weight():
     assert state["exp_avg"].item() == 4.0
     assert step.item() == 6.0
     with pytest.raises(OptionError, match=r"Invalid nesterov_weight: 2\.5.* at most 1 / "):
-        validated({"betas": (0.5, 0.9), "nesterov_weight": 2.5})
+        LowRankOptions(betas=(0.5, 0.9), nesterov_weight=2.5)
 
 
 def test_moments_are_carried_by_the_map_and_its_square():
-    layout = INTEGRATORS["adam"].layout(0, 0, {})
+    layout = INTEGRATORS["adam"].slots((0, 0), {})
     moments = {"exp_avg": random(3, 4), "exp_avg_sq": random(3, 4, seed=1).square()}
     R, C = random(2, 3, seed=2), random(5, 4, seed=3)
     moved = carried(moments, layout, R, C)
@@ -156,7 +156,7 @@ def test_augmented_moments_are_the_lifted_gradient_in_the_tangent_space():
         "V": {"exp_avg": G.mT @ U},
         "S": {"exp_avg": U.mT @ G @ V},
     }
-    layout = INTEGRATORS["momentum"].layout(0, 0, {})
+    layout = INTEGRATORS["momentum"].slots((0, 0), {})
     X = augmented_moments(moments, layout, Ua, Va)["exp_avg"]
     P_U, P_V = U @ U.mT, V @ V.mT
     torch.testing.assert_close(X, Ua.mT @ (G @ P_V - P_U @ G @ P_V + P_U @ G) @ Va)
@@ -170,7 +170,7 @@ def test_augmented_second_moments_are_not_negative():
         name: {key: random(*size).square() for key in ("exp_avg", "exp_avg_sq")}
         for name, size in sizes.items()
     }
-    X = augmented_moments(moments, INTEGRATORS["adam"].layout(0, 0, {}), Ua, Va)
+    X = augmented_moments(moments, INTEGRATORS["adam"].slots((0, 0), {}), Ua, Va)
     assert (X["exp_avg_sq"] >= 0).all()
     torch.testing.assert_close(X["exp_avg_sq"][:3, :3], moments["S"]["exp_avg_sq"])
     assert (X["exp_avg_sq"][:3, 3:] > 0).all()

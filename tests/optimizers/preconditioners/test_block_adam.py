@@ -40,7 +40,7 @@ def run(sequence, dtype=torch.float64, lr=0.01, **options):
     """Train a parameter of zeros on gradients; return it and its state."""
     sequence = list(sequence)
     parameter = torch.nn.Parameter(torch.zeros(sequence[0].shape, dtype=dtype))
-    optimizer = Composed([parameter], lr, moments="block-adam", **options)
+    optimizer = Composed([parameter], lr, update="block-adam", **options)
     for gradient in sequence:
         parameter.grad = gradient.to(dtype)
         optimizer.step()
@@ -181,7 +181,7 @@ def test_chunks_change_nothing_but_the_memory_of_a_step(monkeypatch):
     def watched(limit):
         monkeypatch.setattr(matrix_roots, "CHUNK_BYTES", limit)
         parameter = torch.nn.Parameter(torch.zeros(64, 64))
-        optimizer = Composed([parameter], 0.01, moments="block-adam", block_size=8)
+        optimizer = Composed([parameter], 0.01, update="block-adam", block_size=8)
         peaks = []
         for G in gradients((64, 64), steps=2):
             parameter.grad = G.float()

@@ -5,7 +5,13 @@ import torch
 
 from subopt.optimizers import Composed
 from subopt.optimizers.flops import Flops
-from subopt.optimizers.preconditioners.grafting import GRAFTS, at_length, graft_step, grafted
+from subopt.optimizers.preconditioners.grafting import (
+    GRAFTS,
+    GraftedOptions,
+    at_length,
+    graft_step,
+    grafted,
+)
 from subopt.optimizers.preconditioners.preconditioned import Preconditioned
 
 KINDS = [kind for kind in GRAFTS if kind != "none"]
@@ -18,10 +24,10 @@ class Mirror:
     def __init__(self):
         self.accumulated, self.preconditioned = [], []
 
-    def layout(self, m, n, hyper):
+    def layout(self, shape, options):
         return {}
 
-    def flops(self, m, n, hyper):
+    def flops(self, shape, options):
         return Flops(1.0, 2.0, 3.0)
 
     def accumulate(self, G, state, t, hyper):
@@ -30,6 +36,10 @@ class Mirror:
     def precondition(self, G, state, t, hyper):
         self.preconditioned.append(t)
         return -2 * G
+
+
+def mirror():
+    return Preconditioned(name="mirror", options=GraftedOptions, preconditioner=Mirror())
 
 
 def hyper_of(**options):
@@ -42,9 +52,9 @@ def run(rule, gradients, **options):
     hyper = hyper_of(**options)
     state = {
         name: torch.zeros(slot.shape, dtype=torch.float64)
-        for name, slot in rule.layout(*SHAPE, hyper).items()
+        for name, slot in rule.slots(SHAPE, hyper).items()
     }
-    return [rule.update(G, state, t, hyper).clone() for t, G in enumerate(gradients, start=1)]
+    return [rule.step(G, state, t, hyper).clone() for t, G in enumerate(gradients, start=1)]
 
 
 def gradients(count=5, seed=0):
@@ -67,7 +77,7 @@ def own_steps(kind, sequence):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_before_the_start_step_the_grafted_method_runs_alone(kind):
-    rule, sequence = Preconditioned("mirror", Mirror()), gradients()
+    rule, sequence = mirror(), gradients()
     steps = run(rule, sequence, graft=kind, start_step=6)
     for step, expected in zip(steps, own_steps(kind, sequence), strict=True):
         torch.testing.assert_close(step, expected, rtol=1e-12, atol=1e-12)
@@ -77,7 +87,7 @@ def test_before_the_start_step_the_grafted_method_runs_alone(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_the_start_step_on_the_direction_has_the_grafts_length(kind):
-    rule, sequence = Preconditioned("mirror", Mirror()), gradients()
+    rule, sequence = mirror(), gradients()
     steps = run(rule, sequence, graft=kind, start_step=3)
     assert rule.preconditioner.preconditioned == [3, 4, 5]
     for G, step, own in zip(sequence[2:], steps[2:], own_steps(kind, sequence)[2:], strict=True):
@@ -86,12 +96,12 @@ def test_from_the_start_step_on_the_direction_has_the_grafts_length(kind):
 
 def test_without_a_graft_the_direction_is_the_step_from_the_first_on():
     sequence = gradients()
-    steps = run(Preconditioned("mirror", Mirror()), sequence, graft="none", start_step=100)
+    steps = run(mirror(), sequence, graft="none", start_step=100)
     assert all(torch.equal(step, -2 * G) for step, G in zip(steps, sequence, strict=True))
 
 
 def test_momentum_is_the_bias_corrected_average_of_grafted_steps():
-    rule, sequence = Preconditioned("mirror", Mirror()), gradients()
+    rule, sequence = mirror(), gradients()
     plain = run(rule, sequence, graft="rmsprop-normalized", start_step=3)
     averaged = run(rule, sequence, graft="rmsprop-normalized", start_step=3, betas=(0.8, 0.9))
     weights = torch.tensor([0.8 ** (5 - s) for s in range(1, 6)], dtype=torch.float64)
@@ -102,7 +112,7 @@ def test_momentum_is_the_bias_corrected_average_of_grafted_steps():
 def test_the_normalised_graft_forgets_the_scale_of_every_single_gradient():
     sequence = gradients()
     rescaled = [G * 10.0**power for G, power in zip(sequence, (3, -20, 0, 12, -7), strict=True)]
-    rule = Preconditioned("mirror", Mirror())
+    rule = mirror()
     steps, others = (run(rule, s, graft="rmsprop-normalized") for s in (sequence, rescaled))
     for step, other in zip(steps, others, strict=True):
         torch.testing.assert_close(step, other, rtol=1e-12, atol=1e-12)
@@ -111,17 +121,17 @@ def test_the_normalised_graft_forgets_the_scale_of_every_single_gradient():
 @pytest.mark.parametrize("kind", GRAFTS)
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.999)])
 def test_only_what_is_used_is_kept(kind, betas):
-    layout = Preconditioned("mirror", Mirror()).layout(4, 7, hyper_of(graft=kind, betas=betas))
+    layout = mirror().slots((4, 7), hyper_of(graft=kind, betas=betas))
     expected = {"graft_sq"} if kind.startswith("rmsprop") else set()
     expected |= {"exp_avg"} if betas[0] else set()
     assert set(layout) == expected
-    assert all((slot.shape, slot.kind) == ((4, 7), "moment") for slot in layout.values())
+    assert all((slot.shape, slot.slot_type) == ((4, 7), "moment") for slot in layout.values())
 
 
 def test_work_is_the_preconditioners_the_grafts_and_momentum():
-    rule = Preconditioned("mirror", Mirror())
-    assert rule.flops(4, 7, hyper_of(graft="none")) == Flops(1.0, 2.0, 3.0)
-    with_sgd = rule.flops(4, 7, hyper_of(graft="sgd", betas=(0.9, 0.9)))
+    rule = mirror()
+    assert rule.work((4, 7), hyper_of(graft="none")) == Flops(1.0, 2.0, 3.0)
+    with_sgd = rule.work((4, 7), hyper_of(graft="sgd", betas=(0.9, 0.9)))
     assert with_sgd == Flops(1.0 + 5 * 28 + 3 * 28, 2.0, 3.0)
 
 
@@ -145,7 +155,7 @@ def test_a_zero_direction_and_a_zero_graft_stay_zero():
 @pytest.mark.parametrize("state_dtype", ["bf16", "fp32"])
 def test_grafted_squares_are_kept_in_the_state_dtype(state_dtype):
     parameter = torch.nn.Parameter(torch.ones(4, 7))
-    optimizer = Composed([parameter], 1e-2, moments="shampoo", state_dtype=state_dtype)
+    optimizer = Composed([parameter], 1e-2, update="shampoo", state_dtype=state_dtype)
     parameter.grad = torch.randn(4, 7)
     optimizer.step()
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[state_dtype]

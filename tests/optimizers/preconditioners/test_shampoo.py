@@ -52,7 +52,7 @@ def run(sequence, dtype=torch.float64, lr=0.01, **options):
     """Train a parameter of zeros on gradients; return it and its state."""
     sequence = list(sequence)
     parameter = torch.nn.Parameter(torch.zeros(sequence[0].shape, dtype=dtype))
-    optimizer = Composed([parameter], lr, moments="shampoo", **options)
+    optimizer = Composed([parameter], lr, update="shampoo", **options)
     for gradient in sequence:
         parameter.grad = gradient.to(dtype)
         optimizer.step()
@@ -101,7 +101,7 @@ def test_identity_preconditioners_give_the_gradients_direction_at_the_grafts_len
     options = {"graft": graft, "betas": (0.0, 0.99), "start_step": 3, "period": 1000}
     first, second, G = gradients((6, 10), steps=3)
     parameter = torch.nn.Parameter(torch.zeros(6, 10, dtype=torch.float64))
-    optimizer = Composed([parameter], 1.0, moments="shampoo", block_size=4, **options)
+    optimizer = Composed([parameter], 1.0, update="shampoo", block_size=4, **options)
     for gradient in (first, second):
         parameter.grad = gradient
         optimizer.step()
@@ -199,7 +199,7 @@ def test_convolutions_are_matrices_of_output_channels():
 
 def test_roots_are_computed_at_the_start_step_and_then_every_period():
     parameter = torch.nn.Parameter(torch.zeros(4, 6, dtype=torch.float64))
-    optimizer = Composed([parameter], 0.01, moments="shampoo", start_step=4, period=5)
+    optimizer = Composed([parameter], 0.01, update="shampoo", start_step=4, period=5)
     before, changed = torch.eye(4, dtype=torch.float64), []
     for t, G in enumerate(gradients((4, 6)), start=1):
         parameter.grad = G
@@ -227,7 +227,7 @@ def failing(*_):
 
 def test_a_decomposition_that_fails_keeps_the_old_roots(monkeypatch):
     parameter = torch.nn.Parameter(torch.zeros(6, 10))
-    optimizer = Composed([parameter], 0.01, moments="shampoo", period=2, block_size=6)
+    optimizer = Composed([parameter], 0.01, update="shampoo", period=2, block_size=6)
     sequence = gradients((6, 10), steps=4)
     for G in (next(sequence), next(sequence)):
         parameter.grad = G.float()
@@ -245,7 +245,7 @@ def test_a_decomposition_that_fails_keeps_the_old_roots(monkeypatch):
 
 def test_a_first_decomposition_that_fails_is_tried_again_at_the_next_step(monkeypatch):
     parameter = torch.nn.Parameter(torch.zeros(6, 10))
-    optimizer = Composed([parameter], 1.0, moments="shampoo", graft="sgd", betas=(0.0, 0.9))
+    optimizer = Composed([parameter], 1.0, update="shampoo", graft="sgd", betas=(0.0, 0.9))
     first, second = (G.float() for G in gradients((6, 10), steps=2))
     parameter.grad = first
     with monkeypatch.context() as patch:
@@ -260,7 +260,7 @@ def test_a_first_decomposition_that_fails_is_tried_again_at_the_next_step(monkey
 
 def test_statistics_that_overflow_leave_the_roots_alone():
     parameter = torch.nn.Parameter(torch.zeros(4, 6))
-    optimizer = Composed([parameter], 0.01, moments="shampoo", accumulation="sum", period=1)
+    optimizer = Composed([parameter], 0.01, update="shampoo", accumulation="sum", period=1)
     parameter.grad = torch.randn(4, 6)
     optimizer.step()
     state = optimizer.state[parameter]
@@ -302,7 +302,7 @@ def test_chunks_of_a_refresh_change_nothing_but_its_memory(monkeypatch):
     def watched(limit):
         monkeypatch.setattr(matrix_roots, "CHUNK_BYTES", limit)
         parameter = torch.nn.Parameter(torch.zeros(64, 64))
-        optimizer = Composed([parameter], 0.01, moments="shampoo", block_size=8, period=1)
+        optimizer = Composed([parameter], 0.01, update="shampoo", block_size=8, period=1)
         peaks = []
         for G in gradients((64, 64), steps=2):
             parameter.grad = G.float()

@@ -41,11 +41,11 @@ def gradients(shape, steps=16, seed=3, noise=0.3):
         yield left @ right + noise * normal(*shape, generator=generator)
 
 
-def run(sequence, dtype=torch.float64, lr=0.01, moments="sketchy", **options):
+def run(sequence, dtype=torch.float64, lr=0.01, update="sketchy", **options):
     """Train a parameter of zeros on gradients; return it and its state."""
     sequence = list(sequence)
     parameter = torch.nn.Parameter(torch.zeros(sequence[0].shape, dtype=dtype))
-    optimizer = Composed([parameter], lr, moments=moments, **options)
+    optimizer = Composed([parameter], lr, update=update, **options)
     for gradient in sequence:
         parameter.grad = gradient.to(dtype)
         optimizer.step()
@@ -100,7 +100,8 @@ def test_trajectories_are_the_references(options, shape, dtype):
 def test_a_rank_of_the_longer_side_is_shampoo(options, shape):
     options = {"rank": 10, "period": 1, **options}
     ours, state = run(gradients(shape), **options)
-    shampoos, _ = run(gradients(shape), moments="shampoo", **{**options, "rank": None})
+    del options["rank"]
+    shampoos, _ = run(gradients(shape), update="shampoo", **options)
     torch.testing.assert_close(ours, shampoos, rtol=0, atol=1e-9 * shampoos.abs().max().item())
     assert all(not value.any() for name, value in state.items() if name.startswith("escaped"))
 
@@ -111,7 +112,7 @@ def test_gradients_of_low_rank_are_shampoos_too():
     sequence = [left @ normal(2, 2, generator=generator) @ right for _ in range(8)]
     options = {"eps": 1e-3, **BARE}
     ours, state = run(sequence, rank=2, **options)
-    shampoos, _ = run(sequence, moments="shampoo", **options)
+    shampoos, _ = run(sequence, update="shampoo", **options)
     torch.testing.assert_close(ours, shampoos, rtol=0, atol=1e-9)
     assert sketch(state, "left")[1] < 1e-12 * sketch(state, "left")[0].abs().max()
 
@@ -233,7 +234,7 @@ def failing(*_):
 @pytest.mark.parametrize("how", ["raises", "overflows"])
 def test_a_decomposition_that_fails_keeps_the_old_sketches(how, monkeypatch):
     parameter = torch.nn.Parameter(torch.zeros(6, 10))
-    optimizer = Composed([parameter], 0.01, moments="sketchy", rank=3, period=1, block_size=6)
+    optimizer = Composed([parameter], 0.01, update="sketchy", rank=3, period=1, block_size=6)
     sequence = gradients((6, 10), steps=3)
     for G in (next(sequence), next(sequence)):
         parameter.grad = G.float()
@@ -257,7 +258,7 @@ def test_a_decomposition_that_fails_keeps_the_old_sketches(how, monkeypatch):
 
 def test_a_first_decomposition_that_fails_is_tried_again_at_the_next_step(monkeypatch):
     parameter = torch.nn.Parameter(torch.zeros(6, 10))
-    optimizer = Composed([parameter], 1.0, moments="sketchy", graft="sgd", betas=(0.0, 0.9))
+    optimizer = Composed([parameter], 1.0, update="sketchy", graft="sgd", betas=(0.0, 0.9))
     first, second = (G.float() for G in gradients((6, 10), steps=2))
     parameter.grad = first
     with monkeypatch.context() as patch:
@@ -283,7 +284,7 @@ def test_chunks_of_a_refresh_change_nothing_but_its_memory(monkeypatch):
     def watched(limit):
         monkeypatch.setattr(matrix_roots, "CHUNK_BYTES", limit)
         parameter = torch.nn.Parameter(torch.zeros(64, 64))
-        optimizer = Composed([parameter], 0.01, moments="sketchy", rank=4, block_size=8, period=1)
+        optimizer = Composed([parameter], 0.01, update="sketchy", rank=4, block_size=8, period=1)
         for G in gradients((64, 64), steps=2):
             parameter.grad = G.float()
             with StorageTracker() as tracker:

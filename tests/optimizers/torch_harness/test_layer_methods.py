@@ -267,9 +267,10 @@ def test_model_groups_have_their_own_learning_rates(name):
 
 @every_method
 def test_model_can_be_printed(name):
-    """repr names every option of every group."""
+    """repr names the method and every option of every group."""
     optimizer = Run(name).optimizer
-    for key in optimizer.param_groups[0].keys() - {"params"}:
+    assert f"Parameter Group 0: {name}, " in repr(optimizer)
+    for key in optimizer.param_groups[0].keys() - {"params", "param_names", "method"}:
         assert f"    {key}: " in repr(optimizer)
 
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from subopt.errors import OptionError
 from subopt.optimizers import METHODS, create, parameter_roles, stored_bytes
-from subopt.optimizers.methods.method import options_for
 from subopt.optimizers.state import low_bit
 from subopt.profilers.costs.architectures import WeightShape
 from subopt.profilers.costs.formula import (
@@ -175,7 +174,7 @@ def test_wishes_reach_the_methods_that_have_them():
     assert rows["galore"].options["rank"] == 2
     assert rows["osd"].options["rank"] == 2
     assert "rank" not in rows["adamw"].options
-    assert options_for(METHODS["lion"], {"rank": 2}) == {}
+    assert METHODS["lion"].among({"rank": 2}) == {}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -108,7 +108,7 @@ def test_a_kernel_counts_at_the_period_of_the_methods_whose_bases_it_provides():
 
 def test_of_different_periods_the_shortest_counts_and_its_methods_are_named(monkeypatch):
     galore = METHODS["galore"]
-    quick = dataclasses.replace(galore, preset={**galore.preset, "period": 7})
+    quick = dataclasses.replace(galore, options={**galore.options, "period": 7})
     monkeypatch.setitem(METHODS, "galore", quick)
     assert use_of(BY_NAME["svd, thin"]) == kernels.Use(7, ("galore",))
 
