@@ -4,6 +4,10 @@ Legend: M rows, N columns (M <= N), R rank. Up to FLOAT64_MAX_SIDE Gram matrices
 unless float32 is known to do: gradients early in training are nearly rank 1 (on a language model of LLaMA-60M's widths,
 at steps 1 to 120, the 128th of 512 eigenvalues is 1e-6 to 1e-14 of the first), and a float32 solver's error, some 1e-7
 of the first eigenvalue, leaves nothing of directions that small, which moments then scale to whole steps.
+
+Directions that rounding leaves undetermined are completed from the determined ones (see `completion`), so that the same
+basis comes out of any solver. Of a gradient they are those of singular values up to 2 eps ||G||_F, eps its dtype's, or
+of eigenvalues up to 18 eps ||G G^T||_F, eps the solver's; of a covariance C up to (2 eps_C + 16 eps) ||C||_F.
 """
 
 from __future__ import annotations
@@ -12,6 +16,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .completion import (
+    completed,
+    entry_rounding,
+    orthonormal_factor,
+    solver_rounding,
+    where_determined,
+)
 from .matrices import energy_of
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # torch's stub lacks it
@@ -43,19 +54,25 @@ def left_basis(G: Tensor, rank: int | None = None) -> Tensor:
     Raises:
         torch.linalg.LinAlgError: Neither `eigh` nor `svd` converges.
     """
+    return completed(_determined_left(G, rank), rank or len(G))
+
+
+def _determined_left(G: Tensor, rank: int | None) -> Tensor:
+    """Return those of the leading left singular vectors that G determines, at most `rank`."""
     m, n = G.shape
+    # All of a square matrix' directions are never large: of pure noise's the smallest eigenvalue is 1 / m^2.
+    is_candidate = G.dtype == torch.float32 and (rank or m) < n
+    least = entry_rounding(G.dtype)
     try:
-        # All of a square matrix' directions are never large: of pure noise's the smallest eigenvalue is 1 / m^2.
-        is_candidate = G.dtype == torch.float32 and (rank or m) < n
         if is_candidate and _FLOAT32_MIN_SIDE <= m <= FLOAT64_MAX_SIDE:
             C = G @ G.mT
             if _float32_suffices(C, rank or m):
                 return _leading(torch.linalg.eigh(C)[1].flip(-1), rank).to(_solve_dtype(G))
         A = G.to(_solve_dtype(G))
-        return gram_basis(A @ A.mT, rank)
+        return _determined(A @ A.mT, rank, least**2 * energy_of(A))
     except LinAlgError:
-        U, _, _ = torch.linalg.svd(G.to(_solve_dtype(G)), full_matrices=False)
-        return _leading(U, rank)
+        U, s, _ = torch.linalg.svd(G.to(_solve_dtype(G)), full_matrices=False)
+        return _leading(U, _determined_rank(s, G.dtype, rank))
 
 
 def refined_basis(G: Tensor, P: Tensor) -> Tensor:
@@ -82,28 +99,43 @@ def refined_basis(G: Tensor, P: Tensor) -> Tensor:
     total = energy_of(G)
     X = P.mT @ G
     held = energy_of(X)
+    noise = solver_rounding(G.dtype) * total.sqrt()
     for _ in range(_MOST_POWER_STEPS):
-        Z, _ = torch.linalg.qr(X.mT)
-        P, _ = torch.linalg.qr(G @ Z)
+        Z = orthonormal_factor(X.mT, noise)
+        P = orthonormal_factor(G @ Z, noise)
         X = P.mT @ G
         before, held = held, energy_of(X)
         left = torch.minimum(held - before, total - held)
         # Fake tensors have no values: they take the longest way.
         if not isinstance(G, FakeTensor) and bool(left <= _NEGLIGIBLE_SHARE * total):
-            return P @ left_basis(X).to(G.dtype)
+            return completed(P @ _determined_left(X, None).to(G.dtype), P.shape[1])
     return left_basis(G, P.shape[1])
 
 
 def gram_basis(C: Tensor, rank: int | None = None) -> Tensor:
     """Return the leading eigenvectors of a symmetric positive matrix C, shape (m, m), as (m, rank)."""
-    _, vectors = torch.linalg.eigh(C.to(_solve_dtype(C)))
-    return _leading(vectors.flip(-1), rank)
+    noise = entry_rounding(C.dtype) * torch.linalg.matrix_norm(C)
+    return completed(_determined(C.to(_solve_dtype(C)), rank, noise), rank or len(C))
+
+
+def _determined(C: Tensor, rank: int | None, noise: Tensor) -> Tensor:
+    """Return the leading eigenvectors of eigenvalues above C's own noise and the solver's, at most `rank`."""
+    values, vectors = torch.linalg.eigh(C)
+    own = (solver_rounding(C.dtype) + entry_rounding(C.dtype)) * torch.linalg.vector_norm(values)
+    is_determined = values.flip(-1)[:rank] > torch.maximum(own, noise)
+    return _leading(vectors.flip(-1), len(where_determined(is_determined)))
+
+
+def _determined_rank(s: Tensor, dtype: torch.dtype, rank: int | None) -> int:
+    """Return how many singular values are above the noise of a matrix of this dtype, at most `rank`."""
+    noise = (solver_rounding(s.dtype) + entry_rounding(dtype)) * torch.linalg.vector_norm(s)
+    return len(where_determined(s[:rank] > noise))
 
 
 def two_sided_bases(G: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
     """Return leading left and right singular vectors of G (m x n, m <= n).
 
-    At full rank Q is square: its last n - m columns are an orthonormal basis of G's null space, which is arbitrary.
+    At full rank Q is square: its last n - m columns are an orthonormal basis of G's null space, by `completed`.
 
     Returns:
         P of shape (m, rank) and Q of shape (n, rank); (m, m) and (n, n) for rank None.
@@ -113,10 +145,14 @@ def two_sided_bases(G: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]
     """
     A = G.to(_solve_dtype(G))
     try:
-        U, _, Vh = torch.linalg.svd(A, full_matrices=rank is None)
-        return _leading(U, rank), _leading(Vh.mT, rank)
+        U, s, Vh = torch.linalg.svd(A, full_matrices=False)
     except LinAlgError:
         return gram_basis(A @ A.mT, rank), gram_basis(A.mT @ A, rank)
+    k = _determined_rank(s, G.dtype, rank)
+    left, right = _leading(U, k), _leading(Vh.mT, k)
+    del U, Vh
+    m, n = G.shape
+    return completed(left, rank or m), completed(right, rank or n)
 
 
 def canonical_signs(P: Tensor) -> Tensor:

@@ -251,7 +251,7 @@ def _fit_to_covariances(
             for side in sides
         }
     if options["use_current_gradient"]:
-        return {side: first_fit(state[f"covariance_{side}"], rank) for side in sides}
+        return {side: first_fit(state[f"covariance_{side}"].to(G.dtype), rank) for side in sides}
     # The averages have yet to see a gradient, and this one is all there is.
     return {side: first_fit(C, rank) for side, C in covariances(G, len(sides)).items()}
 
