@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .bases import Basis, Identity
+from .completion import without_rounding
 from .finite import finite_gradient
 from .matrices import as_matrix, as_parameter, matrix_shape
 from .online_pca import OnlinePCA
@@ -151,6 +152,8 @@ class Cell:
     ) -> None:
         count = moment_step(state, t)
         if count > 0:  # at 0 the gradient only fitted the first basis
+            if self.basis is not IDENTITY:
+                projected = without_rounding(projected)
             step = self.moments.update(projected, state, count, self.options)
             with rotations(self.options["rotations"], step.device):
                 self._descend(parameter, step, state, group)

@@ -16,12 +16,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.functional import hardshrink
+
+from .matrices import energy_of
 
 # Of float32 and float64 kernels here, in units of eps ||A||_F: eigenvalues that should be zero reached 5, the diagonals
 # of R 8 (at up to 1,024 rows, condition numbers to 1e3).
 _SOLVER_ROUNDING = 16
 # One unit in the last place of every entry moves no singular value by more than eps ||A||_F.
 _ENTRY_ROUNDING = 2
+# Entries of P^T G and P^T G Q that should be zero reached 13, in units of eps ||G||_F / sqrt(n); a tenth is typical.
+_PRODUCT_ROUNDING = 16
 # How far a weight in the choice of axes may be from 1: far above rounding, too little to choose badly.
 _WEIGHT_SPREAD = 0.125
 _GOLDEN_RATIO = 0.6180339887498949
@@ -35,6 +40,26 @@ def solver_rounding(dtype: torch.dtype) -> float:
 def entry_rounding(dtype: torch.dtype) -> float:
     """Return how large, relative to ||A||_F, rounding A's entries to this dtype may make a value that was zero."""
     return _ENTRY_ROUNDING * torch.finfo(dtype).eps
+
+
+def without_rounding(X: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Return coordinates X with those at 0 that rounding alone may have made: up to 16 eps ||X||_F / sqrt(n).
+
+    In directions that a gradient lacks its coordinates are zero but for rounding, which moments that divide by their
+    size (Adam's, Adafactor's, Lion's) scale to whole steps of random sign.
+
+    Args:
+        X: Shape (m, n), products of a matrix with orthonormal ones.
+        whole: The matrix whose norm and n count, where that is not X.
+
+    Never waits for the device. Memory: transient, m n numbers; twice as many beside a CPU.
+    """
+    whole = X if whole is None else whole
+    share = _PRODUCT_ROUNDING * torch.finfo(X.dtype).eps / whole.shape[1] ** 0.5
+    least = energy_of(whole).sqrt() * share
+    if X.device.type == "cpu":  # a fifth of the time
+        return hardshrink(X, 0.0 if isinstance(X, FakeTensor) else float(least))
+    return torch.where(X.abs() > least, X, 0)
 
 
 def where_determined(is_determined: Tensor) -> Tensor:
@@ -59,7 +84,7 @@ def orthonormal_factor(A: Tensor, noise: Tensor) -> Tensor:
         Shape (n, min(n, r)). Waits for the device once, and once more for every time it is made anew.
     """
     A = A[:, : len(A)]
-    noise = noise.expand(A.shape[1:])
+    noise = noise.expand(noise.shape or A.shape[1:])[: A.shape[1]]
     columns = torch.arange(A.shape[1], device=A.device)
     while True:
         reflectors, scales = torch.geqrf(A[:, columns] if len(columns) < A.shape[1] else A)

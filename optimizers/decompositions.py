@@ -33,6 +33,8 @@ FLOAT64_MAX_SIDE = 4096
 _FLOAT32_MIN_SIDE = 129
 # Kept eigenvalues this large, relative to the first, are a thousand times the error of a float32 solver.
 _TRUSTED_SHARE = 1e-4
+# Entries this close, relative to the largest, are of equal size but for a float32 solver's rounding.
+_TIED_SHARE = 1e-5
 # Of a basis that is refined: it is done once this share of the energy is all that is missing, or all that a step won.
 _NEGLIGIBLE_SHARE = 1e-3
 _MOST_POWER_STEPS = 2
@@ -69,7 +71,7 @@ def _determined_left(G: Tensor, rank: int | None) -> Tensor:
             if _float32_suffices(C, rank or m):
                 return _leading(torch.linalg.eigh(C)[1].flip(-1), rank).to(_solve_dtype(G))
         A = G.to(_solve_dtype(G))
-        return _determined(A @ A.mT, rank, least**2 * energy_of(A))
+        return determined_eigenvectors(A @ A.mT, rank, least**2 * energy_of(A))
     except LinAlgError:
         U, s, _ = torch.linalg.svd(G.to(_solve_dtype(G)), full_matrices=False)
         return _leading(U, _determined_rank(s, G.dtype, rank))
@@ -115,14 +117,26 @@ def refined_basis(G: Tensor, P: Tensor) -> Tensor:
 def gram_basis(C: Tensor, rank: int | None = None) -> Tensor:
     """Return the leading eigenvectors of a symmetric positive matrix C, shape (m, m), as (m, rank)."""
     noise = entry_rounding(C.dtype) * torch.linalg.matrix_norm(C)
-    return completed(_determined(C.to(_solve_dtype(C)), rank, noise), rank or len(C))
+    vectors = determined_eigenvectors(C.to(_solve_dtype(C)), rank, noise)
+    return completed(vectors, rank or len(C))
 
 
-def _determined(C: Tensor, rank: int | None, noise: Tensor) -> Tensor:
-    """Return the leading eigenvectors of eigenvalues above C's own noise and the solver's, at most `rank`."""
+def determined_eigenvectors(
+    C: Tensor, rank: int | None = None, noise: Tensor | float = 0.0
+) -> Tensor:
+    """Return the leading eigenvectors that a symmetric positive matrix determines, at most `rank`, in its precision.
+
+    Args:
+        C: Shape (m, m).
+        rank: At most this many; None for m.
+        noise: Eigenvalues that C's entries may have from before, besides what its own rounding and the solver's leave.
+
+    Raises:
+        torch.linalg.LinAlgError: `eigh` does not converge.
+    """
     values, vectors = torch.linalg.eigh(C)
     own = (solver_rounding(C.dtype) + entry_rounding(C.dtype)) * torch.linalg.vector_norm(values)
-    is_determined = values.flip(-1)[:rank] > torch.maximum(own, noise)
+    is_determined = values.flip(-1)[:rank] > own.clamp_min(noise)
     return _leading(vectors.flip(-1), len(where_determined(is_determined)))
 
 
@@ -156,15 +170,21 @@ def two_sided_bases(G: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]
 
 
 def canonical_signs(P: Tensor) -> Tensor:
-    """Return P with the entry of largest magnitude of every column positive."""
-    largest = P.gather(0, P.abs().argmax(0, keepdim=True))
+    """Return P with the entry of largest magnitude of every column positive; of entries of equal size, the first."""
+    size = P.abs()
+    is_largest = size >= (1 - _TIED_SHARE) * size.amax(0, keepdim=True)
+    largest = P.gather(0, is_largest.byte().argmax(0, keepdim=True))
     return P * torch.where(largest < 0, -1.0, 1.0).to(P.dtype)
 
 
 def matched_signs(P: Tensor, old: Tensor) -> Tensor:
-    """Return P with every column on the same side as the old basis' column of that index."""
+    """Return P with every column on the same side as the old basis' column of that index.
+
+    Where the two are orthogonal but for rounding, the sign is canonical.
+    """
+    P = canonical_signs(P)
     overlap = (P * old.to(P.dtype)).sum(0, keepdim=True)
-    return P * torch.where(overlap < 0, -1.0, 1.0).to(P.dtype)
+    return P * torch.where(overlap < -_TIED_SHARE, -1.0, 1.0).to(P.dtype)
 
 
 def _float32_suffices(C: Tensor, rank: int) -> bool:

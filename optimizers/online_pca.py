@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from . import fused_adam, low_bit
 from .bases import Options, State, resolve_rank
+from .completion import orthonormal_factor, solver_rounding, without_rounding
 from .decompositions import LinAlgError, canonical_signs, left_basis, two_sided_bases
 from .flops import Flops
 from .matrices import energy_of
@@ -197,6 +198,7 @@ class OnlinePCA:
             P = state[side.basis].to(G.dtype)
             seen = projected if self.sides == 1 else P.mT @ facing
             D = _gradient(P, facing, seen, energy, options["ortho_weight"]).mul_(usable)
+            D = without_rounding(D, P)
             _descend(P, D, usable, state, side, age, options)
             if options["retract_every"] and t % options["retract_every"] == 0:
                 P = orthonormalised(P)
@@ -239,10 +241,8 @@ def _moment_kind(options: Options) -> Kind:
 
 
 def orthonormalised(P: Tensor) -> Tensor:
-    """Return the orthonormal factor of P = QR with a positive diagonal of R, shape (m, r)."""
-    Q: Tensor
-    Q, R = torch.linalg.qr(P)
-    return Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(P.dtype)
+    """Return the orthonormal factor of P = QR with a positive diagonal of R, shape (m, r), completed where P is not."""
+    return orthonormal_factor(P, solver_rounding(P.dtype) * torch.linalg.matrix_norm(P))
 
 
 def _share_of_peak(lr: float | Tensor, peak: float | Tensor) -> float | Tensor:

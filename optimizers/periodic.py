@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from . import low_bit
 from .averages import debiased
 from .bases import Options, State, is_refresh_due, resolve_rank
+from .completion import without_rounding
 from .decompositions import (
     LinAlgError,
     canonical_signs,
@@ -296,7 +297,7 @@ def _changes(
     fates = _moment_fates(options).values()
     changes = {}
     if "rotate" in fates:
-        changes["rotate"] = new.to(dtype).mT @ old.to(dtype)
+        changes["rotate"] = without_rounding(new.to(dtype).mT @ old.to(dtype))
     if "permute" in fates and order is not None:
         changes["permute"] = order
     return changes

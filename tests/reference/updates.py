@@ -16,6 +16,12 @@ def clip(U):
     return U / max(1.0, np.sqrt(np.mean(U**2)))
 
 
+def without_rounding(X, eps=np.finfo(float).eps):
+    """Coordinates in a basis, with those at 0 that are rounding: the papers' projections are exact."""
+    least = 16 * eps * np.linalg.norm(X) / np.sqrt(X.shape[1])
+    return np.where(np.abs(X) > least, X, 0.0)
+
+
 class Adam:
     """Paper 1, algorithm 1, with eps outside the root."""
 
