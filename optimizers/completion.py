@@ -27,6 +27,8 @@ _SOLVER_ROUNDING = 16
 _ENTRY_ROUNDING = 2
 # Entries of P^T G and P^T G Q that should be zero reached 13, in units of eps ||G||_F / sqrt(n); a tenth is typical.
 _PRODUCT_ROUNDING = 16
+# The same that a float64 solver's directions are off by: 26 eps_64 ||G||_F in a plane that gradients never left.
+_DIRECTION_ROUNDING = 64 * torch.finfo(torch.float64).eps
 # How far a weight in the choice of axes may be from 1: far above rounding, too little to choose badly.
 _WEIGHT_SPREAD = 0.125
 _GOLDEN_RATIO = 0.6180339887498949
@@ -43,7 +45,10 @@ def entry_rounding(dtype: torch.dtype) -> float:
 
 
 def without_rounding(X: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Return coordinates X with those at 0 that rounding alone may have made: up to 16 eps ||X||_F / sqrt(n).
+    """Return coordinates X with those at 0 that rounding alone may have made.
+
+    These are up to 16 eps ||X||_F / sqrt(n), as rounding spreads over a row, and up to 64 eps_64 ||X||_F: what a float64
+    solver's directions are off by may meet in one entry.
 
     In directions that a gradient lacks its coordinates are zero but for rounding, which moments that divide by their
     size (Adam's, Adafactor's, Lion's) scale to whole steps of random sign.
@@ -55,8 +60,8 @@ def without_rounding(X: Tensor, whole: Tensor | None = None) -> Tensor:
     Never waits for the device. Memory: transient, m n numbers; twice as many beside a CPU.
     """
     whole = X if whole is None else whole
-    share = _PRODUCT_ROUNDING * torch.finfo(X.dtype).eps / whole.shape[1] ** 0.5
-    least = energy_of(whole).sqrt() * share
+    spread = _PRODUCT_ROUNDING * torch.finfo(X.dtype).eps / whole.shape[1] ** 0.5
+    least = energy_of(whole).sqrt() * max(spread, _DIRECTION_ROUNDING)
     if X.device.type == "cpu":  # a fifth of the time
         return hardshrink(X, 0.0 if isinstance(X, FakeTensor) else float(least))
     return torch.where(X.abs() > least, X, 0)
@@ -67,6 +72,14 @@ def where_determined(is_determined: Tensor) -> Tensor:
     if isinstance(is_determined, FakeTensor):
         return torch.arange(len(is_determined), device=is_determined.device)
     return is_determined.nonzero()[:, 0]
+
+
+def zero_rows_of(A: Tensor, Q: Tensor) -> Tensor:
+    """Return Q with zeros in the rows in which A, whose column space Q is a basis of, has nothing but zeros.
+
+    So the axes of weights that have no gradient are completed exactly, and none has a trace of rounding in them.
+    """
+    return Q.mul_((A != 0).any(1, keepdim=True))
 
 
 def orthonormal_factor(A: Tensor, noise: Tensor) -> Tensor:
@@ -97,6 +110,7 @@ def orthonormal_factor(A: Tensor, noise: Tensor) -> Tensor:
     Q: Tensor = torch.linalg.householder_product(reflectors, scales).mul_(signs)
     if len(columns) == A.shape[1]:
         return Q
+    Q = zero_rows_of(A, Q)
     place = torch.ones(A.shape[1], dtype=torch.bool, device=A.device)
     place[columns] = False
     place = torch.cat((columns, place.nonzero()[:, 0])).argsort()

@@ -22,6 +22,7 @@ from .completion import (
     orthonormal_factor,
     solver_rounding,
     where_determined,
+    zero_rows_of,
 )
 from .matrices import energy_of
 
@@ -71,10 +72,20 @@ def _determined_left(G: Tensor, rank: int | None) -> Tensor:
             if _float32_suffices(C, rank or m):
                 return _leading(torch.linalg.eigh(C)[1].flip(-1), rank).to(_solve_dtype(G))
         A = G.to(_solve_dtype(G))
-        return determined_eigenvectors(A @ A.mT, rank, least**2 * energy_of(A))
+        P = determined_eigenvectors(A @ A.mT, rank, least**2 * energy_of(A))
+        return P if P.shape[1] == (rank or m) else _sharpened(P, A)
     except LinAlgError:
         U, s, _ = torch.linalg.svd(G.to(_solve_dtype(G)), full_matrices=False)
         return _leading(U, _determined_rank(s, G.dtype, rank))
+
+
+def _sharpened(P: Tensor, A: Tensor) -> Tensor:
+    """Return a basis of A's column space as near to it as rounding of A allows, from one of A A^T's.
+
+    That one is off by eps (sigma_1 / sigma_k)^2, and what is completed beside it leans into the column space as much.
+    """
+    Z = torch.linalg.qr(A.mT @ P).Q
+    return zero_rows_of(A, orthonormal_factor(A @ Z, A.new_zeros(())))
 
 
 def refined_basis(G: Tensor, P: Tensor) -> Tensor:
@@ -137,7 +148,8 @@ def determined_eigenvectors(
     values, vectors = torch.linalg.eigh(C)
     own = (solver_rounding(C.dtype) + entry_rounding(C.dtype)) * torch.linalg.vector_norm(values)
     is_determined = values.flip(-1)[:rank] > own.clamp_min(noise)
-    return _leading(vectors.flip(-1), len(where_determined(is_determined)))
+    P = _leading(vectors.flip(-1), len(where_determined(is_determined)))
+    return P if P.shape[1] == (rank or len(C)) else zero_rows_of(C, P)
 
 
 def _determined_rank(s: Tensor, dtype: torch.dtype, rank: int | None) -> int:
@@ -163,7 +175,7 @@ def two_sided_bases(G: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]
     except LinAlgError:
         return gram_basis(A @ A.mT, rank), gram_basis(A.mT @ A, rank)
     k = _determined_rank(s, G.dtype, rank)
-    left, right = _leading(U, k), _leading(Vh.mT, k)
+    left, right = zero_rows_of(A, _leading(U, k)), zero_rows_of(A.mT, _leading(Vh.mT, k))
     del U, Vh
     m, n = G.shape
     return completed(left, rank or m), completed(right, rank or n)

@@ -18,8 +18,8 @@ def clip(U):
 
 def without_rounding(X, eps=np.finfo(float).eps):
     """Coordinates in a basis, with those at 0 that are rounding: the papers' projections are exact."""
-    least = 16 * eps * np.linalg.norm(X) / np.sqrt(X.shape[1])
-    return np.where(np.abs(X) > least, X, 0.0)
+    least = max(16 * eps / np.sqrt(X.shape[1]), 64 * np.finfo(float).eps)
+    return np.where(np.abs(X) > least * np.linalg.norm(X), X, 0.0)
 
 
 class Adam:
