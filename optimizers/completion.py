@@ -148,6 +148,7 @@ def completed(P: Tensor, width: int) -> Tensor:
     Q, R = torch.linalg.qr(P[pivots].mT)
     signs = torch.where(R.diagonal() < 0, -1.0, 1.0).to(P.dtype)
     M = P[others] @ Q.mul_(signs)
+    del Q
     R.mul_(signs[:, None]).diagonal().add_(1)
     turned = torch.linalg.solve_triangular(R, M[: width - k].mT, upper=True).neg_()
     result = P.new_empty(n, width)

@@ -148,7 +148,8 @@ def determined_eigenvectors(
     values, vectors = torch.linalg.eigh(C)
     own = (solver_rounding(C.dtype) + entry_rounding(C.dtype)) * torch.linalg.vector_norm(values)
     is_determined = values.flip(-1)[:rank] > own.clamp_min(noise)
-    P = _leading(vectors.flip(-1), len(where_determined(is_determined)))
+    vectors = vectors.flip(-1)
+    P = _leading(vectors, len(where_determined(is_determined)))
     return P if P.shape[1] == (rank or len(C)) else zero_rows_of(C, P)
 
 
