@@ -19,6 +19,7 @@ from torch import Tensor
 from ..options import Options
 from ..updates.averages import debiased
 from .basis import State
+from .completion import orthonormal_factor, solver_rounding
 from .decompositions import gram_basis
 
 
@@ -66,20 +67,21 @@ def refit(C: Tensor, old: Tensor, solver: str) -> FittedBasis:
     """Return a basis that is closer to C's eigenvectors than the old one, of the same width.
 
     "exact" takes the eigenvectors anew. "power" takes one step of the power method on all of them at once: the old
-    columns in order of their energy p^T C p, then the Q of C P = Q R. It takes a half (m = 200) to a third (m = 1,000)
-    of the eigenvectors' time on a CPU; repeated, it converges at the ratios of neighbouring eigenvalues.
+    columns in order of their energy p^T C p, where that is more than rounding, then the Q of C P = Q R. It takes a half
+    (m = 200) to a third (m = 1,000) of the eigenvectors' time on a CPU; repeated, it converges at the ratios of
+    neighbouring eigenvalues.
 
     Raises:
         torch.linalg.LinAlgError: The exact decomposition does not converge.
     """
     # (C P)^T: columns of C P lie in a row each, as they are picked, and as LAPACK takes them.
     rows = old.mT @ C
-    order = (old.mT * rows).sum(1).argsort(descending=True, stable=True)
+    noise = solver_rounding(C.dtype) * torch.linalg.matrix_norm(rows)
+    energies = (old.mT * rows).sum(1)
+    order = torch.where(energies > noise, energies, 0).argsort(descending=True, stable=True)
     if solver == "exact":
         return FittedBasis(gram_basis(C, old.shape[1]), order)
-    # As `qr`, without its R, which nobody needs.
-    reflectors, scales = torch.geqrf(rows[order].mT)
-    return FittedBasis(torch.linalg.householder_product(reflectors, scales), order)
+    return FittedBasis(orthonormal_factor(rows[order].mT, noise), order)
 
 
 def side_flops(size: int, width: int, solver: str) -> float:

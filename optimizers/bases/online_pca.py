@@ -20,6 +20,7 @@ from ..state.layout import Layout, Slot, SlotType
 from ..updates import fused_adam
 from ..updates.elementwise import MOMENTS
 from .basis import BasisOptions, Rotated, Shape, State, resolve_rank
+from .completion import orthonormal_factor, solver_rounding, without_rounding
 from .decompositions import LinAlgError, canonical_signs, left_basis, two_sided_bases
 
 # With Adam on P, lr_P = 5 lr_W of the paper overshoots above this: ||P^T P - I|| reached 22 at r = 128, lr_W = 0.01.
@@ -207,6 +208,7 @@ class OnlinePCA(Rotated):
             P = state[side.basis].to(G.dtype)
             seen = projected if self.sides == 1 else P.mT @ facing
             D = _gradient(P, facing, seen, energy, options["ortho_weight"]).mul_(usable)
+            D = without_rounding(D, P)
             _descend(P, D, usable, state, side, age, options)
             if options["retract_every"] and t % options["retract_every"] == 0:
                 P = orthonormalised(P)
@@ -249,10 +251,8 @@ def _moment_slot_type(options: Options) -> SlotType:
 
 
 def orthonormalised(P: Tensor) -> Tensor:
-    """Return the orthonormal factor of P = QR with a positive diagonal of R, shape (m, r)."""
-    Q: Tensor
-    Q, R = torch.linalg.qr(P)
-    return Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(P.dtype)
+    """Return the orthonormal factor of P = QR with a positive diagonal of R, shape (m, r), completed where P is not."""
+    return orthonormal_factor(P, solver_rounding(P.dtype) * torch.linalg.matrix_norm(P))
 
 
 def _share_of_peak(lr: float | Tensor, peak: float | Tensor) -> float | Tensor:

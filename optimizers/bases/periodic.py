@@ -30,6 +30,7 @@ from .basis import (
     moment_step,
     resolve_rank,
 )
+from .completion import without_rounding
 from .covariance import FittedBasis, covariances, first_fit, refit, side_flops, take_in
 from .decompositions import (
     LinAlgError,
@@ -317,7 +318,7 @@ def _fit_to_covariances(
             for side in sides
         }
     if options["use_current_gradient"]:
-        return {side: first_fit(state[f"covariance_{side}"], rank) for side in sides}
+        return {side: first_fit(state[f"covariance_{side}"].to(G.dtype), rank) for side in sides}
     # The averages have yet to see a gradient, and this one is all there is.
     return {side: first_fit(C, rank) for side, C in covariances(G, len(sides)).items()}
 
@@ -362,7 +363,7 @@ def _changes(
     fates = _moment_fates(options).values()
     changes = {}
     if "rotate" in fates:
-        changes["rotate"] = new.to(dtype).mT @ old.to(dtype)
+        changes["rotate"] = without_rounding(new.to(dtype).mT @ old.to(dtype))
     if "permute" in fates and order is not None:
         changes["permute"] = order
     return changes

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from subopt.errors import OptionError
 
 from ..bases.basis import State
+from ..bases.completion import orthonormal_factor, solver_rounding
 from ..options import Options, choice, number, rank_field, whole
 from ..state import low_bit
 from ..state.layout import Layout
@@ -26,11 +27,10 @@ def orth(A: Tensor) -> Tensor:
     """Return an orthonormal basis whose span contains A's columns (all of them where A is m x k, k <= m).
 
     The Q of A = Q R with R's diagonal non-negative, so that a basis that is orthonormal already comes back as it is.
-    A rank-deficient A gets arbitrary directions beside its own, as many as it has columns.
+    A rank-deficient A gets directions beside its own, as many as it has columns; see `completion.completed`.
     """
-    Q: Tensor
-    Q, R = torch.linalg.qr(A)
-    return Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
+    lengths = torch.linalg.vector_norm(A, dim=0)
+    return orthonormal_factor(A, solver_rounding(A.dtype) * lengths)
 
 
 def augmented(U: Tensor, step: Tensor) -> Tensor:

@@ -14,8 +14,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from subopt.optimizers.bases.decompositions import LinAlgError, gram_basis, left_basis
-from subopt.optimizers.matrices import as_matrix
+from subopt.optimizers.bases.completion import completed, orthonormal_factor, solver_rounding
+from subopt.optimizers.bases.decompositions import (
+    LinAlgError,
+    determined_eigenvectors,
+    gram_basis,
+    left_basis,
+)
+from subopt.optimizers.matrices import as_matrix, energy_of
 
 # Numbers of one block: small enough for a CPU's cache.
 _BLOCK = 2**18
@@ -108,8 +114,8 @@ def right_basis(G: Tensor, P: Tensor) -> Tensor:
     """All n right singular vectors of G (m x n, m <= n), from all its left ones: the Q of G^T P = Q R.
 
     The columns of G^T P are the right singular vectors times their singular values, largest first, so that Q's first m
-    columns are those vectors up to sign. The other n - m are an orthonormal basis of the null space, as arbitrary as
-    the one that `torch.linalg.svd` completes its own with, in a fifth of its time or less.
+    columns are those vectors. Those that G does not determine, the last n - m and more at a lower rank, are an
+    orthonormal basis of its null space by `completed`, as the optimizers' are.
 
     The product is formed in P's precision and factored in G's: a QR factorization is as good for a column of any
     length, unlike the Gram matrix that P comes from.
@@ -117,8 +123,8 @@ def right_basis(G: Tensor, P: Tensor) -> Tensor:
     Returns:
         Q, n x n, in G's dtype.
     """
-    Q: Tensor = torch.linalg.qr((G.mT.to(P.dtype) @ P).to(G.dtype), mode="complete").Q
-    return Q
+    noise = solver_rounding(G.dtype) * energy_of(G).sqrt()
+    return completed(orthonormal_factor((G.mT.to(P.dtype) @ P).to(G.dtype), noise), G.shape[1])
 
 
 def covariance_bases(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -126,7 +132,7 @@ def covariance_bases(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
     Differs from SOAP (Vyas et al. 2024), which averages with decay and follows the eigenvectors by a power step: here
     the sums are plain and solved outright. Where the gradients have fewer than n rows together, the last right vectors
-    are an arbitrary basis of their null space.
+    are a basis of their null space by `completed`.
     """
     return gram_eigenvectors(gradients), gram_eigenvectors([G.mT for G in gradients])
 
@@ -150,16 +156,15 @@ def gram_eigenvectors(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def eigenvectors(matrix: Tensor) -> Tensor:
-    """All eigenvectors of a symmetric matrix in its own precision, largest eigenvalue first.
+    """All eigenvectors of a symmetric positive matrix in its own precision, largest eigenvalue first.
 
     Raises:
         torch.linalg.LinAlgError: They are not found in float64 either.
     """
     try:
-        vectors: Tensor = torch.linalg.eigh(matrix).eigenvectors
+        return completed(determined_eigenvectors(matrix), len(matrix))
     except LinAlgError:
         return gram_basis(matrix).to(matrix.dtype)
-    return vectors.flip(-1)
 
 
 def walk(gradients: Sequence[Tensor], rotation: Rotation, unit: float, visit: Visit) -> None:
