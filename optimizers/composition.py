@@ -8,13 +8,13 @@ from typing import Any
 
 from subopt.errors import OptionError
 
-from .bases.basis import IDENTITY, OUT_OF_REACH, Basis
 from .bases.online_pca import OnlinePCA
 from .bases.periodic import Periodic
 from .low_rank.integrator import LowRankOptions
 from .matrices import matrix_shape
 from .options import Option, Options, PartOptions, choice, options_of, refuse_unknown
 from .preconditioners.registry import PRECONDITIONERS
+from .updates.basis import IDENTITY, OUT_OF_REACH, Basis
 from .updates.elementwise import MOMENTS
 from .updates.torch_builtin import TORCH_UPDATES
 from .updates.update import Update

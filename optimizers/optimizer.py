@@ -9,11 +9,11 @@ from typing import Any, ClassVar, cast, overload
 import torch
 from torch import Tensor
 
-from .bases.basis import phase_of
 from .composition import OPTION_NAMES, known_options, part_names, resolved, update_for
 from .options import CommonOptions, options_of
 from .state import low_bit
 from .state.layout import Dtypes, Layout, allocate, layout_bytes
+from .updates.basis import phase_of
 
 _COMMON = options_of(CommonOptions).keys()
 # What a group holds beside options; a schedule records rates of its own there, such as `initial_lr`.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from subopt.optimizers import METHODS, ParameterRole, get_method, matrix_shape
-from subopt.optimizers.bases.basis import resolve_rank
+from subopt.optimizers.updates.basis import resolve_rank
 
 from .costs.formula import unusable, weights_of
 from .device import environment

@@ -16,19 +16,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.functional import hardshrink
-
-from ..matrices import energy_of
 
 # Of float32 and float64 kernels here, in units of eps ||A||_F: eigenvalues that should be zero reached 5, the diagonals
 # of R 8 (at up to 1,024 rows, condition numbers to 1e3).
 _SOLVER_ROUNDING = 16
 # One unit in the last place of every entry moves no singular value by more than eps ||A||_F.
 _ENTRY_ROUNDING = 2
-# Entries of P^T G and P^T G Q that should be zero reached 13, in units of eps ||G||_F / sqrt(n); a tenth is typical.
-_PRODUCT_ROUNDING = 16
-# The same that a float64 solver's directions are off by: 26 eps_64 ||G||_F in a plane that gradients never left.
-_DIRECTION_ROUNDING = 64 * torch.finfo(torch.float64).eps
 # How far a weight in the choice of axes may be from 1: far above rounding, too little to choose badly.
 _WEIGHT_SPREAD = 0.125
 _GOLDEN_RATIO = 0.6180339887498949
@@ -42,29 +35,6 @@ def solver_rounding(dtype: torch.dtype) -> float:
 def entry_rounding(dtype: torch.dtype) -> float:
     """Return how large, relative to ||A||_F, rounding A's entries to this dtype may make a value that was zero."""
     return _ENTRY_ROUNDING * torch.finfo(dtype).eps
-
-
-def without_rounding(X: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Return coordinates X with those at 0 that rounding alone may have made.
-
-    These are up to 16 eps ||X||_F / sqrt(n), as rounding spreads over a row, and up to 64 eps_64 ||X||_F: what a float64
-    solver's directions are off by may meet in one entry.
-
-    In directions that a gradient lacks its coordinates are zero but for rounding, which moments that divide by their
-    size (Adam's, Adafactor's, Lion's) scale to whole steps of random sign.
-
-    Args:
-        X: Shape (m, n), products of a matrix with orthonormal ones.
-        whole: The matrix whose norm and n count, where that is not X.
-
-    Never waits for the device. Memory: transient, m n numbers; twice as many beside a CPU.
-    """
-    whole = X if whole is None else whole
-    spread = _PRODUCT_ROUNDING * torch.finfo(X.dtype).eps / whole.shape[1] ** 0.5
-    least = energy_of(whole).sqrt() * max(spread, _DIRECTION_ROUNDING)
-    if X.device.type == "cpu":  # a fifth of the time
-        return hardshrink(X, 0.0 if isinstance(X, FakeTensor) else float(least))
-    return torch.where(X.abs() > least, X, 0)
 
 
 def where_determined(is_determined: Tensor) -> Tensor:

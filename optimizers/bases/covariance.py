@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..options import Options
 from ..updates.averages import debiased
-from .basis import State
+from ..updates.basis import State
 from .completion import orthonormal_factor, solver_rounding
 from .decompositions import gram_basis
 

@@ -18,9 +18,10 @@ from ..options import Options, choice, number, rank_field, whole
 from ..state import low_bit
 from ..state.layout import Layout, Slot, SlotType
 from ..updates import fused_adam
+from ..updates.basis import BasisOptions, Rotated, Shape, State, resolve_rank
 from ..updates.elementwise import MOMENTS
-from .basis import BasisOptions, Rotated, Shape, State, resolve_rank
-from .completion import orthonormal_factor, solver_rounding, without_rounding
+from ..updates.rounding import without_rounding
+from .completion import orthonormal_factor, solver_rounding
 from .decompositions import LinAlgError, canonical_signs, left_basis, two_sided_bases
 
 # With Adam on P, lr_P = 5 lr_W of the paper overshoots above this: ||P^T P - I|| reached 22 at r = 128, lr_W = 0.01.

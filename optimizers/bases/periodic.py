@@ -20,8 +20,7 @@ from ..options import Options, choice, flag, is_below_one, option, rank_field, w
 from ..state import low_bit
 from ..state.layout import Layout, Slot, transport
 from ..updates.averages import debiased
-from ..updates.elementwise import MOMENTS
-from .basis import (
+from ..updates.basis import (
     BasisOptions,
     Rotated,
     Shape,
@@ -30,7 +29,8 @@ from .basis import (
     moment_step,
     resolve_rank,
 )
-from .completion import without_rounding
+from ..updates.elementwise import MOMENTS
+from ..updates.rounding import without_rounding
 from .covariance import FittedBasis, covariances, first_fit, refit, side_flops, take_in
 from .decompositions import (
     LinAlgError,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from subopt.errors import OptionError
 
-from ..bases.basis import resolve_rank
 from ..matrices import matrix_shape
+from ..updates.basis import resolve_rank
 from .conv import LowRankConv
 from .linear import FACTORS, LowRankLayer, LowRankLinear
 

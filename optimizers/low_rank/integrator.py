@@ -15,11 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from subopt.errors import OptionError
 
-from ..bases.basis import State
 from ..bases.completion import orthonormal_factor, solver_rounding
 from ..options import Options, choice, number, rank_field, whole
 from ..state import low_bit
 from ..state.layout import Layout
+from ..updates.basis import State
 from ..updates.elementwise import MOMENTS, MomentOptions, Moments
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bases.basis import refreshes_due
 from ..composition import known_options, part_names, resolved, update_for
 from ..optimizer import Composed
 from ..options import Option, options_of, refuse_unknown
 from ..parameters import LayerType
 from ..state import low_bit
 from ..state.layout import Dtypes, layout_bytes
+from ..updates.basis import refreshes_due
 from ..updates.elementwise import MOMENTS, MomentOptions
 from .transient import transient_bytes
 

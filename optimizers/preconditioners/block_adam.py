@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..bases.basis import Shape, State
 from ..bases.decompositions import LinAlgError
 from ..flops import Flops
 from ..options import Options, PartOptions, basis_dtype_field, betas_field, eps_field, whole
 from ..state.layout import Layout, Slot
 from ..updates.averages import average, debiased
+from ..updates.basis import Shape, State
 from ..updates.update import Update
 from .inverse_sqrt import suits_tridiagonal
 from .matrix_roots import chunks, spectrum

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..bases.basis import Shape, State
 from ..options import Options, choice, eps_field, whole
 from ..state.layout import Layout, Slot
 from ..updates.averages import average_square, debiased
+from ..updates.basis import Shape, State
 from ..updates.elementwise import MomentOptions
 
 GRAFTS = ("none", "rmsprop", "rmsprop-normalized", "sgd")

@@ -7,11 +7,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..bases.basis import Shape, State
 from ..flops import Flops
 from ..options import Options
 from ..state.layout import Layout, Slot
 from ..updates.averages import average, debiased
+from ..updates.basis import Shape, State
 from ..updates.update import Update
 from .grafting import graft_flops, graft_layout, graft_step, grafted
 

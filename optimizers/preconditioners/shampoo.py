@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..bases.basis import Shape, State
 from ..bases.decompositions import LinAlgError
 from ..flops import Flops
 from ..options import Options, basis_dtype_field, choice, whole
 from ..state.layout import Layout, Slot
 from ..updates.averages import debiased
+from ..updates.basis import Shape, State
 from .grafting import GraftedOptions
 from .matrix_roots import chunks, inverse_root
 

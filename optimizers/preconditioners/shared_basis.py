@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..bases.basis import Shape, State, resolve_rank
 from ..bases.decompositions import LinAlgError
 from ..bases.online_pca import orthonormalised
 from ..flops import Flops
 from ..options import Options, eps_field, rank_field
 from ..state.layout import Layout, Slot
+from ..updates.basis import Shape, State, resolve_rank
 from .grafting import GraftedOptions
 from .inverse_sqrt import inverse_roots
 from .matrix_roots import enough

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..bases.basis import Shape, State, resolve_rank
 from ..bases.decompositions import FLOAT64_MAX_SIDE, LinAlgError
 from ..flops import Flops
 from ..options import Options, rank_field
 from ..state.layout import Layout, Slot
 from ..updates.averages import debiased
+from ..updates.basis import Shape, State, resolve_rank
 from .matrix_roots import chunks
 from .shampoo import ShampooOptions, block_shapes
 

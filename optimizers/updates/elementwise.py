@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..bases.basis import IDENTITY, OUT_OF_REACH, State
 from ..finite import finite_gradient
 from ..flops import Flops
 from ..matrices import as_matrix
@@ -31,6 +30,7 @@ from ..state import low_bit
 from ..state.layout import Layout, Slot, compute_dtype
 from . import fused_adam
 from .averages import average, average_square, debiased
+from .basis import IDENTITY, OUT_OF_REACH, State
 from .update import Update, count_nonfinite
 
 

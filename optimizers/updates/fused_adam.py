@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..bases.basis import State
 from ..options import Options
 from ..state import low_bit
 from .averages import debiased
+from .basis import State
 
 _DTYPES = frozenset({torch.float32, torch.float64})
 _DEVICES = frozenset({"cpu", "cuda"})

@@ -19,7 +19,6 @@ from torch.optim._adafactor import adafactor
 from torch.optim._muon import muon
 from torch.overrides import TorchFunctionMode
 
-from ..bases.basis import State
 from ..finite import finite_gradient
 from ..flops import Flops
 from ..matrices import matrix_shape
@@ -35,6 +34,7 @@ from ..options import (
     option,
 )
 from ..state.layout import Layout, Slot, compute_dtype
+from .basis import State
 from .update import COUNTERS, Update, count_nonfinite
 
 # The quintic of torch.optim.Muon's default, from Keller Jordan's Muon.

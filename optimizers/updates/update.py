@@ -8,13 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..bases.basis import IDENTITY, Basis, State, moment_step
-from ..bases.precision import rotations
 from ..finite import finite_gradient
 from ..flops import Flops
 from ..matrices import as_matrix, as_parameter, matrix_shape
 from ..options import Options, PartOptions
 from ..state.layout import Layout, Slot, compute_dtype
+from .basis import IDENTITY, Basis, State, moment_step
+from .precision import rotations
+from .rounding import without_rounding
 
 COUNTERS: dict[str, Slot] = {
     "step": Slot((), "count"),
@@ -116,6 +117,8 @@ class Update:
         count = moment_step(state, t)
         if count == 0:  # the gradient only fitted the first basis
             return
+        if self.basis.is_rotated:
+            projected = without_rounding(projected)
         step = self.step(projected, state, count, group)
         basis, lr, decay = self.basis, group["lr"], group["weight_decay"]
         rate = lr * basis.scale(group)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.benchmark import Timer
 
-from subopt.optimizers.bases.basis import resolve_rank
+from subopt.optimizers.updates.basis import resolve_rank
 
 from ..record.profile import Decomposition
 from .clock import timed_ms

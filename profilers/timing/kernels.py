@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from subopt.optimizers import METHODS
-from subopt.optimizers.bases.basis import resolve_rank
 from subopt.optimizers.bases.decompositions import left_basis
 from subopt.optimizers.bases.online_pca import pca_gradient
+from subopt.optimizers.updates.basis import resolve_rank
 
 _ORTHO_WEIGHT = 0.1
 # By the name of torch's build, which says BLAS_INFO=mkl and the like.

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from subopt.optimizers import get_method, matrix_shape
-from subopt.optimizers.bases.basis import resolve_rank
+from subopt.optimizers.updates.basis import resolve_rank
 from subopt.profilers.record.profile import MethodCost
 
 from .published import load_evidence

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from subopt.optimizers import Method, get_method, matrix_shape
-from subopt.optimizers.bases.basis import resolve_rank
+from subopt.optimizers.updates.basis import resolve_rank
 from subopt.profilers.record.profile import Layer, MethodCost, Profile
 
 from ..evidence.predicted import layer_gain

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from subopt.optimizers import METHODS, Composed
-from subopt.optimizers.bases.basis import is_refresh_due, resolve_rank
 from subopt.optimizers.bases.decompositions import (
     canonical_signs,
     gram_basis,
@@ -14,6 +13,7 @@ from subopt.optimizers.bases.decompositions import (
 )
 from subopt.optimizers.bases.online_pca import orthonormalised
 from subopt.optimizers.composition import update_for
+from subopt.optimizers.updates.basis import is_refresh_due, resolve_rank
 
 REFRESHING = [
     name

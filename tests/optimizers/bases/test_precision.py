@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from subopt.optimizers import METHODS, Composed, composition
-from subopt.optimizers.bases.precision import PRECISIONS, rotations
+from subopt.optimizers.updates.precision import PRECISIONS, rotations
 
 ROTATED = [name for name, method in METHODS.items() if "rotations" in method.tunable]
 M, N = 96, 160

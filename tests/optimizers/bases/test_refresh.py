@@ -9,8 +9,8 @@ from torch import nn
 from subopt.errors import OptionError
 from subopt.optimizers import METHODS, Composed, FusedBackward, create
 from subopt.optimizers.bases import decompositions
-from subopt.optimizers.bases.basis import phase_of
 from subopt.optimizers.bases.decompositions import gram_basis, left_basis, refined_basis
+from subopt.optimizers.updates.basis import phase_of
 
 SIDE, WIDE, RANK = 160, 240, 40  # large enough that float32 is considered
 

@@ -9,7 +9,7 @@ import torch
 
 from subopt.errors import OptionError
 from subopt.optimizers import METHODS
-from subopt.optimizers.bases.basis import is_refresh_due
+from subopt.optimizers.updates.basis import is_refresh_due
 from subopt.profilers.target.load import load_target
 from subopt.profilers.timing import clock
 from subopt.recipes.race import step_time as module

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from subopt.optimizers import METHODS, Composed, create
-from subopt.optimizers.completion import completed, orthonormal_factor
-from subopt.optimizers.decompositions import (
+from subopt.optimizers.bases.completion import completed, orthonormal_factor
+from subopt.optimizers.bases.decompositions import (
     canonical_signs,
     gram_basis,
     left_basis,
     matched_signs,
     two_sided_bases,
 )
-from subopt.profilers.coordinates import covariance_bases, right_basis
+from subopt.profilers.gradients.rotated import covariance_bases, right_basis
 
 LR, STEPS = 0.01, 7
 # A step divides coordinates by their size: rounding, eps of a gradient's norm, is sqrt(eps) of a coordinate as small as

@@ -38,9 +38,9 @@ class BasisOptions(PartOptions):
 class Basis:
     """Coordinates of m x n matrices. As it is, the weights' own: nothing is kept, nothing moves; others override."""
 
-    short_first: ClassVar[bool] = (
-        False  # whether matrices come to it transposed where they are tall
-    )
+    # Whether matrices come to it transposed where they are tall, and whether coordinates are products with a basis.
+    short_first: ClassVar[bool] = False
+    is_rotated: ClassVar[bool] = False
 
     @property
     def options(self) -> type[PartOptions]:
@@ -119,6 +119,7 @@ class Rotated(OutOfReach):
     """Coordinates P^T G, or P^T G Q, with the options that all such bases share."""
 
     short_first = True
+    is_rotated = True
 
     def precision(self, options: Options) -> str:
         """Return the option."""
