@@ -68,6 +68,7 @@ def _freeze() -> None:
 
 # Where whole trainings, races, profiles and simulations are, and PyTorch's harness: most of the time of all tests.
 _SLOW = (
+    "optimizers/preconditioners/test_shared_basis.py",
     "optimizers/torch_harness/",
     "profilers/costs/test_formula.py",
     "profilers/memory/",
@@ -80,11 +81,13 @@ _SLOW = (
     "recipes/data/test_training.py",
     "recipes/plan/test_peaks.py",
     "recipes/race/",
+    "recipes/recipe/test_bundled.py",
     "recipes/run_folder/",
     "recipes/scripts/",
     "recipes/test_hostile",
     "recipes/tracking/",
     "recipes/training/",
+    "test_examples.py",
 )
 
 

@@ -607,6 +607,7 @@ def test_an_interrupted_profile_is_kept_and_says_what_is_missing(
     assert json.loads((folder / "part.json").read_text())["interrupted"] is True
 
 
+@pytest.mark.slow
 def test_profile_recommend_train(subopt, folder):
     assert subopt("profile", "model.py", "--detail", "quick", "--batches", "2").status == 0
     advised = subopt("recommend", "--gpu-mem", "24G", "-o", "own.yaml")
