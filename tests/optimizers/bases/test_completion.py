@@ -188,7 +188,7 @@ def test_a_run_does_not_depend_on_the_kernel(name, options, stream, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", {name for name, _ in CASES})
+@pytest.mark.parametrize("name", dict.fromkeys(name for name, _ in CASES))
 def test_a_run_does_not_depend_on_threads(name, dtype):
     paths = []
     for count in (1, 2):
