@@ -47,8 +47,8 @@ def entry_rounding(dtype: torch.dtype) -> float:
 def without_rounding(X: Tensor, whole: Tensor | None = None) -> Tensor:
     """Return coordinates X with those at 0 that rounding alone may have made.
 
-    These are up to 16 eps ||X||_F / sqrt(n), as rounding spreads over a row, and up to 64 eps_64 ||X||_F: what a float64
-    solver's directions are off by may meet in one entry.
+    These are up to 16 eps ||X||_F / sqrt(n), as rounding spreads over a row, and up to 64 eps_64 ||X||_F, as what a
+    float64 solver's directions are off by may meet in one entry.
 
     In directions that a gradient lacks its coordinates are zero but for rounding, which moments that divide by their
     size (Adam's, Adafactor's, Lion's) scale to whole steps of random sign.
