@@ -102,8 +102,8 @@ class OnlinePCA(Rotated):
     blow that step's rounding error up to whole units, so they first move at the next one. Then
     P <- P - lr_P (D + lambda_W P), D the gradient above or Adam's step on it, its t counted from the start of
     P. A zero or non-finite gradient leaves the bases alone; a decomposition that fails is counted and tried again at
-    the next gradient. With two sides the first P^T G Q is diagonal, its other entries rounding noise that Adam
-    scales to whole units in that one step; warm-up makes it harmless.
+    the next gradient. With two sides the first P^T G Q is diagonal. What rounding leaves of other entries, and of D's
+    that should be zero, is set to zero (see `completion.without_rounding`).
 
     Differs from the paper: lr_P = alpha lr_W (alpha 5) is capped for Adam and replaced for SGD, see the constants; an
     optional QR retraction every `retract_every` steps. Of two sides the paper gives the operator and says "online

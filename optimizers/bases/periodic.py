@@ -123,9 +123,9 @@ class Periodic(Rotated):
     `second_moment_on_refresh` of the second ones where they differ: the papers keep them untouched, except that
     SOAP rotates the first and permutes the second with the old vectors' energies.
 
-    Fitted on the gradient it projects, a full two-sided basis makes P^T G Q diagonal: its other entries are
-    rounding noise, which Adam scales to whole units in the very first step. Warm-up makes that harmless, and
-    `skip_first` leaves the step out: the gradient that fits the first basis moves nothing, moments included.
+    Fitted on the gradient it projects, a full two-sided basis makes P^T G Q diagonal, and what rounding leaves of the
+    other entries is set to zero (see `completion.without_rounding`): that step moves along singular vectors alone.
+    `skip_first` leaves the very first one out: the gradient that fits the first basis moves nothing, moments included.
 
     With `use_current_gradient` a refresh comes before the step that uses it; without, a gradient enters averages and
     basis only after it was preconditioned (the very first basis excepted), as SOAP's authors do.
