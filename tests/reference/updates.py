@@ -16,6 +16,9 @@ def clip(U):
     return U / max(1.0, np.sqrt(np.mean(U**2)))
 
 
+EPS = np.finfo(float).eps
+
+
 def without_rounding(X, eps):
     """Coordinates in a basis, with those at 0 that are rounding: the papers' projections are exact."""
     least = max(16 * eps / np.sqrt(X.shape[1]), 64 * EPS)
