@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import RaceSetup as PydanticField
+from pydantic import Field
 
 from subopt.errors import DoesNotFitError, OptionError, PreflightError
 from subopt.optimizers import get_method, is_refresh_due
@@ -46,7 +46,7 @@ class Pace(Record):
         state_bytes: Optimizer state.
     """
 
-    ordinary_ms: Annotated[float, PydanticField(ge=1e-6, le=1e18)]
+    ordinary_ms: Annotated[float, Field(ge=1e-6, le=1e18)]
     refresh_ms: Milliseconds | None = None
     build_ms: Milliseconds = 0.0
     eval_ms: Milliseconds = 0.0
