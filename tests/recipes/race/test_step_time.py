@@ -25,7 +25,7 @@ def counted(horizon_s, pace, method, options):
     steps, spent_ms = 0, 0.0
     while True:
         step = steps + 1
-        due = step > 1 and is_refresh_due(step, resolved["period"], resolved["early_refresh"])
+        due = step > 1 and is_refresh_due(step, resolved["period"], resolved.get("early_refresh", False))
         spent_ms += pace.ordinary_ms + extra * due
         if spent_ms > 1000 * horizon_s:
             return steps
