@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -68,7 +69,8 @@ class PartOptions:
         """Refuse combinations that mean nothing."""
 
 
-def options_of(part: type[PartOptions]) -> dict[str, Option]:
+@cache
+def options_of(part: type[Any]) -> dict[str, Option]:
     """Return the options of a part by name."""
     return {one.name: one.metadata["option"] for one in fields(part)}
 

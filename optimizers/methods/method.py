@@ -100,11 +100,10 @@ class Method:
             OptionError: An option this method does not have, or a value out of range.
         """
         options = options or {}
-        settable = self.settable
-        refuse_unknown(options, settable, f"method '{self.name}'")
-        for name, value in options.items():
-            settable[name].checked(name, value)
+        refuse_unknown(options, self.tunable, f"method '{self.name}'")
         known = known_options(part_names(options, self.options))
+        for name in options.keys() - known.keys():
+            self.settable[name].checked(name, options[name])
         own = {name: value for name, value in options.items() if name in known}
         return resolved({**self.fixed, **own}, self.options)
 
