@@ -40,7 +40,8 @@ test: $(STAMP) ## run all tests
 	$(PYTEST)
 
 test-fast: $(STAMP) ## run the tests that take no process of their own, no browser and no documentation
-	$(PYTEST) -m 'not (slow or process or browser)' --ignore tests/docs --ignore tests/browser
+	$(PYTEST) -m 'not (slow or process or browser)' --ignore tests/docs --ignore tests/browser \
+	  --ignore tests/packaging --ignore tests/optimizers/torch_harness
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

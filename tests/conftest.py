@@ -68,7 +68,9 @@ def _freeze() -> None:
 
 # Where whole trainings, races, profiles and simulations are, and PyTorch's harness: most of the time of all tests.
 _SLOW = (
+    "optimizers/low_rank/",
     "optimizers/preconditioners/test_shared_basis.py",
+    "optimizers/state/test_low_bit.py",
     "optimizers/torch_harness/",
     "profilers/costs/test_formula.py",
     "profilers/memory/",
@@ -84,6 +86,7 @@ _SLOW = (
     "recipes/recipe/test_bundled.py",
     "recipes/run_folder/",
     "recipes/scripts/",
+    "recipes/test_fuzz.py",
     "recipes/test_hostile",
     "recipes/tracking/",
     "recipes/training/",

@@ -415,6 +415,7 @@ def test_weights_have_a_column_only_where_a_method_holds_them_otherwise(costs):
     assert "weights" not in dict(method_legend(plain))
 
 
+@pytest.mark.slow
 def test_methods_that_are_not_installed_are_listed_and_cost_nothing(subopt, monkeypatch):
     monkeypatch.setattr(low_bit, "is_installed", lambda: False)
     listed = subopt("methods")
