@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Any
 
 import torch
@@ -69,10 +68,14 @@ class PartOptions:
         """Refuse combinations that mean nothing."""
 
 
-@cache
-def options_of(part: type[Any]) -> dict[str, Option]:
+def options_of(part: type[PartOptions]) -> dict[str, Option]:
     """Return the options of a part by name."""
-    return {one.name: one.metadata["option"] for one in fields(part)}
+    if part not in _FOUND:  # mypy takes classes for not hashable by functools.cache
+        _FOUND[part] = {one.name: one.metadata["option"] for one in fields(part)}
+    return _FOUND[part]
+
+
+_FOUND: dict[type[PartOptions], dict[str, Option]] = {}
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], whose: str) -> None:
