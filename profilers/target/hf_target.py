@@ -67,7 +67,7 @@ def load_hf_target(
     with _quietly():
         config = make_config(content, file)
         task, _ = pick_task(config, file)
-        own: dict[str, Scalar | None] = dict.fromkeys(task.arguments, 0)
+        own: dict[str, Scalar | None] = {task.argument: 0}
         if getattr(config, "image_size", None) is not None:
             own.pop("image_size", None)  # a field like any other
         content, values = override(content, config, kwargs, file, {**own, "weights": False})
