@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,13 +125,10 @@ def _check_gradients(data: TrainingData, model: nn.Module, loss: torch.Tensor) -
             finite[parameter] = bool(torch.isfinite(_values(parameter.grad)).all())
             parameter.grad = None
 
-    hooks = [p.register_post_accumulate_grad_hook(look_and_drop) for p in trainable.values()]
-    try:
-        with data.code.running("backward()"):
-            loss.backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with data.code.running("backward()"), ExitStack() as hooks:
+        for parameter in trainable.values():
+            hooks.enter_context(parameter.register_post_accumulate_grad_hook(look_and_drop))
+        loss.backward()
     if not finite:
         raise PreflightError(
             "no parameter of the model gets a gradient from the loss",

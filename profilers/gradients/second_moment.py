@@ -30,7 +30,7 @@ class AccumulatedMeasures:
     """What K gradients of one layer show together.
 
     Attributes:
-        diagonality: See `diagonality.measure_diagonality`.
+        diagonality: See `diagonality.DiagonalityMeter`.
         off_diagonal: None for a weight of one number.
         agreement: None for a single gradient.
         blocks: See `blocks.measure_blocks`.

@@ -8,7 +8,7 @@ set. A layer's weight and bias get theirs together; that of a parameter used sev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -50,16 +50,13 @@ def stream_gradients(
         if name is not None and gradient is not None:
             on_gradient(name, gradient.detach().flatten(1), k)
 
-    with left_as_found(model):
+    with left_as_found(model), ExitStack() as hooks:
         # The unmeasured parameters are hooked too: their gradients would pile up otherwise.
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        hooks = [p.register_post_accumulate_grad_hook(hand_over) for p in trained]
-        try:
-            for k, batch in enumerate(batches):  # noqa: B007 (hand_over reads k)
-                loss_of(model, batch).backward()
-        finally:
-            for hook in hooks:
-                hook.remove()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                hooks.enter_context(parameter.register_post_accumulate_grad_hook(hand_over))
+        for k, batch in enumerate(batches):  # noqa: B007 (hand_over reads k)
+            loss_of(model, batch).backward()
 
 
 @contextmanager

@@ -17,12 +17,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from subopt.optimizers import create, stored_bytes
@@ -174,7 +173,11 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
     batches, closes = session.batches(), needs_closure(method)
 
     def take() -> WatchedStep:
-        loss_of = partial(_loss, session, model, next(batches))
+        batch = next(batches)
+
+        def loss_of() -> Tensor:
+            return session.loss(model, session.place(batch))
+
         return watched_step(model, optimizer, loss_of, meter, needs_closure=closes)
 
     first, *_, ordinary, last = watched_steps(model, take)
@@ -198,10 +201,6 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
         phases=phases,
         reserved_bytes=torch.cuda.max_memory_reserved(session.device),
     )
-
-
-def _loss(session: Session, model: nn.Module, batch: Any) -> Tensor:
-    return session.loss(model, session.place(batch))
 
 
 @dataclass(frozen=True)

@@ -97,19 +97,15 @@ def follow_passes(simulated: SimulatedModel, batch: Any, batch_size: int) -> Pas
     tracker = StorageTracker()
     tracker.events = events
     hooks = filed_gradients(model, tracker)
-    try:
-        with followed(), without_gradients(model), simulated.mode:
-            tracker.file([*model.parameters(), *model.buffers()], "parameter")
-            tracker.file(tree_leaves(batch), "activation")
-            with tracker:
-                tracker.category = "activation"
-                loss = simulated.followed_loss(batch)
-                tracker.category, backward_start = "temporary", len(events)
-                loss.backward()
-            tracker.events = None
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with followed(), hooks, without_gradients(model), simulated.mode:
+        tracker.file([*model.parameters(), *model.buffers()], "parameter")
+        tracker.file(tree_leaves(batch), "activation")
+        with tracker:
+            tracker.category = "activation"
+            loss = simulated.followed_loss(batch)
+            tracker.category, backward_start = "temporary", len(events)
+            loss.backward()
+        tracker.events = None
     return passes_of(batch_size, events, backward_start)
 
 

@@ -235,11 +235,8 @@ def _limited(most_bytes: int | None) -> Iterator[None]:
                 "follow it without allocating anything: --simulate",
             )
 
-    handle = registration.register_module_parameter_registration_hook(add)
-    try:
+    with registration.register_module_parameter_registration_hook(add):
         yield
-    finally:
-        handle.remove()
 
 
 def _machine_bytes() -> int | None:
