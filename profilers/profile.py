@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ from .target.loaded import LoadedTarget
 from .target.random_state import RandomStream
 from .target.session import Session
 from .target.trained_parameters import refuse_sparse_gradients, trained_roles
-from .timing.data_and_clip import DataAndClipTime, time_data_and_clip
+from .timing.data_and_clip import time_data_and_clip
 from .timing.decompositions import time_shape
 from .timing.step import time_forward_backward
 from .timing.stopwatch import Stopwatch
@@ -91,8 +92,7 @@ class _Run:
         self._subspaces = SubspaceRun({}, {}, [])
         self._gradients: dict[str, LayerMeasures] = {}
         self._decompositions: list[Decomposition] = []
-        self._forward_backward_ms: float | None = None
-        self._data_and_clip: DataAndClipTime | None = None
+        self._times_ms: dict[str, Any] = {}
         self._missing: list[str] = []
         self._interrupted = False
 
@@ -199,11 +199,12 @@ class _Run:
     def _time_steps(self) -> None:
         timed = self._placed[-_TIMED_BATCHES:]
         with self._watch.span(PASSES):
-            self._forward_backward_ms = time_forward_backward(
+            self._times_ms["forward_backward_ms"] = time_forward_backward(
                 self._session.forward_backward, self._model, timed
             )
         self._watch.passes += len(timed)
-        self._data_and_clip = time_data_and_clip(self._model, self._batches, self._session.place)
+        others = time_data_and_clip(self._model, self._batches, self._session.place)
+        self._times_ms |= vars(others)
         budget_s = self._effort.timing_budget_s(self._watch.seconds[PASSES])
         self._table.time_steps(
             self._model, timed[-1], rounds=self._effort.refreshes, budget_s=budget_s
@@ -256,19 +257,17 @@ class _Run:
             memory=self._table.memory,
             methods=[_widened(row, earlier) for row in self._table.rows(self._methods)],
             decompositions=self._decompositions,
-            forward_backward_ms=self._forward_backward_ms,
-            batch_ms=self._data_and_clip.batch_ms if self._data_and_clip else None,
-            clip_ms=self._data_and_clip.clip_ms if self._data_and_clip else None,
             spent=[Spent(on=name, seconds=seconds) for name, seconds in spent],
             passes=self._watch.passes,
             missing=[*self._table.missing, *self._missing],
             interrupted=self._interrupted,
             calibration=earlier,
+            **self._times_ms,
         )
 
     def _layer(self, item: ParameterRole) -> Layer:
         found = self._gradients.get(item.name)
-        held = found.measures if found else None
+        held = vars(found.measures) if found and found.measures else {}
         return Layer(
             name=item.shown_name,
             shape=list(item.shape),
@@ -278,12 +277,8 @@ class _Run:
             reason=item.reason,
             spectrum=found.spectrum if found else None,
             subspace=self._subspaces.lives.get(item.name),
-            noise=held.noise if held else None,
-            diagonality=held.diagonality if held else None,
-            off_diagonal=held.off_diagonal if held else None,
-            agreement=held.agreement if held else None,
-            blocks=held.blocks if held else None,
             activations=found.activations if found else None,
+            **held,
         )
 
 

@@ -141,14 +141,8 @@ class ShapeClassSteps:
         """Return an ordinary step of all parameters, and one of the baseline's."""
         ordinary_ms = baseline_ms = 0.0
         for alike in self.classes:
-            is_refresh = self._is_refresh if self.refreshes(alike) else _never
+            is_refresh = self._is_refresh if self.refreshes(alike) else lambda t: False
             ordinary_ms += alike.count * ordinary_and_refresh_ms(alike.own_ms, is_refresh)[0]
             others_ms = alike.other_ms or alike.own_ms
-            baseline_ms += alike.count * ordinary_and_refresh_ms(others_ms, _never)[0]
+            baseline_ms += alike.count * ordinary_and_refresh_ms(others_ms, lambda t: False)[0]
         return ordinary_ms, baseline_ms
-
-
-def _never(t: int) -> bool:
-    """Whether step t refreshes where none does."""
-    del t
-    return False
