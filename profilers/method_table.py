@@ -56,15 +56,7 @@ class MethodTable:
         *,
         tokens: int,
     ) -> None:
-        """Fill in what shapes alone say.
-
-        Args:
-            session: The target and its settings.
-            weights: The model's parameters.
-            methods: Method ids; the baseline has a row in any case.
-            report: Called as stages advance.
-            tokens: Tokens of a batch.
-        """
+        """Fill in what shapes alone say, for batches of so many tokens; the baseline has a row in any case."""
         self._session, self._weights, self._report = session, weights, report
         self._tokens = tokens
         self.missing: list[str] = []
@@ -95,12 +87,7 @@ class MethodTable:
         return [self._rows[name] for name in methods]
 
     def find_memory(self, model: nn.Module, batch: Any) -> None:
-        """Measure memory where there is a GPU, follow it under fake tensors where there is none.
-
-        Args:
-            model: The model; it makes room on the GPU meanwhile.
-            batch: A batch as the user's code made it.
-        """
+        """Measure memory where there is a GPU, for which the model makes room; follow it where there is none."""
         session = self._session
         self._report(Progress("memory", 0, len(self._rows)))
         if session.device.type == "cuda":

@@ -56,11 +56,6 @@ def preflight(data: TrainingData, model: nn.Module, batch: Any) -> Preflight:
     The model runs in train mode. It and the generators are left as they were; a gradient is dropped as soon as it is
     complete.
 
-    Args:
-        data: What trains the model.
-        model: The model, on its device.
-        batch: One batch, on the same device.
-
     Raises:
         PreflightError: No matrix to treat, or a loss that is not scalar, not finite, or needs no gradient.
         UserCodeError: The model or the loss raised.

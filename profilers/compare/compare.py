@@ -26,10 +26,6 @@ def compare(a: Profile, b: Profile) -> Comparison:
 
     A difference counts as beyond the spread where [min, max] over the batches of one does not touch that of the other.
     With few batches that errs to both sides: a range over K batches is narrower than the quantity's true variation.
-
-    Args:
-        a: The first profile.
-        b: The second.
     """
     matching = match_layers(_measured(a), _measured(b))
     uses_unbiased = a.settings.batches != b.settings.batches

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..shape_classes import without_gradients
 from ..target.random_state import cpu_state, set_cpu_state
 
 
@@ -70,13 +71,10 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     tables = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     outside = cpu_state()
     try:
-        with torch.random.fork_rng(devices=sorted(gpus)):
-            for parameter, _ in gradients:
-                parameter.grad = None
+        with torch.random.fork_rng(devices=sorted(gpus)), without_gradients(model.parameters()):
             if not model.training:
                 model.train()
             yield
@@ -90,5 +88,3 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
-        for parameter, gradient in gradients:
-            parameter.grad = gradient

@@ -7,6 +7,7 @@ numbers; of the user's files it holds one hash, never a name or a path.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Mapping
@@ -135,8 +136,11 @@ def past_runs() -> list[PastRun]:
         lines = _last_lines(path)
     except OSError:
         return []
-    found = (_parsed(line) for line in lines)
-    return [run for run in found if run is not None][-MOST_RUNS:]
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValidationError):
+            found.append(PastRun.model_validate_json(line))
+    return found[-MOST_RUNS:]
 
 
 def _ends_a_line(file: BinaryIO) -> bool:
@@ -165,13 +169,6 @@ def _last_lines(path: Path) -> list[bytes]:
         lines = file.read(_MOST_BYTES).split(b"\n")
     whole = lines[1:] if start else lines
     return [line for line in whole if 0 < len(line) <= _LONGEST_LINE]
-
-
-def _parsed(line: bytes) -> PastRun | None:
-    try:
-        return PastRun.model_validate_json(line)
-    except ValidationError:
-        return None
 
 
 def _cpu_name() -> str:

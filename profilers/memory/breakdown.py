@@ -34,12 +34,7 @@ def contents(timeline: Timeline, model: ModelPeaks, step: StepPeaks) -> list[Con
 
     At most 11 entries, which sum to the peak exactly; the smallest are one, "everything else". In a step nothing is
     told apart but the categories. In a pass, activations and temporaries go by the module that made them (see
-    `scopes`), alike modules of a row of blocks together.
-
-    Args:
-        timeline: The model's own passes.
-        model: What they take.
-        step: The method's part.
+    `module_scopes`), alike modules of a row of blocks together.
     """
     phases = training_phases(model, step)
     phase = max(phases, key=lambda name: phases[name].total())

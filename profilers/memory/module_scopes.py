@@ -48,12 +48,7 @@ def module_of(scope: str) -> str:
 
 @contextmanager
 def module_scopes(model: nn.Module, on_scope: Callable[[str], None]) -> Iterator[PassScopes]:
-    """Call `on_scope` whenever another module, or another part of one, begins to make tensors.
-
-    Args:
-        model: The model; it is run forward and backward inside.
-        on_scope: Gets the owner.
-    """
+    """Call `on_scope` whenever another module, or another part of one, begins to make tensors, in passes run inside."""
     with ExitStack() as handles:
         yield _Hooks(model, on_scope, handles).passes
 

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from subopt.optimizers.state.storage_tracker import StorageTracker, Stored
 
 from ..record.profile import BatchPoint
+from ..shape_classes import without_gradients
 from .simulation import (
     SimulatedModel,
     SimulationError,
     filed_gradients,
     followed,
-    without_gradients,
 )
 
 
@@ -97,7 +97,7 @@ def follow_passes(simulated: SimulatedModel, batch: Any, batch_size: int) -> Pas
     tracker = StorageTracker()
     tracker.events = events
     hooks = filed_gradients(model, tracker)
-    with followed(), hooks, without_gradients(model), simulated.mode:
+    with followed(), hooks, without_gradients(model.parameters()), simulated.mode:
         tracker.file([*model.parameters(), *model.buffers()], "parameter")
         tracker.file(tree_leaves(batch), "activation")
         with tracker:

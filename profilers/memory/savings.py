@@ -23,13 +23,7 @@ _PIECES = 8
 
 
 def savings(timeline: Timeline, model: ModelPeaks, step: StepPeaks) -> list[Saving]:
-    """Return the changes that lower the peak by more than 2 %, the largest first.
-
-    Args:
-        timeline: The model's own passes.
-        model: What they take.
-        step: The method's part.
-    """
+    """Return the changes that lower the peak by more than 2 %, the largest first."""
     phases = training_phases(model, step)
     peak = max(at.total() for at in phases.values())
     update = max(at.total() for name, at in phases.items() if name in {"step", "refresh"})

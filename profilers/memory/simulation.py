@@ -197,19 +197,6 @@ class SimulatedModel:
         return kept, temporary
 
 
-@contextmanager
-def without_gradients(model: nn.Module) -> Iterator[None]:
-    """Take all gradients from a model, and put them back."""
-    taken = [(p, p.grad) for p in model.parameters() if p.grad is not None]
-    for parameter, _ in taken:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in taken:
-            parameter.grad = gradient
-
-
 def at_its_largest(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with which three steps show all that a method ever needs.
 

@@ -113,7 +113,8 @@ class Timeline:
                 best, is_higher = +alive, False  # a copy only where the total begins to fall
             alive[stored] += sign
             total += sign * stored.bytes
-            if self._is_in(phase, index) and total > most:
+            is_in = (index >= self.backward_start) == (phase == "backward")
+            if is_in and total > most:
                 most, is_higher = total, True
             if phase == "forward" and index + 1 == self.backward_start:
                 break
@@ -129,9 +130,6 @@ class Timeline:
             total += sign * weights[stored]
             most = max(most, total)
         return round(most)
-
-    def _is_in(self, phase: Phase, index: int) -> bool:
-        return (index >= self.backward_start) == (phase == "backward")
 
 
 def _beside_pieces(model: nn.Module, passes: PassScopes) -> int:

@@ -50,8 +50,17 @@ class BatchStream:
             if self._iterator is None:
                 self._iterator = iter(self._iterable)
             batch = next(self._iterator, _END)
+            if batch is _END:
+                if self._iterator is self._iterable:  # a generator, which is used up
+                    self._iterable = self._data.batches(self._batch_size)
+                self._iterator = iter(self._iterable)
+                batch = next(self._iterator, _END)
         if batch is _END:
-            batch = self._restart()
+            again = "after its first pass " if self.position else ""
+            raise PreflightError(
+                f"batches({self._batch_size}) gives no batches {again}".strip(),
+                "return a list, a DataLoader or a fresh generator with at least one batch",
+            )
         self.position += 1
         return batch
 
@@ -91,21 +100,6 @@ class BatchStream:
         self._iterator = None
         with self._random.active():
             self._iterable: Any = self._data.batches(self._batch_size)
-
-    def _restart(self) -> Any:
-        """Return the first batch of another pass; a generator is used up and has to be asked for again."""
-        with self._random.active(), self._data.code.running("iterating batches"):
-            if self._iterator is self._iterable:
-                self._iterable = self._data.batches(self._batch_size)
-            self._iterator = iter(self._iterable)
-            batch = next(self._iterator, _END)
-        if batch is _END:
-            again = "after its first pass " if self.position else ""
-            raise PreflightError(
-                f"batches({self._batch_size}) gives no batches {again}".strip(),
-                "return a list, a DataLoader or a fresh generator with at least one batch",
-            )
-        return batch
 
 
 def move_to(batch: Any, device: torch.device) -> Any:

@@ -128,13 +128,7 @@ class LibraryCode:
 class _Architecture:
     """What the config describes: builds the model, makes its batches, computes its loss.
 
-    Attributes:
-        task: What it is trained on.
-        name: Its class.
-        data: The config's content, overrides included.
-        file: The config.
-        given: Sizes of a batch.
-        weights: The folder whose weights to load, or None for random ones.
+    `data` is the config's content, overrides included; `given` are sizes of a batch; no `weights` are random ones.
     """
 
     task: Task
