@@ -30,31 +30,21 @@ _SHOWN_NAMES = 4
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What.
-        ok: False where the user should read the detail before a long run.
-        detail: What was found, one line.
-    """
+    """One thing that was looked at, and what was found, in one line; not `ok` where the user should read that first."""
 
     name: str
     ok: bool
     detail: str
 
 
-@dataclass(frozen=True)
-class Preflight:
-    """All checks, in the order they were made; what makes a run impossible raises and is not among them."""
-
-    checks: tuple[Check, ...]
-
-
-def preflight(data: TrainingData, model: nn.Module, batch: Any) -> Preflight:
+def preflight(data: TrainingData, model: nn.Module, batch: Any) -> list[Check]:
     """Run one batch forward and backward and look at the model.
 
     The model runs in train mode. It and the generators are left as they were; a gradient is dropped as soon as it is
     complete.
+
+    Returns:
+        All checks, in the order they were made; what makes a run impossible raises and is not among them.
 
     Raises:
         PreflightError: No matrix to treat, or a loss that is not scalar, not finite, or needs no gradient.
@@ -66,14 +56,8 @@ def preflight(data: TrainingData, model: nn.Module, batch: Any) -> Preflight:
         loss_check = _check_loss(loss)
         gradients = _check_gradients(data, model, loss)
         simulation = _check_simulation(data, model, batch)
-    return Preflight((
-        matrices,
-        loss_check,
-        *gradients,
-        _check_tied(model),
-        _check_buffers(model),
-        simulation,
-    ))
+    tied, buffers = _check_tied(model), _check_buffers(model)
+    return [matrices, loss_check, *gradients, tied, buffers, simulation]
 
 
 def _check_roles(data: TrainingData, model: nn.Module) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ from .gradients.measure_layers import (
 from .history.calibration import calibration, widened
 from .memory.simulation import fake_model
 from .method_table import BASELINE, MethodTable
-from .preflight import Preflight, preflight
-from .record.profile import Calibration, Decomposition, Layer, MethodCost, Profile, Settings, Spent
+from .preflight import Check, preflight
+from .record.profile import Decomposition, Layer, Profile, Settings, Spent
 from .subspaces.follow import SubspaceRun
 from .subspaces.short_run import ShortRun
 from .target.batches import tokens_in
@@ -51,7 +52,7 @@ def run_profile(
     *,
     methods: Sequence[str] | None = None,
     progress: OnProgress = lambda _: None,
-    on_preflight: Callable[[Preflight], None] = lambda _: None,
+    on_preflight: Callable[[list[Check]], None] = lambda _: None,
 ) -> Profile:
     """Measure a model and what every method would cost on it.
 
@@ -96,7 +97,7 @@ class _Run:
         self._missing: list[str] = []
         self._interrupted = False
 
-    def prepare(self, on_preflight: Callable[[Preflight], None]) -> None:
+    def prepare(self, on_preflight: Callable[[list[Check]], None]) -> None:
         """Build the model, check it, and fill in what shapes alone say."""
         self._report(Progress("loading", 0, 1))
         session = self._session
@@ -132,7 +133,7 @@ class _Run:
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
         # After the check's real pass: a table that the user's code caches is then cached with real values.
-        yield "memory", self._find_memory
+        yield "memory", partial(self._table.find_memory, self._model, self._first_batch)
         if self._settings.simulate:
             return
         if self._settings.warmup_steps or self._settings.steps:
@@ -141,9 +142,6 @@ class _Run:
         if self._effort.refreshes:
             yield "optimizer steps", self._time_steps
             yield "decompositions", self._time_decompositions
-
-    def _find_memory(self) -> None:
-        self._table.find_memory(self._model, self._first_batch)
 
     def _train(self) -> None:
         run = ShortRun(self._session, self._model, self._batches, self._watch, self._report)
@@ -255,7 +253,10 @@ class _Run:
             settings=self._settings,
             layers=[self._layer(item) for item in self._roles],
             memory=self._table.memory,
-            methods=[_widened(row, earlier) for row in self._table.rows(self._methods)],
+            methods=[
+                row.model_copy(update={"peak": widened(row.peak, earlier and earlier.peak)})
+                for row in self._table.rows(self._methods)
+            ],
             decompositions=self._decompositions,
             spent=[Spent(on=name, seconds=seconds) for name, seconds in spent],
             passes=self._watch.passes,
@@ -280,10 +281,3 @@ class _Run:
             activations=found.activations if found else None,
             **held,
         )
-
-
-def _widened(row: MethodCost, earlier: Calibration | None) -> MethodCost:
-    """Return a row whose peak may lie as far from its estimate as those of earlier runs did."""
-    if row.peak is None or earlier is None:
-        return row
-    return row.model_copy(update={"peak": widened(row.peak, earlier.peak)})

@@ -70,10 +70,6 @@ _BY_NAME = (
 
 
 def gpu_constants(name: str | None) -> DeviceConstants:
-    """Return the constants of a GPU by the name its driver gives it; the largest known ones for any other.
-
-    Args:
-        name: Such as "NVIDIA A100-SXM4-80GB", or None where it is not known.
-    """
+    """Return the constants of a GPU by the name its driver gives it; the largest known ones for any other."""
     matching = (found for pattern, found in _BY_NAME if name and pattern.search(name))
     return next(matching, UNKNOWN_GPU)

@@ -27,14 +27,7 @@ from .simulation import GroupsOf, SimulatedModel, SimulationError
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory of training with one method.
-
-    Attributes:
-        method: Its id.
-        memory: By category.
-        peak: By phase, with its interval.
-        step: The method's part as it was followed; None where it was measured.
-    """
+    """Memory of training with one method; `step` is its part as it was followed, None where it was measured."""
 
     method: str
     memory: Memory

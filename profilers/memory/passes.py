@@ -111,12 +111,7 @@ def follow_passes(simulated: SimulatedModel, batch: Any, batch_size: int) -> Pas
 
 @dataclass(frozen=True)
 class AffinePasses:
-    """Two passes, storage by storage the same but for their sizes.
-
-    Attributes:
-        small: The passes on the smaller batch.
-        large: Those on the larger one.
-    """
+    """The passes on two batches, storage by storage the same but for their sizes."""
 
     small: Passes
     large: Passes

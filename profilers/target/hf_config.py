@@ -82,9 +82,8 @@ def make_config(data: Mapping[str, Any], file: Path) -> Any:
             f"{file} has {said}, and transformers {__version__} knows no such model{near}",
             "correct it, or upgrade transformers if the model is newer",
         )
-    content = {
-        key: value for key, value in copy.deepcopy(dict(data)).items() if key != "model_type"
-    }
+    content = copy.deepcopy(dict(data))
+    del content["model_type"]
     try:
         return CONFIG_MAPPING[model_type].from_dict(content)
     except Exception as error:  # whatever a foreign config makes the library raise

@@ -161,7 +161,7 @@ def _preflight(
         )
     batch = _first_batch(recipe, data, accelerator)
     with accelerator.autocast():
-        checks = preflight(data, model, batch).checks
+        checks = preflight(data, model, batch)
     found = [(check.name, check.detail) for check in checks]
     if recipe.checkpoint.best and not data.has_eval:
         raise PreflightError(

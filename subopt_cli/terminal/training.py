@@ -178,15 +178,15 @@ def relative_text(predicted: float | None, actual: float | None) -> str:
 
 
 if TYPE_CHECKING:
-    from subopt.profilers.preflight import Preflight
+    from subopt.profilers.preflight import Check
     from subopt.profilers.record.profile import Target
 
 
-def preflight_report(target: Target, preflight: Preflight) -> RenderableType:
+def preflight_report(target: Target, checks: Iterable[Check]) -> RenderableType:
     """Return what was picked as the model, and every check with what it found."""
     line = "" if target.line is None else f" at line {target.line}"
     picked = Text(f"{target.spec}: {target.picked}{line}")
-    return Group(picked, check_list((c.name, c.detail, c.ok) for c in preflight.checks))
+    return Group(picked, check_list((c.name, c.detail, c.ok) for c in checks))
 
 
 def check_list(checks: Iterable[tuple[str, str, bool]]) -> RenderableType:

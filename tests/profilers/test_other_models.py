@@ -165,7 +165,7 @@ def test_an_expert_that_some_batches_leave_out_is_measured_on_the_others():
     spectra = {layer.name: layer.noise for layer in found.layers}
     assert spectra["experts.0.weight"] is not None
     assert spectra["experts.2.weight"] is None
-    (gradients,) = [check for check in checks[0].checks if check.name == "gradients"]
+    (gradients,) = [check for check in checks[0] if check.name == "gradients"]
     assert not gradients.ok
     assert gradients.detail.startswith("none for experts.1.weight")
 

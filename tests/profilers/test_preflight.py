@@ -22,7 +22,7 @@ def check(tmp_path):
         (tmp_path / "model.py").write_text(source or BODY.format(model=model, loss=loss))
         target = load_target("model.py", base=tmp_path)
         result = preflight(target.data, target.build_model(), batch)
-        return {found.name: (found.ok, found.detail) for found in result.checks}
+        return {found.name: (found.ok, found.detail) for found in result}
 
     return run
 

@@ -114,7 +114,7 @@ def test_everything_is_there(standard):
     assert found.forward_backward_ms > 0
     assert {tuple(row.shape) for row in found.decompositions} == {(16, 16), (16, 32), (20, 32)}
     assert found.settings.tokens_per_batch == 28
-    assert [check.name for check in checks[0].checks][:2] == ["parameters", "loss"]
+    assert [check.name for check in checks[0]][:2] == ["parameters", "loss"]
 
 
 def test_it_survives_its_own_file(standard, tmp_path):

@@ -196,7 +196,7 @@ def test_an_architecture_is_profiled_and_every_parameter_has_its_reason(load, na
         assert (layer.spectrum is not None) == (layer.role == "matrix"), layer.name
     assert found.missing == []
     assert {row.peak.source for row in found.methods} == {"simulated"}
-    details = {check.name: check.detail for check in checks[0].checks}
+    details = {check.name: check.detail for check in checks[0]}
     assert details["gradients"] == "every trainable parameter"
     assert details["data-dependent operations"] == "none"
 
