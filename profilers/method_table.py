@@ -184,15 +184,10 @@ class MethodTable:
             self.missing += _counted_notes(found)
 
     def _take_in(self, name: str, taken: StepTime) -> None:
+        fields = ("step_ms", "overhead_ms", "ordinary_ms", "refresh_ms", "staggered_ms")
+        update = {field: getattr(taken, field) for field in fields}
         self._rows[name] = self._rows[name].model_copy(
-            update={
-                "step_ms": taken.step_ms,
-                "overhead_ms": taken.overhead_ms,
-                "ordinary_ms": taken.ordinary_ms,
-                "refresh_ms": taken.refresh_ms,
-                "staggered_ms": taken.staggered_ms,
-                "step_ms_source": "measured",
-            }
+            update={**update, "step_ms_source": "measured"}
         )
 
     def _time_step(self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any) -> StepTime:

@@ -247,6 +247,7 @@ class _Run:
         spent = sorted(self._watch.seconds.items(), key=lambda item: -item[1])
         device = torch.device(self._settings.device)
         earlier = calibration(device, self._settings.dtype)
+        peak_ratios = earlier.peak if earlier else None
         return Profile(
             target=self._session.target.record,
             environment=environment(device),
@@ -254,7 +255,7 @@ class _Run:
             layers=[self._layer(item) for item in self._roles],
             memory=self._table.memory,
             methods=[
-                row.model_copy(update={"peak": widened(row.peak, earlier and earlier.peak)})
+                row.model_copy(update={"peak": widened(row.peak, peak_ratios)})
                 for row in self._table.rows(self._methods)
             ],
             decompositions=self._decompositions,

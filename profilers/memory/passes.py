@@ -58,12 +58,9 @@ def passes_of(batch_size: int, events: Sequence[tuple[int, Stored]], backward_st
 
 
 def stretched(simulated: SimulatedModel, batch_size: int, size: int) -> Any:
-    """Return the model's batch with another number of examples.
+    """Return the model's batch of `batch_size` examples with `size` of them.
 
-    Args:
-        simulated: The model and its batch.
-        batch_size: Examples of that batch; of each tensor the first dimension of this size is changed.
-        size: Examples of the new one.
+    Of each tensor the first dimension of `batch_size` is changed.
 
     Raises:
         SimulationError: No tensor has such a dimension.

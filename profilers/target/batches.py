@@ -33,9 +33,15 @@ class BatchStream:
     def __init__(self, data: TrainingData, batch_size: int, *, seed: int) -> None:
         self._data, self._batch_size, self._seed = data, batch_size, seed
         self._iterator: Iterator[Any] | None = None
-        self._random = RandomStream(seed)
         self._is_state_checked = False
         self._begin()
+
+    def _begin(self) -> None:
+        self.position = 0
+        self._random = RandomStream(self._seed)
+        self._iterator = None
+        with self._random.active():
+            self._iterable: Any = self._data.batches(self._batch_size)
 
     def __iter__(self) -> BatchStream:
         return self
@@ -93,13 +99,6 @@ class BatchStream:
             return
         for _ in range(int(state["position"])):
             next(self)
-
-    def _begin(self) -> None:
-        self.position = 0
-        self._random = RandomStream(self._seed)
-        self._iterator = None
-        with self._random.active():
-            self._iterable: Any = self._data.batches(self._batch_size)
 
 
 def move_to(batch: Any, device: torch.device) -> Any:

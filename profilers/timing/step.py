@@ -226,15 +226,8 @@ def time_whole_step(
     basis keeps moving. The method's weights move, by very little: with a rate of 0 its bases would be completed by
     nothing new, and what decomposes them would be done sooner than in training.
 
-    Args:
-        models: A model for the method, which may change its layers and weights, and one for the baseline; alike.
-        method: Method id.
-        options: Its options.
-        forward_backward: Leaves the gradients of one batch in a model and returns the loss.
-        baseline: Id of the method to compare with, at its default options.
-        groups_of: The user's own parameter groups of a model, if any.
-        rounds: As in `time_step`.
-        budget_s: As in `time_step`.
+    Of the two models, which are alike, the first is the method's, which may change its layers and weights.
+    `forward_backward` leaves the gradients of one batch in a model and returns the loss; the rest is as in `time_step`.
     """
     own, plain = models
     unsettled = {"tau": 0.0, "settle_steps": 0}

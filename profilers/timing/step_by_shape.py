@@ -91,18 +91,14 @@ class ShapeClassSteps:
         return sum(times[t - 1] for times in each_ms for t in like) / 1e3
 
     def ordinary_steps(self, most: int, end_s: float) -> list[list[float]]:
-        """Time ordinary steps of all parameters, without a first one, in which every layer's basis is fitted.
+        """Return times in ms of ordinary steps of all parameters, the method's and, if it is another one, the baseline's.
+
+        There are `most` of them; after the first two none is begun after `end_s`. None is a first one, in which every
+        layer's basis is fitted.
 
         The state of the parameter that stands for a class is copied to the others for that; a basis of another layer's
         gradient takes as long to use. Small layers that are updated alone stay in the processor's cache: a step of
         AdamW on all of them takes two to three times what they add up to.
-
-        Args:
-            most: How many.
-            end_s: When no further one is begun, after the first two.
-
-        Returns:
-            Times in ms, the method's and, where that is another one, the baseline's.
         """
         for optimizer in self._optimizers:
             for alike in self.classes:
