@@ -128,7 +128,7 @@ def _layer_change(pair: Pair, uses_unbiased: bool) -> LayerChange:
         matched_by=pair.by,
         effective_rank=_spread_change(a, b, _effective_rank(a), _effective_rank(b)),
         rank_95=_spread_change(a, b, _rank_95(a), _rank_95(b)),
-        diagonality=_diagonality_changes(a, b, "unbiased" if uses_unbiased else "ratio"),
+        diagonality=dict(_diagonality_changes(a, b, "unbiased" if uses_unbiased else "ratio")),
         period=_known(_period(a), _period(b)),
         signal=_known(_signal(a), _signal(b)),
     )
@@ -159,14 +159,11 @@ def _has_spread(layer: Layer) -> bool:
     )
 
 
-def _diagonality_changes(a: Layer, b: Layer, estimate: str) -> dict[str, Change]:
-    found = {}
+def _diagonality_changes(a: Layer, b: Layer, estimate: str) -> Iterator[tuple[str, Change]]:
     for basis in _BASES:
-        pair = [_judged(layer, basis, estimate) for layer in (a, b)]
-        change = _known(*pair)
+        change = _known(_judged(a, basis, estimate), _judged(b, basis, estimate))
         if change is not None:
-            found[basis] = change
-    return found
+            yield basis, change
 
 
 def _judged(layer: Layer, basis: str, estimate: str) -> float | None:

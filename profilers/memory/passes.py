@@ -130,13 +130,10 @@ class AffinePasses:
 def affine(one: Passes, other: Passes) -> AffinePasses | None:
     """Return what two sizes say of all others, or None where other storages come and go in one than in the other."""
     small, large = sorted((one, other), key=lambda passes: passes.batch_size)
-    if small.backward_start != large.backward_start or _kinds(small) != _kinds(large):
+    events = [[(moment.sign, moment.category) for moment in p.moments] for p in (small, large)]
+    if small.backward_start != large.backward_start or events[0] != events[1]:
         return None
     return AffinePasses(small, large)
-
-
-def _kinds(passes: Passes) -> list[tuple[int, str]]:
-    return [(moment.sign, moment.category) for moment in passes.moments]
 
 
 def batch_point(passes: Passes, *, recomputed: bool) -> BatchPoint:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from subopt.errors import FileFormatError
 
-from .base import Bytes, Category, Count, Milliseconds, Phase, Record, Source
+from .base import Bytes, Category, Count, Milliseconds, Phase, Record
 from .cost import (
     BatchPoint,
     Calibration,

@@ -91,7 +91,7 @@ class ShapeClassSteps:
         return sum(times[t - 1] for times in each_ms for t in like) / 1e3
 
     def ordinary_steps(self, most: int, end_s: float) -> list[list[float]]:
-        """Return times in ms of ordinary steps of all parameters, the method's and, if it is another one, the baseline's.
+        """Return times in ms of ordinary steps of all parameters: the method's, and those of another baseline.
 
         There are `most` of them; after the first two none is begun after `end_s`. None is a first one, in which every
         layer's basis is fitted.
