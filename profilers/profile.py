@@ -25,7 +25,7 @@ from .gradients.measure_layers import (
 )
 from .history.calibration import calibration, widened
 from .memory.simulation import fake_model
-from .method_table import BASELINE, MethodTable
+from .method_table import MethodTable
 from .preflight import Check, preflight
 from .record.profile import Decomposition, Layer, Profile, Settings, Spent
 from .subspaces.follow import SubspaceRun
@@ -39,8 +39,6 @@ from .timing.data_and_clip import time_data_and_clip
 from .timing.decompositions import time_shape
 from .timing.step import time_forward_backward
 from .timing.stopwatch import Stopwatch
-
-__all__ = ["BASELINE", "OnProgress", "Progress", "run_profile"]
 
 # Batches that a plain forward and backward pass is timed on.
 _TIMED_BATCHES = 5

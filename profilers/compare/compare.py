@@ -62,8 +62,7 @@ def _differences(a: Profile, b: Profile) -> Iterator[Difference]:
 
 def _fields(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every field by its name, those of nested records and mappings with the outer name before them."""
-    for name in type(record).model_fields:
-        value = getattr(record, name)
+    for name, value in record:
         if name in _NOT_COMPARED:
             continue
         if isinstance(value, Record):

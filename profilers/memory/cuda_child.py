@@ -124,8 +124,7 @@ def ask(command: Sequence[str], folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     if "failed" in content:
         raise MeasurementError(content["failed"])
-    rows: dict[str, Any] = content["rows"]
-    return rows
+    return dict(content["rows"])
 
 
 def measured_peak(measured: MeasuredPeaks) -> Peak:
