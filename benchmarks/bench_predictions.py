@@ -33,7 +33,8 @@ from common.conditions import RESULTS, ROOT, conditions
 
 from subopt.optimizers import METHODS
 from subopt.profilers.effort import EFFORTS
-from subopt.profilers.profile import BASELINE, run_profile
+from subopt.profilers.method_table import BASELINE
+from subopt.profilers.profile import run_profile
 from subopt.profilers.record.profile import Profile, Settings
 from subopt.profilers.target.load import load_target
 from subopt.recipes.advice.changes import changed_options

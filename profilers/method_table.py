@@ -56,15 +56,7 @@ class MethodTable:
         *,
         tokens: int,
     ) -> None:
-        """Fill in what shapes alone say.
-
-        Args:
-            session: The target and its settings.
-            weights: The model's parameters.
-            methods: Method ids; the baseline has a row in any case.
-            report: Called as stages advance.
-            tokens: Tokens of a batch.
-        """
+        """Fill in what shapes alone say, for batches of so many tokens; the baseline has a row in any case."""
         self._session, self._weights, self._report = session, weights, report
         self._tokens = tokens
         self.missing: list[str] = []
@@ -85,7 +77,7 @@ class MethodTable:
     def passes_peak_bytes(self) -> int | None:
         """Highest memory of a forward and backward pass without optimizer state, or None where none was followed."""
         row = self._rows[BASELINE]
-        if row.peak is None or row.peak.source == "formula":
+        if row.peak is None or not _is_followed(row):
             return None
         phases = row.peak.by_phase
         return max(phases.forward or 0, phases.backward or 0) - row.state_bytes
@@ -95,19 +87,12 @@ class MethodTable:
         return [self._rows[name] for name in methods]
 
     def find_memory(self, model: nn.Module, batch: Any) -> None:
-        """Measure memory where there is a GPU, follow it under fake tensors where there is none.
-
-        Args:
-            model: The model; it makes room on the GPU meanwhile.
-            batch: A batch as the user's code made it.
-        """
+        """Measure memory where there is a GPU, for which the model makes room; follow it where there is none."""
         session = self._session
         self._report(Progress("memory", 0, len(self._rows)))
         if session.device.type == "cuda":
             self._measure_memory(model)
-        left = [
-            row for row in self._rows.values() if row.peak is None or row.peak.source == "formula"
-        ]
+        left = [row for row in self._rows.values() if not _is_followed(row)]
         try:
             simulated = SimulatedModel(session.build_model, session.place(batch), session.loss)
         except SimulationError as error:
@@ -153,13 +138,14 @@ class MethodTable:
         self._rows[footprint.method] = row.model_copy(update={"peak": footprint.peak})
         if footprint.method == BASELINE:
             self.memory = footprint.memory
-        done = sum(
-            row.peak is not None and row.peak.source != "formula" for row in self._rows.values()
+        self._report(
+            Progress("memory", sum(map(_is_followed, self._rows.values())), len(self._rows))
         )
-        self._report(Progress("memory", done, len(self._rows)))
 
     def time_steps(self, model: nn.Module, batch: Any, *, rounds: int, budget_s: float) -> None:
         """Time every method's steps in turn with the baseline's.
+
+        What was timed while the machine was busy with something else is timed once more, where time is left.
 
         Args:
             model: The model, with the batch's gradients in place.
@@ -168,64 +154,40 @@ class MethodTable:
             budget_s: Seconds for all methods together, more only where single parameters' steps are long. Each gets an
                 equal share of what the ones before it have left.
         """
-        counted: dict[str, list[str]] = {}
+        begin_s = time.perf_counter()
         passes = partial(self._session.forward_backward, model, batch)
         self._passes_ms = clock.timed_ms(passes, clock.devices_of(model))
+        found: dict[str, StepTime] = {}
         try:
-            self._time_all(model, batch, counted, rounds=rounds, budget_s=budget_s)
+            for done, (name, row) in enumerate(self._rows.items()):
+                self._report(Progress("optimizer steps", done, len(self._rows)))
+                left_s = budget_s - (time.perf_counter() - begin_s)
+                share_s = max(0.0, left_s) / (len(self._rows) - done)
+                time_method = self._time_whole_step if needs_closure(name) else self._time_step
+                with contextlib.suppress(torch.OutOfMemoryError):  # other methods may well fit
+                    found[name] = time_method(model, batch, row, rounds=rounds, budget_s=share_s)
+                if name not in found:
+                    self.missing.append(f"step time of {name}: it ran out of GPU memory")
+                    passes()  # one that was cut short left no gradients
+                    continue
+                self._take_in(name, found[name])
+            interleaved = {name: taken for name, taken in found.items() if not needs_closure(name)}
+            for name in disturbed(interleaved):
+                left_s = budget_s - (time.perf_counter() - begin_s)
+                if left_s <= 0:
+                    break
+                row = self._rows[name]
+                again = self._time_step(model, batch, row, rounds=rounds, budget_s=left_s)
+                if again.counted is None and again.baseline_ms < found[name].baseline_ms:
+                    self._take_in(name, again)
         finally:  # after an interrupt the rows that are there need their notes too
-            self.missing += [_counted_note(what, names) for what, names in counted.items()]
-
-    def _time_all(
-        self,
-        model: nn.Module,
-        batch: Any,
-        counted: dict[str, list[str]],
-        *,
-        rounds: int,
-        budget_s: float,
-    ) -> None:
-        """Fill in the times; `counted` gets the methods that were timed on single layers, by what was.
-
-        What was timed while the machine was busy with something else is timed once more, where time is left.
-        """
-        begin_s = time.perf_counter()
-        interleaved: dict[str, StepTime] = {}
-        for done, (name, row) in enumerate(self._rows.items()):
-            self._report(Progress("optimizer steps", done, len(self._rows)))
-            left_s = budget_s - (time.perf_counter() - begin_s)
-            share_s = max(0.0, left_s) / (len(self._rows) - done)
-            time_method = self._time_whole_step if needs_closure(name) else self._time_step
-            taken: StepTime | None = None
-            with contextlib.suppress(torch.OutOfMemoryError):  # other methods may well fit
-                taken = time_method(model, batch, row, rounds=rounds, budget_s=share_s)
-            if taken is None:
-                self.missing.append(f"step time of {name}: it ran out of GPU memory")
-                self._session.forward_backward(model, batch)  # a pass cut short left no gradients
-                continue
-            self._take_in(name, taken)
-            if taken.counted is not None:
-                counted.setdefault(taken.counted, []).append(name)
-            elif not needs_closure(name):
-                interleaved[name] = taken
-        for name in disturbed(interleaved):
-            left_s = budget_s - (time.perf_counter() - begin_s)
-            if left_s <= 0:
-                break
-            again = self._time_step(model, batch, self._rows[name], rounds=rounds, budget_s=left_s)
-            if again.counted is None and again.baseline_ms < interleaved[name].baseline_ms:
-                self._take_in(name, again)
+            self.missing += _counted_notes(found)
 
     def _take_in(self, name: str, taken: StepTime) -> None:
+        fields = ("step_ms", "overhead_ms", "ordinary_ms", "refresh_ms", "staggered_ms")
+        update = {field: getattr(taken, field) for field in fields}
         self._rows[name] = self._rows[name].model_copy(
-            update={
-                "step_ms": taken.step_ms,
-                "overhead_ms": taken.overhead_ms,
-                "ordinary_ms": taken.ordinary_ms,
-                "refresh_ms": taken.refresh_ms,
-                "staggered_ms": taken.staggered_ms,
-                "step_ms_source": "measured",
-            }
+            update={**update, "step_ms_source": "measured"}
         )
 
     def _time_step(self, model: nn.Module, batch: Any, row: MethodCost, **effort: Any) -> StepTime:
@@ -255,6 +217,19 @@ class MethodTable:
             groups_of=session.target.param_groups,
             **effort,
         )
+
+
+def _is_followed(row: MethodCost) -> bool:
+    return row.peak is not None and row.peak.source != "formula"
+
+
+def _counted_notes(found: Mapping[str, StepTime]) -> list[str]:
+    """Return a line for each thing that was timed on single layers, with the methods that it was timed so for."""
+    counted: dict[str, list[str]] = {}
+    for name, taken in found.items():
+        if taken.counted is not None:
+            counted.setdefault(taken.counted, []).append(name)
+    return [_counted_note(what, names) for what, names in counted.items()]
 
 
 def _counted_note(what: str, names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,29 +30,18 @@ _SHOWN_NAMES = 4
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What.
-        ok: False where the user should read the detail before a long run.
-        detail: What was found, one line.
-    """
+    """One thing that was looked at, and what was found, in one line; not `ok` where the user should read that first."""
 
     name: str
     ok: bool
     detail: str
 
 
-def preflight(data: TrainingData, model: nn.Module, batch: Any) -> tuple[Check, ...]:
+def preflight(data: TrainingData, model: nn.Module, batch: Any) -> list[Check]:
     """Run one batch forward and backward and look at the model.
 
     The model runs in train mode. It and the generators are left as they were; a gradient is dropped as soon as it is
     complete.
-
-    Args:
-        data: What trains the model.
-        model: The model, on its device.
-        batch: One batch, on the same device.
 
     Returns:
         All checks, in the order they were made; what makes a run impossible raises and is not among them.
@@ -67,14 +56,8 @@ def preflight(data: TrainingData, model: nn.Module, batch: Any) -> tuple[Check, 
         loss_check = _check_loss(loss)
         gradients = _check_gradients(data, model, loss)
         simulation = _check_simulation(data, model, batch)
-    return (
-        matrices,
-        loss_check,
-        *gradients,
-        _check_tied(model),
-        _check_buffers(model),
-        simulation,
-    )
+    tied, buffers = _check_tied(model), _check_buffers(model)
+    return [matrices, loss_check, *gradients, tied, buffers, simulation]
 
 
 def _check_roles(data: TrainingData, model: nn.Module) -> Check:
@@ -121,13 +104,10 @@ def _check_gradients(data: TrainingData, model: nn.Module, loss: torch.Tensor) -
             finite[parameter] = bool(torch.isfinite(_values(parameter.grad)).all())
             parameter.grad = None
 
-    hooks = [p.register_post_accumulate_grad_hook(look_and_drop) for p in trainable.values()]
-    try:
-        with data.code.running("backward()"):
-            loss.backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with data.code.running("backward()"), ExitStack() as hooks:
+        for parameter in trainable.values():
+            hooks.enter_context(parameter.register_post_accumulate_grad_hook(look_and_drop))
+        loss.backward()
     if not finite:
         raise PreflightError(
             "no parameter of the model gets a gradient from the loss",

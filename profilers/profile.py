@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -23,9 +25,9 @@ from .gradients.measure_layers import (
 )
 from .history.calibration import calibration, widened
 from .memory.simulation import fake_model
-from .method_table import BASELINE, MethodTable
+from .method_table import MethodTable
 from .preflight import Check, preflight
-from .record.profile import Calibration, Decomposition, Layer, MethodCost, Profile, Settings, Spent
+from .record.profile import Decomposition, Layer, Profile, Settings, Spent
 from .subspaces.follow import SubspaceRun
 from .subspaces.short_run import ShortRun
 from .target.batches import tokens_in
@@ -33,12 +35,10 @@ from .target.loaded import LoadedTarget
 from .target.random_state import RandomStream
 from .target.session import Session
 from .target.trained_parameters import refuse_sparse_gradients, trained_roles
-from .timing.data_and_clip import DataAndClipTime, time_data_and_clip
+from .timing.data_and_clip import time_data_and_clip
 from .timing.decompositions import time_shape
 from .timing.step import time_forward_backward
 from .timing.stopwatch import Stopwatch
-
-__all__ = ["BASELINE", "OnProgress", "Progress", "run_profile"]
 
 # Batches that a plain forward and backward pass is timed on.
 _TIMED_BATCHES = 5
@@ -50,7 +50,7 @@ def run_profile(
     *,
     methods: Sequence[str] | None = None,
     progress: OnProgress = lambda _: None,
-    on_preflight: Callable[[Sequence[Check]], None] = lambda _: None,
+    on_preflight: Callable[[list[Check]], None] = lambda _: None,
 ) -> Profile:
     """Measure a model and what every method would cost on it.
 
@@ -91,12 +91,11 @@ class _Run:
         self._subspaces = SubspaceRun({}, {}, [])
         self._gradients: dict[str, LayerMeasures] = {}
         self._decompositions: list[Decomposition] = []
-        self._forward_backward_ms: float | None = None
-        self._data_and_clip: DataAndClipTime | None = None
+        self._times_ms: dict[str, Any] = {}
         self._missing: list[str] = []
         self._interrupted = False
 
-    def prepare(self, on_preflight: Callable[[Sequence[Check]], None]) -> None:
+    def prepare(self, on_preflight: Callable[[list[Check]], None]) -> None:
         """Build the model, check it, and fill in what shapes alone say."""
         self._report(Progress("loading", 0, 1))
         session = self._session
@@ -132,7 +131,7 @@ class _Run:
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
         # After the check's real pass: a table that the user's code caches is then cached with real values.
-        yield "memory", self._find_memory
+        yield "memory", partial(self._table.find_memory, self._model, self._first_batch)
         if self._settings.simulate:
             return
         if self._settings.warmup_steps or self._settings.steps:
@@ -141,9 +140,6 @@ class _Run:
         if self._effort.refreshes:
             yield "optimizer steps", self._time_steps
             yield "decompositions", self._time_decompositions
-
-    def _find_memory(self) -> None:
-        self._table.find_memory(self._model, self._first_batch)
 
     def _train(self) -> None:
         run = ShortRun(self._session, self._model, self._batches, self._watch, self._report)
@@ -199,11 +195,12 @@ class _Run:
     def _time_steps(self) -> None:
         timed = self._placed[-_TIMED_BATCHES:]
         with self._watch.span(PASSES):
-            self._forward_backward_ms = time_forward_backward(
+            self._times_ms["forward_backward_ms"] = time_forward_backward(
                 self._session.forward_backward, self._model, timed
             )
         self._watch.passes += len(timed)
-        self._data_and_clip = time_data_and_clip(self._model, self._batches, self._session.place)
+        others = time_data_and_clip(self._model, self._batches, self._session.place)
+        self._times_ms |= vars(others)
         budget_s = self._effort.timing_budget_s(self._watch.seconds[PASSES])
         self._table.time_steps(
             self._model, timed[-1], rounds=self._effort.refreshes, budget_s=budget_s
@@ -248,27 +245,29 @@ class _Run:
         spent = sorted(self._watch.seconds.items(), key=lambda item: -item[1])
         device = torch.device(self._settings.device)
         earlier = calibration(device, self._settings.dtype)
+        peak_ratios = earlier.peak if earlier else None
         return Profile(
             target=self._session.target.record,
             environment=environment(device),
             settings=self._settings,
             layers=[self._layer(item) for item in self._roles],
             memory=self._table.memory,
-            methods=[_widened(row, earlier) for row in self._table.rows(self._methods)],
+            methods=[
+                row.model_copy(update={"peak": widened(row.peak, peak_ratios)})
+                for row in self._table.rows(self._methods)
+            ],
             decompositions=self._decompositions,
-            forward_backward_ms=self._forward_backward_ms,
-            batch_ms=self._data_and_clip.batch_ms if self._data_and_clip else None,
-            clip_ms=self._data_and_clip.clip_ms if self._data_and_clip else None,
             spent=[Spent(on=name, seconds=seconds) for name, seconds in spent],
             passes=self._watch.passes,
             missing=[*self._table.missing, *self._missing],
             interrupted=self._interrupted,
             calibration=earlier,
+            **self._times_ms,
         )
 
     def _layer(self, item: ParameterRole) -> Layer:
         found = self._gradients.get(item.name)
-        held = found.measures if found else None
+        held = vars(found.measures) if found and found.measures else {}
         return Layer(
             name=item.shown_name,
             shape=list(item.shape),
@@ -278,17 +277,6 @@ class _Run:
             reason=item.reason,
             spectrum=found.spectrum if found else None,
             subspace=self._subspaces.lives.get(item.name),
-            noise=held.noise if held else None,
-            diagonality=held.diagonality if held else None,
-            off_diagonal=held.off_diagonal if held else None,
-            agreement=held.agreement if held else None,
-            blocks=held.blocks if held else None,
             activations=found.activations if found else None,
+            **held,
         )
-
-
-def _widened(row: MethodCost, earlier: Calibration | None) -> MethodCost:
-    """Return a row whose peak may lie as far from its estimate as those of earlier runs did."""
-    if row.peak is None or earlier is None:
-        return row
-    return row.model_copy(update={"peak": widened(row.peak, earlier.peak)})

@@ -7,8 +7,8 @@ with a hundred layers has a handful of shape classes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -29,14 +29,22 @@ def shape_classes(optimizer: torch.optim.Optimizer) -> list[list[Tensor]]:
 
 
 @contextmanager
-def only_gradient_of(parameter: Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Take the gradients of all other parameters away for a while, so that a step updates this one alone."""
-    others = [p for group in optimizer.param_groups for p in group["params"] if p is not parameter]
-    gradients = [p.grad for p in others]
-    for other in others:
-        other.grad = None
+def without_gradients(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Take gradients away for a while, and put them back."""
+    taken = [(p, p.grad) for p in parameters]
+    for p, _ in taken:
+        p.grad = None
     try:
         yield
     finally:
-        for other, gradient in zip(others, gradients, strict=True):
-            other.grad = gradient
+        for p, gradient in taken:
+            p.grad = gradient
+
+
+def only_gradient_of(
+    parameter: Tensor, optimizer: torch.optim.Optimizer
+) -> AbstractContextManager[None]:
+    """Take the gradients of all other parameters away for a while, so that a step updates this one alone."""
+    return without_gradients([
+        p for group in optimizer.param_groups for p in group["params"] if p is not parameter
+    ])

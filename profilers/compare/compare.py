@@ -26,10 +26,6 @@ def compare(a: Profile, b: Profile) -> Comparison:
 
     A difference counts as beyond the spread where [min, max] over the batches of one does not touch that of the other.
     With few batches that errs to both sides: a range over K batches is narrower than the quantity's true variation.
-
-    Args:
-        a: The first profile.
-        b: The second.
     """
     matching = match_layers(_measured(a), _measured(b))
     uses_unbiased = a.settings.batches != b.settings.batches
@@ -66,8 +62,7 @@ def _differences(a: Profile, b: Profile) -> Iterator[Difference]:
 
 def _fields(record: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every field by its name, those of nested records and mappings with the outer name before them."""
-    for name in type(record).model_fields:
-        value = getattr(record, name)
+    for name, value in record:
         if name in _NOT_COMPARED:
             continue
         if isinstance(value, Record):
@@ -132,7 +127,7 @@ def _layer_change(pair: Pair, uses_unbiased: bool) -> LayerChange:
         matched_by=pair.by,
         effective_rank=_spread_change(a, b, _effective_rank(a), _effective_rank(b)),
         rank_95=_spread_change(a, b, _rank_95(a), _rank_95(b)),
-        diagonality=_diagonality_changes(a, b, "unbiased" if uses_unbiased else "ratio"),
+        diagonality=dict(_diagonality_changes(a, b, "unbiased" if uses_unbiased else "ratio")),
         period=_known(_period(a), _period(b)),
         signal=_known(_signal(a), _signal(b)),
     )
@@ -163,14 +158,11 @@ def _has_spread(layer: Layer) -> bool:
     )
 
 
-def _diagonality_changes(a: Layer, b: Layer, estimate: str) -> dict[str, Change]:
-    found = {}
+def _diagonality_changes(a: Layer, b: Layer, estimate: str) -> Iterator[tuple[str, Change]]:
     for basis in _BASES:
-        pair = [_judged(layer, basis, estimate) for layer in (a, b)]
-        change = _known(*pair)
+        change = _known(_judged(a, basis, estimate), _judged(b, basis, estimate))
         if change is not None:
-            found[basis] = change
-    return found
+            yield basis, change
 
 
 def _judged(layer: Layer, basis: str, estimate: str) -> float | None:

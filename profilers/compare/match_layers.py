@@ -33,10 +33,6 @@ def match_layers(a: Sequence[Layer], b: Sequence[Layer]) -> MatchedLayers:
 
     Layers of one name may differ in shape, as in two sizes of one architecture. Matching by shape supposes that both
     models define their layers in the same order.
-
-    Args:
-        a: Layers of the first profile.
-        b: Layers of the second.
     """
     named = {layer.name: layer for layer in b}
     names = {layer.name for layer in a} & set(named)

@@ -121,14 +121,9 @@ def method_cost(
     tokens: int | None = None,
     as_published: bool = False,
 ) -> MethodCost:
-    """Return one row of the method table.
+    """Return one row of the method table, see `method_costs`, with the method's defaults but for these options.
 
-    Args:
-        weights: The model's parameters.
-        method: The method's record.
-        options: Options that differ from the method's defaults.
-        tokens: B, the tokens of one optimizer step; without it there is no relative overhead.
-        as_published: Count state as the papers do, see `state_bytes`.
+    Without `tokens` there is no relative overhead.
     """
     options = options or {}
     trained = [weight for weight in weights if weight.role != "frozen"]

@@ -6,51 +6,44 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ..record.profile import MethodCost, Peak, Profile
-from .table import FLAG, INTEGER, REAL, TEXT, ExportTable
+from ..record.profile import Profile
+from .table import FLAG, INTEGER, REAL, TEXT, ExportTable, fields_of
 
 _Row = tuple[Any, ...]
-_PHASES = ("forward", "backward", "step", "refresh")
+_MEMORY = {
+    "parameter_bytes": INTEGER, "gradient_bytes": INTEGER, "activation_bytes": INTEGER, "temporary_bytes": INTEGER,
+    "optimizer_state_bytes": INTEGER, "peak_bytes": INTEGER, "source": TEXT,
+}  # fmt: skip
 
 
 def _run(profile: Profile) -> Iterator[_Row]:
-    target, environment, settings = profile.target, profile.environment, profile.settings
-    gpu = environment.gpu
+    settings = profile.settings
     yield (
-        target.spec, json.dumps(target.kwargs), target.picked, target.sha256, target.synthetic_data,
-        environment.subopt, environment.torch, environment.python, environment.platform, environment.device,
-        environment.threads, gpu.name if gpu else None, gpu.total_bytes if gpu else None,
-        settings.batch_size, settings.batches, settings.tokens_per_batch, settings.steps, settings.warmup_steps,
-        float(settings.rank), isinstance(settings.rank, float), settings.dtype, settings.detail, settings.simulate,
-        settings.seed, profile.forward_backward_ms, profile.batch_ms, profile.clip_ms, profile.passes,
-        profile.interrupted,
+        profile.target.spec, json.dumps(profile.target.kwargs),
+        *fields_of(profile.target, "picked", "sha256", "synthetic_data"),
+        *fields_of(profile.environment, "subopt", "torch", "python", "platform", "device", "threads"),
+        *fields_of(profile.environment.gpu, "name", "total_bytes"),
+        *fields_of(settings, "batch_size", "batches", "tokens_per_batch", "steps", "warmup_steps"),
+        float(settings.rank), isinstance(settings.rank, float),
+        *fields_of(settings, "dtype", "detail", "simulate", "seed"),
+        *fields_of(profile, "forward_backward_ms", "batch_ms", "clip_ms", "passes", "interrupted"),
     )  # fmt: skip
 
 
 def _methods(profile: Profile) -> Iterator[_Row]:
     for cost in profile.methods:
         yield (
-            cost.method, json.dumps(cost.options), cost.state_bytes, cost.transient_bytes, cost.weight_bytes_saved,
-            *_peak(cost.peak), cost.step_flops, cost.bound_flops, cost.relative_flops, cost.bound_relative,
-            *_times(cost),
+            cost.method, json.dumps(cost.options),
+            *fields_of(cost, "state_bytes", "transient_bytes", "weight_bytes_saved"),
+            *fields_of(cost.peak, "bytes", "low_bytes", "high_bytes", "phase", "source"),
+            *fields_of(cost, "step_flops", "bound_flops", "relative_flops", "bound_relative"),
+            *fields_of(cost, "step_ms", "overhead_ms", "ordinary_ms", "refresh_ms", "staggered_ms", "step_ms_source"),
         )  # fmt: skip
-
-
-def _peak(peak: Peak | None) -> _Row:
-    if peak is None:
-        return (None,) * 5
-    return peak.bytes, peak.low_bytes, peak.high_bytes, peak.phase, peak.source
-
-
-def _times(cost: MethodCost) -> _Row:
-    times = (cost.step_ms, cost.overhead_ms, cost.ordinary_ms, cost.refresh_ms, cost.staggered_ms)
-    return *times, cost.step_ms_source
 
 
 def _phases(profile: Profile) -> Iterator[_Row]:
     for cost in profile.methods:
-        for phase in _PHASES:
-            size = getattr(cost.peak.by_phase, phase) if cost.peak else None
+        for phase, size in cost.peak.by_phase if cost.peak else ():
             if size is not None:
                 yield cost.method, phase, size
 
@@ -62,37 +55,12 @@ def _categories(profile: Profile) -> Iterator[_Row]:
                 yield cost.method, phase, category, size
 
 
-def _memory(profile: Profile) -> Iterator[_Row]:
-    memory = profile.memory
-    sizes = (
-        memory.parameter_bytes, memory.gradient_bytes, memory.activation_bytes, memory.temporary_bytes,
-        memory.optimizer_state_bytes, memory.peak_bytes,
-    )  # fmt: skip
-    yield *sizes, memory.source
-
-
-def _contents(profile: Profile) -> Iterator[_Row]:
-    yield from ((item.name, item.category, item.bytes) for item in profile.memory.contents)
-
-
-def _savings(profile: Profile) -> Iterator[_Row]:
-    yield from ((item.change, item.bytes) for item in profile.memory.savings)
-
-
 def _decompositions(profile: Profile) -> Iterator[_Row]:
     for item in profile.decompositions:
         yield (
-            "x".join(map(str, item.shape)), item.rank, item.kernel, item.driver, item.period, item.used_by,
-            item.median_ms, item.iqr_ms, item.times_online_pca, item.ms_per_training_step, item.device,
+            "x".join(map(str, item.shape)), *fields_of(item, "rank", "kernel", "driver", "period", "used_by"),
+            *fields_of(item, "median_ms", "iqr_ms", "times_online_pca", "ms_per_training_step", "device"),
         )  # fmt: skip
-
-
-def _spent(profile: Profile) -> Iterator[_Row]:
-    yield from ((item.on, item.seconds) for item in profile.spent)
-
-
-def _missing(profile: Profile) -> Iterator[_Row]:
-    yield from ((text,) for text in profile.missing)
 
 
 COST_TABLES = (
@@ -123,23 +91,20 @@ COST_TABLES = (
     ExportTable(
         "memory",
         "plain AdamW's memory, in one row",
-        {
-            "parameter_bytes": INTEGER, "gradient_bytes": INTEGER, "activation_bytes": INTEGER,
-            "temporary_bytes": INTEGER, "optimizer_state_bytes": INTEGER, "peak_bytes": INTEGER, "source": TEXT,
-        },
-        _memory,
+        _MEMORY,
+        lambda profile: [fields_of(profile.memory, *_MEMORY)],
     ),
     ExportTable(
         "memory_contents",
         "something large that is alive at that peak",
         {"name": TEXT, "category": TEXT, "bytes": INTEGER},
-        _contents,
+        lambda profile: (fields_of(item, "name", "category", "bytes") for item in profile.memory.contents),
     ),
     ExportTable(
         "memory_savings",
         "a change that frees memory at that peak, beside the optimizer",
         {"change": TEXT, "freed_bytes": INTEGER},
-        _savings,
+        lambda profile: (fields_of(item, "change", "bytes") for item in profile.memory.savings),
     ),
     ExportTable(
         "decompositions",
@@ -150,8 +115,15 @@ COST_TABLES = (
         },
         _decompositions,
     ),
-    ExportTable("spent", "the profile's own time, by quantity", {"on": TEXT, "seconds": REAL}, _spent),
-    ExportTable("missing", "what is missing, and why", {"what": TEXT}, _missing),
+    ExportTable(
+        "spent",
+        "the profile's own time, by quantity",
+        {"on": TEXT, "seconds": REAL},
+        lambda profile: (fields_of(item, "on", "seconds") for item in profile.spent),
+    ),
+    ExportTable(
+        "missing", "what is missing, and why", {"what": TEXT}, lambda profile: ((text,) for text in profile.missing)
+    ),
     ExportTable(
         "run",
         "what was profiled, where and how, in one row",

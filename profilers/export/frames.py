@@ -30,11 +30,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def to_frames(profile: Profile, names: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
-    """Return tables of a profile as data frames, by name.
-
-    Args:
-        profile: The profile.
-        names: Tables of `TABLES`; None means all.
+    """Return tables of a profile as data frames, by name: all of `TABLES`, or those named.
 
     Raises:
         UsageError: There is no such table.
@@ -64,8 +60,11 @@ def save_frames(
     Raises:
         UsageError: pyarrow, which writes Parquet, is not installed.
     """
-    if file_format == "parquet":
-        _require_pyarrow()
+    if file_format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UsageError(
+            "Parquet files need pyarrow, which is not installed",
+            "pip install 'subopt[export]', or write --format csv",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, frame in frames.items():
@@ -92,11 +91,3 @@ def harmless(frame: pd.DataFrame) -> pd.DataFrame:
         # A carriage return ends a row for many readers, and Python's writer does not quote it.
         guarded[name] = guarded[name].str.replace("\r", " ", regex=False)
     return guarded
-
-
-def _require_pyarrow() -> None:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UsageError(
-            "Parquet files need pyarrow, which is not installed",
-            "pip install 'subopt[export]', or write --format csv",
-        )

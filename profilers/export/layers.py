@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
 from subopt.optimizers import matrix_shape
 
-from ..record.profile import Activations, Blocks, Diagonality, Profile, Ratio, Spread, SubspaceLife
-from .table import FLAG, INTEGER, REAL, TEXT, ExportTable
+from ..record.profile import Profile, SubspaceLife
+from .table import FLAG, INTEGER, REAL, TEXT, ExportTable, fields_of
 
 _Row = tuple[Any, ...]
 _SPREAD = ("mean", "min", "max")
@@ -18,64 +18,29 @@ _BASES = ("raw", "one_sided", "two_sided", "covariance", "low_rank")
 
 def _layers(profile: Profile) -> Iterator[_Row]:
     for layer in profile.layers:
-        m, n = matrix_shape(layer.shape)
-        spectrum, noise, agreement = layer.spectrum, layer.noise, layer.agreement
+        spectrum = layer.spectrum
         yield (
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            m,
-            n,
-            prod(layer.shape),
-            layer.module_type,
-            layer.layer_type,
-            layer.role,
-            layer.reason,
-            *_spread(spectrum.stable_rank if spectrum else None),
-            *_spread(spectrum.effective_rank if spectrum else None),
-            spectrum.sketched_rank if spectrum else None,
-            noise.signal_share if noise else None,
-            noise.batches_needed if noise else None,
-            agreement.share_outside if agreement else None,
-            agreement.eps if agreement else None,
-            *_block_shares(layer.blocks),
-            *_inputs(layer.activations),
-        )
+            layer.name, "x".join(map(str, layer.shape)), *matrix_shape(layer.shape), prod(layer.shape),
+            *fields_of(layer, "module_type", "layer_type", "role", "reason"),
+            *fields_of(spectrum and spectrum.stable_rank, *_SPREAD),
+            *fields_of(spectrum and spectrum.effective_rank, *_SPREAD),
+            *fields_of(spectrum, "sketched_rank"),
+            *fields_of(layer.noise, "signal_share", "batches_needed"),
+            *fields_of(layer.agreement, "share_outside", "eps"),
+            *fields_of(layer.blocks, "by_output", "by_output_noise", "by_input", "by_input_noise"),
+            *fields_of(layer.activations, "width", "positions", "stable_rank", "effective_rank"),
+        )  # fmt: skip
 
 
-def _spread(spread: Spread | None) -> _Row:
-    return (spread.mean, spread.min, spread.max) if spread else (None, None, None)
-
-
-def _block_shares(blocks: Blocks | None) -> _Row:
-    if blocks is None:
-        return (None,) * 4
-    return blocks.by_output, blocks.by_output_noise, blocks.by_input, blocks.by_input_noise
-
-
-def _inputs(inputs: Activations | None) -> _Row:
-    if inputs is None:
-        return (None,) * 4
-    return inputs.width, inputs.positions, inputs.stable_rank, inputs.effective_rank
-
-
-def _energy_at_rank(profile: Profile) -> Iterator[_Row]:
+def _spectra(profile: Profile, field: str, number: Callable[[str], float]) -> Iterator[_Row]:
+    """Yield the rows of a mapping that spectra of gradients and of inputs have, its keys read by `number`."""
     for layer in profile.layers:
         if layer.spectrum:
-            for rank, kept in layer.spectrum.energy_at_rank.items():
-                yield layer.name, "gradient", int(rank), *_spread(kept)
+            for key, spread in getattr(layer.spectrum, field).items():
+                yield layer.name, "gradient", number(key), *fields_of(spread, *_SPREAD)
         if layer.activations:
-            for rank, share in layer.activations.energy_at_rank.items():
-                yield layer.name, "inputs", int(rank), share, None, None
-
-
-def _rank_at_energy(profile: Profile) -> Iterator[_Row]:
-    for layer in profile.layers:
-        if layer.spectrum:
-            for energy, needed in layer.spectrum.rank_at_energy.items():
-                yield layer.name, "gradient", float(energy), *_spread(needed)
-        if layer.activations:
-            for energy, rank in layer.activations.rank_at_energy.items():
-                yield layer.name, "inputs", float(energy), rank, None, None
+            for key, value in getattr(layer.activations, field).items():
+                yield layer.name, "inputs", number(key), value, None, None
 
 
 def _lives(profile: Profile) -> Iterator[tuple[str, str, SubspaceLife]]:
@@ -86,8 +51,7 @@ def _lives(profile: Profile) -> Iterator[tuple[str, str, SubspaceLife]]:
 
 def _subspaces(profile: Profile) -> Iterator[_Row]:
     for name, source, life in _lives(profile):
-        scalars = (life.rank, life.own, life.chance, life.fits, life.period, life.is_noise)
-        yield name, source, *scalars
+        yield name, source, *fields_of(life, "rank", "own", "chance", "fits", "period", "is_noise")
 
 
 def _subspace_curves(profile: Profile) -> Iterator[_Row]:
@@ -110,26 +74,13 @@ def _diagonality(profile: Profile) -> Iterator[_Row]:
         found = layer.diagonality
         if found is None:
             continue
-        for basis in _BASES:
-            value: Ratio | None = getattr(found, basis)
-            if value is not None:
-                yield layer.name, basis, None, *_ratio(value), *_white_noise(found, basis)
-        for age, value in found.stale.items():
-            yield (
-                layer.name,
-                "stale",
-                int(age),
-                *_ratio(value),
-                *_white_noise(found, f"stale_{age}"),
-            )
-
-
-def _ratio(value: Ratio) -> _Row:
-    return value.ratio, value.unbiased, value.in_sample
-
-
-def _white_noise(found: Diagonality, basis: str) -> _Row:
-    return found.white_noise.get(basis), found.white_noise.get(f"{basis}_effective")
+        bases = [(basis, None, basis, getattr(found, basis)) for basis in _BASES]
+        stale = [("stale", int(age), f"stale_{age}", ratio) for age, ratio in found.stale.items()]
+        for basis, age, key, ratio in (*bases, *stale):
+            if ratio is not None:
+                shares = fields_of(ratio, "ratio", "unbiased", "in_sample")
+                white = found.white_noise.get(key), found.white_noise.get(f"{key}_effective")
+                yield layer.name, basis, age, *shares, *white
 
 
 def _off_diagonal(profile: Profile) -> Iterator[_Row]:
@@ -181,13 +132,13 @@ LAYER_TABLES = (
         "energy_at_rank",
         "energy that the leading directions of a layer's gradient, or of its inputs, hold",
         {"layer": TEXT, "of": TEXT, "rank": INTEGER, **_spread_columns("energy_share")},
-        _energy_at_rank,
+        lambda profile: _spectra(profile, "energy_at_rank", int),
     ),
     ExportTable(
         "rank_at_energy",
         "leading directions that hold a share of the energy of a layer's gradient, or of its inputs",
         {"layer": TEXT, "of": TEXT, "energy_share": REAL, **_spread_columns("rank")},
-        _rank_at_energy,
+        lambda profile: _spectra(profile, "rank_at_energy", float),
     ),
     ExportTable(
         "subspaces",

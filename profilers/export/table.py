@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 TEXT, INTEGER, REAL, FLAG = "string", "Int64", "Float64", "boolean"
 
 
+def fields_of(record: object | None, *names: str) -> tuple[Any, ...]:
+    """Return a record's values of these fields, None for each where there is no record."""
+    return tuple(None if record is None else getattr(record, name) for name in names)
+
+
 @dataclass(frozen=True)
 class ExportTable:
     """One table.

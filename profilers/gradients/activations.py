@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
 
@@ -131,20 +131,15 @@ def watched_inputs(
     grams = InputGrams(watch)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     name_of = {id(parameters[name]): name for name in reversed(names)}
-    hooks = []
-    for module in model.modules():
-        # Straight from the table: a parametrized weight is computed anew by every look at it.
-        weight = module._parameters.get("weight")
-        name = name_of.get(id(weight))
-        if name is not None and weight is not None and _is_watched(module, weight):
-            hooks.append(
-                module.register_forward_pre_hook(_hook(grams, name, module), with_kwargs=True)
-            )
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            # Straight from the table: a parametrized weight is computed anew by every look at it.
+            weight = module._parameters.get("weight")
+            name = name_of.get(id(weight))
+            if name is not None and weight is not None and _is_watched(module, weight):
+                hook = _hook(grams, name, module)
+                hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield grams
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _hook(grams: InputGrams, name: str, module: nn.Module) -> Any:

@@ -11,65 +11,26 @@ Legend: G m x n with m <= n, P m x m, Q n x n, rank r.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..record.profile import Diagonality, Ratio
-from .rotated import rotations, unit_of, unseen, walk, working_copies
+from .rotated import unseen
 from .spectrum import in_float64
 
 # Fewer gradients leave the unbiased estimate with too few pairs to mean anything.
 LEAST_FOR_UNBIASED = 4
-# Elements of each gradient that are in float64 at once while inner products are summed.
-_SLICE = 2**18
 
 
-def measure_diagonality(
-    gradients: Sequence[Tensor],
-    rank: int,
-    device: torch.device | None = None,
-    *,
-    two_sided: bool = True,
-    stale: Mapping[int, Tensor] | None = None,
-) -> Diagonality:
-    """Diagonality of C in every basis of `coordinates.rotations`, and in the truncated one.
+class DiagonalityMeter:
+    """Takes in K gradients block by block, in one basis after the other of `rotated.rotations`, and the truncated one.
 
     P and Q of the one- and two-sided bases are the first gradient's singular vectors, judged on the gradients after the
     first; the covariance's are fitted on the first half and judged on the others. With a single gradient these numbers
     are of that one and marked `in_sample`. Raw coordinates and stale bases are fitted to none of the gradients: all K
     count. low-rank: P[:, :r]^T G, divided by the norm of its own r n wide C.
-
-    Args:
-        gradients: K >= 1 finite, nonzero matrices of one shape, in either orientation, on any device.
-        rank: r, at least 1.
-        device: Where to compute; the CPU by default.
-        two_sided: Whether to measure the bases that are n wide: two-sided and covariance.
-        stale: One-sided bases P, m x m, fitted earlier, by how many training steps earlier.
-
-    Returns:
-        A ratio per basis (None for those not asked for), and `white_noise` with two numbers per basis: `<basis>` and,
-        from two gradients on, `<basis>_effective` (see `white_noise_ratio`); a stale one is called `stale_<lag>` there.
-
-    Memory: beyond the gradients themselves, their copies on `device` in float32 where they are not that already, one
-    P and Q (m^2 + n^2, in float64 while they are fitted), and blocks of 2^18 numbers (see `coordinates.walk`).
-    """
-    working = working_copies(gradients, device)
-    products = inner_products(working)
-    unit = unit_of(products, working[0].numel())
-    meter = DiagonalityMeter(working, rank, products / unit**2)
-
-    def visit(basis: str, start: int, block: Tensor) -> None:
-        meter.add(basis, start, block, block.square())
-
-    for fitted in rotations(working, two_sided=two_sided, stale=stale or {}):
-        walk(working, fitted(), unit, visit)
-    return meter.result()
-
-
-class DiagonalityMeter:
-    """Takes in K gradients block by block, in one basis after the other.
 
     Args:
         gradients: The K gradients, m x n with m <= n; only their number and shape are used.
@@ -119,19 +80,6 @@ class DiagonalityMeter:
         if basis == "covariance":
             return unseen(self._count), self._count == 1
         return slice(0, self._count), False
-
-
-def inner_products(matrices: Sequence[Tensor]) -> Tensor:
-    """All <G_k, G_l> of K matrices of one shape, as a K x K float64 matrix.
-
-    Memory: a slice of the matrices at a time is copied to float64, never all of them.
-    """
-    vectors = [matrix.reshape(-1) for matrix in matrices]
-    total = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
-    for start in range(0, vectors[0].numel(), _SLICE):
-        block = in_float64(torch.stack([vector[start : start + _SLICE] for vector in vectors]))
-        total += (block @ block.T).cpu()
-    return total
 
 
 def diagonal_ratio(squares: Tensor, products: Tensor, *, in_sample: bool = False) -> Ratio:

@@ -107,6 +107,8 @@ def measure_layers(
     groups = [list(ranks)] if detail == "quick" else layer_groups(sizes, spare_bytes)
     total = len(groups) * len(batches)
     decomposed = set() if detail == "quick" else affordable_bases(measured, two_sided_limit_s)
+    stride = min(_QUICK_STRIDE, len(batches)) if detail == "quick" else 1
+    watched = {"quick": 0, "standard": 1, "full": len(batches)}[detail]
 
     def counted(before: int) -> Iterator[Any]:
         for done, batch in enumerate(batches, start=before):
@@ -117,20 +119,18 @@ def measure_layers(
 
     for index, names in enumerate(groups):
         release_memory()
-        group = _Group(model, loss_of, names, watch)
-        if detail == "quick":
-            group.run(counted(0), stride=min(_QUICK_STRIDE, len(batches)))
-        else:
-            for name in names:
-                group.hold(
-                    name,
-                    ranks[name],
-                    two_sided=name in decomposed,
-                    stale=stale.get(name),
-                    inputs_first=name in inputs_first,
-                )
-            watched = len(batches) if detail == "full" else 1
-            group.run(counted(index * len(batches)), watched=watched)
+        held = {
+            name: AccumulatedGradients(
+                ranks[name],
+                two_sided=name in decomposed,
+                stale=stale.get(name),
+                inputs_first=name in inputs_first,
+                watch=watch,
+            )
+            for name in (names if detail != "quick" else ())
+        }
+        group = _Group(model, loss_of, names, held, watch)
+        group.run(counted(index * len(batches)), stride, watched)
         yield from group.results()
 
 
@@ -162,25 +162,22 @@ def layer_groups(held_bytes: Mapping[str, int], group_bytes: int) -> list[list[s
 
 
 class _Group:
-    """Layers measured together in one pass over the batches."""
+    """Layers measured together in one pass over the batches; `held` keeps gradients of theirs until its end."""
 
     def __init__(
         self,
         model: nn.Module,
         loss_of: Callable[[nn.Module, Any], Tensor],
         names: Sequence[str],
+        held: Mapping[str, AccumulatedGradients],
         watch: Stopwatch,
     ) -> None:
-        self._model, self._loss_of, self._names, self._watch = model, loss_of, names, watch
+        self._model, self._loss_of, self._names = model, loss_of, names
+        self._held, self._watch = held, watch
         self._spectra = {name: SpectrumAccumulator() for name in names}
-        self._held: dict[str, AccumulatedGradients] = {}
         self._inputs: dict[str, Activations] = {}
 
-    def hold(self, name: str, rank: int, **how: Any) -> None:
-        """Have this layer's gradients kept until the pass is over, and all measured of them that a spectrum is not."""
-        self._held[name] = AccumulatedGradients(rank, watch=self._watch, **how)
-
-    def run(self, batches: Iterable[Any], *, stride: int = 1, watched: int = 0) -> None:
+    def run(self, batches: Iterable[Any], stride: int, watched: int) -> None:
         """Make the pass.
 
         Args:

@@ -9,6 +9,7 @@ pairs of batches, and counted in batches of the size that was used).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -78,7 +79,4 @@ def _energy(matrix: Tensor) -> float:
 
 
 def _mean(gradients: Sequence[Tensor]) -> Tensor:
-    total = gradients[0].clone()
-    for G in gradients[1:]:
-        total += G
-    return total / len(gradients)
+    return reduce(torch.add, gradients) / len(gradients)

@@ -29,12 +29,7 @@ from .update_agreement import AgreementMeter
 class AccumulatedMeasures:
     """What K gradients of one layer show together.
 
-    Attributes:
-        diagonality: See `diagonality.measure_diagonality`.
-        off_diagonal: None for a weight of one number.
-        agreement: None for a single gradient.
-        blocks: See `blocks.measure_blocks`.
-        noise: None for a single gradient.
+    `off_diagonal` is None for a weight of one number, `agreement` and `noise` for a single gradient.
     """
 
     diagonality: Diagonality

@@ -199,10 +199,8 @@ def reported_ranks(m: int) -> list[int]:
 class SpectrumAccumulator:
     """Collects the spectra of one layer's gradients, a few numbers per batch.
 
-    A gradient that is zero or not finite has no spectrum and is left out.
-
-    Args:
-        sketch_from: Narrower side from which a gradient's spectrum is sketched (see `sketched_energies`).
+    A gradient that is zero or not finite has no spectrum and is left out. One whose narrower side is `sketch_from` or
+    more is sketched (see `sketched_energies`).
     """
 
     def __init__(self, sketch_from: int = SKETCH_FROM) -> None:

@@ -8,12 +8,13 @@ set. A layer's weight and bias get theirs together; that of a parameter used sev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..shape_classes import without_gradients
 from ..target.random_state import cpu_state, set_cpu_state
 
 
@@ -50,16 +51,13 @@ def stream_gradients(
         if name is not None and gradient is not None:
             on_gradient(name, gradient.detach().flatten(1), k)
 
-    with left_as_found(model):
+    with left_as_found(model), ExitStack() as hooks:
         # The unmeasured parameters are hooked too: their gradients would pile up otherwise.
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        hooks = [p.register_post_accumulate_grad_hook(hand_over) for p in trained]
-        try:
-            for k, batch in enumerate(batches):  # noqa: B007 (hand_over reads k)
-                loss_of(model, batch).backward()
-        finally:
-            for hook in hooks:
-                hook.remove()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                hooks.enter_context(parameter.register_post_accumulate_grad_hook(hand_over))
+        for k, batch in enumerate(batches):  # noqa: B007 (hand_over reads k)
+            loss_of(model, batch).backward()
 
 
 @contextmanager
@@ -73,13 +71,10 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     tables = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     outside = cpu_state()
     try:
-        with torch.random.fork_rng(devices=sorted(gpus)):
-            for parameter, _ in gradients:
-                parameter.grad = None
+        with torch.random.fork_rng(devices=sorted(gpus)), without_gradients(model.parameters()):
             if not model.training:
                 model.train()
             yield
@@ -93,5 +88,3 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
-        for parameter, gradient in gradients:
-            parameter.grad = gradient

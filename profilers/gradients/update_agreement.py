@@ -28,14 +28,6 @@ def fit_count(count: int) -> int:
     return count - max(1, count // 4)
 
 
-@dataclass
-class _Sums:
-    """Inner products of the H diagonal steps d_h, with all K gradients (H x K) and with themselves (H)."""
-
-    with_gradients: Tensor
-    squares: Tensor
-
-
 class AgreementMeter:
     """Takes in K gradients block by block, in one basis after the other.
 
@@ -52,27 +44,26 @@ class AgreementMeter:
         self._fitted = fit_count(len(products))
         self._eps = float(products.diag()[: self._fitted].mean()) / coordinates
         self._unit = unit
-        self._sums: dict[str, _Sums] = {}
+        # By basis: inner products of the H diagonal steps d_h with all K gradients (H x K), and with themselves (H).
+        self._inner: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
 
     def add(self, basis: str, block: Tensor, squares: Tensor) -> None:
         """Add some coordinates of all K gradients (K x s) and their squares."""
         diagonal = squares[: self._fitted].mean(0)
         steps = block[self._fitted :] * (diagonal + self._eps).rsqrt()
-        with_gradients = (steps @ block.mT).cpu().double()
-        squares = steps.square().sum(1).cpu().double()
-        sums = self._sums.setdefault(
-            basis, _Sums(torch.zeros_like(with_gradients), torch.zeros_like(squares))
-        )
-        sums.with_gradients += with_gradients
-        sums.squares += squares
+        inner = (steps @ block.mT).cpu().double()
+        own = steps.square().sum(1).cpu().double()
+        self._inner[basis] = self._inner.get(basis, 0) + inner
+        self._squares[basis] = self._squares.get(basis, 0) + own
 
     def result(self) -> Agreement:
         """Return the mean cosines of every basis seen."""
         full = full_steps(self._products, self._fitted, self._eps)
         cosine, in_span = {}, {}
-        for basis, sums in self._sums.items():
-            cosine[basis] = float(_cosines(sums, full, self._fitted).mean())
-            within = _cosines_in_span(sums, full, self._fitted)
+        for basis, inner in self._inner.items():
+            cosine[basis] = float(_cosines(inner, self._squares[basis], full).mean())
+            within = _cosines_in_span(inner, full)
             if len(within) > 0:
                 in_span[basis] = float(within.mean())
         return Agreement(
@@ -141,16 +132,17 @@ def full_steps(products: Tensor, fitted: int, eps: float) -> FullSteps:
     )
 
 
-def _cosines(sums: _Sums, full: FullSteps, fitted: int) -> Tensor:
+def _cosines(inner: Tensor, squares: Tensor, full: FullSteps) -> Tensor:
     """<d_h, full_h> / (|d_h| |full_h|) for every held-out gradient."""
-    own = sums.with_gradients[:, fitted:].diagonal()
-    spanned = (full.coefficients * sums.with_gradients[:, :fitted]).sum(1)
-    return (full.own * own + spanned) / (sums.squares * full.squares).sqrt()
+    fitted = len(full.span)
+    own = inner[:, fitted:].diagonal()
+    spanned = (full.coefficients * inner[:, :fitted]).sum(1)
+    return (full.own * own + spanned) / (squares * full.squares).sqrt()
 
 
-def _cosines_in_span(sums: _Sums, full: FullSteps, fitted: int) -> Tensor:
+def _cosines_in_span(inner: Tensor, full: FullSteps) -> Tensor:
     """The same between U^T d_h and U^T full_h, for those held-out gradients that have a part in the span."""
-    steps = sums.with_gradients[:, :fitted] @ full.span
+    steps = inner[:, : len(full.span)] @ full.span
     norms = torch.linalg.vector_norm(steps, dim=1) * torch.linalg.vector_norm(full.in_span, dim=1)
     cosines: Tensor = (steps * full.in_span).sum(1) / norms
     return cosines[norms > 0]

@@ -43,18 +43,15 @@ def history_summary() -> HistorySummary:
         file=None if path is None else str(path),
         runs=len(runs),
         accuracy=[
-            _accuracy(device, precision, kept) for (device, precision), kept in groups.items()
+            Accuracy(
+                device=device,
+                precision=precision,
+                runs=len(kept),
+                state=state_ratios(kept),
+                peak=peak_ratios(kept, "allocator"),
+                process_peak=peak_ratios(kept, "process"),
+                step_ms=step_ratios(kept),
+            )
+            for (device, precision), kept in groups.items()
         ],
-    )
-
-
-def _accuracy(device: str, precision: str, runs: list[PastRun]) -> Accuracy:
-    return Accuracy(
-        device=device,
-        precision=precision,
-        runs=len(runs),
-        state=state_ratios(runs),
-        peak=peak_ratios(runs, "allocator"),
-        process_peak=peak_ratios(runs, "process"),
-        step_ms=step_ratios(runs),
     )

@@ -64,9 +64,9 @@ def ratios_of(values: Iterable[float]) -> Ratios | None:
     )
 
 
-def widened(peak: Peak, ratios: Ratios | None) -> Peak:
+def widened(peak: Peak | None, ratios: Ratios | None) -> Peak | None:
     """Return a peak whose interval holds what earlier runs took of their predictions; the estimate stays."""
-    if ratios is None or peak.source == "formula":
+    if peak is None or ratios is None or peak.source == "formula":
         return peak
     low = math.floor(peak.bytes * min(1.0, ratios.least))
     high = min(math.ceil(peak.bytes * max(1.0, ratios.largest)), MOST)

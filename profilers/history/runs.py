@@ -7,22 +7,19 @@ numbers; of the user's files it holds one hash, never a name or a path.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
 import torch
+from filelock import FileLock
 from pydantic import ConfigDict, Field, ValidationError
 
 from ..device import gpu_status
 from ..record.base import Bytes, Count, Record
-
-if sys.platform != "win32":
-    import fcntl
 
 VARIABLE = "SUBOPT_STATE"
 _OFF = "off"
@@ -122,7 +119,7 @@ def record_run(run: PastRun) -> Path | None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     line = run.model_dump_json().encode() + b"\n"
-    with _locked(path.parent):
+    with FileLock(path.parent / f".{_FILE}.lock"):
         with path.open("ab+", buffering=0) as file:
             # a line that a full disk or a kill cut short must not swallow this one
             file.write(line if _ends_a_line(file) else b"\n" + line)
@@ -139,17 +136,11 @@ def past_runs() -> list[PastRun]:
         lines = _last_lines(path)
     except OSError:
         return []
-    found = (_parsed(line) for line in lines)
-    return [run for run in found if run is not None][-MOST_RUNS:]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: who cuts the file back and who adds to it take turns. Windows has no such lock."""
-    with (folder / f".{_FILE}.lock").open("ab") as file:
-        if sys.platform != "win32":
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValidationError):
+            found.append(PastRun.model_validate_json(line))
+    return found[-MOST_RUNS:]
 
 
 def _ends_a_line(file: BinaryIO) -> bool:
@@ -178,13 +169,6 @@ def _last_lines(path: Path) -> list[bytes]:
         lines = file.read(_MOST_BYTES).split(b"\n")
     whole = lines[1:] if start else lines
     return [line for line in whole if 0 < len(line) <= _LONGEST_LINE]
-
-
-def _parsed(line: bytes) -> PastRun | None:
-    try:
-        return PastRun.model_validate_json(line)
-    except ValidationError:
-        return None
 
 
 def _cpu_name() -> str:

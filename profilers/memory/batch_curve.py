@@ -169,14 +169,8 @@ def _sorted(found: dict[int, BatchPoint]) -> list[BatchPoint]:
     return [found[size] for size in sorted(found)]
 
 
-def _marks(point: BatchPoint) -> tuple[int, ...]:
-    return (
-        point.forward_bytes,
-        point.backward_bytes,
-        point.without_gradients_bytes,
-        point.update_bytes,
-        point.retained_bytes,
-    )
+def _marks(point: BatchPoint) -> list[int]:
+    return [size for name, size in point if name.endswith("_bytes")]
 
 
 def _wanting(found: dict[int, BatchPoint], weight_bytes: int) -> Iterator[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import NamedTuple
 
@@ -35,18 +34,13 @@ def contents(timeline: Timeline, model: ModelPeaks, step: StepPeaks) -> list[Con
 
     At most 11 entries, which sum to the peak exactly; the smallest are one, "everything else". In a step nothing is
     told apart but the categories. In a pass, activations and temporaries go by the module that made them (see
-    `scopes`), alike modules of a row of blocks together.
-
-    Args:
-        timeline: The model's own passes.
-        model: What they take.
-        step: The method's part.
+    `module_scopes`), alike modules of a row of blocks together.
     """
     phases = training_phases(model, step)
     phase = max(phases, key=lambda name: phases[name].total())
     sizes: Counter[_Entry] = Counter()
     if phase in {"forward", "backward"}:
-        for stored, count in timeline.highest(phase).alive.items():
+        for stored, count in timeline.highest(phase).items():
             sizes[_entry(stored, timeline)] += count * stored.bytes
         sizes[_Entry(_WHOLE["state"], "state")] += step.state_bytes
     else:
@@ -75,11 +69,8 @@ def _entry(stored: Stored, timeline: Timeline) -> _Entry:
     if stored.scope == BATCH:
         return _Entry("the batch", category)
     if timeline.is_logits(stored):
-        of = (
-            "gradients of the logits of"
-            if category == "temporary"
-            else "logits and their softmax, of"
-        )
+        is_gradient = category == "temporary"
+        of = "gradients of the logits of" if is_gradient else "logits and their softmax, of"
         return _Entry(f"{of} {timeline.passes.head}", category)
     if timeline.is_new_gradient(stored):
         return _Entry("gradients being made", category)
@@ -97,5 +88,4 @@ def _place(name: str, timeline: Timeline) -> str:
         below = name[len(timeline.blocks[block]) :].strip(".")
         part = below.partition(".")[0]
         return f"{first}-{last}" + (f".{part}" if part else "")
-    parts = re.split(r"\.", name)[:2]
-    return ".".join(parts) or "the model itself"
+    return ".".join(name.split(".")[:2]) or "the model itself"

@@ -17,12 +17,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from subopt.optimizers import create, stored_bytes
@@ -125,8 +124,7 @@ def ask(command: Sequence[str], folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     if "failed" in content:
         raise MeasurementError(content["failed"])
-    rows: dict[str, Any] = content["rows"]
-    return rows
+    return dict(content["rows"])
 
 
 def measured_peak(measured: MeasuredPeaks) -> Peak:
@@ -174,7 +172,11 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
     batches, closes = session.batches(), needs_closure(method)
 
     def take() -> WatchedStep:
-        loss_of = partial(_loss, session, model, next(batches))
+        batch = next(batches)
+
+        def loss_of() -> Tensor:
+            return session.loss(model, session.place(batch))
+
         return watched_step(model, optimizer, loss_of, meter, needs_closure=closes)
 
     first, *_, ordinary, last = watched_steps(model, take)
@@ -198,10 +200,6 @@ def measure(session: Session, method: str, options: Mapping[str, Any]) -> Measur
         phases=phases,
         reserved_bytes=torch.cuda.max_memory_reserved(session.device),
     )
-
-
-def _loss(session: Session, model: nn.Module, batch: Any) -> Tensor:
-    return session.loss(model, session.place(batch))
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,7 @@ from .simulation import GroupsOf, SimulatedModel, SimulationError
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory of training with one method.
-
-    Attributes:
-        method: Its id.
-        memory: By category.
-        peak: By phase, with its interval.
-        step: The method's part as it was followed; None where it was measured.
-    """
+    """Memory of training with one method; `step` is its part as it was followed, None where it was measured."""
 
     method: str
     memory: Memory
@@ -51,12 +44,7 @@ def simulated_footprints(
 ) -> Iterator[Footprint]:
     """Follow a step of every method under fake tensors, yielding each as it is done.
 
-    Args:
-        simulated: The model after a forward and backward pass.
-        groups_of: The user's own parameter groups.
-        costs: The methods with their options.
-        notes: Gets a line for every method that could not be followed.
-        device: What the device trained on takes beside tensors.
+    `notes` gets a line for every method that could not be followed.
     """
     for cost in costs:
         try:
@@ -77,10 +65,7 @@ def measured_footprints(
 ) -> Iterator[Footprint]:
     """Measure a training step of every method on the GPU, in a child process.
 
-    Args:
-        session: The target and its settings.
-        costs: The methods with their options.
-        notes: Gets a line for everything that could not be measured.
+    `notes` gets a line for everything that could not be measured.
     """
     request = PeakRequest(
         target=session.target.load_arguments(),

@@ -12,13 +12,12 @@ After the last leaf of all, whose output the loss is made of, that is the loss, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.hooks import RemovableHandle
 
 _AFTER = "|"
 
@@ -49,25 +48,17 @@ def module_of(scope: str) -> str:
 
 @contextmanager
 def module_scopes(model: nn.Module, on_scope: Callable[[str], None]) -> Iterator[PassScopes]:
-    """Call `on_scope` whenever another module, or another part of one, begins to make tensors.
-
-    Args:
-        model: The model; it is run forward and backward inside.
-        on_scope: Gets the owner.
-    """
-    hooks = _Hooks(model, on_scope)
-    try:
-        yield hooks.passes
-    finally:
-        for handle in hooks.handles:
-            handle.remove()
+    """Call `on_scope` whenever another module, or another part of one, begins to make tensors, in passes run inside."""
+    with ExitStack() as handles:
+        yield _Hooks(model, on_scope, handles).passes
 
 
 class _Hooks:
-    def __init__(self, model: nn.Module, on_scope: Callable[[str], None]) -> None:
+    def __init__(
+        self, model: nn.Module, on_scope: Callable[[str], None], handles: ExitStack
+    ) -> None:
         self.passes = PassScopes()
-        self.handles: list[RemovableHandle] = []
-        self._on_scope = on_scope
+        self._on_scope, self._handles = on_scope, handles
         self._running: list[tuple[str, bool]] = []
         on_scope(_AFTER)
         for name, module in model.named_modules():
@@ -85,10 +76,8 @@ class _Hooks:
             self._note(name, is_leaf, [x for x in tree_leaves(output) if isinstance(x, Tensor)])
             self._tell()
 
-        self.handles += [
-            module.register_forward_pre_hook(enter),
-            module.register_forward_hook(leave),
-        ]
+        self._handles.enter_context(module.register_forward_pre_hook(enter))
+        self._handles.enter_context(module.register_forward_hook(leave))
 
     def _note(self, name: str, is_leaf: bool, outputs: list[Tensor]) -> None:
         passes = self.passes
@@ -99,7 +88,7 @@ class _Hooks:
         for tensor in outputs:
             if tensor.grad_fn is not None:
                 reached = tensor.grad_fn.register_prehook(lambda _: self._on_scope(scope))
-                self.handles.append(reached)
+                self._handles.enter_context(reached)
 
     def _tell(self) -> None:
         name, is_leaf = self._running[-1] if self._running else ("", False)

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from subopt.optimizers.state.storage_tracker import StorageTracker, Stored
 
 from ..record.profile import BatchPoint
+from ..shape_classes import without_gradients
 from .simulation import (
     SimulatedModel,
     SimulationError,
     filed_gradients,
     followed,
-    without_gradients,
 )
 
 
@@ -58,12 +58,9 @@ def passes_of(batch_size: int, events: Sequence[tuple[int, Stored]], backward_st
 
 
 def stretched(simulated: SimulatedModel, batch_size: int, size: int) -> Any:
-    """Return the model's batch with another number of examples.
+    """Return the model's batch of `batch_size` examples with `size` of them.
 
-    Args:
-        simulated: The model and its batch.
-        batch_size: Examples of that batch; of each tensor the first dimension of this size is changed.
-        size: Examples of the new one.
+    Of each tensor the first dimension of `batch_size` is changed.
 
     Raises:
         SimulationError: No tensor has such a dimension.
@@ -97,30 +94,21 @@ def follow_passes(simulated: SimulatedModel, batch: Any, batch_size: int) -> Pas
     tracker = StorageTracker()
     tracker.events = events
     hooks = filed_gradients(model, tracker)
-    try:
-        with followed(), without_gradients(model), simulated.mode:
-            tracker.file([*model.parameters(), *model.buffers()], "parameter")
-            tracker.file(tree_leaves(batch), "activation")
-            with tracker:
-                tracker.category = "activation"
-                loss = simulated.followed_loss(batch)
-                tracker.category, backward_start = "temporary", len(events)
-                loss.backward()
-            tracker.events = None
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with followed(), hooks, without_gradients(model.parameters()), simulated.mode:
+        tracker.file([*model.parameters(), *model.buffers()], "parameter")
+        tracker.file(tree_leaves(batch), "activation")
+        with tracker:
+            tracker.category = "activation"
+            loss = simulated.followed_loss(batch)
+            tracker.category, backward_start = "temporary", len(events)
+            loss.backward()
+        tracker.events = None
     return passes_of(batch_size, events, backward_start)
 
 
 @dataclass(frozen=True)
 class AffinePasses:
-    """Two passes, storage by storage the same but for their sizes.
-
-    Attributes:
-        small: The passes on the smaller batch.
-        large: Those on the larger one.
-    """
+    """The passes on two batches, storage by storage the same but for their sizes."""
 
     small: Passes
     large: Passes
@@ -142,13 +130,10 @@ class AffinePasses:
 def affine(one: Passes, other: Passes) -> AffinePasses | None:
     """Return what two sizes say of all others, or None where other storages come and go in one than in the other."""
     small, large = sorted((one, other), key=lambda passes: passes.batch_size)
-    if small.backward_start != large.backward_start or _kinds(small) != _kinds(large):
+    events = [[(moment.sign, moment.category) for moment in p.moments] for p in (small, large)]
+    if small.backward_start != large.backward_start or events[0] != events[1]:
         return None
     return AffinePasses(small, large)
-
-
-def _kinds(passes: Passes) -> list[tuple[int, str]]:
-    return [(moment.sign, moment.category) for moment in passes.moments]
 
 
 def batch_point(passes: Passes, *, recomputed: bool) -> BatchPoint:

@@ -83,15 +83,10 @@ def simulated_peak(
 
         low = 0.95 x peak,      high = max over phases (1.10 x phase + hidden) + workspace + segment
 
-    `hidden`: on a refresh the largest temporary of one parameter once more, for what the decomposition routines hold
-    out of sight. Workspace and segment are what libraries and allocator take on the device, nothing on a CPU. The
-    device's context and the allocator's reserve are in neither: a budget is made smaller by them (`plan.budget`).
-
-    Args:
-        model: The model's own part.
-        step: The method's part.
-        transient_bytes: The method's largest temporary of one parameter.
-        device: What the device takes beside tensors.
+    `hidden`: on a refresh `transient_bytes`, the largest temporary of one parameter, once more, for what the
+    decomposition routines hold out of sight. Workspace and segment are what libraries and allocator take on the device,
+    nothing on a CPU. The device's context and the allocator's reserve are in neither: a budget is made smaller by them
+    (`plan.budget`).
     """
     phases = training_phases(model, step)
     totals = {name: at.total() for name, at in phases.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,13 +31,8 @@ def counted_positions(model: nn.Module) -> Iterator[Counter[str]]:
         vectors = inputs[0] if is_transposed else output
         counts[name] += vectors.numel() // parameters[name].shape[0]
 
-    hooks = [
-        module.register_forward_hook(count)
-        for module in model.modules()
-        if isinstance(module, (nn.Linear, _ConvNd))
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, (nn.Linear, _ConvNd)):
+                hooks.enter_context(module.register_forward_hook(count))
         yield counts
-    finally:
-        for hook in hooks:
-            hook.remove()

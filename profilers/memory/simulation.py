@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.hooks import RemovableHandle
 
 from subopt.errors import UserCodeError
 from subopt.optimizers import create, get_method, stored_bytes
@@ -93,9 +92,8 @@ class SimulatedModel:
         tracker.file([*model.parameters(), *model.buffers()], "parameter")
         tracker.scope = BATCH
         tracker.file(tree_leaves(self.batch), "activation")
-        hooks = filed_gradients(model, tracker)
         scopes = module_scopes(model, partial(setattr, tracker, "scope"))
-        with self.mode, tracker, scopes as passes:
+        with filed_gradients(model, tracker), self.mode, tracker, scopes as passes:
             tracker.category = "activation"
             tracker.reset_peak()
             with counted_positions(model) as self.positions:
@@ -110,8 +108,6 @@ class SimulatedModel:
         self.timeline = Timeline(model, events, backward_start, passes, self.batch)
         tracker.events = None
         del loss
-        for hook in hooks:
-            hook.remove()
         self._held = +tracker.live_bytes  # weights, gradients and the batch are alive in every step
         return ModelPeaks(
             parameter_bytes=tracker.live_bytes["parameter"],
@@ -168,17 +164,14 @@ class SimulatedModel:
             optimizer = create(method, model, groups=groups, **settings)
             others = [p for name, p in model.named_parameters() if name in trained]
             optimizer.take_largest_form(others)  # type: ignore[attr-defined]
-            hooks = filed_gradients(model, tracker)
             meter = _Meter(tracker, model)
             for kept in optimizer.state.values():
                 tracker.file(kept.values(), "state")
             tracker.file(tree_leaves(self.batch), "activation")
             loss_of = partial(self._loss_of, model, self.batch)
-            with tracker:
+            with filed_gradients(model, tracker), tracker:
                 row = watched_step(model, optimizer, loss_of, meter, needs_closure=True)
             tracker.file(model.parameters(), "parameter")
-        for hook in hooks:
-            hook.remove()
         state_bytes = sum(
             stored_bytes(value) for kept in optimizer.state.values() for value in kept.values()
         )
@@ -202,19 +195,6 @@ class SimulatedModel:
             kept = tracker.live_bytes.total() - before
         optimizer.state.clear()
         return kept, temporary
-
-
-@contextmanager
-def without_gradients(model: nn.Module) -> Iterator[None]:
-    """Take all gradients from a model, and put them back."""
-    taken = [(p, p.grad) for p in model.parameters() if p.grad is not None]
-    for parameter, _ in taken:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in taken:
-            parameter.grad = gradient
 
 
 def at_its_largest(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,13 +246,18 @@ def followed() -> Iterator[None]:
         raise SimulationError(_first_line(error)) from error
 
 
-def filed_gradients(model: nn.Module, tracker: StorageTracker) -> list[RemovableHandle]:
-    """File each gradient as one as soon as it is whole; return the hooks."""
-    return [
-        parameter.register_post_accumulate_grad_hook(lambda p: tracker.file([p.grad], "gradient"))
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    ]
+@contextmanager
+def filed_gradients(model: nn.Module, tracker: StorageTracker) -> Iterator[None]:
+    """File each gradient as one as soon as it is whole."""
+
+    def file(parameter: Tensor) -> None:
+        tracker.file([parameter.grad], "gradient")
+
+    with ExitStack() as hooks:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                hooks.enter_context(parameter.register_post_accumulate_grad_hook(file))
+        yield
 
 
 def _with_at_least(held: Mapping[str, int], at: Counter[str]) -> Counter[str]:

@@ -48,23 +48,14 @@ class WatchedStep:
 
 
 def watched_steps(model: nn.Module, take: Callable[[], WatchedStep]) -> list[WatchedStep]:
-    """Take `WATCHED_STEPS` steps, or more until replaced layers have stopped growing.
-
-    Args:
-        model: The model.
-        take: Takes one step.
-    """
+    """Take `WATCHED_STEPS` steps, or more until replaced layers have stopped growing."""
     rows: list[WatchedStep] = []
     has_grown = True
     while len(rows) < WATCHED_STEPS or (has_grown and len(rows) < _MOST_STEPS):
-        before = _numbers(model)
+        before = sum(parameter.numel() for parameter in model.parameters())
         rows.append(take())
-        has_grown = _numbers(model) > before
+        has_grown = sum(parameter.numel() for parameter in model.parameters()) > before
     return rows
-
-
-def _numbers(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def watched_step(
@@ -75,15 +66,7 @@ def watched_step(
     *,
     needs_closure: bool,
 ) -> WatchedStep:
-    """Take one training step under a meter.
-
-    Args:
-        model: The model.
-        optimizer: Its optimizer.
-        loss_of: A forward pass on the step's batch.
-        meter: Counts bytes.
-        needs_closure: Whether the optimizer evaluates the loss itself.
-    """
+    """Take one training step under a meter; with `needs_closure` the optimizer evaluates the loss itself."""
     peaks: dict[Phase, Counter[str]] = {}
     first: list[tuple[int, int]] = []
 

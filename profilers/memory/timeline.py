@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,19 +24,6 @@ from .module_scopes import PassScopes, module_of
 BATCH = "(batch)"
 
 Weigh = Callable[[Stored], float]
-
-
-@dataclass(frozen=True)
-class Instant:
-    """What is alive at one moment.
-
-    Attributes:
-        total: Bytes.
-        alive: How many storages there are of each kind.
-    """
-
-    total: int
-    alive: Counter[Stored]
 
 
 class Timeline:
@@ -114,8 +100,8 @@ class Timeline:
             return None
         return self.block_of(module_of(stored.scope))
 
-    def highest(self, phase: Phase) -> Instant:
-        """Return the highest instant of the forward or the backward pass."""
+    def highest(self, phase: Phase) -> Counter[Stored]:
+        """Return what is alive at the highest instant of the forward or the backward pass: how many of each."""
         alive: Counter[Stored] = Counter()
         total = most = 0
         best: Counter[Stored] | None = None
@@ -127,11 +113,12 @@ class Timeline:
                 best, is_higher = +alive, False  # a copy only where the total begins to fall
             alive[stored] += sign
             total += sign * stored.bytes
-            if self._is_in(phase, index) and total > most:
+            is_in = (index >= self.backward_start) == (phase == "backward")
+            if is_in and total > most:
                 most, is_higher = total, True
             if phase == "forward" and index + 1 == self.backward_start:
                 break
-        return Instant(most, +alive if is_higher or best is None else best)
+        return +alive if is_higher or best is None else best
 
     def peak_bytes(self, weigh: Weigh) -> int:
         """Return the highest total of both passes if every storage took `weigh(storage)` times its bytes."""
@@ -143,9 +130,6 @@ class Timeline:
             total += sign * weights[stored]
             most = max(most, total)
         return round(most)
-
-    def _is_in(self, phase: Phase, index: int) -> bool:
-        return (index >= self.backward_start) == (phase == "backward")
 
 
 def _beside_pieces(model: nn.Module, passes: PassScopes) -> int:

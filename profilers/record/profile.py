@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from subopt.errors import FileFormatError
 
-from .base import Bytes, Category, Count, Milliseconds, Phase, Record, Source
+from .base import Bytes, Category, Count, Milliseconds, Phase, Record
 from .cost import (
     BatchPoint,
     Calibration,
@@ -43,12 +43,10 @@ from .layer import (
 from .race import Contestant, CurvePoint, LeftOut, Race, Trial
 
 __all__ = [
-    "SCHEMA_VERSION",
     "Activations",
     "Agreement",
     "BatchPoint",
     "Blocks",
-    "Bytes",
     "Calibration",
     "Category",
     "Content",
@@ -63,7 +61,6 @@ __all__ = [
     "LeftOut",
     "Memory",
     "MethodCost",
-    "Milliseconds",
     "Noise",
     "OffDiagonal",
     "Peak",
@@ -75,7 +72,6 @@ __all__ = [
     "Ratios",
     "Saving",
     "Settings",
-    "Source",
     "Spectrum",
     "Spent",
     "Spread",

@@ -101,10 +101,7 @@ class SubspacePlan:
 def plan_within(sizes: Mapping[str, Size], steps: int, cap_bytes: int) -> SubspacePlan:
     """Take fewer fits, then only every second, third, ... layer of each shape, until all that is held fits in the cap.
 
-    Args:
-        sizes: The layers, by name.
-        steps: Training steps of the run.
-        cap_bytes: Most that may be held at once, in CPU memory.
+    The cap is of what is held at once, in CPU memory.
     """
     narrow = {name: size for name, size in sizes.items() if size.m <= WIDEST}
     missing = []

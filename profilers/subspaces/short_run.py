@@ -22,12 +22,7 @@ _LR = 1e-3
 class ShortRun:
     """AdamW training steps on the user's batches, one after another across all stages that take some.
 
-    Args:
-        session: The target and its settings.
-        model: The model; its weights move, its gradients are gone after each stage.
-        batches: Where batches come from.
-        watch: Counts passes and seconds.
-        report: Called before every step.
+    The weights move; the gradients are gone after each stage.
 
     Memory: AdamW's state, freed with this object.
     """
@@ -54,13 +49,7 @@ class ShortRun:
         self._model.zero_grad(set_to_none=True)
 
     def follow(self, ranks: Mapping[str, int], steps: int, cap_bytes: int) -> SubspaceRun:
-        """Take steps and watch how long the named layers' subspaces last.
-
-        Args:
-            ranks: The layers by parameter name, and the rank of each one's subspace.
-            steps: How many steps.
-            cap_bytes: Most bytes that bases and what follows them may take.
-        """
+        """Take steps and watch how long the named layers' subspaces last: see `follow_subspaces`."""
         found = follow_subspaces(
             self._model,
             ranks,

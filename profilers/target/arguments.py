@@ -50,8 +50,9 @@ def bind_arguments(
                 f"its arguments: {known}",
             )
         parameter = by_name.get(key)
-        accepted = _accepted(parameter, hints.get(key, parameter and parameter.annotation))
-        values[key] = _convert(name, key, str(value), accepted)
+        accepted = _flatten(parameter and hints.get(key, parameter.annotation))
+        default = parameter and parameter.default
+        values[key] = _convert(name, key, str(value), accepted or _types_like(default))
     for key in required_arguments(parameters):
         if key not in values:
             raise UsageError(
@@ -66,14 +67,7 @@ def convert_like(name: str, key: str, text: str, current: object) -> Scalar:
     Raises:
         UsageError: It cannot be read as that.
     """
-    kinds: tuple[type, ...] = (int, float, bool, str)
-    if isinstance(current, bool):
-        kinds = (bool,)
-    elif isinstance(current, int):
-        kinds = (int, float)  # as in a builder's default, 0 does not rule out 0.5
-    elif isinstance(current, (float, str)):
-        kinds = (type(current),)
-    return _convert(name, key, text, kinds)
+    return _convert(name, key, text, _types_like(current))
 
 
 def signature_of(name: str, builder: Callable[..., Any]) -> inspect.Signature:
@@ -109,21 +103,15 @@ def _type_hints(builder: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _accepted(parameter: inspect.Parameter | None, annotation: Any) -> tuple[Any, ...]:
-    """Return the types, or the literal values, that a parameter takes, in the order to try them."""
-    guesses = (int, float, bool, str)
-    if parameter is None:
-        return guesses
-    flat = _flatten(annotation)
-    if flat:
-        return flat
-    if isinstance(parameter.default, bool):
+def _types_like(value: object) -> tuple[type, ...]:
+    """Return the types of what may replace a value, in the order to try them; all where it is no scalar."""
+    if isinstance(value, bool):
         return (bool,)
-    if isinstance(parameter.default, int):
+    if isinstance(value, int):
         return (int, float)  # without an annotation a default of 0 does not rule out 0.5
-    if isinstance(parameter.default, (float, str)):
-        return (type(parameter.default),)
-    return guesses
+    if isinstance(value, (float, str)):
+        return (type(value),)
+    return (int, float, bool, str)
 
 
 def _flatten(annotation: Any) -> tuple[Any, ...]:

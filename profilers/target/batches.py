@@ -34,9 +34,15 @@ class BatchStream:
     def __init__(self, data: TrainingData, batch_size: int, *, seed: int) -> None:
         self._data, self._batch_size, self._seed = data, batch_size, seed
         self._iterator: Iterator[Any] | None = None
-        self._random = RandomStream(seed)
         self._is_state_checked = False
         self._begin()
+
+    def _begin(self) -> None:
+        self.position = 0
+        self._random = RandomStream(self._seed)
+        self._iterator = None
+        with self._random.active():
+            self._iterable: Any = self._data.batches(self._batch_size)
 
     def __iter__(self) -> BatchStream:
         return self
@@ -51,8 +57,17 @@ class BatchStream:
             if self._iterator is None:
                 self._iterator = iter(self._iterable)
             batch = next(self._iterator, _END)
+            if batch is _END:
+                if self._iterator is self._iterable:  # a generator, which is used up
+                    self._iterable = self._data.batches(self._batch_size)
+                self._iterator = iter(self._iterable)
+                batch = next(self._iterator, _END)
         if batch is _END:
-            batch = self._restart()
+            again = "after its first pass " if self.position else ""
+            raise PreflightError(
+                f"batches({self._batch_size}) gives no batches {again}".strip(),
+                "return a list, a DataLoader or a fresh generator with at least one batch",
+            )
         self.position += 1
         return batch
 
@@ -85,28 +100,6 @@ class BatchStream:
             return
         for _ in range(int(state["position"])):
             next(self)
-
-    def _begin(self) -> None:
-        self.position = 0
-        self._random = RandomStream(self._seed)
-        self._iterator = None
-        with self._random.active():
-            self._iterable: Any = self._data.batches(self._batch_size)
-
-    def _restart(self) -> Any:
-        """Return the first batch of another pass; a generator is used up and has to be asked for again."""
-        with self._random.active(), self._data.code.running("iterating batches"):
-            if self._iterator is self._iterable:
-                self._iterable = self._data.batches(self._batch_size)
-            self._iterator = iter(self._iterable)
-            batch = next(self._iterator, _END)
-        if batch is _END:
-            again = "after its first pass " if self.position else ""
-            raise PreflightError(
-                f"batches({self._batch_size}) gives no batches {again}".strip(),
-                "return a list, a DataLoader or a fresh generator with at least one batch",
-            )
-        return batch
 
 
 def move_to(batch: Any, device: torch.device) -> Any:

@@ -50,20 +50,16 @@ def read_config(file: Path) -> dict[str, Any]:
         if file.stat().st_size > _MOST_BYTES:
             raise TargetError(f"{file} is too large for a model's config", "name a config.json")
         data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_nan)
+        if not isinstance(data, dict):
+            raise TargetError(f"{file} is not a model's config: it holds no JSON object")
+        _check(data, file)
+        return dict(_cleaned(data))
     except OSError as error:
         raise TargetError(f"{file} cannot be read: {error.strerror}") from None
-    except RecursionError:
+    except RecursionError:  # JSON may nest deeper than Python calls
         raise TargetError(f"{file} is nested too deeply for a model's config") from None
     except ValueError as error:
         raise TargetError(f"{file} is not valid JSON: {error}", "name a config.json") from None
-    if not isinstance(data, dict):
-        raise TargetError(f"{file} is not a model's config: it holds no JSON object")
-    try:
-        _check(data, file)
-        cleaned: dict[str, Any] = _cleaned(data)
-    except RecursionError:  # JSON may nest deeper than Python calls
-        raise TargetError(f"{file} is nested too deeply for a model's config") from None
-    return cleaned
 
 
 def make_config(data: Mapping[str, Any], file: Path) -> Any:
@@ -82,9 +78,8 @@ def make_config(data: Mapping[str, Any], file: Path) -> Any:
             f"{file} has {said}, and transformers {__version__} knows no such model{near}",
             "correct it, or upgrade transformers if the model is newer",
         )
-    content = {
-        key: value for key, value in copy.deepcopy(dict(data)).items() if key != "model_type"
-    }
+    content = copy.deepcopy(dict(data))
+    del content["model_type"]
     try:
         return CONFIG_MAPPING[model_type].from_dict(content)
     except Exception as error:  # whatever a foreign config makes the library raise

@@ -67,7 +67,7 @@ def load_hf_target(
     with _quietly():
         config = make_config(content, file)
         task, _ = pick_task(config, file)
-        own: dict[str, Scalar | None] = dict.fromkeys(task.arguments, 0)
+        own: dict[str, Scalar | None] = {task.argument: 0}
         if getattr(config, "image_size", None) is not None:
             own.pop("image_size", None)  # a field like any other
         content, values = override(content, config, kwargs, file, {**own, "weights": False})
@@ -128,13 +128,7 @@ class LibraryCode:
 class _Architecture:
     """What the config describes: builds the model, makes its batches, computes its loss.
 
-    Attributes:
-        task: What it is trained on.
-        name: Its class.
-        data: The config's content, overrides included.
-        file: The config.
-        given: Sizes of a batch.
-        weights: The folder whose weights to load, or None for random ones.
+    `data` is the config's content, overrides included; `given` are sizes of a batch; no `weights` are random ones.
     """
 
     task: Task
@@ -235,11 +229,8 @@ def _limited(most_bytes: int | None) -> Iterator[None]:
                 "follow it without allocating anything: --simulate",
             )
 
-    handle = registration.register_module_parameter_registration_hook(add)
-    try:
+    with registration.register_module_parameter_registration_hook(add):
         yield
-    finally:
-        handle.remove()
 
 
 def _machine_bytes() -> int | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,27 +18,35 @@ DEFAULT_SEQUENCE_LENGTH = 256
 DEFAULT_IMAGE_SIZE = 224
 _MOST_BATCH_BYTES = 2**32
 
-Batch = dict[str, Tensor]
 
-
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One way of training: the Auto class that builds the model with its loss, and what a batch of it is.
 
     Attributes:
         name: In words.
         auto_class: The class in transformers that builds a model for it.
         architectures: The table in transformers of its architecture by model type.
-        arguments: Our own arguments of such a target, beside `weights`.
-        inputs: Shapes of one batch, from config, batch size and those arguments, by the names of the model's inputs:
-            each a shape and what is drawn.
+        token_inputs: The model's inputs that are the same tokens; none for a model of images.
     """
 
     name: str
     auto_class: str
     architectures: str
-    arguments: tuple[str, ...]
-    inputs: Callable[[Any, int, Mapping[str, Any]], dict[str, Draw]]
+    token_inputs: tuple[str, ...]
+
+    @property
+    def argument(self) -> str:
+        """Our own argument of such a target, beside `weights`."""
+        return "sequence_length" if self.token_inputs else "image_size"
+
+    def draws(self, config: Any, batch_size: int, given: Mapping[str, Any]) -> dict[str, Draw]:
+        """Return what is drawn for each of the model's inputs."""
+        if not self.token_inputs:
+            return _images(config, batch_size, given["image_size"])
+        text = _text_config(config, "the config")
+        # A padding token stands for nothing: models mask it out, and count positions without it.
+        shape = (batch_size, given["sequence_length"])
+        return dict.fromkeys(self.token_inputs, Draw(shape, text.vocab_size, _pad_token(text)))
 
 
 @dataclass(frozen=True)
@@ -59,24 +67,7 @@ class Draw:
         return drawn + (drawn >= self.never)
 
 
-def _tokens(config: Any, batch_size: int, given: Mapping[str, Any]) -> Draw:
-    text = _text_config(config, "the config")
-    # A padding token stands for nothing: models mask it out, and count positions without it.
-    return Draw((batch_size, given["sequence_length"]), text.vocab_size, _pad_token(text))
-
-
-def _language(config: Any, batch_size: int, given: Mapping[str, Any]) -> dict[str, Draw]:
-    tokens = _tokens(config, batch_size, given)
-    return {"input_ids": tokens, "labels": tokens}
-
-
-def _translation(config: Any, batch_size: int, given: Mapping[str, Any]) -> dict[str, Draw]:
-    tokens = _tokens(config, batch_size, given)
-    return {"input_ids": tokens, "decoder_input_ids": tokens, "labels": tokens}
-
-
-def _images(config: Any, batch_size: int, given: Mapping[str, Any]) -> dict[str, Draw]:
-    size = given["image_size"]
+def _images(config: Any, batch_size: int, size: Any) -> dict[str, Draw]:
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     channels = getattr(config, "num_channels", 3)
     # One label is a number to be predicted, and not a class.
@@ -84,37 +75,35 @@ def _images(config: Any, batch_size: int, given: Mapping[str, Any]) -> dict[str,
     return {"pixel_values": Draw((batch_size, channels, height, width)), "labels": labels}
 
 
-_CAUSAL = Task(
-    "causal language model",
-    "AutoModelForCausalLM",
-    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-    ("sequence_length",),
-    _language,
-)
-_MASKED = Task(
-    "masked language model",
-    "AutoModelForMaskedLM",
-    "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
-    ("sequence_length",),
-    _language,
-)
-_SEQ2SEQ = Task(
-    "sequence to sequence model",
-    "AutoModelForSeq2SeqLM",
-    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
-    ("sequence_length",),
-    _translation,
-)
-_IMAGE = Task(
-    "image classifier",
-    "AutoModelForImageClassification",
-    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
-    ("image_size",),
-    _images,
-)
+_LANGUAGE = ("input_ids", "labels")
 # Where the config names no architecture, the first that the model type has: an encoder can also be read as a causal
 # model, and hardly ever is.
-TASKS = (_SEQ2SEQ, _MASKED, _CAUSAL, _IMAGE)
+TASKS = (
+    Task(
+        "sequence to sequence model",
+        "AutoModelForSeq2SeqLM",
+        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+        ("input_ids", "decoder_input_ids", "labels"),
+    ),
+    Task(
+        "masked language model",
+        "AutoModelForMaskedLM",
+        "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+        _LANGUAGE,
+    ),
+    Task(
+        "causal language model",
+        "AutoModelForCausalLM",
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+        _LANGUAGE,
+    ),
+    Task(
+        "image classifier",
+        "AutoModelForImageClassification",
+        "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+        (),
+    ),
+)
 
 
 def pick_task(config: Any, file: object) -> tuple[Task, str]:
@@ -158,34 +147,31 @@ def task_arguments(
     Raises:
         UsageError: A size the model cannot have.
     """
-    values: dict[str, Any] = {}
-    if "sequence_length" in task.arguments:
-        most = _most_positions(config, file)
-        default = min(DEFAULT_SEQUENCE_LENGTH, most or DEFAULT_SEQUENCE_LENGTH)
-        length = _size("sequence_length", given.get("sequence_length", default))
-        if most is not None and length > most:
-            raise UsageError(
-                f"sequence_length={length} is more than the {most} positions that {file} gives the model",
-                f"raise max_position_embeddings too, or stay at {most}",
-            )
-        values["sequence_length"] = length
-    if "image_size" in task.arguments:
+    if not task.token_inputs:
         size = getattr(config, "image_size", None) or given.get("image_size", DEFAULT_IMAGE_SIZE)
         for side in size if isinstance(size, (list, tuple)) else (size,):
             _size("image_size", side)
-        values["image_size"] = size
-    return values
+        return {"image_size": size}
+    most = _most_positions(config, file)
+    default = min(DEFAULT_SEQUENCE_LENGTH, most or DEFAULT_SEQUENCE_LENGTH)
+    length = _size("sequence_length", given.get("sequence_length", default))
+    if most is not None and length > most:
+        raise UsageError(
+            f"sequence_length={length} is more than the {most} positions that {file} gives the model",
+            f"raise max_position_embeddings too, or stay at {most}",
+        )
+    return {"sequence_length": length}
 
 
 def random_batches(
     task: Task, config: Any, batch_size: int, given: Mapping[str, Any]
-) -> Iterator[Batch]:
+) -> Iterator[dict[str, Tensor]]:
     """Yield random batches without end.
 
     Raises:
         TargetError: One would take more memory than any batch should.
     """
-    draws = task.inputs(config, batch_size, given)
+    draws = task.draws(config, batch_size, given)
     size = 8 * sum(math.prod(draw.shape) for draw in draws.values())
     if size > _MOST_BATCH_BYTES:
         raise TargetError(

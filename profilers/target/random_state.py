@@ -14,8 +14,7 @@ import torch
 class RandomStream:
     """The states of Python's, NumPy's and torch's global CPU generators, put in place only where asked for.
 
-    Args:
-        seed: Seeds all three; two streams of one seed draw the same numbers.
+    Two streams of one seed draw the same numbers.
     """
 
     def __init__(self, seed: int) -> None:

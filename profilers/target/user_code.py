@@ -52,11 +52,7 @@ class CodeRunner(Protocol):
 
 
 class UserModules:
-    """The modules of one user project, and the only way to run its code.
-
-    Args:
-        root: The folder that goes first on the user's path, resolved.
-    """
+    """The modules of one user project, and the only way to run its code; `root`, resolved, goes first on its path."""
 
     def __init__(self, root: Path) -> None:
         self._roots = [root]

@@ -32,13 +32,7 @@ class DataAndClipTime:
 def time_data_and_clip(
     model: nn.Module, batches: Iterator[Any], place: Callable[[Any], Any]
 ) -> DataAndClipTime:
-    """Time both on a model whose gradients are in place; their values stay as they are.
-
-    Args:
-        model: The model.
-        batches: The training batches.
-        place: Puts a batch on the device.
-    """
+    """Time both on a model whose gradients are in place; their values stay as they are."""
     devices = clock.devices_of(model)
     parameters = [p for p in model.parameters() if p.grad is not None]
     clip = functools.partial(_clip, parameters)

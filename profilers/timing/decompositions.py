@@ -46,13 +46,7 @@ class DecompositionTimes:
 
 @dataclass(frozen=True)
 class Block:
-    """So many runs of a kernel, one after another, that a clock can time them.
-
-    Attributes:
-        run: Runs the kernel once.
-        count: How often a block runs it.
-        device: Whose queue to wait for.
-    """
+    """So many runs of a kernel, one after another, that a clock can time them."""
 
     run: Callable[[], object]
     count: int

@@ -73,18 +73,6 @@ def make_problem(m: int, n: int, rank: int | float, device: torch.device) -> Ker
     return KernelInputs(G, P, P[:, :r].clone(memory_format=torch.contiguous_format))
 
 
-def thin_svd(problem: KernelInputs, driver: str | None = None) -> tuple[Tensor, ...]:
-    """Singular value decomposition with as many vectors on either side as there are singular values."""
-    parts: tuple[Tensor, ...] = torch.linalg.svd(problem.G, full_matrices=False, driver=driver)
-    return parts
-
-
-def full_svd(problem: KernelInputs, driver: str | None = None) -> tuple[Tensor, ...]:
-    """Singular value decomposition with both bases complete."""
-    parts: tuple[Tensor, ...] = torch.linalg.svd(problem.G, full_matrices=True, driver=driver)
-    return parts
-
-
 def qr_power_step(problem: KernelInputs) -> Tensor:
     """One power step from an old full basis: the orthonormal factor of (G G^T) P."""
     Q: Tensor = torch.linalg.qr(problem.G @ problem.G.T @ problem.P)[0]
@@ -104,21 +92,9 @@ def pca_autograd(problem: KernelInputs) -> Tensor:
     return torch.autograd.grad(loss, B)[0]
 
 
-def _is_refitted(options: Mapping[str, Any]) -> bool:
-    """Whether a basis is decomposed anew from a matrix of the gradient's shape."""
-    return options.get("basis") in {"one-sided", "two-sided"} and options["source"] != "covariance"
-
-
-def _is_left_only(options: Mapping[str, Any]) -> bool:
-    return _is_refitted(options) and options["basis"] == "one-sided"
-
-
-def _is_truncated(options: Mapping[str, Any]) -> bool:
-    return _is_refitted(options) and options["rank"] is not None
-
-
-def _is_two_sided(options: Mapping[str, Any]) -> bool:
-    return _is_refitted(options) and options["basis"] == "two-sided"
+def _is_refitted(options: Mapping[str, Any], *bases: str) -> bool:
+    """Whether one of these bases is decomposed anew from a matrix of the gradient's shape."""
+    return options.get("basis") in bases and options["source"] != "covariance"
 
 
 def _takes_power_steps(options: Mapping[str, Any]) -> bool:
@@ -140,25 +116,32 @@ ONLINE_PCA = Kernel(
 KERNELS = (
     Kernel(
         "svd, thin",
-        thin_svd,
+        lambda p, driver=None: torch.linalg.svd(p.G, full_matrices=False, driver=driver),
         "gesdd",
-        _is_left_only,
+        lambda options: _is_refitted(options, "one-sided"),
         drivers=("gesvdj", "gesvd", "gesvda"),
     ),
     Kernel(
         "svd, full",
-        full_svd,
+        lambda p, driver=None: torch.linalg.svd(p.G, full_matrices=True, driver=driver),
         "gesdd",
-        _is_two_sided,
+        lambda options: _is_refitted(options, "two-sided"),
         drivers=("gesvdj", "gesvd"),
     ),
-    Kernel("eigh of the Gram matrix", lambda p: left_basis(p.G), "gemm, syevd", _is_left_only),
+    Kernel(
+        "eigh of the Gram matrix",
+        lambda p: left_basis(p.G),
+        "gemm, syevd",
+        lambda options: _is_refitted(options, "one-sided"),
+    ),
     Kernel("QR power step", qr_power_step, "gemm, geqrf, orgqr", _takes_power_steps),
     Kernel(
         "randomized svd",
         lambda p: torch.svd_lowrank(p.G, q=p.B.shape[1]),
         "gemm, geqrf, orgqr, gesdd",
-        _is_truncated,
+        lambda options: (
+            _is_refitted(options, "one-sided", "two-sided") and options["rank"] is not None
+        ),
     ),
     Kernel("online PCA, autograd", pca_autograd, "gemm", _is_followed, every_step=True),
     ONLINE_PCA,

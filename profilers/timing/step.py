@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,31 +125,28 @@ def time_step(
     steps = ShapeClassSteps(optimizers, is_refresh, devices)
     steps.take(TELLING_STEPS, begin_s + max(budget_s, LONG_S))
     most, end_s = 1 + rounds * SHORT_PERIOD, begin_s + budget_s
+    counted: Literal["refreshes", "steps"] | None = None
     left_s = end_s - time.perf_counter()
     if steps.whole_s(range(1, TELLING_STEPS + 1)) <= left_s:
         excesses_ms = steps.excesses_ms()
         steps.forget()
         runs = [optimizer.step for optimizer in optimizers]
         times_ms = interleaved_ms(runs, most, left_s, devices, between=between)
-        taken = _Taken.whole(times_ms, is_refresh)
+        ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms[0], is_refresh)
+        baseline_ms = _typical(times_ms[1]) if len(times_ms) == 2 else ordinary_ms
     else:
         steps.take(2 * most, end_s - left_s / 2)
         excesses_ms = steps.excesses_ms()
-        taken = _Taken.added_up(steps, excesses_ms, most, end_s)
+        ordinary_ms, baseline_ms, are_whole = _added_up(steps, most, end_s)
+        refresh_ms = ordinary_ms + sum(excesses_ms)
+        if any(alike.count > 1 for alike in steps.classes):
+            counted = "steps" if not are_whole else "refreshes" if excesses_ms else None
     _clear_traces(model)
-    period = record.resolve(options)["period"] if excesses_ms else None
-    return StepTime(
-        ordinary_ms=taken.ordinary_ms,
-        refresh_ms=taken.refresh_ms if excesses_ms else None,
-        period=period,
-        baseline_ms=taken.baseline_ms,
-        staggered_ms=(
-            staggered_step_ms(taken.ordinary_ms, taken.refresh_ms, period, excesses_ms)
-            if period
-            else None
-        ),
-        counted=taken.counted if any(alike.count > 1 for alike in steps.classes) else None,
-    )
+    if not excesses_ms:
+        return StepTime(ordinary_ms, None, None, baseline_ms, counted=counted)
+    period = record.resolve(options)["period"]
+    staggered_ms = staggered_step_ms(ordinary_ms, refresh_ms, period, excesses_ms)
+    return StepTime(ordinary_ms, refresh_ms, period, baseline_ms, staggered_ms, counted)
 
 
 @torch.no_grad()
@@ -160,35 +157,15 @@ def _clear_traces(model: nn.Module) -> None:
             parameter.copy_(torch.nn.functional.hardshrink(parameter, _NO_WEIGHT))
 
 
-class _Taken(NamedTuple):
-    """Steps of all parameters; `refresh_ms` means nothing where nothing is refreshed."""
+def _added_up(steps: ShapeClassSteps, most: int, end_s: float) -> tuple[float, float, bool]:
+    """Return an ordinary step of all parameters, one of the baseline's, and whether they were timed as such.
 
-    ordinary_ms: float
-    refresh_ms: float
-    baseline_ms: float
-    counted: Literal["refreshes", "steps"] | None
-
-    @classmethod
-    def whole(
-        cls, times_ms: Sequence[Sequence[float]], is_refresh: Callable[[int], bool]
-    ) -> _Taken:
-        """As they were timed, interleaved with the baseline's, if there is one."""
-        ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms[0], is_refresh)
-        baseline_ms = _typical(times_ms[1]) if len(times_ms) == 2 else ordinary_ms
-        return cls(ordinary_ms, refresh_ms, baseline_ms, None)
-
-    @classmethod
-    def added_up(
-        cls, steps: ShapeClassSteps, excesses_ms: Sequence[float], most: int, end_s: float
-    ) -> _Taken:
-        """From parameters of each shape class; ordinary steps of all of them are timed if two fit before the end."""
-        counted: Literal["refreshes", "steps"] | None = "steps"
-        ordinary_ms, baseline_ms = steps.added_up_ms()
-        if steps.whole_s([2, 2]) <= max(end_s - time.perf_counter(), _SHORT_S):
-            times_ms = steps.ordinary_steps(most, end_s)
-            ordinary_ms, baseline_ms = (statistics.median(times_ms[i]) for i in (0, -1))
-            counted = "refreshes" if excesses_ms else None
-        return cls(ordinary_ms, ordinary_ms + sum(excesses_ms), baseline_ms, counted)
+    They are if two fit before the end, and else added up from parameters of each shape class.
+    """
+    if steps.whole_s([2, 2]) > max(end_s - time.perf_counter(), _SHORT_S):
+        return *steps.added_up_ms(), False
+    times_ms = steps.ordinary_steps(most, end_s)
+    return statistics.median(times_ms[0]), statistics.median(times_ms[-1]), True
 
 
 def disturbed(taken: Mapping[str, StepTime]) -> list[str]:
@@ -249,15 +226,8 @@ def time_whole_step(
     basis keeps moving. The method's weights move, by very little: with a rate of 0 its bases would be completed by
     nothing new, and what decomposes them would be done sooner than in training.
 
-    Args:
-        models: A model for the method, which may change its layers and weights, and one for the baseline; alike.
-        method: Method id.
-        options: Its options.
-        forward_backward: Leaves the gradients of one batch in a model and returns the loss.
-        baseline: Id of the method to compare with, at its default options.
-        groups_of: The user's own parameter groups of a model, if any.
-        rounds: As in `time_step`.
-        budget_s: As in `time_step`.
+    Of the two models, which are alike, the first is the method's, which may change its layers and weights.
+    `forward_backward` leaves the gradients of one batch in a model and returns the loss; the rest is as in `time_step`.
     """
     own, plain = models
     unsettled = {"tau": 0.0, "settle_steps": 0}

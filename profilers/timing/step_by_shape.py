@@ -91,18 +91,14 @@ class ShapeClassSteps:
         return sum(times[t - 1] for times in each_ms for t in like) / 1e3
 
     def ordinary_steps(self, most: int, end_s: float) -> list[list[float]]:
-        """Time ordinary steps of all parameters, without a first one, in which every layer's basis is fitted.
+        """Return times in ms of ordinary steps of all parameters: the method's, and those of another baseline.
+
+        There are `most` of them; after the first two none is begun after `end_s`. None is a first one, in which every
+        layer's basis is fitted.
 
         The state of the parameter that stands for a class is copied to the others for that; a basis of another layer's
         gradient takes as long to use. Small layers that are updated alone stay in the processor's cache: a step of
         AdamW on all of them takes two to three times what they add up to.
-
-        Args:
-            most: How many.
-            end_s: When no further one is begun, after the first two.
-
-        Returns:
-            Times in ms, the method's and, where that is another one, the baseline's.
         """
         for optimizer in self._optimizers:
             for alike in self.classes:
@@ -141,14 +137,8 @@ class ShapeClassSteps:
         """Return an ordinary step of all parameters, and one of the baseline's."""
         ordinary_ms = baseline_ms = 0.0
         for alike in self.classes:
-            is_refresh = self._is_refresh if self.refreshes(alike) else _never
+            is_refresh = self._is_refresh if self.refreshes(alike) else lambda t: False
             ordinary_ms += alike.count * ordinary_and_refresh_ms(alike.own_ms, is_refresh)[0]
             others_ms = alike.other_ms or alike.own_ms
-            baseline_ms += alike.count * ordinary_and_refresh_ms(others_ms, _never)[0]
+            baseline_ms += alike.count * ordinary_and_refresh_ms(others_ms, lambda t: False)[0]
         return ordinary_ms, baseline_ms
-
-
-def _never(t: int) -> bool:
-    """Whether step t refreshes where none does."""
-    del t
-    return False

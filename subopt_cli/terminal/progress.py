@@ -20,7 +20,7 @@ from .training import evaluation_line, plan_facts, step_line
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from subopt.profilers.profile import Progress as StageEvent
+    from subopt.profilers.effort import Progress as StageEvent
     from subopt.recipes.training.events import Event, Stepped
 
     from .output import Output

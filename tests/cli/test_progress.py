@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from subopt.profilers.profile import Progress
+from subopt.profilers.effort import Progress
 from subopt.profilers.record.profile import Environment, Gpu
 from subopt.recipes.training import events
 from subopt.terminal.doctor import concerns

@@ -2,6 +2,9 @@
 
 import torch
 
+from subopt.profilers.gradients.diagonality import DiagonalityMeter
+from subopt.profilers.gradients.rotated import rotations, unit_of, walk, working_copies
+
 
 def gradients(count, m=4, n=6, seed=0, dtype=torch.float32):
     """Correlated gradients: a few shared directions under noise of unequal variances."""
@@ -17,6 +20,27 @@ def second_moment(matrices):
     """C = (1/K) sum g g^T, float64."""
     vectors = [G.double().flatten() for G in matrices]
     return sum(torch.outer(g, g) for g in vectors) / len(vectors)
+
+
+def inner_products(matrices):
+    """All <G_k, G_l>, K x K, float64."""
+    vectors = torch.stack([matrix.double().flatten() for matrix in matrices])
+    return vectors @ vectors.T
+
+
+def measure_diagonality(given, rank, *, two_sided=True, stale=None):
+    """The diagonality of gradients in either orientation, taken alone."""
+    working = working_copies(given)
+    products = inner_products(working)
+    unit = unit_of(products, working[0].numel())
+    meter = DiagonalityMeter(working, rank, products / unit**2)
+
+    def visit(basis, start, block):
+        meter.add(basis, start, block, block.square())
+
+    for fitted in rotations(working, two_sided=two_sided, stale=stale or {}):
+        walk(working, fitted(), unit, visit)
+    return meter.result()
 
 
 def wide(G):

@@ -4,17 +4,11 @@ import pytest
 import torch
 
 from subopt.optimizers.bases.decompositions import LinAlgError, left_basis
-from subopt.profilers.gradients import diagonality as module
 from subopt.profilers.gradients import rotated as coordinates
-from subopt.profilers.gradients.diagonality import (
-    diagonal_ratio,
-    inner_products,
-    measure_diagonality,
-    white_noise_ratio,
-)
+from subopt.profilers.gradients.diagonality import diagonal_ratio, white_noise_ratio
 from subopt.profilers.gradients.rotated import covariance_bases, right_basis
 
-from .second_moment import gradients, second_moment, wide
+from .second_moment import gradients, inner_products, measure_diagonality, second_moment, wide
 
 BASES = ("raw", "one_sided", "two_sided", "covariance", "low_rank")
 
@@ -203,15 +197,6 @@ def test_half_precision_gradients_are_rotated_in_single_precision():
         measure_diagonality([G.float() for G in given], 2),
     )
     assert found == expected
-
-
-def test_inner_products_are_the_same_in_slices(monkeypatch):
-    given = gradients(4, 5, 7)
-    whole = inner_products(given)
-    monkeypatch.setattr(module, "_SLICE", 6)
-    torch.testing.assert_close(inner_products(given), whole, rtol=1e-12, atol=1e-12)
-    expected = [[float((a.double() * b.double()).sum()) for a in given] for b in given]
-    torch.testing.assert_close(whole, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_stale_bases_are_judged_on_every_gradient():

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from subopt.optimizers.bases.decompositions import left_basis
-from subopt.profilers.gradients.diagonality import inner_products
 from subopt.profilers.gradients.noise import measure_noise
 
-from .second_moment import gradients
+from .second_moment import gradients, inner_products
 
 
 def measure(given, rank=2, first_basis=None):

@@ -5,11 +5,10 @@ import torch
 
 from subopt.profilers.gradients import off_diagonal as module
 from subopt.profilers.gradients import rotated as coordinates
-from subopt.profilers.gradients.diagonality import inner_products
 from subopt.profilers.gradients.off_diagonal import OffDiagonalMeter, histogram, sampled_pairs
 from subopt.profilers.gradients.rotated import rotations, unit_of, unseen, walk, working_copies
 
-from .second_moment import gradients, second_moment
+from .second_moment import gradients, inner_products, second_moment
 
 EDGES = [-8 + 0.25 * i for i in range(37)]
 

@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from subopt.profilers.gradients.blocks import measure_blocks
-from subopt.profilers.gradients.diagonality import inner_products, measure_diagonality
 from subopt.profilers.gradients.noise import measure_noise
 from subopt.profilers.gradients.second_moment import AccumulatedGradients
 from subopt.profilers.timing.stopwatch import Stopwatch
 
-from .second_moment import gradients, wide
+from .second_moment import gradients, inner_products, measure_diagonality, wide
 
 QUANTITIES = {
     "diagonality",

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from subopt.profilers.gradients.diagonality import inner_products
 from subopt.profilers.gradients.rotated import rotations, unit_of, walk, working_copies
 from subopt.profilers.gradients.update_agreement import AgreementMeter, fit_count, full_steps
 
-from .second_moment import gradients, inverse_root, second_moment
+from .second_moment import gradients, inner_products, inverse_root, second_moment
 
 
 def measure(given):
