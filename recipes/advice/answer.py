@@ -19,7 +19,6 @@ ChangeType = Literal["batch", "recompute", "fused backward", "method", "budget"]
 Question = Literal["accumulate", "recompute", "fused_backward", "methods", "batch_size", "budget"]
 
 
-@dataclass(frozen=True, slots=True)
 class FittingChange(Reason):
     """Something that would make training fit.
 

@@ -8,7 +8,6 @@ prediction without it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from subopt.profilers.record.profile import Calibration, Profile
@@ -19,7 +18,6 @@ from ..reason import Reason
 LEAST_RUNS = 3
 
 
-@dataclass(frozen=True, slots=True)
 class EarlierRuns(Reason):
     """What earlier runs on this machine took of what was predicted, as multiples of it."""
 
@@ -29,7 +27,6 @@ class EarlierRuns(Reason):
     largest: float
 
 
-@dataclass(frozen=True, slots=True)
 class StepCorrection(Reason):
     """A recipe's time of a step is the profile's times this factor, which earlier runs took."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from subopt.profilers.record.profile import Layer, MethodCost, Profile
 
@@ -64,7 +63,6 @@ def gain_of(found: LayerFindings) -> float | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
 class PredictedGain(Reason):
     """The gain predicted for a method from the gradients of a whole model, with the means over its matrices.
 

@@ -39,7 +39,6 @@ NEAR_RATIO = 2.0
 MODERATE_RATIO = 10.0
 
 
-@dataclass(frozen=True, slots=True)
 class Published(Reason):
     """The published result nearest to a model, and how much of its gain to expect there.
 
@@ -59,14 +58,12 @@ class Published(Reason):
         return self.gain * self.certainty.value
 
 
-@dataclass(frozen=True, slots=True)
 class NearestRate(Reason):
     """A learning rate is the published one for the nearest setting."""
 
     rate: PublishedRate
 
 
-@dataclass(frozen=True, slots=True)
 class RelativeToNearest(NearestRate):
     """A learning rate is a published multiple of the baseline's, which is the one for the nearest setting."""
 
@@ -74,7 +71,6 @@ class RelativeToNearest(NearestRate):
     source: str
 
 
-@dataclass(frozen=True, slots=True)
 class NoPublishedRate(NearestRate):
     """No learning rate of the method is published for such models: the baseline's is a starting point."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from subopt.profilers.record.profile import Contestant, Profile, Race
@@ -15,7 +14,6 @@ from .traits import Measure, measure_of, model_type
 UNKNOWN_SPREAD = 0.05
 
 
-@dataclass(frozen=True, slots=True)
 class OtherSetting(Reason):
     """A setting of the race that is not what is asked about now."""
 
@@ -23,7 +21,6 @@ class OtherSetting(Reason):
     value: str | int
 
 
-@dataclass(frozen=True, slots=True)
 class RacedGain(Reason):
     """A method's result of a race.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from subopt.optimizers import get_method
 from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race
@@ -13,7 +13,6 @@ from .published import PublishedLr, published_lr
 from .traits import model_type, trainable_parameters
 
 
-@dataclass(frozen=True, slots=True)
 class RacedRate(Reason):
     """A learning rate is the best of those tried in the race on this model."""
 

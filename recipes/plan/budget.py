@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
@@ -27,7 +26,6 @@ class Fit(Enum):
     NO = "no"
 
 
-@dataclass(frozen=True, slots=True)
 class Budget(Reason):
     """A budget and what is taken off it before the first tensor.
 

@@ -8,7 +8,7 @@ batch, on recomputing and on when the weights are updated: by as much as the pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
@@ -23,7 +23,6 @@ from .scaled_passes import gradient_bytes, scaled_passes, weight_bytes
 _LEAST_RUNS = 3
 
 
-@dataclass(frozen=True, slots=True)
 class PeakAt(Reason):
     """The highest memory of a step at one batch size.
 

@@ -56,7 +56,6 @@ class Expected:
     estimates: tuple[Estimate, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class TimeOverhead(Reason):
     """Time of a training step with a method, relative to one with the baseline.
 
