@@ -83,10 +83,8 @@ def peak_at(
     phases = _phases(profile, cost)
     if batch_size == profile.settings.batch_size and config == STANDARD_PASSES:
         return _interval(profile, cost, batch_size, phases, phases)
-    if is_followed(profile, cost):
-        changed = changed_passes(profile, cost, phases, batch_size, config)
-    else:
-        changed = scaled_passes(profile, cost, phases, batch_size, config)
+    run_passes = changed_passes if is_followed(profile, cost) else scaled_passes
+    changed = run_passes(profile, cost, phases, batch_size, config)
     return _interval(profile, cost, batch_size, phases, changed)
 
 
@@ -98,7 +96,7 @@ def _interval(
     phases: dict[Phase, int],
 ) -> PeakAt:
     """Return the peak of these phases; what is not sure of the profile's own ones is so in proportion."""
-    highest = max(phases, key=lambda phase: phases[phase])
+    highest = max(phases, key=phases.__getitem__)
     estimate = phases[highest]
     below, above = _margins(profile, cost, own)
     device = _device(profile, cost)
@@ -145,16 +143,8 @@ def _phases(profile: Profile, cost: MethodCost) -> dict[Phase, int]:
     """Bytes by phase as the profile has them, or summed from the parts where it followed no step."""
     peak = _followed_peak(cost)
     if peak is not None:
-        known = peak.by_phase
-        named: tuple[tuple[Phase, int | None], ...] = (
-            ("forward", known.forward),
-            ("backward", known.backward),
-            ("step", known.step),
-            ("refresh", known.refresh),
-        )
-        phases = {phase: size for phase, size in named if size is not None}
-        phases[peak.phase] = peak.bytes
-        return phases
+        phases: dict[Phase, int] = peak.by_phase.model_dump(exclude_none=True)
+        return {**phases, peak.phase: peak.bytes}
     held = weight_bytes(profile, cost) + cost.state_bytes
     gradients = gradient_bytes(profile, cost)
     activations = profile.memory.activation_bytes or 0

@@ -6,7 +6,6 @@ Everything that weighs one type of evidence against another is in this file; `do
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TypeAlias
 
 from subopt.profilers.record.profile import MethodCost, Profile
@@ -203,8 +202,3 @@ def time_overhead(
         extra = (cost.relative_flops - baseline.relative_flops) / growth
         return TimeOverhead(extra / (1 + baseline.relative_flops / growth), "formula", cost.step_ms)
     return None
-
-
-def ranked(rows: Sequence[Row], objective: Objective, usable_bytes: int) -> tuple[Row, ...]:
-    """Return the rows best first; equal ones keep their order."""
-    return tuple(sorted(rows, key=lambda row: sort_key(row, objective, usable_bytes)))
