@@ -36,12 +36,10 @@ class StepCorrection(Reason):
 
 def earlier_runs(calibration: Calibration | None) -> Iterator[EarlierRuns]:
     """Yield what earlier runs on this machine took of their predictions."""
-    if calibration is not None and calibration.peak is not None:
-        found = calibration.peak
-        yield EarlierRuns("peak", found.runs, found.least, found.largest)
-    if calibration is not None and calibration.step_ms is not None:
-        found = calibration.step_ms
-        yield EarlierRuns("step time", found.runs, found.least, found.largest)
+    if calibration is not None and (peak := calibration.peak):
+        yield EarlierRuns("peak", peak.runs, peak.least, peak.largest)
+    if calibration is not None and (step := calibration.step_ms):
+        yield EarlierRuns("step time", step.runs, step.least, step.largest)
 
 
 def step_correction(profile: Profile) -> StepCorrection | None:

@@ -90,11 +90,6 @@ class PredictedGain(Reason):
     shares_basis: bool
     doubts: tuple[Doubt, ...]
 
-    @property
-    def expected_gain(self) -> float:
-        """The gain shrunk towards zero by what there is to doubt."""
-        return self.gain * self.certainty
-
 
 def predicted_gain(profile: Profile, cost: MethodCost) -> PredictedGain | None:
     """Return the gain predicted from the profile's gradients; None where nothing measured speaks about a method.

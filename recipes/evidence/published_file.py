@@ -130,15 +130,12 @@ def _results_of(table: dict[str, Any], paper: Paper, baseline: str) -> list[Publ
             method=method,
             value=float(value),
             baseline_value=column["values"].get(baseline),
-            metric=table["metric"],
             lower_is_better=table["better"] == "lower",
             paper=paper,
-            table=table["table"],
-            kind=table["kind"],
-            task=table["task"],
             model=column["model"],
             parameters=column["parameters"],
             tokens_per_step=table.get("tokens_per_step"),
+            **{name: table[name] for name in ("metric", "table", "kind", "task")},
         )
         for column in table["models"]
         for method, value in column["values"].items()

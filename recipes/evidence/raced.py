@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 from subopt.profilers.record.profile import Contestant, Profile, Race
@@ -84,42 +85,41 @@ def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | No
         batch_size: Examples of one step in the question, of all its micro-batches.
     """
     race = profile.race
-    if race is None:
+    entries = {} if race is None else {entry.method: entry for entry in race.contestants}
+    if race is None or method not in entries:
         return None
-    found = next((entry for entry in race.contestants if entry.method == method), None)
-    if found is None:
-        return None
-    differs, measure = _differs(profile, race, batch_size), measure_of(profile)
+    gain, spread, counts = _gain(entries[method], race, model_type(profile))
+    return RacedGain(
+        contestant=entries[method],
+        gain=gain,
+        measure=measure_of(profile),
+        spread=spread,
+        counts=counts,
+        differs=tuple(_differs(profile, race, batch_size)),
+        metric=race.metric,
+        horizon_s=race.horizon_seconds,
+        baseline=race.baseline,
+    )
 
-    def result(gain: float | None, spread: float = 0.0, *, counts: bool = False) -> RacedGain:
-        about = (race.metric, race.horizon_seconds, race.baseline)
-        return RacedGain(found, gain, measure, spread, counts, differs, *about)
 
-    if found.verdict in {"baseline", "diverged"}:
-        is_gone = found.verdict == "diverged"
-        return result(-1.0 if is_gone else 0.0, counts=is_gone)
-    base, difference = _baseline_loss(race), _difference(found, race)
-    if base is None or difference is None:
-        return result(None)
-    kind = model_type(profile)
+def _gain(found: Contestant, race: Race, kind: str | None) -> tuple[float | None, float, bool]:
+    """The gain, the spread of the seeds, and whether the gain counts."""
+    if found.verdict == "diverged":
+        return -1.0, 0.0, True
+    if found.verdict == "baseline":
+        return 0.0, 0.0, False
+    losses = next((c.losses for c in race.contestants if c.method == race.baseline), [])
+    pairs = list(zip(found.losses, losses, strict=False))
+    difference = found.difference
+    if difference is None and pairs:
+        difference = sum(own - other for own, other in pairs) / len(pairs)
+    if difference is None or not losses:
+        return None, 0.0, False
+    base = sum(losses) / len(losses)
     gain, spread = gain_from_losses(base + difference, base, kind), _spread(found, race, base, kind)
     is_clear = gain is not None and abs(gain) > spread
-    counts = found.verdict in {"better", "worse"} or (found.verdict == "one seed only" and is_clear)
-    return result(gain, spread, counts=counts)
-
-
-def _baseline_loss(race: Race) -> float | None:
-    entry = next((c for c in race.contestants if c.method == race.baseline), None)
-    return sum(entry.losses) / len(entry.losses) if entry is not None and entry.losses else None
-
-
-def _difference(found: Contestant, race: Race) -> float | None:
-    """The mean over common seeds of the method's loss minus the baseline's."""
-    if found.difference is not None:
-        return found.difference
-    base = next((c for c in race.contestants if c.method == race.baseline), None)
-    pairs = list(zip(found.losses, base.losses if base else [], strict=False))
-    return sum(own - other for own, other in pairs) / len(pairs) if pairs else None
+    is_alone = found.verdict == "one seed only"
+    return gain, spread, found.verdict in {"better", "worse"} or (is_alone and is_clear)
 
 
 def _spread(found: Contestant, race: Race, base: float, kind: str | None) -> float:
@@ -136,15 +136,13 @@ def _spread(found: Contestant, race: Race, base: float, kind: str | None) -> flo
     return UNKNOWN_SPREAD if share is None else share
 
 
-def _differs(profile: Profile, race: Race, batch_size: int) -> tuple[OtherSetting, ...]:
-    """Name what was different in the race."""
-    found = []
+def _differs(profile: Profile, race: Race, batch_size: int) -> Iterator[OtherSetting]:
+    """Yield what was different in the race."""
     if race.target_sha256 != profile.target.sha256:
-        found.append(OtherSetting("model file", (race.target_sha256 or "")[:8]))
+        yield OtherSetting("model file", (race.target_sha256 or "")[:8])
     if race.precision != profile.settings.dtype:
-        found.append(OtherSetting("precision", race.precision))
+        yield OtherSetting("precision", race.precision)
     if race.batch_size * race.accumulate != batch_size:
-        found.append(OtherSetting("batch size", race.batch_size * race.accumulate))
+        yield OtherSetting("batch size", race.batch_size * race.accumulate)
     if race.device.partition(":")[0] != profile.environment.device.partition(":")[0]:
-        found.append(OtherSetting("device", race.device))
-    return tuple(found)
+        yield OtherSetting("device", race.device)

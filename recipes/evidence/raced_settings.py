@@ -34,8 +34,7 @@ def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
     race = profile.race
     if race is None or race.target_sha256 != profile.target.sha256:
         return None
-    found = (entry for entry in race.contestants if entry.method == method)
-    entry = next(found, None)
+    entry = next((entry for entry in race.contestants if entry.method == method), None)
     return None if entry is None or entry.verdict == "diverged" else (race, entry)
 
 

@@ -80,7 +80,10 @@ def _growth(profile: Profile, cost: MethodCost, phase: Phase, size: int, factor:
     """What another batch size adds to a phase; negative for a smaller batch."""
     if phase not in {"forward", "backward"} or factor == 1:
         return 0
-    activations = _activation_bytes(profile, cost, phase)
+    activations = profile.memory.activation_bytes or 0
+    if cost.peak is not None and changes_passes(cost):  # those of a method with layers of its own
+        categories = cost.peak.categories.get(phase, {})
+        activations = min(categories.get("activation", activations), activations)
     weights = weight_bytes(profile, cost)
     fixed = weights + cost.state_bytes
     is_whole = cost.peak is None or cost.peak.source == "formula"
@@ -89,11 +92,3 @@ def _growth(profile: Profile, cost: MethodCost, phase: Phase, size: int, factor:
     variable = max(size - fixed, 0)
     variable = min(activations, variable) if factor < 1 else max(activations, variable)
     return round((factor - 1) * min(variable, max(size - weights, 0)))
-
-
-def _activation_bytes(profile: Profile, cost: MethodCost, phase: Phase) -> int:
-    """Return the activations that grow with the batch: the model's, or those of a method with layers of its own."""
-    plain = profile.memory.activation_bytes or 0
-    if cost.peak is None or not changes_passes(cost):
-        return plain
-    return min(cost.peak.categories.get(phase, {}).get("activation", plain), plain)

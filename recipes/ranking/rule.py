@@ -6,6 +6,7 @@ Everything that weighs one type of evidence against another is in this file; `do
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TypeAlias
 
 from subopt.profilers.record.profile import MethodCost, Profile
@@ -15,7 +16,7 @@ from ..evidence.published import Published
 from ..evidence.raced import RacedGain
 from ..plan.budget import Fit
 from ..plan.step_time import relative_step_time
-from .row import Estimate, Expected, Objective, Row, TimeOverhead
+from .row import Estimate, EvidenceType, Expected, Objective, Row, TimeOverhead
 
 # What twice the steps are worth, as a share of perplexity. Nguyen et al. 2025, section 5.2 and table 2: AdaDiag reaches
 # Adam's final perplexity in 1/1.8 to 1/2 of the steps, and after all of them is 7.7 to 11.4 % below it.
@@ -27,6 +28,7 @@ WORTH_A_CHANGE = 0.01
 # How much one type of evidence counts beside another of the same error. A race at other settings is still of this model
 # and data; so are gradients, but one step away from a loss; a published loss is of others.
 RACED_WEIGHT, PREDICTED_WEIGHT, PUBLISHED_WEIGHT = 8.0, 4.0, 1.0
+_WEIGHTS = {"raced": RACED_WEIGHT, "predicted": PREDICTED_WEIGHT, "published": PUBLISHED_WEIGHT}
 # Share of a race's gain to expect at other settings than the race's, and after one that was cut short.
 OTHER_SETTINGS = 0.5
 CUT_SHORT = 0.75
@@ -110,26 +112,25 @@ def _estimates(
     found = []
     if raced is not None and raced.gain is not None:
         sure = (OTHER_SETTINGS if raced.differs else 1.0) * (CUT_SHORT if cut_short else 1.0)
-        error, gain = max(raced.spread, LEAST_ERROR), raced.expected_gain
-        weight = _weight(RACED_WEIGHT, gain, sure, error)
-        alone = not raced.differs
-        found.append(Estimate("raced", raced.gain, sure * gain, weight, error, alone))
+        error = max(raced.spread, LEAST_ERROR)
+        one = _estimate("raced", raced.expected_gain, sure, error, 0.0)
+        found.append(replace(one, gain=raced.gain, decides_alone=not raced.differs))
     if predicted is not None:
-        weight = _weight(PREDICTED_WEIGHT, predicted.gain, predicted.certainty, PREDICTED_ERROR)
-        left = predicted.expected_gain - time
-        found.append(Estimate("predicted", predicted.gain, left, weight, PREDICTED_ERROR))
+        sure = predicted.certainty
+        found.append(_estimate("predicted", predicted.gain, sure, PREDICTED_ERROR, time))
     if published is not None:
         sure = published.certainty.value
         error = PUBLISHED_ERROR + FAR_ERROR * (1 - sure)
-        weight = _weight(PUBLISHED_WEIGHT, published.gain, sure, error)
-        left = published.expected_gain - time
-        found.append(Estimate("published", published.gain, left, weight, error))
+        found.append(_estimate("published", published.gain, sure, error, time))
     return tuple(found)
 
 
-def _weight(of_type: float, gain: float, certainty: float, error: float) -> float:
-    """How much an estimate counts: the less, the larger its error and what its certainty takes off it."""
-    return of_type / (error + (1 - certainty) * abs(gain))
+def _estimate(
+    evidence_type: EvidenceType, gain: float, certainty: float, error: float, time: float
+) -> Estimate:
+    """What is left of a gain; it counts the less, the larger its error and what its certainty takes off it."""
+    weight = _WEIGHTS[evidence_type] / (error + (1 - certainty) * abs(gain))
+    return Estimate(evidence_type, gain, gain * certainty - time, weight, error)
 
 
 def score(expected: Expected | None, *, is_baseline: bool) -> float | None:
@@ -162,19 +163,13 @@ def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
     last: SortKey = (tiebreak, float(row.peak.bytes))
     if objective == "speed":
         share = math.inf if row.overhead is None else round(row.overhead.share, 2)
-        return (*first, float(_is_worse(row)), share, *last)
+        is_worse = row.expected is not None and row.expected.gain < -WORTH_A_CHANGE
+        return (*first, float(is_worse), share, *last)
     if objective == "memory":
         bucket = row.peak.bytes // max(int(usable_bytes * _PEAK_STEP), 1)
         return (*first, float(bucket), *last)
     doubtful = 0.0 if row.is_promising else 1.0 if row.is_baseline else 2.0
     return (*first, float(not row.is_raced), doubtful, *last)
-
-
-def _is_worse(row: Row) -> bool:
-    """Whether a method is expected to be worse than AdamW after equally many steps, or after the race's time."""
-    if row.expected is None or row.is_baseline:
-        return False
-    return row.expected.gain < -WORTH_A_CHANGE
 
 
 def time_overhead(
