@@ -33,16 +33,7 @@ def changes_that_fit(
     request: PlanRequest,
     device: DeviceType,
 ) -> tuple[FittingChange, ...]:
-    """Return what would make training fit, the smallest change first.
-
-    Args:
-        profile: The profile.
-        costs: The methods that were asked for, none of which fits.
-        others: Methods of the profile that were not asked for.
-        budget: The budget.
-        request: What was fixed.
-        device: What kind of memory the budget is.
-    """
+    """Return what would make training fit, the smallest change first; `others` are the methods not asked for."""
     wishes: list[tuple[Question, Sequence[MethodCost], PlanRequest]] = []
     if request.accumulate is not None and request.batch_size != "auto":
         wishes.append(("accumulate", costs, replace(request, accumulate=None)))

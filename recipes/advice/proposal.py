@@ -104,12 +104,7 @@ def to_recipe(
 
 
 def recipe_reasons(advice: Advice, profile: Profile) -> Iterator[Reason]:
-    """Yield what a recipe's choices rest on: evidence, what of the plan was solved for, learning rates, and doubts.
-
-    Args:
-        advice: The advice; something was chosen.
-        profile: The profile it was given for.
-    """
+    """Yield what a recipe's choices rest on: evidence, what of the plan was solved for, learning rates, and doubts."""
     row, plan = advice.require_chosen()
     methods = [row.method]
     if advice.mixed is None:

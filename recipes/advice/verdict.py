@@ -23,15 +23,7 @@ Leaner: TypeAlias = Mapping[str, Mapping[str, Any]]
 def choice_reasons(
     chosen: Row, rows: Sequence[Row], objective: Objective, profile: Profile, leaner: Leaner
 ) -> Iterator[Reason]:
-    """Yield what was chosen and what it promises, what decided, who comes next, and what plain AdamW would do.
-
-    Args:
-        chosen: The chosen row.
-        rows: All of them, best first.
-        objective: What was asked for.
-        profile: The profile.
-        leaner: The options of the methods that fit with leaner ones only, by method.
-    """
+    """Yield what was chosen and what it promises, what decided, who comes next, and what plain AdamW would do."""
     measure = measure_of(profile)
     memory = (chosen.peak.bytes, chosen.peak.phase, chosen.headroom_bytes)
     others = [row for row in rows if row is not chosen and row.is_recommendable]

@@ -68,11 +68,8 @@ def doubts_of(
 ) -> Iterator[Doubt]:
     """Yield what weakens the gain predicted for a method.
 
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        coverage: Share of the method's matrices that were measured, by size.
-        is_bound: Whether the energy of some matrix is known as a bound only.
+    `coverage` is the share of its matrices that were measured, by size; `is_bound` says that of some the
+    energy is known as a bound only.
     """
     settings = profile.settings
     if settings.steps + settings.warmup_steps == 0:

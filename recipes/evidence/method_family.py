@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-from subopt.optimizers import get_method, matrix_shape
+from subopt.optimizers import get_method
 from subopt.optimizers.bases.basis import resolve_rank
 from subopt.profilers.record.profile import MethodCost
 
@@ -38,12 +37,8 @@ class Family:
     shares_basis: bool
     unmeasured: tuple[tuple[str, str], ...]
 
-    def directions(self, shape: Sequence[int]) -> int:
-        """Return the rank as a number of directions of a weight's short side: all of them where it has none."""
-        return self.directions_of(matrix_shape(shape)[0])
-
     def directions_of(self, side: int) -> int:
-        """Return the rank as a number of directions of a side of this length."""
+        """Return the rank as a number of directions of a side of this length: all of them where it has none."""
         return resolve_rank(self.rank, side) or side
 
 
@@ -55,7 +50,7 @@ def family_of(cost: MethodCost) -> Family:
 
 @lru_cache(maxsize=1024)
 def _family(name: str, given: tuple[tuple[str, Any], ...]) -> Family:
-    method = get_method(name)
+    method, usual = get_method(name), get_method(load_evidence().baseline).resolve()
     able = method.capabilities
     options = method.resolve({key: value for key, value in given if key in method.tunable})
     basis: str = options["basis"]
@@ -78,12 +73,10 @@ def _family(name: str, given: tuple[tuple[str, Any], ...]) -> Family:
         projected_sides=sides if "projects" in able else 0,
         rank=options["rank"] if "rank" in able else None,
         shares_basis="shares_basis" in able,
-        unmeasured=_unmeasured(options),
+        # Another step, and how it is stored: these leave no trace in a profile.
+        unmeasured=tuple(
+            (name, options[name])
+            for name in ("moments", "state_dtype")
+            if options[name] != usual[name]
+        ),
     )
-
-
-def _unmeasured(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Name what differs from the baseline and leaves no trace in a profile: another step, and how it is stored."""
-    usual = get_method(load_evidence().baseline).resolve()
-    named = ("moments", "state_dtype")
-    return tuple((name, options[name]) for name in named if options[name] != usual[name])

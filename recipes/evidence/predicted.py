@@ -36,11 +36,6 @@ ENERGY_WORTH = 0.40
 def layer_gain(layer: Layer, cost: MethodCost, profile: Profile) -> float | None:
     """Return the expected gain of a method on one layer over plain AdamW after equally many steps.
 
-    Args:
-        layer: The layer.
-        cost: The method's row of the profile, or another row with its options.
-        profile: The profile the layer is of.
-
     Returns:
         A share of the loss measure, positive where the method is better; None where the method leaves the layer alone
         or nothing that was measured speaks about it. Time is not in it.
@@ -95,10 +90,6 @@ def predicted_gain(profile: Profile, cost: MethodCost) -> PredictedGain | None:
     """Return the gain predicted from the profile's gradients; None where nothing measured speaks about a method.
 
     Layers count by their size, and their order does not matter.
-
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
     """
     if profile.settings.simulate or cost.method == load_evidence().baseline:
         return None

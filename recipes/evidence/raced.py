@@ -74,15 +74,10 @@ def gain_from_losses(loss: float, baseline_loss: float, kind: str | None) -> flo
 
 
 def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | None:
-    """Return what the profile's race says about a method; None where it did not take part.
+    """Return what the profile's race says about a method for steps of `batch_size` examples; None where it took no part.
 
     A difference inside the spread of the seeds counts as none. One seed has no spread: the widest of the race's other
     methods stands in, or 5 % where every method ran once.
-
-    Args:
-        profile: The profile.
-        method: Method id.
-        batch_size: Examples of one step in the question, of all its micro-batches.
     """
     race = profile.race
     entries = {} if race is None else {entry.method: entry for entry in race.contestants}

@@ -28,15 +28,7 @@ class Fit(Enum):
 
 
 class Budget(Reason):
-    """A budget and what is taken off it before the first tensor.
-
-    Attributes:
-        total_bytes: The budget as given.
-        context_bytes: Taken by the device's context.
-        reserve_bytes: Kept by the allocator.
-        headroom: Share of what is left to keep free.
-        headroom_bytes: The same in bytes.
-    """
+    """A budget and what is taken off it: the device's context, the allocator's reserve, and of the rest the headroom."""
 
     total_bytes: int
     context_bytes: int
@@ -86,13 +78,7 @@ def smallest_budget(peak_bytes: int, device: DeviceType = "cuda", *, headroom: f
 
 
 def fit(low_bytes: int, high_bytes: int | None, usable_bytes: int) -> Fit:
-    """Return whether a peak known as an interval fits.
-
-    Args:
-        low_bytes: The peak is at least this.
-        high_bytes: The peak is at most this; None where nothing bounds it.
-        usable_bytes: What tensors can use.
-    """
+    """Return whether a peak known as an interval fits; `high_bytes` is None where nothing bounds it."""
     if low_bytes > usable_bytes:
         return Fit.NO
     if high_bytes is not None and high_bytes <= usable_bytes:

@@ -59,13 +59,7 @@ def leaner_options(cost: MethodCost) -> Iterator[dict[str, OptionValue]]:
 def with_options(
     profile: Profile, cost: MethodCost, changed: Mapping[str, OptionValue]
 ) -> MethodCost:
-    """Return a row of the profile with other options, its state and peak moved by what these take by formula.
-
-    Args:
-        profile: The profile.
-        cost: A row of it.
-        changed: The options that differ from the row's.
-    """
+    """Return a row of the profile with some options changed, its state and peak moved by what these take by formula."""
     if not changed:
         return cost
     before = changed_options(cost)

@@ -72,14 +72,7 @@ def changed_passes(
     batch_size: int,
     config: PassConfig,
 ) -> dict[Phase, int]:
-    """Return the phases at another batch size or run another way.
-
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        phases: Bytes by phase at the profile's batch size, in the plain way.
-        batch_size: Examples of one micro-batch.
-        config: How the passes are run.
+    """Return the phases of micro-batches of `batch_size` examples, from the plain way's at the profile's batch size.
 
     Raises:
         UsageError: The profile does not know the passes of such a batch.

@@ -9,7 +9,7 @@ batch, on recomputing and on when the weights are updated: by as much as the pro
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 from subopt.profilers.record.profile import MethodCost, Peak, Phase, Profile
@@ -67,15 +67,9 @@ class PeakAt(Reason):
 def peak_at(
     profile: Profile, cost: MethodCost, batch_size: int, config: PassConfig = STANDARD_PASSES
 ) -> PeakAt:
-    """Return the peak of a step with one method.
+    """Return the peak of a step with one method and micro-batches of `batch_size` examples.
 
     At the profile's own batch size and in the plain way this is the profile's number.
-
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        batch_size: Examples of one micro-batch.
-        config: How the passes are run.
 
     Raises:
         UsageError: The profile does not know the passes of such a batch, or run that way.
@@ -143,7 +137,7 @@ def _phases(profile: Profile, cost: MethodCost) -> dict[Phase, int]:
     """Bytes by phase as the profile has them, or summed from the parts where it followed no step."""
     peak = _followed_peak(cost)
     if peak is not None:
-        phases: dict[Phase, int] = peak.by_phase.model_dump(exclude_none=True)
+        phases: dict[Any, int] = peak.by_phase.model_dump(exclude_none=True)
         return {**phases, peak.phase: peak.bytes}
     held = weight_bytes(profile, cost) + cost.state_bytes
     gradients = gradient_bytes(profile, cost)

@@ -15,17 +15,10 @@ def scaled_passes(
     batch_size: int,
     config: PassConfig,
 ) -> dict[Phase, int]:
-    """Return the phases at another batch size.
+    """Return the phases of micro-batches of `batch_size` examples, from those at the profile's batch size.
 
     For a smaller batch only the activations shrink; for a larger one everything grows that is neither parameter,
     gradient nor optimizer state.
-
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        phases: Bytes by phase at the profile's batch size.
-        batch_size: Examples of one micro-batch.
-        config: How the passes are run; they cannot be recomputed or update the weights here.
 
     Raises:
         UsageError: The profile has no activations to scale, or the passes are to be run another way.

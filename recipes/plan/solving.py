@@ -157,12 +157,6 @@ def solve(
 ) -> Solved | None:
     """Return the plan with the smallest change that fits, or None where none does.
 
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        usable_bytes: What tensors can use of the budget.
-        request: What is fixed and what may be changed.
-
     Raises:
         UsageError: The profile has no activations to scale, so that nothing can be said of another batch size.
     """

@@ -70,13 +70,6 @@ def expected_gain(
     0.10. An unknown overhead costs nothing here and is named among the reasons. The error of the mean is the same mean
     of the errors.
 
-    Args:
-        raced: The method's result of a race.
-        predicted: What the gradients say.
-        published: The nearest published comparison.
-        overhead: Step time relative to the baseline.
-        cut_short: Whether the race ended before its plan did.
-
     Returns:
         The expected gain, a share of the loss measure; None where nothing is known.
     """
@@ -151,11 +144,6 @@ def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
     the others. After that `quality` takes what was raced at these settings first, and goes by score, where a promise
     no larger than its error comes after plain AdamW; `speed` goes by step time, methods expected to be worse than AdamW
     last; `memory` by peak. Ties go by score, then by peak.
-
-    Args:
-        row: The row.
-        objective: What the user wants most.
-        usable_bytes: Usable part of the budget.
     """
     unproven = row.score is None
     tiebreak = 0.0 if row.score is None else -row.score
@@ -175,17 +163,11 @@ def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
 def time_overhead(
     profile: Profile, cost: MethodCost, baseline: MethodCost | None, batch_size: int
 ) -> TimeOverhead | None:
-    """Return a training step's time with a method relative to one with the baseline.
+    """Return the time of a training step of `batch_size` examples with a method relative to one with the baseline.
 
     overhead / (forward_backward + step - overhead), with the optimizer step's overhead over the baseline's, the two
     timed in turn and refreshes included by their share; step - overhead is the baseline's step of that time. Forward
     and backward are taken to grow with the batch, the optimizer's step not. Without measured times the FLOPs stand in.
-
-    Args:
-        profile: The profile.
-        cost: The method's row.
-        baseline: The baseline's row; None where the profile has none.
-        batch_size: Examples of one step, of all its micro-batches.
     """
     if baseline is None:
         return None
