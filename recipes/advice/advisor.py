@@ -12,7 +12,6 @@ from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.raced_settings import as_raced
 from ..mixed.recipe import mixed_at
-from ..mixed.record import Mixed
 from ..plan.budget import Budget, DeviceType, read_budget
 from ..plan.method_options import changed_options
 from ..plan.reasons import plan_reasons
@@ -136,10 +135,8 @@ def _choice(
     profile, budget, plan = question.profile, question.budget, chosen.plan
     rows = tuple(item.row for item in planned)
     solved = tuple(plan_reasons(profile, question.request, plan))
-    mix: Mixed | None = None
-    about_mix: tuple[Reason, ...] = ()
-    if mixed:
-        mix, about_mix = mixed_at(profile, question.costs, plan, budget.usable_bytes)
+    asked_mix = (profile, question.costs, plan, budget.usable_bytes)
+    mix, about_mix = mixed_at(*asked_mix) if mixed else (None, ())
     leaner = {item.row.method: item.plan.options for item in planned if item.plan.options}
     why = choice_reasons(chosen.row, rows, question.objective, profile, leaner)
     return Advice(

@@ -33,13 +33,7 @@ MODERATE_RATIO = 10.0
 
 
 class Published(Reason):
-    """The published result nearest to a model, and how much of its gain to expect there.
-
-    Attributes:
-        result: The printed numbers.
-        gain: Their gain over the baseline, a share.
-        certainty: How near the setting is.
-    """
+    """The published result nearest to a model, its gain over the baseline, and how much of that to expect there."""
 
     result: PublishedResult
     gain: float

@@ -74,7 +74,7 @@ def gain_from_losses(loss: float, baseline_loss: float, kind: str | None) -> flo
 
 
 def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | None:
-    """Return what the profile's race says about a method for steps of `batch_size` examples; None where it took no part.
+    """Return what the profile's race says about a method for steps of `batch_size` examples; None if it took no part.
 
     A difference inside the spread of the seeds counts as none. One seed has no spread: the widest of the race's other
     methods stands in, or 5 % where every method ran once.

@@ -13,9 +13,6 @@ from ..reason import Reason
 
 DeviceType = Literal["cuda", "cpu"]
 
-# The figures for a GPU of unknown name, under the names that callers know.
-CUDA_CONTEXT_BYTES = UNKNOWN_GPU.context_bytes
-RESERVE_SHARE = UNKNOWN_GPU.reserve_share
 _CONSTANTS = {"cpu": CPU, "cuda": UNKNOWN_GPU}
 
 
@@ -28,7 +25,7 @@ class Fit(Enum):
 
 
 class Budget(Reason):
-    """A budget and what is taken off it: the device's context, the allocator's reserve, and of the rest the headroom."""
+    """A budget and what is taken off it: the device's context, the allocator's reserve, of the rest the headroom."""
 
     total_bytes: int
     context_bytes: int

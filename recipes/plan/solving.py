@@ -92,16 +92,10 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """A plan for one method.
+    """A plan for one method, in the terms of `PlanRequest`, with its peak.
 
-    Attributes:
-        batch_size: Examples of one micro-batch.
-        accumulate: Micro-batches of a step.
-        peak: Its peak.
-        options: The method's options that were changed for it.
-        recompute: Whether the repeated blocks' activations are computed again.
-        fused_backward: Whether weights are updated in the backward pass.
-        is_largest: Whether the micro-batch is the largest that the profile says anything about.
+    `options` are those of the method that were changed for it; `is_largest` says that the micro-batch is the largest
+    that the profile says anything about.
     """
 
     batch_size: int

@@ -110,14 +110,11 @@ def _(second: reasons.RunnerUp) -> str:
 
 @words.register
 def _(sure: reasons.HowSure) -> str:
-    is_measured = sure.memory_source == "measured"
-    parts = ["memory was measured" if is_measured else "memory is {memory_source}"]
-    parts.append(_TIMES[sure.time_source])
-    if sure.may_exceed_budget:
-        parts.append("the peak's interval reaches beyond the budget")
-    if sure.missing_parts:
-        parts.append("the profile lacks {missing_parts:part}")
-    return filled(f"How sure: {', '.join(parts)}; quality is {{grade}}: {{grounds}}.", sure)
+    was = "was" if sure.memory_source == "measured" else "is"
+    reach = "{may_exceed_budget:, the peak's interval reaches beyond the budget|}"
+    lacks = ", the profile lacks {missing_parts:part}" if sure.missing_parts else ""
+    known = f"memory {was} {{memory_source}}, {_TIMES[sure.time_source]}{reach}{lacks}"
+    return filled(f"How sure: {known}; quality is {{grade}}: {{grounds}}.", sure)
 
 
 @words.register

@@ -125,10 +125,12 @@ def rotation_sentence(profile: Profile) -> str | None:
     cosines = _cosines(shown, basis)
     doubtful = cosines is not None and cosines[1] <= cosines[0] - CLEAR_COSINE
     outcome = _outcome(judged, paying, doubtful=doubtful)
+    aged, age = median_of([stale_gain(layer) for layer in shown]), oldest_lag(profile)
+    stale = "" if aged is None else f", {times(aged)} in a one-sided basis {age} steps old"
     return (
         f"Rotation {outcome}: {there}a diagonal method sees {_own(shown)}, "
         f"{times(typical_gain(shown, basis))} that {_COORDINATES[basis]}"
-        f"{_stale(profile, shown)}{_agreement(cosines)}{_caveat(profile)}."
+        f"{stale}{_agreement(cosines)}{_caveat(profile)}."
     )
 
 
@@ -158,12 +160,6 @@ def _outcome(
         pays = "may pay" if doubtful else "pays"
         return f"{pays} in {len(paying)} of {len(judged)} layers{roles}{harm}"
     return f"changes little{harm}" if counts["harms"] <= len(judged) / 2 else "does harm"
-
-
-def _stale(profile: Profile, layers: Sequence[Layer]) -> str:
-    found = median_of([stale_gain(layer) for layer in layers])
-    age = oldest_lag(profile)
-    return f", {times(found)} in a one-sided basis {age} steps old" if found is not None else ""
 
 
 def _cosines(layers: Sequence[Layer], basis: Basis) -> tuple[float, float] | None:
