@@ -12,14 +12,19 @@ from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.raced_settings import as_raced
 from ..mixed.recipe import mixed_at
-from ..mixed.record import Mixed
 from ..plan.budget import Budget, DeviceType, read_budget
 from ..plan.method_options import changed_options
 from ..plan.reasons import plan_reasons
 from ..plan.solving import PlanRequest
-from ..ranking.planned import Planned, asked_plans, least_changed, smallest_plans, solved_plans
+from ..ranking.planned import (
+    Planned,
+    asked_plans,
+    least_changed,
+    ranked_plans,
+    smallest_plans,
+    solved_plans,
+)
 from ..ranking.row import Objective, Row
-from ..ranking.rule import ranked
 from ..reason import Reason
 from .answer import Advice
 from .calibrated import earlier_runs
@@ -79,16 +84,8 @@ def recommend(
         )
     unavailable = _unavailable(profile, methods)
     costs, others = _split(profile, methods, without=dict(unavailable))
-    question = _Question(
-        profile=profile,
-        objective=objective,
-        budget=budget,
-        device=device,
-        request=request,
-        costs=[as_raced(profile, cost) for cost in costs],
-        others=others,
-        unavailable=unavailable,
-    )
+    costs = [as_raced(profile, cost) for cost in costs]
+    question = _Question(profile, objective, budget, device, request, costs, others, unavailable)
     planned, chosen = _planned(question)
     if chosen is None:
         return _refusal(question, planned)
@@ -138,10 +135,8 @@ def _choice(
     profile, budget, plan = question.profile, question.budget, chosen.plan
     rows = tuple(item.row for item in planned)
     solved = tuple(plan_reasons(profile, question.request, plan))
-    mix: Mixed | None = None
-    about_mix: tuple[Reason, ...] = ()
-    if mixed:
-        mix, about_mix = mixed_at(profile, question.costs, plan, budget.usable_bytes)
+    asked_mix = (profile, question.costs, plan, budget.usable_bytes)
+    mix, about_mix = mixed_at(*asked_mix) if mixed else (None, ())
     leaner = {item.row.method: item.plan.options for item in planned if item.plan.options}
     why = choice_reasons(chosen.row, rows, question.objective, profile, leaner)
     return Advice(
@@ -161,11 +156,8 @@ def _choice(
 def _remarks(question: _Question, chosen: Row | None) -> Iterator[Reason]:
     """Yield what follows the answer: what fills the memory, how sure it is, what is missing, the budget."""
     profile, memory = question.profile, question.profile.memory
-    peak, state, activations = (
-        memory.peak_bytes or 0,
-        memory.optimizer_state_bytes,
-        memory.activation_bytes or 0,
-    )
+    peak, state = memory.peak_bytes or 0, memory.optimizer_state_bytes
+    activations = memory.activation_bytes or 0
     if state < _SMALL_STATE_SHARE * peak and activations > state:
         yield ActivationsFillMemory(peak, state, activations, profile.settings.batch_size)
     if chosen is not None:
@@ -185,38 +177,32 @@ def _planned(question: _Question) -> tuple[list[Planned], Planned | None]:
         asked = smallest_plans(profile, costs, request, usable_bytes)
     else:
         asked = asked_plans(profile, costs, request, usable_bytes)
-        if any(item.is_recommendable for item in asked):
-            return _ranked(asked, objective, usable_bytes)
+        ranked = ranked_plans(asked, objective, usable_bytes)
+        if best := _first_that_fits(ranked):
+            return ranked, best
     solved = solved_plans(profile, costs, request, usable_bytes)
-    best = _ranked(least_changed(solved), objective, usable_bytes)[1]
+    best = _first_that_fits(ranked_plans(least_changed(solved), objective, usable_bytes))
     by_method = {item.row.method: item for item in [*asked, *solved]}
     if not by_method:
         raise UsageError(
             "no method of the profile can be run this way, or the profile does not know what that takes",
             "leave out --recompute on and --fused-backward on",
         )
-    return _ranked(list(by_method.values()), objective, usable_bytes)[0], best
+    return ranked_plans(by_method.values(), objective, usable_bytes), best
 
 
-def _ranked(
-    planned: Sequence[Planned], objective: Objective, usable_bytes: int
-) -> tuple[list[Planned], Planned | None]:
-    """Return the methods best first, and the first that stays within the budget."""
-    by_row = {id(item.row): item for item in planned}
-    rows = ranked([item.row for item in planned], objective, usable_bytes)
-    found = [by_row[id(row)] for row in rows]
-    return found, next((item for item in found if item.is_recommendable), None)
+def _first_that_fits(planned: Sequence[Planned]) -> Planned | None:
+    return next((item for item in planned if item.row.is_recommendable), None)
 
 
 def _unavailable(profile: Profile, methods: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
     """Return the methods, of those asked for, that need what is not installed, and how to install it."""
     options = {cost.method: changed_options(cost) for cost in profile.methods}
-    found = []
-    for name in METHODS if methods is None else methods:
-        extra = get_method(name).missing_extra(options.get(name))
-        if extra is not None:
-            found.append((name, f"pip install 'subopt[{extra}]'"))
-    return tuple(found)
+    return tuple(
+        (name, f"pip install 'subopt[{extra}]'")
+        for name in (METHODS if methods is None else methods)
+        if (extra := get_method(name).missing_extra(options.get(name))) is not None
+    )
 
 
 def _split(

@@ -19,22 +19,11 @@ ChangeType = Literal["batch", "recompute", "fused backward", "method", "budget"]
 Question = Literal["accumulate", "recompute", "fused_backward", "methods", "batch_size", "budget"]
 
 
-@dataclass(frozen=True, slots=True)
 class FittingChange(Reason):
-    """Something that would make training fit.
+    """Something that would make training fit: what is changed, what has to be asked differently, and the plan then.
 
-    Attributes:
-        kind: What is changed.
-        question: What of the question has to be asked differently.
-        method: The method it is worked out for.
-        options: Options that differ from the profile's row.
-        batch_size: Examples of one micro-batch after the change.
-        accumulate: Micro-batches of one optimizer step after the change.
-        recompute: Whether activations are computed again after the change.
-        fused_backward: Whether the backward pass updates the weights after the change.
-        peak_bytes: Predicted peak after the change.
-        budget_bytes: The budget it needs.
-        counts_activations: Whether the profile knows the activations, which are part of the peak.
+    `options` differ from the profile's row, `batch_size` is the examples of one micro-batch, and `counts_activations`
+    says whether the profile knows the activations, which are part of the peak.
     """
 
     kind: ChangeType

@@ -8,7 +8,6 @@ prediction without it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from subopt.profilers.record.profile import Calibration, Profile
@@ -19,7 +18,6 @@ from ..reason import Reason
 LEAST_RUNS = 3
 
 
-@dataclass(frozen=True, slots=True)
 class EarlierRuns(Reason):
     """What earlier runs on this machine took of what was predicted, as multiples of it."""
 
@@ -29,7 +27,6 @@ class EarlierRuns(Reason):
     largest: float
 
 
-@dataclass(frozen=True, slots=True)
 class StepCorrection(Reason):
     """A recipe's time of a step is the profile's times this factor, which earlier runs took."""
 
@@ -39,12 +36,10 @@ class StepCorrection(Reason):
 
 def earlier_runs(calibration: Calibration | None) -> Iterator[EarlierRuns]:
     """Yield what earlier runs on this machine took of their predictions."""
-    if calibration is not None and calibration.peak is not None:
-        found = calibration.peak
-        yield EarlierRuns("peak", found.runs, found.least, found.largest)
-    if calibration is not None and calibration.step_ms is not None:
-        found = calibration.step_ms
-        yield EarlierRuns("step time", found.runs, found.least, found.largest)
+    if calibration is not None and (peak := calibration.peak):
+        yield EarlierRuns("peak", peak.runs, peak.least, peak.largest)
+    if calibration is not None and (step := calibration.step_ms):
+        yield EarlierRuns("step time", step.runs, step.least, step.largest)
 
 
 def step_correction(profile: Profile) -> StepCorrection | None:

@@ -6,7 +6,7 @@ Micro-batches, recomputing, a fused backward pass and leaner options have been t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from subopt.errors import UsageError
@@ -14,9 +14,15 @@ from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..plan.budget import Budget, DeviceType, smallest_budget
 from ..plan.solving import PlanRequest, Solved, least
-from ..ranking.planned import Planned, least_changed, solved_plans
-from ..ranking.rule import ranked
+from ..ranking.planned import Planned, least_changed, ranked_plans, solved_plans
 from .answer import ChangeType, FittingChange, Question
+
+# What is changed; where the plan alone was freed, what the plan has changed.
+_KINDS: dict[Question, ChangeType] = {
+    "methods": "method",
+    "batch_size": "batch",
+    "budget": "budget",
+}
 
 
 def changes_that_fit(
@@ -27,65 +33,29 @@ def changes_that_fit(
     request: PlanRequest,
     device: DeviceType,
 ) -> tuple[FittingChange, ...]:
-    """Return what would make training fit, the smallest change first.
-
-    Args:
-        profile: The profile.
-        costs: The methods that were asked for, none of which fits.
-        others: Methods of the profile that were not asked for.
-        budget: The budget.
-        request: What was fixed.
-        device: What kind of memory the budget is.
-    """
+    """Return what would make training fit, the smallest change first; `others` are the methods not asked for."""
+    wishes: list[tuple[Question, Sequence[MethodCost], PlanRequest]] = []
+    if request.accumulate is not None and request.batch_size != "auto":
+        wishes.append(("accumulate", costs, replace(request, accumulate=None)))
+    if request.recompute is False:
+        wishes.append(("recompute", costs, replace(request, recompute="auto")))
+    if request.fused_backward is False:
+        wishes.append(("fused_backward", costs, replace(request, fused_backward="auto")))
+    wishes.append(("methods", others, request))
+    if not request.is_open and profile.memory.activation_bytes is not None:
+        fewer = replace(request, batch_size="auto", accumulate=None, examples_per_step=None)
+        wishes.append(("batch_size", costs, fewer))
+    granted = (
+        (question, _best(profile, methods, budget, wish)) for question, methods, wish in wishes
+    )
     return (
-        *_allowed(profile, costs, budget, request),
-        *_other_method(profile, others, budget, request),
-        *_fewer_examples(profile, costs, budget, request),
+        *(
+            _change(question, found.row.method, found.plan, budget.total_bytes)
+            for question, found in granted
+            if found is not None
+        ),
         _larger_budget(profile, costs, budget, request, device),
     )
-
-
-def _allowed(
-    profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: PlanRequest
-) -> Iterator[FittingChange]:
-    """Yield what would fit if one thing that the user fixed were free, or else all of them."""
-    wishes: list[tuple[Question, PlanRequest]] = []
-    if request.accumulate is not None and request.batch_size != "auto":
-        wishes.append(("accumulate", replace(request, accumulate=None)))
-    if request.recompute is False:
-        wishes.append(("recompute", replace(request, recompute="auto")))
-    if request.fused_backward is False:
-        wishes.append(("fused_backward", replace(request, fused_backward="auto")))
-    for question, allowed in wishes:
-        found = _best(profile, costs, budget, allowed)
-        if found is not None:
-            kind: ChangeType = "recompute" if found.plan.recompute else "batch"
-            if found.plan.fused_backward:
-                kind = "fused backward"
-            yield _change(kind, question, found.row.method, found.plan, budget.total_bytes)
-
-
-def _other_method(
-    profile: Profile, others: Sequence[MethodCost], budget: Budget, request: PlanRequest
-) -> Iterator[FittingChange]:
-    """Yield the method with the least change among those that were left out of the question."""
-    found = _best(profile, others, budget, request)
-    if found is not None:
-        yield _change("method", "methods", found.row.method, found.plan, budget.total_bytes)
-
-
-def _fewer_examples(
-    profile: Profile, costs: Sequence[MethodCost], budget: Budget, request: PlanRequest
-) -> Iterator[FittingChange]:
-    """Yield the largest step that fits, which is another step than what was asked for."""
-    if request.batch_size == "auto" and request.examples_per_step is None:
-        return
-    fewer = replace(request, batch_size="auto", accumulate=None, examples_per_step=None)
-    if profile.memory.activation_bytes is None:
-        return
-    found = _best(profile, costs, budget, fewer)
-    if found is not None:
-        yield _change("batch", "batch_size", found.row.method, found.plan, budget.total_bytes)
 
 
 def _larger_budget(
@@ -103,7 +73,7 @@ def _larger_budget(
         )
     cost, plan = min(plans, key=lambda pair: pair[1].needed_bytes)
     needed = smallest_budget(plan.needed_bytes, device, headroom=budget.headroom)
-    return _change("budget", "budget", cost.method, plan, needed)
+    return _change("budget", cost.method, plan, needed)
 
 
 def _best(
@@ -111,17 +81,14 @@ def _best(
 ) -> Planned | None:
     """Return the best ranked method among those with the least changed options."""
     planned = least_changed(solved_plans(profile, costs, request, budget.usable_bytes))
-    if not planned:
-        return None
-    first, *_ = ranked([item.row for item in planned], "quality", budget.usable_bytes)
-    return next(item for item in planned if item.row is first)
+    return next(iter(ranked_plans(planned, "quality", budget.usable_bytes)), None)
 
 
-def _change(
-    kind: ChangeType, question: Question, method: str, plan: Solved, budget_bytes: int
-) -> FittingChange:
+def _change(question: Question, method: str, plan: Solved, budget_bytes: int) -> FittingChange:
+    kind: ChangeType = "recompute" if plan.recompute else "batch"
+    kind = "fused backward" if plan.fused_backward else kind
     return FittingChange(
-        kind=kind,
+        kind=_KINDS.get(question, kind),
         question=question,
         method=method,
         options=plan.options,

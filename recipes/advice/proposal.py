@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from subopt.profilers.record.profile import Files, Profile
+from subopt.profilers.record.profile import Profile
 
 from ..data.paths import relative
 from ..evidence.published import PublishedLr, load_evidence, published_lr
@@ -17,7 +17,6 @@ from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
 from ..mixed.recipe import with_mixed
 from ..mixed.record import MixRemark
 from ..plan.method_options import changed_options
-from ..plan.solving import Solved
 from ..ranking.row import Row
 from ..reason import Reason
 from ..schema import Checkpoint, Data, Evaluation, Fallback, Model, Optimizer, Recipe, Schedule, Why
@@ -66,6 +65,7 @@ def to_recipe(
     """
     row, plan = advice.require_chosen()
     rate, fallback_rate = known_rate(profile, row.method), _fallback_rate(profile, row.method)
+    files = profile.target.files
     recipe = Recipe(
         model=Model(
             target=relative_target(profile, recipe_path),
@@ -75,7 +75,7 @@ def to_recipe(
         data=Data(
             batch_size=plan.batch_size,
             accumulate=plan.accumulate,
-            files=_files(profile, recipe_path),
+            files=None if files is None else relative(files, recipe_path.resolve().parent),
         ),
         optimizer=Optimizer(
             method=row.method,
@@ -104,12 +104,7 @@ def to_recipe(
 
 
 def recipe_reasons(advice: Advice, profile: Profile) -> Iterator[Reason]:
-    """Yield what a recipe's choices rest on: evidence, what of the plan was solved for, learning rates, and doubts.
-
-    Args:
-        advice: The advice; something was chosen.
-        profile: The profile it was given for.
-    """
+    """Yield what a recipe's choices rest on: evidence, what of the plan was solved for, learning rates, and doubts."""
     row, plan = advice.require_chosen()
     methods = [row.method]
     if advice.mixed is None:
@@ -124,7 +119,11 @@ def recipe_reasons(advice: Advice, profile: Profile) -> Iterator[Reason]:
     for method in methods:
         rate = known_rate(profile, method)
         yield ChosenRate(method, rate.lr, rate.reason)
-        yield from _other_batch_size(plan, profile, rate)
+        tokens, published = tokens_per_step(profile, plan.examples_per_step), rate.tokens_per_step
+        if tokens is not None and published is not None:
+            ratio = published / max(tokens, 1)
+            if not 1 / _OTHER_BATCH < ratio < _OTHER_BATCH:
+                yield OtherBatchSize(published, tokens)
     fallback_rate = _fallback_rate(profile, row.method)
     if fallback_rate is not None:
         yield ChosenRate(row.method, fallback_rate.lr, fallback_rate.reason, is_fallback=True)
@@ -147,9 +146,7 @@ def _fallback_rate(profile: Profile, method: str) -> PublishedLr | None:
         return None
     rate = published_lr(baseline, trainable_parameters(profile), model_type(profile))
     found = raced(profile, method)
-    if found is None:
-        return rate
-    return replace(rate, lr=found[0].fallback_lr, reason=RacedFallbackRate())
+    return replace(rate, lr=found[0].fallback_lr, reason=RacedFallbackRate()) if found else rate
 
 
 def relative_target(profile: Profile, recipe_path: Path) -> str:
@@ -167,12 +164,6 @@ def relative_target(profile: Profile, recipe_path: Path) -> str:
     _, colon, attribute = target.spec.rpartition(":")
     suffix = f":{attribute}" if colon and attribute.isidentifier() else ""
     return _relative(target.file, recipe_path) + suffix
-
-
-def _files(profile: Profile, recipe_path: Path) -> Files | None:
-    """Return the files the profile's data was of, as they are named from the recipe's folder."""
-    files = profile.target.files
-    return None if files is None else relative(files, recipe_path.resolve().parent)
 
 
 def _relative(file: str, recipe_path: Path) -> str:
@@ -198,15 +189,3 @@ def _why(advice: Advice, profile: Profile, row: Row, evidence: Sequence[str]) ->
         step_factor=factor,
         evidence=list(evidence),
     )
-
-
-def _other_batch_size(
-    plan: Solved, profile: Profile, rate: PublishedLr
-) -> Iterator[OtherBatchSize]:
-    """Yield that a published learning rate belongs to a batch of quite another size, where it does."""
-    tokens = tokens_per_step(profile, plan.examples_per_step)
-    if tokens is None or rate.tokens_per_step is None:
-        return
-    ratio = rate.tokens_per_step / max(tokens, 1)
-    if not 1 / _OTHER_BATCH < ratio < _OTHER_BATCH:
-        yield OtherBatchSize(rate.tokens_per_step, tokens)

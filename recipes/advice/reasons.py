@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from subopt.profilers.record.profile import Phase
@@ -16,12 +15,10 @@ from ..reason import Reason
 # ---- what a method promises
 
 
-@dataclass(frozen=True, slots=True)
 class Promise(Reason):
     """The base of all promises of quality."""
 
 
-@dataclass(frozen=True, slots=True)
 class ExpectedGain(Promise):
     """The gain over the baseline after equal time to expect from all evidence, its error, and the time of a step."""
 
@@ -31,7 +28,6 @@ class ExpectedGain(Promise):
     overhead: TimeOverhead | None
 
 
-@dataclass(frozen=True, slots=True)
 class RaceResult(Promise):
     """The gain in a race at the settings of the question; one that does not count is inside the seeds' spread."""
 
@@ -40,7 +36,6 @@ class RaceResult(Promise):
     counts: bool
 
 
-@dataclass(frozen=True, slots=True)
 class UnknownQuality(Promise):
     """Nothing is known of the method's quality."""
 
@@ -50,7 +45,6 @@ class UnknownQuality(Promise):
 # ---- the choice
 
 
-@dataclass(frozen=True, slots=True)
 class BaselineChosen(Reason):
     """Plain AdamW is the choice."""
 
@@ -59,7 +53,6 @@ class BaselineChosen(Reason):
     headroom_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class MethodChosen(BaselineChosen):
     """Another method is the choice."""
 
@@ -67,7 +60,6 @@ class MethodChosen(BaselineChosen):
     promise: Promise
 
 
-@dataclass(frozen=True, slots=True)
 class DecidedBy(Reason):
     """Which evidence decided the expected gain, and the gains by the other types that count beside it."""
 
@@ -76,7 +68,6 @@ class DecidedBy(Reason):
     others: Mapping[EvidenceType, float]
 
 
-@dataclass(frozen=True, slots=True)
 class RunnerUp(Reason):
     """The method that comes next, and the error of the distance; after a race another one would settle nothing."""
 
@@ -86,7 +77,6 @@ class RunnerUp(Reason):
     is_raced: bool
 
 
-@dataclass(frozen=True, slots=True)
 class LessSure(Reason):
     """Another method promises more, but less surely."""
 
@@ -94,28 +84,24 @@ class LessSure(Reason):
     more: float
 
 
-@dataclass(frozen=True, slots=True)
 class LeanerOnly(LessSure):
     """Another method promises more, but fits with leaner options only."""
 
     options: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class BaselineFits(Reason):
     """Plain AdamW would fit too."""
 
     peak_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class BaselineFitsLeaner(BaselineFits):
     """Plain AdamW would fit with leaner options."""
 
     options: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class BaselineDoesNotFit(Reason):
     """Plain AdamW does not fit."""
 
@@ -130,7 +116,6 @@ class NoRival(Reason):
     """Nothing is known of any other method."""
 
 
-@dataclass(frozen=True, slots=True)
 class Rival(Reason):
     """The best other method and its promise, which is not worth its cost."""
 
@@ -146,14 +131,12 @@ class UnsureRival(Rival):
     """The promise is smaller than its error."""
 
 
-@dataclass(frozen=True, slots=True)
 class LeanerRival(Rival):
     """The method fits with leaner options only."""
 
     options: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class LargeRival(Rival):
     """The method does not fit."""
 
@@ -164,7 +147,6 @@ class TightRival(LargeRival):
     """The method may not fit: its interval reaches beyond the budget, or is open."""
 
 
-@dataclass(frozen=True, slots=True)
 class OtherObjective(Rival):
     """Quality was not what was asked for."""
 
@@ -174,7 +156,6 @@ class OtherObjective(Rival):
 # ---- how sure the choice is
 
 
-@dataclass(frozen=True, slots=True)
 class HowSure(Reason):
     """How the numbers are known, how far the promise of quality can be trusted, and what it rests on."""
 
@@ -187,7 +168,6 @@ class HowSure(Reason):
     grounds: tuple[Reason, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class RacedSeeds(Reason):
     """The method was raced with so many seeds."""
 
@@ -198,14 +178,12 @@ class RaceCutShort(Reason):
     """The race ended before its plan did."""
 
 
-@dataclass(frozen=True, slots=True)
 class PredictedLayers(Reason):
     """The gain was predicted from the gradients of so many layers."""
 
     layers: int
 
 
-@dataclass(frozen=True, slots=True)
 class PublishedNear(Reason):
     """A comparison is published for a setting so near."""
 
@@ -219,7 +197,6 @@ class NotRaced(Reason):
 # ---- where nothing fits
 
 
-@dataclass(frozen=True, slots=True)
 class NothingFits(Reason):
     """The method that needs the least, and by how much that is too much."""
 
@@ -229,7 +206,6 @@ class NothingFits(Reason):
     excess_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class SmallestChange(Reason):
     """The first of the changes that would make training fit."""
 
@@ -239,7 +215,6 @@ class SmallestChange(Reason):
 # ---- what else there is to say
 
 
-@dataclass(frozen=True, slots=True)
 class ActivationsFillMemory(Reason):
     """Of AdamW's peak, the activations are far more than the optimizer's state."""
 
@@ -249,14 +224,12 @@ class ActivationsFillMemory(Reason):
     batch_size: int
 
 
-@dataclass(frozen=True, slots=True)
 class NotInstalled(Reason):
     """Methods that need a package, each with the command that installs it."""
 
     methods: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
 class NeedsBatches(Reason):
     """The profile's data was made up: the model's file needs a `batches` function before the recipe can be trained."""
 
@@ -267,7 +240,6 @@ class NeedsDataFiles(Reason):
     """The profile's data was made up: a model of the Hugging Face hub needs files of data."""
 
 
-@dataclass(frozen=True, slots=True)
 class ChosenRate(Reason):
     """A recipe's learning rate, that of the method or of what it leaves alone, and where it comes from."""
 
@@ -277,7 +249,6 @@ class ChosenRate(Reason):
     is_fallback: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class OtherBatchSize(Reason):
     """The learning rate was published for steps of quite another size."""
 

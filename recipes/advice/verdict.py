@@ -23,15 +23,7 @@ Leaner: TypeAlias = Mapping[str, Mapping[str, Any]]
 def choice_reasons(
     chosen: Row, rows: Sequence[Row], objective: Objective, profile: Profile, leaner: Leaner
 ) -> Iterator[Reason]:
-    """Yield what was chosen and what it promises, what decided, who comes next, and what plain AdamW would do.
-
-    Args:
-        chosen: The chosen row.
-        rows: All of them, best first.
-        objective: What was asked for.
-        profile: The profile.
-        leaner: The options of the methods that fit with leaner ones only, by method.
-    """
+    """Yield what was chosen and what it promises, what decided, who comes next, and what plain AdamW would do."""
     measure = measure_of(profile)
     memory = (chosen.peak.bytes, chosen.peak.phase, chosen.headroom_bytes)
     others = [row for row in rows if row is not chosen and row.is_recommendable]
@@ -44,13 +36,13 @@ def choice_reasons(
     yield from _runner_up(chosen, others, objective, leaner)
     if chosen.cost.weight_bytes_saved:
         yield LowRankLayers(chosen.cost.weight_bytes_saved)
-    for row in rows:
-        if row.is_baseline and row.is_recommendable and row.method in leaner:
-            yield reasons.BaselineFitsLeaner(row.peak.bytes, leaner[row.method])
-        elif row.is_baseline and row.is_recommendable:
-            yield reasons.BaselineFits(row.peak.bytes)
-        elif row.is_baseline:
+    for row in (row for row in rows if row.is_baseline):
+        if not row.is_recommendable:
             yield reasons.BaselineDoesNotFit(row.peak.bytes, -row.headroom_bytes)
+        elif row.method in leaner:
+            yield reasons.BaselineFitsLeaner(row.peak.bytes, leaner[row.method])
+        else:
+            yield reasons.BaselineFits(row.peak.bytes)
 
 
 def _promise(row: Row, measure: Measure) -> reasons.Promise:
@@ -68,12 +60,11 @@ def _decided(row: Row) -> Iterator[reasons.DecidedBy]:
     if row.expected is None:
         return
     decided_by = row.expected.decided_by
-    found = {"raced": row.raced, "predicted": row.predicted, "published": row.published}
-    gains = {item.evidence_type: item.gain for item in row.expected.estimates}
-    others = {name: gain for name, gain in gains.items() if name != decided_by}
-    evidence = found[decided_by]
-    if evidence is not None:
-        yield reasons.DecidedBy(decided_by, evidence, {} if row.is_raced else others)
+    evidence = {"raced": row.raced, "predicted": row.predicted, "published": row.published}
+    others = {} if row.is_raced else {one.evidence_type: one.gain for one in row.expected.estimates}
+    others.pop(decided_by, None)
+    if (decisive := evidence[decided_by]) is not None:
+        yield reasons.DecidedBy(decided_by, decisive, others)
 
 
 def _runner_up(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 from subopt.profilers.record.profile import MethodCost, Profile
@@ -31,14 +30,12 @@ class UntrainedGradients(Doubt):
     certainty = UNTRAINED
 
 
-@dataclass(frozen=True, slots=True)
 class FewBatches(Doubt):
     """The gradients are of few batches."""
 
     batches: int
 
 
-@dataclass(frozen=True, slots=True)
 class FewMatrices(Doubt):
     """Only this share of the matrices was measured, by size."""
 
@@ -59,7 +56,6 @@ class EnergyBound(Doubt):
     """The energy kept is that of each gradient's own best basis, which is an upper bound."""
 
 
-@dataclass(frozen=True, slots=True)
 class NotMeasured(Doubt):
     """The method differs from the baseline in an option of which nothing was measured."""
 
@@ -72,11 +68,8 @@ def doubts_of(
 ) -> Iterator[Doubt]:
     """Yield what weakens the gain predicted for a method.
 
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        coverage: Share of the method's matrices that were measured, by size.
-        is_bound: Whether the energy of some matrix is known as a bound only.
+    `coverage` is the share of its matrices that were measured, by size; `is_bound` says that of some the
+    energy is known as a bound only.
     """
     settings = profile.settings
     if settings.steps + settings.warmup_steps == 0:

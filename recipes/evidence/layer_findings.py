@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from subopt.optimizers import get_method, matrix_shape
 from subopt.profilers.record.profile import Diagonality, Layer, MethodCost, Ratio, SubspaceLife
@@ -46,12 +47,7 @@ class LayerFindings:
 
 
 def layer_findings(layer: Layer, cost: MethodCost) -> LayerFindings | None:
-    """Return what was measured of a layer in the terms of a method; None where the method leaves the layer alone.
-
-    Args:
-        layer: The layer.
-        cost: The method and its options.
-    """
+    """Return what was measured of a layer in the terms of a method; None where the method leaves the layer alone."""
     if layer.role != "matrix" or not get_method(cost.method).accepts(layer.layer_type):
         return None
     family = family_of(cost)
@@ -73,11 +69,8 @@ def mean_over(points: Points, period: float) -> float:
     if period <= 0:
         return ordered[0][1]
     ages = [0.0, *(age for age, _ in ordered if 0 < age < period), period]
-    values = [_at(ordered, age) for age in ages]
-    area = sum(
-        (ages[i + 1] - ages[i]) * (values[i] + values[i + 1]) / 2 for i in range(len(ages) - 1)
-    )
-    return area / period
+    line = [(age, _at(ordered, age)) for age in ages]
+    return sum((b - a) * (at_a + at_b) / 2 for (a, at_a), (b, at_b) in pairwise(line)) / period
 
 
 def _at(ordered: Points, x: float) -> float:
@@ -138,14 +131,11 @@ def _life(found: Diagonality, family: Family) -> float:
         return 1.0
     whole = math.log10(fresh / raw)
     aged = [
-        (float(age), share)
+        (float(age), _clipped(math.log10(share / raw) / whole))
         for age, ratio in found.stale.items()
         if (share := _share(ratio, found, f"stale_{age}")) is not None
     ]
-    points = [(0.0, 1.0)] + [
-        (age, min(max(math.log10(share / raw) / whole, 0.0), 1.0)) for age, share in aged
-    ]
-    return mean_over(points, float(family.period or 1))
+    return mean_over([(0.0, 1.0), *aged], float(family.period or 1))
 
 
 def _agreement(layer: Layer, family: Family) -> float | None:
@@ -167,7 +157,7 @@ def _kept(layer: Layer, family: Family) -> tuple[float | None, bool]:
 
     The long side is not measured: where it is projected too, it is taken to lose as much.
     """
-    rank, sides = family.directions(layer.shape), family.projected_sides
+    rank, sides = family.directions_of(short_side(layer)), family.projected_sides
     life = (layer.subspace or {}).get(family.source) or (layer.subspace or {}).get("gradient")
     if life is None:
         best = _energy_at(layer, rank)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-from subopt.optimizers import get_method, matrix_shape
+from subopt.optimizers import get_method
 from subopt.optimizers.updates.basis import resolve_rank
 from subopt.profilers.record.profile import MethodCost
 
@@ -38,12 +37,8 @@ class Family:
     shares_basis: bool
     unmeasured: tuple[tuple[str, str], ...]
 
-    def directions(self, shape: Sequence[int]) -> int:
-        """Return the rank as a number of directions of a weight's short side: all of them where it has none."""
-        return self.directions_of(matrix_shape(shape)[0])
-
     def directions_of(self, side: int) -> int:
-        """Return the rank as a number of directions of a side of this length."""
+        """Return the rank as a number of directions of a side of this length: all of them where it has none."""
         return resolve_rank(self.rank, side) or side
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from subopt.profilers.record.profile import Layer, MethodCost, Profile
 
@@ -37,11 +36,6 @@ ENERGY_WORTH = 0.40
 def layer_gain(layer: Layer, cost: MethodCost, profile: Profile) -> float | None:
     """Return the expected gain of a method on one layer over plain AdamW after equally many steps.
 
-    Args:
-        layer: The layer.
-        cost: The method's row of the profile, or another row with its options.
-        profile: The profile the layer is of.
-
     Returns:
         A share of the loss measure, positive where the method is better; None where the method leaves the layer alone
         or nothing that was measured speaks about it. Time is not in it.
@@ -64,7 +58,6 @@ def gain_of(found: LayerFindings) -> float | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
 class PredictedGain(Reason):
     """The gain predicted for a method from the gradients of a whole model, with the means over its matrices.
 
@@ -92,20 +85,11 @@ class PredictedGain(Reason):
     shares_basis: bool
     doubts: tuple[Doubt, ...]
 
-    @property
-    def expected_gain(self) -> float:
-        """The gain shrunk towards zero by what there is to doubt."""
-        return self.gain * self.certainty
-
 
 def predicted_gain(profile: Profile, cost: MethodCost) -> PredictedGain | None:
     """Return the gain predicted from the profile's gradients; None where nothing measured speaks about a method.
 
     Layers count by their size, and their order does not matter.
-
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
     """
     if profile.settings.simulate or cost.method == load_evidence().baseline:
         return None

@@ -12,14 +12,7 @@ from enum import Enum
 from ..reason import Reason
 from .published_file import PublishedRate, PublishedResult, load_evidence
 
-__all__ = [
-    "Certainty",
-    "Published",
-    "PublishedLr",
-    "load_evidence",
-    "published",
-    "published_lr",
-]
+__all__ = ["Certainty", "Published", "PublishedLr", "load_evidence", "published", "published_lr"]
 
 
 class Certainty(Enum):
@@ -39,15 +32,8 @@ NEAR_RATIO = 2.0
 MODERATE_RATIO = 10.0
 
 
-@dataclass(frozen=True, slots=True)
 class Published(Reason):
-    """The published result nearest to a model, and how much of its gain to expect there.
-
-    Attributes:
-        result: The printed numbers.
-        gain: Their gain over the baseline, a share.
-        certainty: How near the setting is.
-    """
+    """The published result nearest to a model, its gain over the baseline, and how much of that to expect there."""
 
     result: PublishedResult
     gain: float
@@ -59,14 +45,12 @@ class Published(Reason):
         return self.gain * self.certainty.value
 
 
-@dataclass(frozen=True, slots=True)
 class NearestRate(Reason):
     """A learning rate is the published one for the nearest setting."""
 
     rate: PublishedRate
 
 
-@dataclass(frozen=True, slots=True)
 class RelativeToNearest(NearestRate):
     """A learning rate is a published multiple of the baseline's, which is the one for the nearest setting."""
 
@@ -74,7 +58,6 @@ class RelativeToNearest(NearestRate):
     source: str
 
 
-@dataclass(frozen=True, slots=True)
 class NoPublishedRate(NearestRate):
     """No learning rate of the method is published for such models: the baseline's is a starting point."""
 
@@ -111,17 +94,11 @@ def published(
         kind: `language`, `vision`, ... or None where it could not be told.
         tokens_per_step: Tokens of one optimizer step there; it only matters for how certain the answer is.
     """
-    best: tuple[float, PublishedResult, float] | None = None
-    for result in load_evidence().results:
-        gain = result.gain
-        if result.method != method or gain is None:
-            continue
-        distance = _distance(result.kind, result.parameters, kind, parameters)
-        if best is None or distance < best[0]:
-            best = (distance, result, gain)
-    if best is None:
+    known = [(r, r.gain) for r in load_evidence().results if r.method == method]
+    compared = [(result, gain) for result, gain in known if gain is not None]
+    if not compared:
         return None
-    _, result, gain = best
+    result, gain = min(compared, key=lambda item: _distance(item[0], parameters, kind))
     if result.kind != kind:
         return Published(result, gain, Certainty.FAR)
     return Published(result, gain, _certainty(result, parameters, tokens_per_step))
@@ -157,17 +134,13 @@ def published_lr(method: str, parameter_count: int, kind: str | None = None) -> 
 
 def _nearest_rate(method: str, parameters: int, kind: str | None) -> PublishedRate | None:
     rates = [rate for rate in load_evidence().rates if method in rate.methods]
-    return min(
-        rates,
-        key=lambda rate: _distance(rate.kind, rate.parameters, kind, parameters),
-        default=None,
-    )
+    return min(rates, key=lambda rate: _distance(rate, parameters, kind), default=None)
 
 
-def _distance(kind: str, parameters: int, wanted: str | None, wanted_parameters: int) -> float:
+def _distance(found: PublishedResult | PublishedRate, parameters: int, kind: str | None) -> float:
     """Log size ratio, plus more than any size ratio can make up where the kind differs."""
-    distance = math.log(_ratio(parameters, wanted_parameters))
-    return distance if wanted is None or kind == wanted else distance + 1000.0
+    distance = math.log(_ratio(found.parameters, parameters))
+    return distance if kind in {None, found.kind} else distance + 1000.0
 
 
 def _certainty(result: PublishedResult, parameters: int, tokens_per_step: int | None) -> Certainty:

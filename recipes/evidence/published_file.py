@@ -22,22 +22,10 @@ class Paper:
 
 @dataclass(frozen=True, slots=True)
 class PublishedResult:
-    """One printed number and the baseline's number beside it.
+    """One printed number and the baseline's number beside it, in the same column; None where the table has no baseline.
 
-    Attributes:
-        method: Method id, or the id of another method the papers compare.
-        value: The method's metric as printed.
-        baseline_value: The baseline's metric in the same column; None where the table has no baseline.
-        metric: Name of the metric, such as `validation perplexity`.
-        lower_is_better: Direction of the metric. One for which higher is better is a percentage wherever there is a
-            baseline to compare with; without one it may be a share.
-        paper: Where it is printed.
-        table: Table number there.
-        kind: Kind of model: `language`, `vision`, `finetune` or `tagging`.
-        task: What was trained.
-        model: The architecture.
-        parameters: Its size.
-        tokens_per_step: Tokens of one optimizer step; None where the paper does not say or there are none.
+    A metric for which higher is better is a percentage wherever there is a baseline to compare with; without one it may
+    be a share. `kind` is `language`, `vision`, `finetune` or `tagging`. The method may be one the papers alone have.
     """
 
     method: str
@@ -130,15 +118,12 @@ def _results_of(table: dict[str, Any], paper: Paper, baseline: str) -> list[Publ
             method=method,
             value=float(value),
             baseline_value=column["values"].get(baseline),
-            metric=table["metric"],
             lower_is_better=table["better"] == "lower",
             paper=paper,
-            table=table["table"],
-            kind=table["kind"],
-            task=table["task"],
             model=column["model"],
             parameters=column["parameters"],
             tokens_per_step=table.get("tokens_per_step"),
+            **{name: table[name] for name in ("metric", "table", "kind", "task")},
         )
         for column in table["models"]
         for method, value in column["values"].items()

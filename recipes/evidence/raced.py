@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Literal
 
 from subopt.profilers.record.profile import Contestant, Profile, Race
@@ -15,7 +15,6 @@ from .traits import Measure, measure_of, model_type
 UNKNOWN_SPREAD = 0.05
 
 
-@dataclass(frozen=True, slots=True)
 class OtherSetting(Reason):
     """A setting of the race that is not what is asked about now."""
 
@@ -23,7 +22,6 @@ class OtherSetting(Reason):
     value: str | int
 
 
-@dataclass(frozen=True, slots=True)
 class RacedGain(Reason):
     """A method's result of a race.
 
@@ -76,53 +74,47 @@ def gain_from_losses(loss: float, baseline_loss: float, kind: str | None) -> flo
 
 
 def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | None:
-    """Return what the profile's race says about a method; None where it did not take part.
+    """Return what the profile's race says about a method for steps of `batch_size` examples; None if it took no part.
 
     A difference inside the spread of the seeds counts as none. One seed has no spread: the widest of the race's other
     methods stands in, or 5 % where every method ran once.
-
-    Args:
-        profile: The profile.
-        method: Method id.
-        batch_size: Examples of one step in the question, of all its micro-batches.
     """
     race = profile.race
-    if race is None:
+    entries = {} if race is None else {entry.method: entry for entry in race.contestants}
+    if race is None or method not in entries:
         return None
-    found = next((entry for entry in race.contestants if entry.method == method), None)
-    if found is None:
-        return None
-    differs, measure = _differs(profile, race, batch_size), measure_of(profile)
+    gain, spread, counts = _gain(entries[method], race, model_type(profile))
+    return RacedGain(
+        contestant=entries[method],
+        gain=gain,
+        measure=measure_of(profile),
+        spread=spread,
+        counts=counts,
+        differs=tuple(_differs(profile, race, batch_size)),
+        metric=race.metric,
+        horizon_s=race.horizon_seconds,
+        baseline=race.baseline,
+    )
 
-    def result(gain: float | None, spread: float = 0.0, *, counts: bool = False) -> RacedGain:
-        about = (race.metric, race.horizon_seconds, race.baseline)
-        return RacedGain(found, gain, measure, spread, counts, differs, *about)
 
-    if found.verdict in {"baseline", "diverged"}:
-        is_gone = found.verdict == "diverged"
-        return result(-1.0 if is_gone else 0.0, counts=is_gone)
-    base, difference = _baseline_loss(race), _difference(found, race)
-    if base is None or difference is None:
-        return result(None)
-    kind = model_type(profile)
+def _gain(found: Contestant, race: Race, kind: str | None) -> tuple[float | None, float, bool]:
+    """The gain, the spread of the seeds, and whether the gain counts."""
+    if found.verdict == "diverged":
+        return -1.0, 0.0, True
+    if found.verdict == "baseline":
+        return 0.0, 0.0, False
+    losses = next((c.losses for c in race.contestants if c.method == race.baseline), [])
+    pairs = list(zip(found.losses, losses, strict=False))
+    difference = found.difference
+    if difference is None and pairs:
+        difference = sum(own - other for own, other in pairs) / len(pairs)
+    if difference is None or not losses:
+        return None, 0.0, False
+    base = sum(losses) / len(losses)
     gain, spread = gain_from_losses(base + difference, base, kind), _spread(found, race, base, kind)
     is_clear = gain is not None and abs(gain) > spread
-    counts = found.verdict in {"better", "worse"} or (found.verdict == "one seed only" and is_clear)
-    return result(gain, spread, counts=counts)
-
-
-def _baseline_loss(race: Race) -> float | None:
-    entry = next((c for c in race.contestants if c.method == race.baseline), None)
-    return sum(entry.losses) / len(entry.losses) if entry is not None and entry.losses else None
-
-
-def _difference(found: Contestant, race: Race) -> float | None:
-    """The mean over common seeds of the method's loss minus the baseline's."""
-    if found.difference is not None:
-        return found.difference
-    base = next((c for c in race.contestants if c.method == race.baseline), None)
-    pairs = list(zip(found.losses, base.losses if base else [], strict=False))
-    return sum(own - other for own, other in pairs) / len(pairs) if pairs else None
+    is_alone = found.verdict == "one seed only"
+    return gain, spread, found.verdict in {"better", "worse"} or (is_alone and is_clear)
 
 
 def _spread(found: Contestant, race: Race, base: float, kind: str | None) -> float:
@@ -139,15 +131,13 @@ def _spread(found: Contestant, race: Race, base: float, kind: str | None) -> flo
     return UNKNOWN_SPREAD if share is None else share
 
 
-def _differs(profile: Profile, race: Race, batch_size: int) -> tuple[OtherSetting, ...]:
-    """Name what was different in the race."""
-    found = []
+def _differs(profile: Profile, race: Race, batch_size: int) -> Iterator[OtherSetting]:
+    """Yield what was different in the race."""
     if race.target_sha256 != profile.target.sha256:
-        found.append(OtherSetting("model file", (race.target_sha256 or "")[:8]))
+        yield OtherSetting("model file", (race.target_sha256 or "")[:8])
     if race.precision != profile.settings.dtype:
-        found.append(OtherSetting("precision", race.precision))
+        yield OtherSetting("precision", race.precision)
     if race.batch_size * race.accumulate != batch_size:
-        found.append(OtherSetting("batch size", race.batch_size * race.accumulate))
+        yield OtherSetting("batch size", race.batch_size * race.accumulate)
     if race.device.partition(":")[0] != profile.environment.device.partition(":")[0]:
-        found.append(OtherSetting("device", race.device))
-    return tuple(found)
+        yield OtherSetting("device", race.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from subopt.optimizers import get_method
 from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race
@@ -13,7 +13,6 @@ from .published import PublishedLr, published_lr
 from .traits import model_type, trainable_parameters
 
 
-@dataclass(frozen=True, slots=True)
 class RacedRate(Reason):
     """A learning rate is the best of those tried in the race on this model."""
 
@@ -35,8 +34,7 @@ def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
     race = profile.race
     if race is None or race.target_sha256 != profile.target.sha256:
         return None
-    found = (entry for entry in race.contestants if entry.method == method)
-    entry = next(found, None)
+    entry = next((entry for entry in race.contestants if entry.method == method), None)
     return None if entry is None or entry.verdict == "diverged" else (race, entry)
 
 

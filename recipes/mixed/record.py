@@ -11,7 +11,6 @@ from ..reason import Reason
 from ..schema import OptionValue, Override
 
 
-@dataclass(frozen=True, slots=True)
 class MixRemark(Reason):
     """What there is to say of a mix."""
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
 from subopt.errors import UsageError
-from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
+from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU
 
 from ..reason import Reason
 
 DeviceType = Literal["cuda", "cpu"]
 
-# The figures for a GPU of unknown name, under the names that callers know.
-CUDA_CONTEXT_BYTES = UNKNOWN_GPU.context_bytes
-RESERVE_SHARE = UNKNOWN_GPU.reserve_share
+_CONSTANTS = {"cpu": CPU, "cuda": UNKNOWN_GPU}
 
 
 class Fit(Enum):
@@ -27,17 +24,8 @@ class Fit(Enum):
     NO = "no"
 
 
-@dataclass(frozen=True, slots=True)
 class Budget(Reason):
-    """A budget and what is taken off it before the first tensor.
-
-    Attributes:
-        total_bytes: The budget as given.
-        context_bytes: Taken by the device's context.
-        reserve_bytes: Kept by the allocator.
-        headroom: Share of what is left to keep free.
-        headroom_bytes: The same in bytes.
-    """
+    """A budget and what is taken off it: the device's context, the allocator's reserve, of the rest the headroom."""
 
     total_bytes: int
     context_bytes: int
@@ -52,19 +40,12 @@ class Budget(Reason):
         return max(self.total_bytes - taken, 0)
 
 
-def read_budget(
-    total_bytes: int,
-    device: DeviceType = "cuda",
-    gpu_name: str | None = None,
-    *,
-    headroom: float = 0.0,
-) -> Budget:
+def read_budget(total_bytes: int, device: DeviceType = "cuda", *, headroom: float = 0.0) -> Budget:
     """Return what a budget leaves for tensors.
 
     Args:
         total_bytes: Memory of the device, or the part of it this training may have.
-        device: `cuda` takes off context and allocator reserve; `cpu` has neither.
-        gpu_name: What the driver calls the GPU, where that is known; what is taken off is the largest known otherwise.
+        device: `cuda` takes off context and allocator reserve, the largest known; `cpu` has neither.
         headroom: Share of what is left for tensors to keep free.
 
     Raises:
@@ -76,47 +57,25 @@ def read_budget(
         raise UsageError(
             f"a headroom of {headroom:g} is no share of the budget", "give 0 or more, and below 1"
         )
-    constants = _constants(device, gpu_name)
+    constants = _CONSTANTS[device]
     rest = max(total_bytes - constants.context_bytes, 0)
     reserve_bytes = int(rest * constants.reserve_share)
     retained_bytes = math.ceil((rest - reserve_bytes) * headroom)
     return Budget(total_bytes, constants.context_bytes, reserve_bytes, headroom, retained_bytes)
 
 
-def smallest_budget(
-    peak_bytes: int,
-    device: DeviceType = "cuda",
-    gpu_name: str | None = None,
-    *,
-    headroom: float = 0.0,
-) -> int:
+def smallest_budget(peak_bytes: int, device: DeviceType = "cuda", *, headroom: float = 0.0) -> int:
     """Return the fewest bytes of device memory whose usable part holds the peak: `read_budget` read backwards."""
-    constants = _constants(device, gpu_name)
+    constants = _CONSTANTS[device]
     share = (1 - constants.reserve_share) * (1 - headroom)
     total = constants.context_bytes + int(peak_bytes / share)
-    while (lacking := _lacking(peak_bytes, total, device, gpu_name, headroom)) > 0:
-        total += lacking
+    while (usable := read_budget(total, device, headroom=headroom).usable_bytes) < peak_bytes:
+        total += peak_bytes - usable
     return total
 
 
-def _lacking(
-    peak_bytes: int, total: int, device: DeviceType, gpu_name: str | None, headroom: float
-) -> int:
-    return peak_bytes - read_budget(total, device, gpu_name, headroom=headroom).usable_bytes
-
-
-def _constants(device: DeviceType, gpu_name: str | None) -> DeviceConstants:
-    return CPU if device == "cpu" else gpu_constants(gpu_name)
-
-
 def fit(low_bytes: int, high_bytes: int | None, usable_bytes: int) -> Fit:
-    """Return whether a peak known as an interval fits.
-
-    Args:
-        low_bytes: The peak is at least this.
-        high_bytes: The peak is at most this; None where nothing bounds it.
-        usable_bytes: What tensors can use.
-    """
+    """Return whether a peak known as an interval fits; `high_bytes` is None where nothing bounds it."""
     if low_bytes > usable_bytes:
         return Fit.NO
     if high_bytes is not None and high_bytes <= usable_bytes:

@@ -46,7 +46,8 @@ def leaner_options(cost: MethodCost) -> Iterator[dict[str, OptionValue]]:
     Optimizer state in bf16 rounds what is kept; a lower rank leaves directions out.
     """
     rounded: dict[str, OptionValue] = {}
-    if _has_exact_state(cost):
+    is_settable = "state_dtype" in get_method(cost.method).defaults
+    if is_settable and cost.options.get("state_dtype") in {None, "fp32"}:
         rounded = {"state_dtype": "bf16"}
         yield rounded
     for rank in _lower_ranks(cost):
@@ -58,13 +59,7 @@ def leaner_options(cost: MethodCost) -> Iterator[dict[str, OptionValue]]:
 def with_options(
     profile: Profile, cost: MethodCost, changed: Mapping[str, OptionValue]
 ) -> MethodCost:
-    """Return a row of the profile with other options, its state and peak moved by what these take by formula.
-
-    Args:
-        profile: The profile.
-        cost: A row of it.
-        changed: The options that differ from the row's.
-    """
+    """Return a row of the profile with some options changed, its state and peak moved by what these take by formula."""
     if not changed:
         return cost
     before = changed_options(cost)
@@ -81,12 +76,6 @@ def with_options(
     )
 
 
-def _has_exact_state(cost: MethodCost) -> bool:
-    if "state_dtype" not in get_method(cost.method).defaults:
-        return False
-    return cost.options.get("state_dtype") in {None, "fp32"}
-
-
 def _lower_ranks(cost: MethodCost) -> Iterator[int | float]:
     rank = cost.options.get("rank")
     for _ in range(_HALVINGS):
@@ -99,19 +88,14 @@ def _lower_ranks(cost: MethodCost) -> Iterator[int | float]:
         yield rank
 
 
-def _weights(profile: Profile) -> Counter[WeightShape]:
-    """Return how many parameters of each shape and role there are."""
-    dtype = parameter_dtype(profile)
-    return Counter(
+def _held(profile: Profile, method: str, options: Mapping[str, OptionValue]) -> tuple[int, int]:
+    """Return the bytes of state and those saved of the weights, both by formula."""
+    dtype, key = parameter_dtype(profile), json.dumps(options, sort_keys=True)
+    weights = Counter(
         WeightShape("", tuple(layer.shape), layer.role, dtype, layer.layer_type)
         for layer in profile.layers
     )
-
-
-def _held(profile: Profile, method: str, options: Mapping[str, OptionValue]) -> tuple[int, int]:
-    """Return the bytes of state and those saved of the weights, both by formula."""
-    key = json.dumps(options, sort_keys=True)
-    found = [(count, _held_for(weight, method, key)) for weight, count in _weights(profile).items()]
+    found = [(count, _held_for(weight, method, key)) for weight, count in weights.items()]
     return sum(n * held[0] for n, held in found), sum(n * held[1] for n, held in found)
 
 
@@ -130,17 +114,6 @@ def _shifted(peak: Peak, delta_bytes: int) -> Peak:
     def moved(size: int | None) -> int | None:
         return None if size is None else max(size + delta_bytes, 0)
 
-    known = peak.by_phase
-    return peak.model_copy(
-        update={
-            "bytes": moved(peak.bytes),
-            "low_bytes": moved(peak.low_bytes),
-            "high_bytes": moved(peak.high_bytes),
-            "by_phase": PhasePeaks(
-                forward=moved(known.forward),
-                backward=moved(known.backward),
-                step=moved(known.step),
-                refresh=moved(known.refresh),
-            ),
-        }
-    )
+    update = {name: moved(getattr(peak, name)) for name in ("bytes", "low_bytes", "high_bytes")}
+    by_phase = PhasePeaks(**{phase: moved(size) for phase, size in peak.by_phase})
+    return peak.model_copy(update={**update, "by_phase": by_phase})

@@ -16,9 +16,8 @@ A fused backward pass has no step after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import pairwise
 
 from subopt.errors import UsageError
 from subopt.optimizers import get_method
@@ -50,12 +49,9 @@ def changes_passes(cost: MethodCost) -> bool:
 
 def is_followed(profile: Profile, cost: MethodCost) -> bool:
     """Return whether the profile's followed passes are those of this method."""
-    has_step = cost.peak is not None and cost.peak.source != "formula"
-    return (
-        has_step
-        and _point(profile, profile.settings.batch_size, False) is not None
-        and (not changes_passes(cost))
-    )
+    if cost.peak is None or cost.peak.source == "formula" or changes_passes(cost):
+        return False
+    return _point(profile, profile.settings.batch_size, recomputed=False) is not None
 
 
 def can_recompute(profile: Profile, cost: MethodCost) -> bool:
@@ -76,14 +72,7 @@ def changed_passes(
     batch_size: int,
     config: PassConfig,
 ) -> dict[Phase, int]:
-    """Return the phases at another batch size or run another way.
-
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        phases: Bytes by phase at the profile's batch size, in the plain way.
-        batch_size: Examples of one micro-batch.
-        config: How the passes are run.
+    """Return the phases of micro-batches of `batch_size` examples, from the plain way's at the profile's batch size.
 
     Raises:
         UsageError: The profile does not know the passes of such a batch.
@@ -114,8 +103,7 @@ def _update_bytes(profile: Profile, cost: MethodCost, phases: dict[Phase, int]) 
 
 
 def _known_point(profile: Profile, batch_size: int, *, recomputed: bool) -> BatchPoint:
-    point = _point(profile, batch_size, recomputed)
-    if point is not None:
+    if point := _point(profile, batch_size, recomputed=recomputed):
         return point
     largest = largest_size(profile, recomputed=recomputed)
     if largest is None:
@@ -129,31 +117,19 @@ def _known_point(profile: Profile, batch_size: int, *, recomputed: bool) -> Batc
     )
 
 
-def _point(profile: Profile, batch_size: int, recomputed: bool) -> BatchPoint | None:
+def _point(profile: Profile, batch_size: int, *, recomputed: bool) -> BatchPoint | None:
     """Return a followed point, or one on the line between two; below the smallest that one; above the largest None."""
     points = [point for point in profile.memory.by_batch if point.recomputed == recomputed]
     if not points or batch_size > points[-1].batch_size:
         return None
-    if batch_size <= points[0].batch_size:
+    index = bisect_left(points, batch_size, key=lambda point: point.batch_size)
+    if index == 0:
         return points[0]
-    return _between(points, batch_size)
-
-
-def _between(points: Sequence[BatchPoint], batch_size: int) -> BatchPoint:
-    left, right = next(
-        pair for pair in pairwise(points) if pair[0].batch_size < batch_size <= pair[1].batch_size
-    )
+    left, right = points[index - 1 : index + 1]
     reach, examples = batch_size - left.batch_size, right.batch_size - left.batch_size
-
-    def at(one: int, other: int) -> int:
-        return one - reach * (one - other) // examples  # rounded up
-
-    return BatchPoint(
-        batch_size=batch_size,
-        recomputed=left.recomputed,
-        forward_bytes=at(left.forward_bytes, right.forward_bytes),
-        backward_bytes=at(left.backward_bytes, right.backward_bytes),
-        without_gradients_bytes=at(left.without_gradients_bytes, right.without_gradients_bytes),
-        update_bytes=at(left.update_bytes, right.update_bytes),
-        retained_bytes=at(left.retained_bytes, right.retained_bytes),
-    )
+    between = {
+        name: size - reach * (size - getattr(right, name)) // examples  # rounded up
+        for name, size in left
+        if name.endswith("_bytes")
+    }
+    return left.model_copy(update={"batch_size": batch_size, **between})

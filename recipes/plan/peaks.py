@@ -8,8 +8,8 @@ batch, on recomputing and on when the weights are updated: by as much as the pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
 from subopt.profilers.record.profile import MethodCost, Peak, Phase, Profile
@@ -23,7 +23,6 @@ from .scaled_passes import gradient_bytes, scaled_passes, weight_bytes
 _LEAST_RUNS = 3
 
 
-@dataclass(frozen=True, slots=True)
 class PeakAt(Reason):
     """The highest memory of a step at one batch size.
 
@@ -68,15 +67,9 @@ class PeakAt(Reason):
 def peak_at(
     profile: Profile, cost: MethodCost, batch_size: int, config: PassConfig = STANDARD_PASSES
 ) -> PeakAt:
-    """Return the peak of a step with one method.
+    """Return the peak of a step with one method and micro-batches of `batch_size` examples.
 
     At the profile's own batch size and in the plain way this is the profile's number.
-
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        batch_size: Examples of one micro-batch.
-        config: How the passes are run.
 
     Raises:
         UsageError: The profile does not know the passes of such a batch, or run that way.
@@ -84,10 +77,8 @@ def peak_at(
     phases = _phases(profile, cost)
     if batch_size == profile.settings.batch_size and config == STANDARD_PASSES:
         return _interval(profile, cost, batch_size, phases, phases)
-    if is_followed(profile, cost):
-        changed = changed_passes(profile, cost, phases, batch_size, config)
-    else:
-        changed = scaled_passes(profile, cost, phases, batch_size, config)
+    run_passes = changed_passes if is_followed(profile, cost) else scaled_passes
+    changed = run_passes(profile, cost, phases, batch_size, config)
     return _interval(profile, cost, batch_size, phases, changed)
 
 
@@ -99,7 +90,7 @@ def _interval(
     phases: dict[Phase, int],
 ) -> PeakAt:
     """Return the peak of these phases; what is not sure of the profile's own ones is so in proportion."""
-    highest = max(phases, key=lambda phase: phases[phase])
+    highest = max(phases, key=phases.__getitem__)
     estimate = phases[highest]
     below, above = _margins(profile, cost, own)
     device = _device(profile, cost)
@@ -146,16 +137,8 @@ def _phases(profile: Profile, cost: MethodCost) -> dict[Phase, int]:
     """Bytes by phase as the profile has them, or summed from the parts where it followed no step."""
     peak = _followed_peak(cost)
     if peak is not None:
-        known = peak.by_phase
-        named: tuple[tuple[Phase, int | None], ...] = (
-            ("forward", known.forward),
-            ("backward", known.backward),
-            ("step", known.step),
-            ("refresh", known.refresh),
-        )
-        phases = {phase: size for phase, size in named if size is not None}
-        phases[peak.phase] = peak.bytes
-        return phases
+        phases: dict[Any, int] = peak.by_phase.model_dump(exclude_none=True)
+        return {**phases, peak.phase: peak.bytes}
     held = weight_bytes(profile, cost) + cost.state_bytes
     gradients = gradient_bytes(profile, cost)
     activations = profile.memory.activation_bytes or 0

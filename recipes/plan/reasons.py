@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from subopt.profilers.record.profile import Profile
@@ -13,7 +12,6 @@ from .passes import largest_size
 from .solving import RECOMPUTE_SHARE, PlanRequest, Solved, asked_sizes
 
 
-@dataclass(frozen=True, slots=True)
 class LargestMicroBatch(Reason):
     """The micro-batch is the largest that fits, or the largest whose memory the profile knows."""
 
@@ -22,7 +20,6 @@ class LargestMicroBatch(Reason):
     is_largest_known: bool
 
 
-@dataclass(frozen=True, slots=True)
 class SmallerMicroBatch(Reason):
     """The examples of a step are cut into micro-batches: all at once do not fit, or take an unknown memory."""
 
@@ -31,7 +28,6 @@ class SmallerMicroBatch(Reason):
     is_memory_known: bool
 
 
-@dataclass(frozen=True, slots=True)
 class PartialBatchNorm(Reason):
     """Batch norms see one micro-batch of the step at a time."""
 
@@ -39,7 +35,6 @@ class PartialBatchNorm(Reason):
     examples_per_step: int
 
 
-@dataclass(frozen=True, slots=True)
 class Recomputing(Reason):
     """Activations are computed again in the backward pass, which adds this share to the passes' time."""
 
@@ -50,7 +45,6 @@ class FusedUpdates(Reason):
     """Each weight is updated in the backward pass, as soon as its gradient is complete."""
 
 
-@dataclass(frozen=True, slots=True)
 class LeanerOptions(Reason):
     """The method's options were changed so that it fits."""
 

@@ -15,17 +15,10 @@ def scaled_passes(
     batch_size: int,
     config: PassConfig,
 ) -> dict[Phase, int]:
-    """Return the phases at another batch size.
+    """Return the phases of micro-batches of `batch_size` examples, from those at the profile's batch size.
 
     For a smaller batch only the activations shrink; for a larger one everything grows that is neither parameter,
     gradient nor optimizer state.
-
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        phases: Bytes by phase at the profile's batch size.
-        batch_size: Examples of one micro-batch.
-        config: How the passes are run; they cannot be recomputed or update the weights here.
 
     Raises:
         UsageError: The profile has no activations to scale, or the passes are to be run another way.
@@ -80,7 +73,10 @@ def _growth(profile: Profile, cost: MethodCost, phase: Phase, size: int, factor:
     """What another batch size adds to a phase; negative for a smaller batch."""
     if phase not in {"forward", "backward"} or factor == 1:
         return 0
-    activations = _activation_bytes(profile, cost, phase)
+    activations = profile.memory.activation_bytes or 0
+    if cost.peak is not None and changes_passes(cost):  # those of a method with layers of its own
+        categories = cost.peak.categories.get(phase, {})
+        activations = min(categories.get("activation", activations), activations)
     weights = weight_bytes(profile, cost)
     fixed = weights + cost.state_bytes
     is_whole = cost.peak is None or cost.peak.source == "formula"
@@ -89,11 +85,3 @@ def _growth(profile: Profile, cost: MethodCost, phase: Phase, size: int, factor:
     variable = max(size - fixed, 0)
     variable = min(activations, variable) if factor < 1 else max(activations, variable)
     return round((factor - 1) * min(variable, max(size - weights, 0)))
-
-
-def _activation_bytes(profile: Profile, cost: MethodCost, phase: Phase) -> int:
-    """Return the activations that grow with the batch: the model's, or those of a method with layers of its own."""
-    plain = profile.memory.activation_bytes or 0
-    if cost.peak is None or not changes_passes(cost):
-        return plain
-    return min(cost.peak.categories.get(phase, {}).get("activation", plain), plain)

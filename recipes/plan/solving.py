@@ -13,8 +13,10 @@ What was asked for is changed only as far as it must be, the smallest change to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Literal
 
 from subopt.errors import UsageError
@@ -28,6 +30,10 @@ from .peaks import PeakAt, peak_at
 
 # Share of a forward and backward pass that recomputing adds: the forward pass once more, half the backward pass' work.
 RECOMPUTE_SHARE = 1 / 3
+
+_USED_UP = (
+    "a fused backward pass has used up each gradient before the next micro-batch could add to it"
+)
 
 Choice = bool | Literal["auto"]
 
@@ -50,6 +56,11 @@ class PlanRequest:
     examples_per_step: int | None = None
     recompute: Choice = "auto"
     fused_backward: Choice = "auto"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a step may have any number of examples."""
+        return self.batch_size == "auto" and self.examples_per_step is None
 
     def __post_init__(self) -> None:
         """Check the numbers against one another.
@@ -76,24 +87,15 @@ class PlanRequest:
                 "give two of the three numbers",
             )
         if self.fused_backward is True and (parts or 1) > 1:
-            raise UsageError(
-                "a fused backward pass has used up each gradient before the next micro-batch could add to it",
-                "leave out one of the two",
-            )
+            raise UsageError(_USED_UP, "leave out one of the two")
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """A plan for one method.
+    """A plan for one method, in the terms of `PlanRequest`, with its peak.
 
-    Attributes:
-        batch_size: Examples of one micro-batch.
-        accumulate: Micro-batches of a step.
-        peak: Its peak.
-        options: The method's options that were changed for it.
-        recompute: Whether the repeated blocks' activations are computed again.
-        fused_backward: Whether weights are updated in the backward pass.
-        is_largest: Whether the micro-batch is the largest that the profile says anything about.
+    `options` are those of the method that were changed for it; `is_largest` says that the micro-batch is the largest
+    that the profile says anything about.
     """
 
     batch_size: int
@@ -114,6 +116,10 @@ class Solved:
         """What has to be usable for it."""
         return self.peak.bytes + self.peak.overhead_bytes
 
+    def fits(self, usable_bytes: int) -> bool:
+        """Return whether all of its peak's interval fits what tensors can use."""
+        return self.peak.fits(usable_bytes) is Fit.YES
+
 
 def as_asked(profile: Profile, cost: MethodCost, request: PlanRequest) -> Solved | None:
     """Return the plan with nothing changed, whether it fits or not.
@@ -128,35 +134,16 @@ def as_asked(profile: Profile, cost: MethodCost, request: PlanRequest) -> Solved
         UsageError: The profile does not know batches of that size.
     """
     whole, size = asked_sizes(profile, request)
-    recompute, fused = request.recompute is True, request.fused_backward is True
-    if not _is_known(profile, cost, recompute=recompute, fused=fused):
+    fused = request.fused_backward is True
+    config = PassConfig(recomputed=request.recompute is True, fused=fused)
+    if not _is_known(profile, cost, config):
         return None
     if fused and whole != size:
-        raise UsageError(
-            "a fused backward pass has used up each gradient before the next micro-batch could add to it",
-            "leave out --examples-per-step, or take --fused-backward off",
-        )
-    if request.batch_size is None and request.accumulate is None and not fused:
-        size = _largest_part(size, _most(profile, cost, recompute=recompute))
-    config = PassConfig(accumulating=whole > size, recomputed=recompute, fused=fused)
-    peak = peak_at(profile, cost, size, config)
-    return Solved(size, whole // size, peak, recompute=recompute, fused_backward=fused)
-
-
-def _largest_part(whole: int, most: int) -> int:
-    """Return the largest divisor of `whole` up to `most`; `whole` itself where nothing smaller is known either."""
-    if whole <= most or most < 1:
-        return whole
-    return max(part for part in range(1, most + 1) if whole % part == 0)
-
-
-def _most(profile: Profile, cost: MethodCost, *, recompute: bool) -> int:
-    """Return the largest micro-batch that the profile says anything about."""
-    if profile.memory.activation_bytes is None:
-        return profile.settings.batch_size
-    if not is_followed(profile, cost):
-        return LARGEST_BATCH
-    return largest_size(profile, recomputed=recompute) or 0
+        raise UsageError(_USED_UP, "leave out --examples-per-step, or take --fused-backward off")
+    most = _most(profile, cost, config)
+    if request.batch_size is None and request.accumulate is None and 1 <= most < size and not fused:
+        size = max(part for part in range(1, most + 1) if whole % part == 0)
+    return _plan(profile, cost, size, whole // size, config)
 
 
 def solve(
@@ -164,137 +151,112 @@ def solve(
 ) -> Solved | None:
     """Return the plan with the smallest change that fits, or None where none does.
 
-    Args:
-        profile: The profile.
-        cost: The method's row in it.
-        usable_bytes: What tensors can use of the budget.
-        request: What is fixed and what may be changed.
-
     Raises:
         UsageError: The profile has no activations to scale, so that nothing can be said of another batch size.
     """
-    for changed in ({}, *leaner_options(cost)):
-        search = _Search(profile, with_options(profile, cost, changed), usable_bytes, request)
-        for recompute, fused in _ways(profile, cost, request):
-            found = search.largest(recompute=recompute, fused=fused)
-            if found is not None:
-                return replace(found, options=changed)
+    for options, leaner, config in _variants(profile, cost, request):
+        plans = _plans(profile, leaner, request, config)
+        found = next((plan for plan in plans if plan.fits(usable_bytes)), None)
+        if found is not None and request.is_open:
+            found = _largest(profile, leaner, usable_bytes, found.accumulate, config)
+        if found is not None:
+            return replace(found, options=options)
     return None
 
 
 def least(profile: Profile, cost: MethodCost, request: PlanRequest) -> Solved | None:
     """Return the plan that needs the least of all that `solve` would look at; None where there is none."""
-    plans = []
-    for changed in ({}, *leaner_options(cost)):
-        search = _Search(profile, with_options(profile, cost, changed), 0, request)
-        for recompute, fused in _ways(profile, cost, request):
-            found = search.plans(recompute=recompute, fused=fused)
-            plans += [replace(plan, options=changed) for plan in found]
+    plans = (
+        replace(plan, options=options)
+        for options, leaner, config in _variants(profile, cost, request)
+        for plan in _plans(profile, leaner, request, config)
+    )
     return min(plans, key=lambda plan: plan.needed_bytes, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """The micro-batches of one method run in different ways."""
-
-    profile: Profile
-    cost: MethodCost
-    usable_bytes: int
-    request: PlanRequest
-
-    def largest(self, *, recompute: bool, fused: bool) -> Solved | None:
-        """Return the plan with the largest allowed micro-batch that fits."""
-        request = self.request
-        if request.batch_size == "auto" and request.examples_per_step is None:
-            count = request.accumulate or 1
-            if fused and count > 1:
-                return None
-
-            def fitting(size: int) -> Solved | None:
-                plan = self._plan(size, count, recompute=recompute, fused=fused)
-                return plan if self._fits(plan) else None
-
-            return _bisected(fitting, _most(self.profile, self.cost, recompute=recompute))
-        return next(filter(self._fits, self.plans(recompute=recompute, fused=fused)), None)
-
-    def plans(self, *, recompute: bool, fused: bool) -> Iterator[Solved]:
-        """Yield the plans with the allowed micro-batches, the largest first; of `auto` a single example alone."""
-        most = _most(self.profile, self.cost, recompute=recompute)
-        for size, accumulate in self._divided(fused=fused):
-            if size <= most:
-                yield self._plan(size, accumulate, recompute=recompute, fused=fused)
-
-    def _plan(self, size: int, accumulate: int, *, recompute: bool, fused: bool) -> Solved:
-        config = PassConfig(accumulating=accumulate > 1, recomputed=recompute, fused=fused)
-        peak = peak_at(self.profile, self.cost, size, config)
-        return Solved(size, accumulate, peak, recompute=recompute, fused_backward=fused)
-
-    def _fits(self, plan: Solved) -> bool:
-        return plan.peak.fits(self.usable_bytes) is Fit.YES
-
-    def _divided(self, *, fused: bool) -> Iterator[tuple[int, int]]:
-        """Yield the allowed micro-batches and how many make a step, the largest first."""
-        request = self.request
-        if request.batch_size == "auto" and request.examples_per_step is None:
-            yield 1, request.accumulate or 1
-            return
-        whole, size = asked_sizes(self.profile, request)
-        if request.accumulate is not None or fused:
-            if not fused or whole == size:
-                yield size, whole // size
-            return
-        for accumulate in range(whole // size, whole + 1):
-            if whole % accumulate == 0:
-                yield whole // accumulate, accumulate
 
 
 def can_run(profile: Profile, cost: MethodCost, request: PlanRequest) -> bool:
     """Return whether a method can run in one of the ways asked for, and the profile knows what that takes."""
-    return next(_ways(profile, cost, request), None) is not None
+    return any(_configs(profile, cost, request))
 
 
 def asked_sizes(profile: Profile, request: PlanRequest) -> tuple[int, int]:
     """Return the examples of a step and of a micro-batch as they are asked for."""
-    size, whole, count = request.batch_size, request.examples_per_step, request.accumulate
+    size, whole, count = request.batch_size, request.examples_per_step, request.accumulate or 1
     if whole is None:
-        own = profile.settings.batch_size
-        size = size if isinstance(size, int) else own
-        return size * (count or 1), size
-    if isinstance(size, int):
-        return whole, size
-    return whole, whole // (count or 1)
+        size = size if isinstance(size, int) else profile.settings.batch_size
+        return size * count, size
+    return whole, size if isinstance(size, int) else whole // count
 
 
-def _ways(profile: Profile, cost: MethodCost, request: PlanRequest) -> Iterator[tuple[bool, bool]]:
-    """Yield whether activations are recomputed and the backward pass is fused, the cheapest first."""
-    for fused in _choices(request.fused_backward):
-        for recompute in _choices(request.recompute):
-            if _is_known(profile, cost, recompute=recompute, fused=fused):
-                yield recompute, fused
+def _variants(
+    profile: Profile, cost: MethodCost, request: PlanRequest
+) -> Iterator[tuple[Mapping[str, Any], MethodCost, PassConfig]]:
+    """Yield a method's options, its row with these, and how the passes run: the smallest change first."""
+    for options in ({}, *leaner_options(cost)):
+        leaner = with_options(profile, cost, options)
+        for config in _configs(profile, cost, request):
+            yield options, leaner, config
+
+
+def _configs(profile: Profile, cost: MethodCost, request: PlanRequest) -> Iterator[PassConfig]:
+    """Yield how the passes may run, of what was asked for and is known, the cheapest first."""
+    for fused, recomputed in product(*map(_choices, (request.fused_backward, request.recompute))):
+        config = PassConfig(recomputed=recomputed, fused=fused)
+        if _is_known(profile, cost, config):
+            yield config
 
 
 def _choices(choice: Choice) -> tuple[bool, ...]:
     return (False, True) if choice == "auto" else (choice,)
 
 
-def _is_known(profile: Profile, cost: MethodCost, *, recompute: bool, fused: bool) -> bool:
+def _is_known(profile: Profile, cost: MethodCost, config: PassConfig) -> bool:
     """Return whether a method can run this way and the profile knows what that takes."""
-    if recompute and not can_recompute(profile, cost):
+    if config.recomputed and not can_recompute(profile, cost):
         return False
-    return not fused or is_followed(profile, cost)
+    return not config.fused or is_followed(profile, cost)
 
 
-def _bisected(plan: Callable[[int], Solved | None], most: int) -> Solved | None:
-    """Return the plan with the largest micro-batch up to `most` that fits, given that all smaller ones do too."""
-    best = plan(1) if most else None
-    if best is None:
-        return None
-    low, high = 1, most + 1  # what fits, and what does not or is not known
-    while high - low > 1:
-        middle = (low + high) // 2
-        found = plan(middle)
-        if found is None:
-            high = middle
-        else:
-            low, best = middle, found
-    return replace(best, is_largest=best.batch_size == most)
+def _plans(
+    profile: Profile, cost: MethodCost, request: PlanRequest, config: PassConfig
+) -> Iterator[Solved]:
+    """Yield the plans with the allowed micro-batches, the largest first; of an open step a single example alone."""
+    whole, size = asked_sizes(profile, request)
+    if request.is_open:
+        whole, size = request.accumulate or 1, 1
+    is_fixed = request.is_open or request.accumulate is not None or config.fused
+    largest, most = whole // size, _most(profile, cost, config)
+    for accumulate in range(largest, largest + 1 if is_fixed else whole + 1):
+        part, rest = divmod(whole, accumulate)
+        if rest == 0 and part <= most and not (config.fused and accumulate > 1):
+            yield _plan(profile, cost, part, accumulate, config)
+
+
+def _largest(
+    profile: Profile, cost: MethodCost, usable_bytes: int, accumulate: int, config: PassConfig
+) -> Solved:
+    """Return the plan with the largest micro-batch that fits, given that all smaller ones do too."""
+
+    def plan(size: int) -> Solved:
+        return _plan(profile, cost, size, accumulate, config)
+
+    most = _most(profile, cost, config)
+    size = bisect_left(range(1, most + 1), True, key=lambda size: not plan(size).fits(usable_bytes))
+    return replace(plan(size), is_largest=size == most)
+
+
+def _most(profile: Profile, cost: MethodCost, config: PassConfig) -> int:
+    """Return the largest micro-batch that the profile says anything about."""
+    if profile.memory.activation_bytes is None:
+        return profile.settings.batch_size
+    if not is_followed(profile, cost):
+        return LARGEST_BATCH
+    return largest_size(profile, recomputed=config.recomputed) or 0
+
+
+def _plan(
+    profile: Profile, cost: MethodCost, size: int, accumulate: int, config: PassConfig
+) -> Solved:
+    peak = peak_at(profile, cost, size, replace(config, accumulating=accumulate > 1))
+    recompute, fused = config.recomputed, config.fused
+    return Solved(size, accumulate, peak, recompute=recompute, fused_backward=fused)

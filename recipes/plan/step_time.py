@@ -10,11 +10,8 @@ def outside_optimizer_ms(profile: Profile, batch_size: int) -> float | None:
 
         (forward_backward + batch) * batch_size / profile's batch size + clip
 
-    The passes and the data grow with the examples. What an older profile did not time counts as nothing.
-
-    Args:
-        profile: The profile.
-        batch_size: Examples of one step, of all its micro-batches.
+    The passes and the data grow with the examples of a step, its micro-batches together. What an older profile did not
+    time counts as nothing.
     """
     if profile.forward_backward_ms is None:
         return None

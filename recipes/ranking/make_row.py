@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from subopt.profilers.record.profile import MethodCost, Profile
 
-from ..evidence.predicted import PredictedGain, predicted_gain
-from ..evidence.published import Published, load_evidence, published
-from ..evidence.raced import RacedGain, raced_gain
+from ..evidence.predicted import predicted_gain
+from ..evidence.published import load_evidence, published
+from ..evidence.raced import raced_gain
 from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt, peak_at
 from ..plan.step_time import whole_step_ms
 from ..reason import Reason
 from . import reasons
-from .row import Row, TimeOverhead
+from .row import Row
 from .rule import expected_gain, score, time_overhead
 
 
@@ -28,16 +29,7 @@ def make_row(
     *,
     peak: PeakAt | None = None,
 ) -> Row:
-    """Return a method's row at one batch size.
-
-    Args:
-        profile: The profile.
-        cost: The method's costs in it.
-        baseline: The baseline's costs; None where the profile has none.
-        batch_size: Examples of one step.
-        usable_bytes: Usable part of the budget.
-        peak: Its peak; by default that of all examples in one plain micro-batch.
-    """
+    """Return a method's row at `batch_size` examples of a step, by default in one plain micro-batch."""
     is_baseline = cost.method == load_evidence().baseline
     peak = peak_at(profile, cost, batch_size) if peak is None else peak
     overhead = time_overhead(profile, cost, baseline, batch_size)
@@ -55,13 +47,11 @@ def make_row(
         if is_baseline
         else expected_gain(raced, predicted, near, overhead, cut_short=cut_short)
     )
-    fits = peak.fits(usable_bytes)
     found = (overhead, raced, predicted, None if is_baseline else near)
-    about = (reasons.IsBaseline(),) if is_baseline else _missing(raced, predicted, near, overhead)
-    return Row(
+    row = Row(
         method=cost.method,
         cost=cost,
-        fit=fits,
+        fit=peak.fits(usable_bytes),
         peak=peak,
         headroom_bytes=usable_bytes - peak.bytes,
         step_ms=whole_step_ms(profile, cost, batch_size),
@@ -72,34 +62,27 @@ def make_row(
         expected=expected,
         score=score(expected, is_baseline=is_baseline),
         evidence=(peak, *(item for item in found if item is not None)),
-        reasons=(*about, *_memory_reasons(cost, peak, fits, usable_bytes)),
+        reasons=(),
     )
+    return replace(row, reasons=tuple(_reasons(row)))
 
 
-def _missing(
-    raced: RacedGain | None,
-    predicted: PredictedGain | None,
-    near: Published | None,
-    overhead: TimeOverhead | None,
-) -> Iterator[Reason]:
-    """Yield what of a method's quality and time is not known."""
-    if predicted is None:
-        yield reasons.NoPrediction()
-    if near is None:
-        yield reasons.NoComparison()
-    if raced is None and predicted is None and near is None:
-        yield reasons.NothingKnown()
-    if overhead is None:
-        yield reasons.UnknownTime()
-
-
-def _memory_reasons(
-    cost: MethodCost, peak: PeakAt, fits: Fit, usable_bytes: int
-) -> Iterator[Reason]:
-    """Yield how a method holds the weights, and whether its peak fits, where that is no plain yes."""
-    if cost.weight_bytes_saved:
-        yield reasons.LowRankLayers(cost.weight_bytes_saved)
-    if fits is Fit.NO:
-        yield reasons.DoesNotFit(peak.bytes - usable_bytes)
-    elif fits is Fit.MAYBE:
-        yield reasons.MayNotFit(peak.high_bytes)
+def _reasons(row: Row) -> Iterator[Reason]:
+    """Yield what is not known of a method, how it holds the weights, and whether it fits where that is not sure."""
+    if row.is_baseline:
+        yield reasons.IsBaseline()
+    else:
+        if row.predicted is None:
+            yield reasons.NoPrediction()
+        if row.published is None:
+            yield reasons.NoComparison()
+        if not (row.raced or row.predicted or row.published):
+            yield reasons.NothingKnown()
+        if row.overhead is None:
+            yield reasons.UnknownTime()
+    if row.cost.weight_bytes_saved:
+        yield reasons.LowRankLayers(row.cost.weight_bytes_saved)
+    if row.fit is Fit.NO:
+        yield reasons.DoesNotFit(-row.headroom_bytes)
+    elif row.fit is Fit.MAYBE:
+        yield reasons.MayNotFit(row.peak.high_bytes)

@@ -9,30 +9,19 @@ from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.published import load_evidence
 from ..plan.method_options import with_options
-from ..plan.passes import PassConfig
 from ..plan.peaks import peak_at
 from ..plan.solving import RECOMPUTE_SHARE, PlanRequest, Solved, as_asked, can_run, solve
 from .make_row import make_row
-from .row import Row
-from .rule import time_price
+from .row import Objective, Row
+from .rule import sort_key, time_price
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A method's row and the plan it is for.
-
-    Attributes:
-        row: The row.
-        plan: The plan.
-    """
+    """A method's row and the plan it is for."""
 
     row: Row
     plan: Solved
-
-    @property
-    def is_recommendable(self) -> bool:
-        """Whether the plan stays within the budget."""
-        return self.row.is_recommendable
 
 
 def asked_plans(
@@ -71,7 +60,7 @@ def smallest_plans(
 ) -> list[Planned]:
     """Return the methods with one example per step, whether they fit or not; without those that cannot run that way."""
     able = [cost for cost in costs if can_run(profile, cost, request)]
-    plans = [(cost, Solved(1, 1, peak_at(profile, cost, 1, PassConfig()))) for cost in able]
+    plans = [(cost, Solved(1, 1, peak_at(profile, cost, 1))) for cost in able]
     return [Planned(_row(profile, cost, plan, usable_bytes), plan) for cost, plan in plans]
 
 
@@ -83,6 +72,13 @@ def least_changed(planned: Sequence[Planned]) -> list[Planned]:
 
     least = min(map(change, planned), default=0)
     return [item for item in planned if change(item) == least]
+
+
+def ranked_plans(
+    planned: Iterable[Planned], objective: Objective, usable_bytes: int
+) -> list[Planned]:
+    """Return the methods best first; equal ones keep their order."""
+    return sorted(planned, key=lambda item: sort_key(item.row, objective, usable_bytes))
 
 
 def _row(profile: Profile, cost: MethodCost, plan: Solved, usable_bytes: int) -> Row:

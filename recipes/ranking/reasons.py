@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..reason import Reason
 
 
@@ -27,21 +25,18 @@ class UnknownTime(Reason):
     """Neither times nor FLOPs of the method are known."""
 
 
-@dataclass(frozen=True, slots=True)
 class LowRankLayers(Reason):
     """The method trains layers of low rank in the place of the model's; negative where these take more memory."""
 
     saved_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class DoesNotFit(Reason):
     """The peak exceeds the budget."""
 
     excess_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class MayNotFit(Reason):
     """The peak's interval exceeds the budget; None where unknown activations leave it open."""
 

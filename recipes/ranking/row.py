@@ -41,13 +41,9 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The gain over the baseline at equal wall time, from all that is known.
+    """The gain over the baseline at equal wall time, a share of the loss measure, with its typical error.
 
-    Attributes:
-        gain: A share of the loss measure.
-        error: Its typical error.
-        decided_by: The type of evidence that weighs most.
-        estimates: What each type says, the most telling first.
+    `decided_by` is the type of evidence that weighs most; `estimates` has what each says, the most telling first.
     """
 
     gain: float
@@ -56,7 +52,6 @@ class Expected:
     estimates: tuple[Estimate, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class TimeOverhead(Reason):
     """Time of a training step with a method, relative to one with the baseline.
 

@@ -6,7 +6,7 @@ Everything that weighs one type of evidence against another is in this file; `do
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from subopt.profilers.record.profile import MethodCost, Profile
@@ -16,7 +16,7 @@ from ..evidence.published import Published
 from ..evidence.raced import RacedGain
 from ..plan.budget import Fit
 from ..plan.step_time import relative_step_time
-from .row import Estimate, Expected, Objective, Row, TimeOverhead
+from .row import Estimate, EvidenceType, Expected, Objective, Row, TimeOverhead
 
 # What twice the steps are worth, as a share of perplexity. Nguyen et al. 2025, section 5.2 and table 2: AdaDiag reaches
 # Adam's final perplexity in 1/1.8 to 1/2 of the steps, and after all of them is 7.7 to 11.4 % below it.
@@ -28,6 +28,7 @@ WORTH_A_CHANGE = 0.01
 # How much one type of evidence counts beside another of the same error. A race at other settings is still of this model
 # and data; so are gradients, but one step away from a loss; a published loss is of others.
 RACED_WEIGHT, PREDICTED_WEIGHT, PUBLISHED_WEIGHT = 8.0, 4.0, 1.0
+_WEIGHTS = {"raced": RACED_WEIGHT, "predicted": PREDICTED_WEIGHT, "published": PUBLISHED_WEIGHT}
 # Share of a race's gain to expect at other settings than the race's, and after one that was cut short.
 OTHER_SETTINGS = 0.5
 CUT_SHORT = 0.75
@@ -69,13 +70,6 @@ def expected_gain(
     0.10. An unknown overhead costs nothing here and is named among the reasons. The error of the mean is the same mean
     of the errors.
 
-    Args:
-        raced: The method's result of a race.
-        predicted: What the gradients say.
-        published: The nearest published comparison.
-        overhead: Step time relative to the baseline.
-        cut_short: Whether the race ended before its plan did.
-
     Returns:
         The expected gain, a share of the loss measure; None where nothing is known.
     """
@@ -111,26 +105,25 @@ def _estimates(
     found = []
     if raced is not None and raced.gain is not None:
         sure = (OTHER_SETTINGS if raced.differs else 1.0) * (CUT_SHORT if cut_short else 1.0)
-        error, gain = max(raced.spread, LEAST_ERROR), raced.expected_gain
-        weight = _weight(RACED_WEIGHT, gain, sure, error)
-        alone = not raced.differs
-        found.append(Estimate("raced", raced.gain, sure * gain, weight, error, alone))
+        error = max(raced.spread, LEAST_ERROR)
+        one = _estimate("raced", raced.expected_gain, sure, error, 0.0)
+        found.append(replace(one, gain=raced.gain, decides_alone=not raced.differs))
     if predicted is not None:
-        weight = _weight(PREDICTED_WEIGHT, predicted.gain, predicted.certainty, PREDICTED_ERROR)
-        left = predicted.expected_gain - time
-        found.append(Estimate("predicted", predicted.gain, left, weight, PREDICTED_ERROR))
+        sure = predicted.certainty
+        found.append(_estimate("predicted", predicted.gain, sure, PREDICTED_ERROR, time))
     if published is not None:
         sure = published.certainty.value
         error = PUBLISHED_ERROR + FAR_ERROR * (1 - sure)
-        weight = _weight(PUBLISHED_WEIGHT, published.gain, sure, error)
-        left = published.expected_gain - time
-        found.append(Estimate("published", published.gain, left, weight, error))
+        found.append(_estimate("published", published.gain, sure, error, time))
     return tuple(found)
 
 
-def _weight(of_type: float, gain: float, certainty: float, error: float) -> float:
-    """How much an estimate counts: the less, the larger its error and what its certainty takes off it."""
-    return of_type / (error + (1 - certainty) * abs(gain))
+def _estimate(
+    evidence_type: EvidenceType, gain: float, certainty: float, error: float, time: float
+) -> Estimate:
+    """What is left of a gain; it counts the less, the larger its error and what its certainty takes off it."""
+    weight = _WEIGHTS[evidence_type] / (error + (1 - certainty) * abs(gain))
+    return Estimate(evidence_type, gain, gain * certainty - time, weight, error)
 
 
 def score(expected: Expected | None, *, is_baseline: bool) -> float | None:
@@ -151,11 +144,6 @@ def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
     the others. After that `quality` takes what was raced at these settings first, and goes by score, where a promise
     no larger than its error comes after plain AdamW; `speed` goes by step time, methods expected to be worse than AdamW
     last; `memory` by peak. Ties go by score, then by peak.
-
-    Args:
-        row: The row.
-        objective: What the user wants most.
-        usable_bytes: Usable part of the budget.
     """
     unproven = row.score is None
     tiebreak = 0.0 if row.score is None else -row.score
@@ -163,7 +151,8 @@ def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
     last: SortKey = (tiebreak, float(row.peak.bytes))
     if objective == "speed":
         share = math.inf if row.overhead is None else round(row.overhead.share, 2)
-        return (*first, float(_is_worse(row)), share, *last)
+        is_worse = row.expected is not None and row.expected.gain < -WORTH_A_CHANGE
+        return (*first, float(is_worse), share, *last)
     if objective == "memory":
         bucket = row.peak.bytes // max(int(usable_bytes * _PEAK_STEP), 1)
         return (*first, float(bucket), *last)
@@ -171,27 +160,14 @@ def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
     return (*first, float(not row.is_raced), doubtful, *last)
 
 
-def _is_worse(row: Row) -> bool:
-    """Whether a method is expected to be worse than AdamW after equally many steps, or after the race's time."""
-    if row.expected is None or row.is_baseline:
-        return False
-    return row.expected.gain < -WORTH_A_CHANGE
-
-
 def time_overhead(
     profile: Profile, cost: MethodCost, baseline: MethodCost | None, batch_size: int
 ) -> TimeOverhead | None:
-    """Return a training step's time with a method relative to one with the baseline.
+    """Return the time of a training step of `batch_size` examples with a method relative to one with the baseline.
 
     overhead / (forward_backward + step - overhead), with the optimizer step's overhead over the baseline's, the two
     timed in turn and refreshes included by their share; step - overhead is the baseline's step of that time. Forward
     and backward are taken to grow with the batch, the optimizer's step not. Without measured times the FLOPs stand in.
-
-    Args:
-        profile: The profile.
-        cost: The method's row.
-        baseline: The baseline's row; None where the profile has none.
-        batch_size: Examples of one step, of all its micro-batches.
     """
     if baseline is None:
         return None
@@ -203,8 +179,3 @@ def time_overhead(
         extra = (cost.relative_flops - baseline.relative_flops) / growth
         return TimeOverhead(extra / (1 + baseline.relative_flops / growth), "formula", cost.step_ms)
     return None
-
-
-def ranked(rows: Sequence[Row], objective: Objective, usable_bytes: int) -> tuple[Row, ...]:
-    """Return the rows best first; equal ones keep their order."""
-    return tuple(sorted(rows, key=lambda row: sort_key(row, objective, usable_bytes)))

@@ -9,7 +9,7 @@ from subopt.recipes.ranking.row import Evidence
 from subopt.recipes.reason import Reason
 
 from . import plan  # noqa: F401, its texts are registered
-from .evidence import evidence_type, gain_text, time_text
+from .evidence import evidence_type, time_text
 from .words import described, filled, register, words
 
 __all__ = ["described", "evidence_text", "words"]
@@ -52,6 +52,8 @@ register({
     reasons.LargeRival: "{method} promises {promise}, but does not fit: its peak is {peak_bytes:bytes}.",
     reasons.TightRival: "{method} promises {promise}, but may not fit: its peak is {peak_bytes:bytes}.",
     reasons.OtherObjective: "{method} promises {promise}, but {objective} was asked for.",
+    reasons.RaceResult: "{gain:lower {measure}} than AdamW after equal time in the race"
+    "{counts:|, which is inside the spread of the seeds}",
     reasons.RacedSeeds: "raced here with {seeds:seed}",
     reasons.RaceCutShort: "the race was cut short",
     reasons.PredictedLayers: "predicted from the gradients of {layers:layer}",
@@ -69,6 +71,7 @@ register({
     "returns this model and whose batches(batch_size) yields real data.",
     reasons.OtherBatchSize: "that rate belongs to {rate_tokens:,} tokens per step and this run has {step_tokens:,}: "
     "a smaller batch often wants a smaller rate",
+    reasons.ChosenRate: "learning rate of {is_fallback:what {method} leaves alone|{method}} {lr:g}: {origin}",
     MixRemark: "{text}",
 })
 
@@ -80,20 +83,13 @@ def evidence_text(reason: Reason) -> str:
 
 
 @words.register
-def _(promise: reasons.ExpectedGain) -> str:
-    gain, time = gain_text(promise.gain, promise.measure), time_text(promise.overhead)
-    return f"{gain} than AdamW after equal time, give or take {promise.error:.0%}, at {time}"
-
-
-@words.register
-def _(promise: reasons.RaceResult) -> str:
-    inside = "" if promise.counts else ", which is inside the spread of the seeds"
-    return f"{gain_text(promise.gain, promise.measure)} than AdamW after equal time in the race{inside}"
-
-
-@words.register
-def _(promise: reasons.UnknownQuality) -> str:
-    return f"nothing is known of its quality here, {time_text(promise.overhead)}"
+def _(promise: reasons.ExpectedGain | reasons.UnknownQuality) -> str:
+    known = (
+        "{gain:lower {measure}} than AdamW after equal time, give or take {error:.0%}, at {time}"
+    )
+    unknown = "nothing is known of its quality here, {time}"
+    text = known if isinstance(promise, reasons.ExpectedGain) else unknown
+    return filled(text, promise, time=time_text(promise.overhead))
 
 
 @words.register
@@ -107,21 +103,18 @@ def _(decided: reasons.DecidedBy) -> str:
 def _(second: reasons.RunnerUp) -> str:
     text = "Next comes {method}, {behind:.1%} behind"
     if second.behind <= second.error:
-        settle = "" if second.is_raced else f"; {_WOULD_SETTLE}"
-        text += f", less than the error of {{error:.0%}}: either may be better{settle}"
+        text += ", less than the error of {error:.0%}: either may be better"
+        text += f"{{is_raced:|; {_WOULD_SETTLE}}}"
     return filled(f"{text}.", second)
 
 
 @words.register
 def _(sure: reasons.HowSure) -> str:
-    is_measured = sure.memory_source == "measured"
-    parts = ["memory was measured" if is_measured else "memory is {memory_source}"]
-    parts.append(_TIMES[sure.time_source])
-    if sure.may_exceed_budget:
-        parts.append("the peak's interval reaches beyond the budget")
-    if sure.missing_parts:
-        parts.append("the profile lacks {missing_parts:part}")
-    return filled(f"How sure: {', '.join(parts)}; quality is {{grade}}: {{grounds}}.", sure)
+    was = "was" if sure.memory_source == "measured" else "is"
+    reach = "{may_exceed_budget:, the peak's interval reaches beyond the budget|}"
+    lacks = ", the profile lacks {missing_parts:part}" if sure.missing_parts else ""
+    known = f"memory {was} {{memory_source}}, {_TIMES[sure.time_source]}{reach}{lacks}"
+    return filled(f"How sure: {known}; quality is {{grade}}: {{grounds}}.", sure)
 
 
 @words.register
@@ -136,9 +129,3 @@ def _(found: reasons.NotInstalled) -> str:
         names.setdefault(command, []).append(method)
     listed = "; ".join(f"{', '.join(methods)} ({command})" for command, methods in names.items())
     return f"Not available here: {listed}."
-
-
-@words.register
-def _(rate: reasons.ChosenRate) -> str:
-    what = "what {method} leaves alone" if rate.is_fallback else "{method}"
-    return filled(f"learning rate of {what} {{lr:g}}: {{origin}}", rate)

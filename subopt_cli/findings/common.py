@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from operator import attrgetter, itemgetter
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
@@ -25,8 +26,8 @@ Basis = Literal["raw", "one_sided", "two_sided", "covariance", "low_rank"]
 def short_side(shape: Sequence[int]) -> int:
     """Return the short side of a parameter's matrix view: how many directions its gradient can have."""
     from subopt.optimizers import (
-        matrix_shape,  # brings torch along, which the command's help does without
-    )
+        matrix_shape,
+    )  # brings torch, which the command's help does without
 
     return matrix_shape(shape)[0]
 
@@ -131,22 +132,20 @@ def decomposed_and_followed(
     decomposed = [timing for timing in timings if not timing.kernel.startswith(ONLINE_PCA)]
     if not followed or not decomposed:
         return None
-
-    def cost(timing: Decomposition) -> float:
-        return timing.ms_per_training_step
-
+    cost = attrgetter("ms_per_training_step")
     return min(decomposed, key=cost), min(followed, key=cost)
 
 
 def refreshing(profile: Profile) -> list[tuple[MethodCost, float, float]]:
     """Return the methods with a refresh dearer than their ordinary step, and both in ms, the dearest refresh first."""
-    timed = [
-        (cost, cost.ordinary_ms, cost.refresh_ms)
+    found = [
+        (cost, ordinary_ms, refresh_ms)
         for cost in profile.methods
-        if cost.ordinary_ms is not None and cost.refresh_ms is not None
+        if (ordinary_ms := cost.ordinary_ms) is not None
+        and (refresh_ms := cost.refresh_ms) is not None
+        and refresh_ms > ordinary_ms
     ]
-    found = [item for item in timed if item[2] > item[1]]
-    return sorted(found, key=lambda item: item[2], reverse=True)
+    return sorted(found, key=itemgetter(2), reverse=True)
 
 
 def largest_content(profile: Profile) -> Content | None:

@@ -30,14 +30,13 @@ def _spectrum(found: Comparison) -> str | None:
     trend = found.trends.get("effective_rank")
     if trend is None:
         return _unmatched_spectrum(found)
-    values = f"{percent(trend.a)} to {percent(trend.b)} of its short side"
-    needed = found.trends.get("rank_95")
-    ranks = (
-        f"; 95% of the energy takes {percent(needed.a)} of the directions in A, {percent(needed.b)} in B"
-        if needed
-        else ""
+    text = (
+        f"Spectrum: {_direction(trend)}; the typical layer's effective rank went from {percent(trend.a)} to "
+        f"{percent(trend.b)} of its short side"
     )
-    return f"Spectrum: {_direction(trend)}; the typical layer's effective rank went from {values}{ranks}."
+    if needed := found.trends.get("rank_95"):
+        text += f"; 95% of the energy takes {percent(needed.a)} of the directions in A, {percent(needed.b)} in B"
+    return f"{text}."
 
 
 def _unmatched_spectrum(found: Comparison) -> str | None:

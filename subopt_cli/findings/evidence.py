@@ -17,7 +17,7 @@ from subopt.recipes.ranking.row import Evidence, TimeOverhead
 
 from ..text import plural
 from ..units import format_ms
-from .words import filled, register, words
+from .words import filled, gain_text, register, words
 
 _UNKNOWN_TIME = "an unknown time per step"
 _NEAREST = (
@@ -53,14 +53,6 @@ def evidence_type(found: Evidence) -> str:
     if isinstance(found, PeakAt | TimeOverhead):
         return found.source
     return {RacedGain: "raced", PredictedGain: "predicted", Published: "published"}[type(found)]
-
-
-def gain_text(gain: float, measure: str) -> str:
-    """Return a gain in words, such as `5% lower loss`."""
-    if abs(gain) < 0.0005:
-        return f"the same {measure}"
-    digits = 0 if abs(gain) >= 0.1 else 1
-    return f"{abs(gain):.{digits}%} {'lower' if gain > 0 else 'higher'} {measure}"
 
 
 def time_text(overhead: TimeOverhead | None) -> str:

@@ -30,37 +30,33 @@ register({
 
 @words.register
 def _(plan: reasons.LargestMicroBatch) -> str:
-    whole = "" if plan.accumulate == 1 else f", {plan.accumulate} of them to a step,"
-    known = "whose memory the profile knows; a larger one may fit"
-    why = known if plan.is_largest_known else "that fits"
-    return filled(
-        "{batch_size:example}{whole} are the largest micro-batch {why}.", plan, whole=whole, why=why
-    )
+    whole = "" if plan.accumulate == 1 else ", {accumulate} of them to a step,"
+    why = "{is_largest_known:whose memory the profile knows; a larger one may fit|that fits}"
+    return filled(f"{{batch_size:example}}{whole} are the largest micro-batch {why}.", plan)
 
 
 @words.register
 def _(plan: reasons.SmallerMicroBatch) -> str:
     whole = f"{plan.batch_size * plan.accumulate} examples at once"
-    unknown = f"the profile does not know the memory of {whole}"
-    why = f"{whole} do not fit" if plan.is_memory_known else unknown
-    text = "Micro-batches of {batch_size}, {accumulate} to a step: {why}. It is the same step."
-    return filled(text, plan, why=why)
+    why = f"{{is_memory_known:{whole} do not fit|the profile does not know the memory of {whole}}}"
+    text = f"Micro-batches of {{batch_size}}, {{accumulate}} to a step: {why}. It is the same step."
+    return filled(text, plan)
 
 
 @words.register
 def _(budget: Budget) -> str:
-    total, usable = format_bytes(budget.total_bytes), format_bytes(budget.usable_bytes)
     parts = []
     if budget.context_bytes:
-        parts.append(f"{format_bytes(budget.context_bytes)} go to the CUDA context")
-        parts.append(f"{format_bytes(budget.reserve_bytes)} to the allocator's reserve")
+        parts.append("{context_bytes:bytes} go to the CUDA context")
+        parts.append("{reserve_bytes:bytes} to the allocator's reserve")
     if budget.headroom_bytes:
-        headroom = f"{format_bytes(budget.headroom_bytes)} ({percent(budget.headroom)})"
-        parts.append(f"{headroom} stay free as headroom")
+        parts.append(f"{{headroom_bytes:bytes}} ({percent(budget.headroom)}) stay free as headroom")
     if not parts:
-        return f"The budget is {total}, all of it usable."
-    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-    return f"The budget is {total}, of which {usable} are usable: {listed}."
+        return filled("The budget is {total_bytes:bytes}, all of it usable.", budget)
+    text = "The budget is {total_bytes:bytes}, of which {usable_bytes:bytes} are usable: "
+    return filled(
+        text + " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) + ".", budget
+    )
 
 
 @words.register
@@ -74,9 +70,8 @@ def _(layers: LowRankLayers) -> str:
 
 @words.register
 def _(peak: MayNotFit) -> str:
-    if peak.high_bytes is None:
-        return "activations are unknown, so its peak is a lower bound"
-    return f"may need up to {format_bytes(peak.high_bytes)}"
+    unknown = "activations are unknown, so its peak is a lower bound"
+    return unknown if peak.high_bytes is None else filled("may need up to {high_bytes:bytes}", peak)
 
 
 @words.register

@@ -49,11 +49,8 @@ def mean_curve(runs: Sequence[Trial]) -> list[tuple[CurvePoint, float]]:
 
 def lr_at_the_end(race: Race, contestant: Contestant) -> str | None:
     """Return `lowest` or `highest` where a method's best rate is that of all it tried; None where it is neither."""
-    tried = {
-        trial.lr
-        for trial in race.trials
-        if trial.method == contestant.method and trial.role == "search"
-    }
+    own = [trial for trial in race.trials if trial.method == contestant.method]
+    tried = {trial.lr for trial in own if trial.role == "search"}
     if not contestant.losses or len(tried) < 2:
         return None
     if contestant.lr == max(tried):
@@ -63,27 +60,38 @@ def lr_at_the_end(race: Race, contestant: Contestant) -> str | None:
 
 def race_summary(race: Race) -> list[str]:
     """Return the findings of a race for a person: who won, by how much, and what to doubt."""
-    return [
-        *_result(race),
-        _conditions(race),
-        *_rates_at_an_end(race),
-        *_doubts(race),
-        *_end(race),
+    found = [*_result(race), _conditions(race)]
+    ends = [
+        f"{item.method} ({end})" for item in race.contestants if (end := lr_at_the_end(race, item))
     ]
+    if ends:
+        found.append(
+            f"The best rate was at an end of those tried for {', '.join(ends)}: more minutes may find a better one."
+        )
+    if sum(len(item.losses) > 1 for item in race.contestants) > 1:
+        found.append(
+            f"{plural(len(race.seeds), 'seed')} are few, each setting is the best of a search at the first of them, "
+            "and runs this short favour what is quick at the start: a full run may order them differently."
+        )
+    if race.interrupted:
+        found.append("The race ended before its plan was done: this is what was complete.")
+    return found
 
 
 def _result(race: Race) -> list[str]:
     better = [item for item in race.contestants if item.verdict == "better"]
     if better:
         best = better[0]
+        difference, spread = best.difference or 0.0, best.difference_spread or 0.0
+        side = "below" if difference < 0 else "above"
         found = [
-            f"{best.method} had the lowest loss of those that beat AdamW: {_difference(best)}, over "
-            f"{plural(len(best.losses), 'seed')}."
+            f"{best.method} had the lowest loss of those that beat AdamW: {abs(difference):.2g} {side} AdamW's "
+            f"(spread {spread:.2g}), over {plural(len(best.losses), 'seed')}."
         ]
         others = [item.method for item in better[1:]]
         return found + ([f"Better than AdamW too: {', '.join(others)}."] if others else [])
     unsure = [item.method for item in race.contestants if item.verdict == "inside the spread"]
-    once = [item for item in race.contestants if item.verdict == "one seed only"]
+    once = any(item.verdict == "one seed only" for item in race.contestants)
     if unsure:
         return [
             "No method was better than AdamW by more than the spread of its seeds; "
@@ -96,11 +104,6 @@ def _result(race: Race) -> list[str]:
     return ["AdamW was not beaten."]
 
 
-def _difference(contestant: Contestant) -> str:
-    difference, spread = contestant.difference or 0.0, contestant.difference_spread or 0.0
-    return f"{abs(difference):.2g} {'below' if difference < 0 else 'above'} AdamW's (spread {spread:.2g})"
-
-
 def _conditions(race: Race) -> str:
     trials = max((item.trials for item in race.contestants), default=0)
     return (
@@ -108,33 +111,3 @@ def _conditions(race: Race) -> str:
         f"{format_ms(1000 * race.horizon_seconds)} of steps at its measured step time; what a method leaves alone "
         f"was trained by AdamW at {race.fallback_lr:.2g}, AdamW's own best rate."
     )
-
-
-def _rates_at_an_end(race: Race) -> list[str]:
-    ends = [
-        f"{item.method} ({end})"
-        for item in race.contestants
-        for end in [lr_at_the_end(race, item)]
-        if end is not None
-    ]
-    if not ends:
-        return []
-    return [
-        f"The best rate was at an end of those tried for {', '.join(ends)}: more minutes may find a better one."
-    ]
-
-
-def _doubts(race: Race) -> list[str]:
-    repeated = [item for item in race.contestants if len(item.losses) > 1]
-    if len(repeated) < 2:
-        return []
-    return [
-        f"{plural(len(race.seeds), 'seed')} are few, each setting is the best of a search at the first of them, and "
-        "runs this short favour what is quick at the start: a full run may order them differently."
-    ]
-
-
-def _end(race: Race) -> list[str]:
-    if not race.interrupted:
-        return []
-    return ["The race ended before its plan was done: this is what was complete."]

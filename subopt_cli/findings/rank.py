@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 # many as one moment of all weights takes, at two thirds as many as AdamW keeps.
 LOW_RANK = 1 / 3
 FULL_RANK = 2 / 3
-CLEAR_POINTS = (
-    0.05  # of the energy, a choice: medians over the few bases of a short run are no finer
-)
+# Of the energy, a choice: medians over the few bases of a short run are no finer.
+CLEAR_POINTS = 0.05
 HALF = 0.5  # signal share under which more of one batch's gradient is noise than not
 
 

@@ -122,11 +122,15 @@ def rotation_sentence(profile: Profile) -> str | None:
     paying = [layer for layer, found in judged if found == "pays"]
     shown = paying or layers
     there = "there " if 0 < len(paying) < len(judged) else ""
-    outcome = _outcome(judged, paying, doubtful=_is_doubtful(shown, basis))
+    cosines = _cosines(shown, basis)
+    doubtful = cosines is not None and cosines[1] <= cosines[0] - CLEAR_COSINE
+    outcome = _outcome(judged, paying, doubtful=doubtful)
+    aged, age = median_of([stale_gain(layer) for layer in shown]), oldest_lag(profile)
+    stale = "" if aged is None else f", {times(aged)} in a one-sided basis {age} steps old"
     return (
         f"Rotation {outcome}: {there}a diagonal method sees {_own(shown)}, "
         f"{times(typical_gain(shown, basis))} that {_COORDINATES[basis]}"
-        f"{_stale(profile, shown)}{_agreement(shown, basis)}{_caveat(profile)}."
+        f"{stale}{_agreement(cosines)}{_caveat(profile)}."
     )
 
 
@@ -141,12 +145,6 @@ def _own(layers: Sequence[Layer]) -> str:
     return f"{percent(share)} of the second moment as is{beside}"
 
 
-def _is_doubtful(layers: Sequence[Layer], basis: Basis) -> bool:
-    """Whether the steps that a diagonal method takes are clearly further from the full one's, however diagonal C is."""
-    cosines = _cosines(layers, basis)
-    return cosines is not None and cosines[1] <= cosines[0] - CLEAR_COSINE
-
-
 def _outcome(
     judged: Sequence[tuple[Layer, Verdict]], paying: Sequence[Layer], *, doubtful: bool
 ) -> str:
@@ -156,24 +154,12 @@ def _outcome(
     harm = f", does harm in {counts['harms']}" if counts["harms"] else ""
     if paying:
         layers = [layer for layer, _ in judged]
-        roles = _roles(layers, paying) if len(paying) < MOST * len(judged) else ""
+        names = whole_roles(layers, paying) if len(paying) < MOST * len(judged) else []
+        more = ", ..." if len(names) > ROLES_SHOWN else ""
+        roles = f" (all {', '.join(names[:ROLES_SHOWN])}{more})" if names else ""
         pays = "may pay" if doubtful else "pays"
         return f"{pays} in {len(paying)} of {len(judged)} layers{roles}{harm}"
     return f"changes little{harm}" if counts["harms"] <= len(judged) / 2 else "does harm"
-
-
-def _roles(judged: Sequence[Layer], pays: Sequence[Layer]) -> str:
-    names = whole_roles(judged, pays)
-    if not names:
-        return ""
-    more = ", ..." if len(names) > ROLES_SHOWN else ""
-    return f" (all {', '.join(names[:ROLES_SHOWN])}{more})"
-
-
-def _stale(profile: Profile, layers: Sequence[Layer]) -> str:
-    found = median_of([stale_gain(layer) for layer in layers])
-    age = oldest_lag(profile)
-    return f", {times(found)} in a one-sided basis {age} steps old" if found is not None else ""
 
 
 def _cosines(layers: Sequence[Layer], basis: Basis) -> tuple[float, float] | None:
@@ -187,8 +173,7 @@ def _cosines(layers: Sequence[Layer], basis: Basis) -> tuple[float, float] | Non
     return None if raw is None or rotated is None else (raw, rotated)
 
 
-def _agreement(layers: Sequence[Layer], basis: Basis) -> str:
-    cosines = _cosines(layers, basis)
+def _agreement(cosines: tuple[float, float] | None) -> str:
     if cosines is None:
         return ""
     raw, rotated = cosines
@@ -200,9 +185,9 @@ def _agreement(layers: Sequence[Layer], basis: Basis) -> str:
 
 
 def _caveat(profile: Profile) -> str:
-    parts = []
-    if not training_steps(profile):
-        parts.append("before any training")
-    if profile.target.synthetic_data:
-        parts.append("on made-up data")
-    return f" ({', '.join(parts)})" if parts else ""
+    caveats = {
+        "before any training": not training_steps(profile),
+        "on made-up data": profile.target.synthetic_data,
+    }
+    found = ", ".join(text for text, holds in caveats.items() if holds)
+    return f" ({found})" if found else ""

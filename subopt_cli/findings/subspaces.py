@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import median_low
@@ -52,8 +51,7 @@ class TypicalLife:
 
 def sources(profile: Profile) -> list[str]:
     """Return what bases were made of, in the file's order."""
-    found = (source for layer in profile.layers for source in layer.subspace or {})
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(s for layer in profile.layers for s in layer.subspace or {}))
 
 
 def longest_lag(profile: Profile) -> int | None:
@@ -80,6 +78,8 @@ def typical_life(profile: Profile, source: str) -> TypicalLife | None:
     lag = longest_lag(profile)
     if not found or lag is None:
         return None
+    # One that outlasts the run counts as the longest.
+    period = median_low([inf if life.period is None else life.period for life in found])
     return TypicalLife(
         source=source,
         layers=len(found),
@@ -90,15 +90,9 @@ def typical_life(profile: Profile, source: str) -> TypicalLife | None:
         lag=lag,
         frozen=median_of([captured_after(life, lag) for life in found]),
         tracked=median_of([captured_after(life, lag, tracked=True) for life in found]),
-        period=_typical_period(found),
+        period=None if period == inf else int(period),
         at_refresh=median_of([_at_refresh(life) for life in found]),
     )
-
-
-def _typical_period(lives: Sequence[SubspaceLife]) -> int | None:
-    """Return the median period, one that outlasts the run counting as the longest."""
-    middle = median_low([inf if life.period is None else life.period for life in lives])
-    return None if middle == inf else int(middle)
 
 
 def _at_refresh(life: SubspaceLife) -> float | None:

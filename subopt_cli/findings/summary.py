@@ -17,7 +17,7 @@ from .rank import rank_sentence
 from .rotation import rotation_sentence
 
 if TYPE_CHECKING:
-    from subopt.profilers.record.profile import Memory, Profile
+    from subopt.profilers.record.profile import Profile
 
 
 def profile_summary(profile: Profile) -> list[str]:
@@ -57,19 +57,16 @@ def _largest(profile: Profile) -> tuple[str, int, bool]:
     content = largest_content(profile)
     if content is not None:
         return content.name, content.bytes, content.category == "state"
-    categories = _categories(profile.memory)
-    name = max(categories, key=categories.__getitem__)
-    return name, categories[name], name == "optimizer state"
-
-
-def _categories(memory: Memory) -> dict[str, int]:
-    return {
+    memory = profile.memory
+    categories = {
         "parameters": memory.parameter_bytes,
         "gradients": memory.gradient_bytes,
         "optimizer state": memory.optimizer_state_bytes,
         "activations": memory.activation_bytes or 0,
         "temporaries": memory.temporary_bytes or 0,
     }
+    name = max(categories, key=categories.__getitem__)
+    return name, categories[name], name == "optimizer state"
 
 
 def _what_frees(profile: Profile) -> list[str]:
@@ -97,8 +94,7 @@ def _least_state(profile: Profile) -> str | None:
 
 def _svd_against_pca(profile: Profile) -> str | None:
     for shape, _, timings in decompositions_by_shape(profile):
-        found = decomposed_and_followed(timings)
-        if found is not None:
+        if found := decomposed_and_followed(timings):
             decomposed, followed = found
             return (
                 f"bases of the {shape_text(shape)} layers cost {format_ms(decomposed.ms_per_training_step)} a step by "

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subopt.errors import UsageError
+from subopt.profilers.memory.device_overhead import UNKNOWN_GPU
 from subopt.recipes.plan.budget import (
-    CUDA_CONTEXT_BYTES,
-    RESERVE_SHARE,
     Fit,
     fit,
     read_budget,
@@ -21,8 +20,10 @@ GIB = 2**30
 
 def test_cuda_pays_context_and_reserve():
     budget = read_budget(24 * GIB)
-    assert budget.context_bytes == CUDA_CONTEXT_BYTES
-    assert budget.reserve_bytes == int((24 * GIB - CUDA_CONTEXT_BYTES) * RESERVE_SHARE)
+    assert budget.context_bytes == UNKNOWN_GPU.context_bytes
+    assert budget.reserve_bytes == int(
+        (24 * GIB - UNKNOWN_GPU.context_bytes) * UNKNOWN_GPU.reserve_share
+    )
     assert budget.usable_bytes == 24 * GIB - budget.context_bytes - budget.reserve_bytes
     assert 21 * GIB < budget.usable_bytes < 22 * GIB
 
@@ -32,7 +33,7 @@ def test_cpu_pays_neither():
 
 
 def test_less_than_the_context_leaves_nothing():
-    assert read_budget(CUDA_CONTEXT_BYTES // 2).usable_bytes == 0
+    assert read_budget(UNKNOWN_GPU.context_bytes // 2).usable_bytes == 0
 
 
 @pytest.mark.parametrize("total", [0, -1])
