@@ -65,22 +65,23 @@ def moved(files: Files, base: Path, to: Path) -> Files:
             return entry
         if _is_pattern(entry, base):  # and no folder that it goes through is a part of the pattern
             root, folder = (Path(glob.escape(str(place.resolve()))) for place in (base, to))
-            return _seen_from(folder, root / path)
-        return _seen_from(to.resolve(), base.resolve() / path)
+            return seen_from(folder, root / path)
+        return seen_from(to.resolve(), base.resolve() / path)
 
     return _with_places(files, move)
 
 
 def relative(files: Files, to: Path) -> Files:
     """Return files of absolute paths as they are named from the folder `to`."""
-    return _with_places(files, lambda entry: _seen_from(to.resolve(), Path(entry)))
+    return _with_places(files, lambda entry: seen_from(to.resolve(), Path(entry)))
 
 
 def _is_pattern(entry: str, base: Path) -> bool:
     return glob.has_magic(entry) and existing(entry, base) is None
 
 
-def _seen_from(folder: Path, path: Path) -> str:
+def seen_from(folder: Path, path: Path) -> str:
+    """Return an absolute path as it is named from a folder, which is absolute too."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive on Windows

@@ -55,9 +55,8 @@ def locked(folder: Path, on_unlockable: Callable[[str], None]) -> Iterator[None]
         yield
     finally:
         if lock.is_locked:  # as it is not in a forked child
-            with contextlib.suppress(
-                OSError
-            ):  # an open file on Windows, where releasing removes it
+            # an open file on Windows, where releasing removes it
+            with contextlib.suppress(OSError):
                 (folder / NAME).unlink(missing_ok=True)
             lock.release()
         with contextlib.suppress(OSError):  # it holds a run

@@ -25,12 +25,7 @@ def save_weights(
 ) -> None:
     """Write a model's state dict; a name that shares another's memory is noted, not stored again.
 
-    The file appears complete or not at all.
-
-    Args:
-        state: The state dict.
-        path: The file.
-        notes: What else to note in the file's metadata.
+    The file appears complete or not at all. Its metadata holds `notes` too.
 
     Raises:
         FileFormatError: Something in the state is not a tensor.
@@ -45,7 +40,8 @@ def save_weights(
             continue
         kept[identity] = name
         # a copy where the tensor is a view: the file format stores whole, contiguous tensors
-        tensors[name] = tensor.contiguous() if _owns_memory(tensor) else tensor.clone().contiguous()
+        is_view = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+        tensors[name] = (tensor.clone() if is_view else tensor).contiguous()
     with in_one_step(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode
@@ -88,10 +84,6 @@ def _tensors(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
             "leave get_extra_state out of the model, or register a buffer",
         )
     return {name: value.detach() for name, value in state.items()}
-
-
-def _owns_memory(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def all_finite(model: nn.Module) -> bool:

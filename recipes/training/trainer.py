@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..rng import set_rng_state
 from ..run_folder.checkpoint import Restored, RunProgress, load_checkpoint
-from ..run_folder.folder import RunFolder
+from ..run_folder.folder import content_of
 from ..run_folder.lock import check_unlocked, locked
 from ..run_folder.result import Result
 from ..schema import Recipe
@@ -50,8 +50,7 @@ def plan(
     Raises:
         SuboptError: What `train` raises before its first step.
     """
-    folder = RunFolder(output)
-    folder.check_is_folder()
+    content_of(output)  # which is no file
     check_unlocked(output)
     return open_session(
         recipe, recipe_path=recipe_path, output=output, resume=resume, force=force, device=device
@@ -91,7 +90,7 @@ def train(
         NonFiniteLossError: The loss became NaN or infinite; the last checkpoint is from before that.
         KeyboardInterrupt: Ctrl-C before the first step, or a second signal.
     """
-    RunFolder(output).check_is_folder()
+    content_of(output)  # which is no file
     with locked(output, lambda why: on_event(_unlocked(why))):
         session = open_session(
             recipe,
