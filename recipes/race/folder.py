@@ -17,6 +17,7 @@ from subopt.profilers.record.race import LeftOut, Race, Seconds, Trial
 from ..run_folder.disk import sync, write_text
 from ..run_folder.folder import already_exists, content_of
 from .candidates import Candidate
+from .plan import repetitions
 from .step_time import CandidateStepTime
 
 _AFRESH = "start over with --force and without --resume"
@@ -49,8 +50,8 @@ class RacePlan(Record):
     @property
     def total(self) -> int:
         """Trials in all, those of the finals included."""
-        finals = min(self.finalists, len(self.contestants) - 1) + 1
-        return len(self.contestants) * self.trials + finals * (len(self.seeds) - 1)
+        count = len(self.contestants)
+        return count * self.trials + repetitions(count, self.finalists, len(self.seeds))
 
 
 class Entry(Record):
@@ -138,14 +139,13 @@ class RaceFolder:
         known = {candidate.method for candidate in plan.contestants}
         entries = []
         for number, line in enumerate(whole.splitlines(), start=1):
-            entry = _parsed(Entry, line, f"{self.trials}:{number}")
+            where = f"{self.trials}:{number}"
+            entry = _parsed(Entry, line, where)
             of = entry.trial or entry.left_out
             if of is None or of.method not in known:
-                raise FileFormatError(
-                    f"{self.trials}:{number}: no trial of this race's methods", _AFRESH
-                )
+                raise FileFormatError(f"{where}: no trial of this race's methods", _AFRESH)
             if entry.trial is not None:
-                _check_options(entry.trial, f"{self.trials}:{number}")
+                _check_options(entry.trial, where)
             entries.append(entry)
         return entries
 
@@ -178,10 +178,8 @@ def _parsed(kind: type[_Kind], text: str, where: str) -> _Kind:
     except ValidationError as error:
         first: Any = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise FileFormatError(
-            f"{where} cannot be read: {key + ': ' if key else ''}{first['msg']}",
-            _AFRESH,
-        ) from None
+        what = f"{key}: {first['msg']}" if key else first["msg"]
+        raise FileFormatError(f"{where} cannot be read: {what}", _AFRESH) from None
 
 
 def _check_options(setting: Candidate | Trial, where: str) -> None:

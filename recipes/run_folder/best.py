@@ -24,12 +24,9 @@ _KEY = "best"
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """Where a run was best.
+    """Where a run was best: after which step, at which held-out loss, and over how many tokens that is the mean.
 
-    Attributes:
-        step: After which step.
-        eval_loss: The held-out loss there.
-        eval_tokens: How many held-out tokens it is the mean over; None in a folder that an earlier version wrote.
+    `eval_tokens` is None in a folder that an earlier version wrote.
     """
 
     step: int

@@ -27,11 +27,8 @@ def locked(folder: Path, on_unlockable: Callable[[str], None]) -> Iterator[None]
     """Hold a folder's lock inside the block; a folder made for that goes again if nothing was put into it.
 
     The lock is the kernel's, on a file in the folder: a process that is killed lets go of it, and the file it leaves
-    behind means nothing. Forked children do not share it.
-
-    Args:
-        folder: The run folder.
-        on_unlockable: Called with the reason where the file system has no locks.
+    behind means nothing. Forked children do not share it. Where the file system has no locks, `on_unlockable` is called
+    with the reason.
 
     Raises:
         UsageError: Another process trains in this folder, or nothing can be written to it.

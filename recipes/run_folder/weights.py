@@ -33,7 +33,14 @@ def save_weights(
     kept: dict[tuple[object, ...], str] = {}
     tensors: dict[str, Tensor] = {}
     metadata = {"format": "pt", **(notes or {})}
-    for name, tensor in _tensors(state).items():
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise FileFormatError(
+            f"the model keeps '{odd[0]}' in its state, which is not a tensor and cannot be saved",
+            "leave get_extra_state out of the model, or register a buffer",
+        )
+    for name, value in state.items():
+        tensor = value.detach()
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel() and identity in kept:
             metadata[_ALIAS + name] = kept[identity]
@@ -74,16 +81,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path} does not fit this model: {first}",
             "the model was built differently when this was saved: check model.kwargs and the model file",
         ) from None
-
-
-def _tensors(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise FileFormatError(
-            f"the model keeps '{odd[0]}' in its state, which is not a tensor and cannot be saved",
-            "leave get_extra_state out of the model, or register a buffer",
-        )
-    return {name: value.detach() for name, value in state.items()}
 
 
 def all_finite(model: nn.Module) -> bool:

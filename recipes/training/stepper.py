@@ -37,12 +37,7 @@ class _Evaluation:
 
 
 class Stepper:
-    """Takes the steps of a trainable model.
-
-    Args:
-        trainable: Model, optimizer and settings.
-        stream: The training batches.
-    """
+    """Takes the steps of a trainable model, on the batches of a stream."""
 
     def __init__(self, trainable: Trainable, stream: BatchStream) -> None:
         self._trainable = trainable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from ..schema import Recipe
 from .checkpointing import Checkpointer
 from .events import (
     Evaluated,
-    Interrupting,
     OnEvent,
     Resumed,
     RunPlan,
@@ -91,7 +89,8 @@ def train(
         KeyboardInterrupt: Ctrl-C before the first step, or a second signal.
     """
     content_of(output)  # which is no file
-    with locked(output, lambda why: on_event(_unlocked(why))):
+    unnoticed = "so a second training in this folder would not be noticed"
+    with locked(output, lambda why: on_event(Warned(f"{why}, {unnoticed}"))):
         session = open_session(
             recipe,
             recipe_path=recipe_path,
@@ -108,10 +107,6 @@ def train(
                 on_event(Warned(f"the run in {output} is already complete: {result.step} steps"))
                 return result
         return _Training(session, on_event).run(resume=resume, force=force)
-
-
-def _unlocked(why: str) -> Warned:
-    return Warned(f"{why}, so a second training in this folder would not be noticed")
 
 
 class _Training:
@@ -139,7 +134,7 @@ class _Training:
         self._started_s = time.perf_counter()
         with (
             MetricsLog(self._folder.metrics, from_step=self._progress.step) as self._metrics,
-            interruptible(self._on_signal) as interrupt,
+            interruptible(self._on_event) as interrupt,
         ):
             while self._progress.step < steps and not interrupt.requested:
                 self._step()
@@ -154,9 +149,6 @@ class _Training:
                 self._checkpointer.save_weights()
                 self._evaluate()
         return self._finish(interrupt if interrupted else None)
-
-    def _on_signal(self, number: int) -> None:
-        self._on_event(Interrupting(signal.Signals(number).name))
 
     def _restore(self, *, resume: bool) -> None:
         checkpoint = self._session.checkpoint
@@ -257,11 +249,8 @@ class _Training:
                 )
             )
         if retained:
-            self._on_event(
-                Warned(
-                    f"{retained:.0f} times a new basis could not be computed; the old one was retained"
-                )
-            )
+            what = "times a new basis could not be computed; the old one was retained"
+            self._on_event(Warned(f"{retained:.0f} {what}"))
 
     def _time_left_s(self) -> float:
         done = self._progress.step - self._resumed_from

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from subopt.recipes.data import open_files
+from subopt.recipes.data.batches import OpenFiles
 from subopt.recipes.schema import Files
 
 DOCUMENTS = [
@@ -91,6 +91,12 @@ def tokenizer_file(tmp_path, trained_tokenizer):
 
 def files_of(*train, length=32, **options):
     return Files(train=list(train), sequence_length=length, **options)
+
+
+def open_files(files, base, batch_size, *, split):
+    """Endless batches to train on, or the held-out ones once."""
+    opened = OpenFiles(files, base)
+    return opened.batches(batch_size) if split == "train" else opened.eval_batches(batch_size)
 
 
 def reference_windows(documents, length, encode=lambda text: list(text.encode()), end=0):

@@ -9,10 +9,10 @@ import pytest
 from pyarrow import parquet
 
 from subopt.errors import FileFormatError, PreflightError, SuboptError, UsageError
-from subopt.recipes.data import lines, open_files
+from subopt.recipes.data import lines
 from subopt.recipes.data.digest import file_digest
 
-from .conftest import files_of
+from .conftest import files_of, open_files
 
 
 def complaint(files, base) -> SuboptError:

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from subopt.errors import UsageError
-from subopt.recipes.data import open_files
 
-from .conftest import DOCUMENTS, files_of, reference_windows, windows_of
+from .conftest import DOCUMENTS, files_of, open_files, reference_windows, windows_of
 
 FORMATS = ["texts", "json_lines", "zipped", "zstd", "parquet_file", "data_set"]
 

@@ -8,9 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from subopt.recipes.data import open_files
-
-from .conftest import files_of
+from .conftest import files_of, open_files
 
 TEXT = "some words of a text that goes on and on " * 100 + "\n"
 COPIES = 6_000  # 25 MB
