@@ -146,7 +146,7 @@ def best_of(trials: list[Trial]) -> Trial | None:
 
 
 def _choices(candidate: Candidate) -> Mapping[str, list[OptionValue]]:
-    """Return the values to try of each searched option; the first is the entrant's own."""
+    """Return the values to try of each searched option; the first is the candidate's own."""
     method = get_method(candidate.method)
     resolved = method.resolve(candidate.options)
     found = {}

@@ -143,9 +143,9 @@ def run_trial(
     stepper = Stepper(trainable, trainable.begin())
     curve: list[CurvePoint] = []
     tokens = step = 0
-    for part, end in enumerate(part_ends(order.steps), start=1):
+    for part in range(1, PARTS + 1):
         losses = []
-        while step < end:
+        while step < round(part * order.steps / PARTS):  # parts as equal as whole steps allow
             if is_over():
                 return None
             step += 1
@@ -165,11 +165,6 @@ def run_trial(
         if part < PARTS and is_hopeless(part, loss):
             return _outcome(order, "stopped", step, tokens, curve)
     return _outcome(order, "done", step, tokens, curve)
-
-
-def part_ends(steps: int) -> list[int]:
-    """Return the last step of each of the `PARTS` parts of a run, which are as equal as whole steps allow."""
-    return [round(part * steps / PARTS) for part in range(1, PARTS + 1)]
 
 
 def _outcome(

@@ -41,11 +41,10 @@ def training_script(recipe: Recipe, framework: Framework, *, base: Path, folder:
     Raises:
         UsageError: The framework cannot train it, because it gives the optimizer no closure that it could call twice.
     """
-    _check(recipe, framework)
     body = BODIES[framework]
-    needs_closure = "needs_closure" in get_method(recipe.optimizer.method).capabilities
-    if framework == "loop" and needs_closure:
-        body = BODIES["loop with a closure"]
+    if "needs_closure" in get_method(recipe.optimizer.method).capabilities:
+        _check_gives_closure(recipe, framework)
+        body = BODIES.get(f"{framework} with a closure", body)
     sections = [
         f'"""A recipe of subopt in {_TITLES[framework]}: written by subopt export, yours to change."""',
         _imports(recipe, body.imports),
@@ -68,18 +67,16 @@ def left_out(recipe: Recipe) -> list[str]:
     return parts
 
 
-def _check(recipe: Recipe, framework: Framework) -> None:
-    method = get_method(recipe.optimizer.method)
-    if "needs_closure" not in method.capabilities or framework == "loop":
-        return
+def _check_gives_closure(recipe: Recipe, framework: Framework) -> None:
+    method = get_method(recipe.optimizer.method).name
     if framework == "trainer":
         raise UsageError(
-            f"{method.name} evaluates the loss more than once a step, and a Trainer gives it no closure to do so",
+            f"{method} evaluates the loss more than once a step, and a Trainer gives it no closure to do so",
             "export it --to loop",
         )
-    if recipe.data.accumulate > 1:
+    if framework == "lightning" and recipe.data.accumulate > 1:
         raise UsageError(
-            f"{method.name} evaluates the loss more than once a step; Lightning's closure is of one micro-batch, and "
+            f"{method} evaluates the loss more than once a step; Lightning's closure is of one micro-batch, and "
             f"this recipe accumulates {recipe.data.accumulate}",
             "export it --to loop, or set data.accumulate=1",
         )
