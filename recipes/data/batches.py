@@ -16,7 +16,7 @@ from subopt.errors import FileFormatError, PreflightError
 from subopt.profilers.record.data import Files
 
 from .corpus import open_corpus
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import load_tokenizer
 from .windows import ShuffledWindows, TokenReader
 
 Batch = dict[str, Tensor]
@@ -28,9 +28,7 @@ _LAYOUT = "1"
 class OpenFiles:
     """A recipe's files with their tokenizer: everything is found and opened, and no text is read yet.
 
-    Args:
-        files: Which files.
-        base: The folder that relative paths start from.
+    Relative paths start from `base`.
 
     Raises:
         UsageError: Nothing matches a pattern, there is no such tokenizer, or a package is missing.
@@ -40,7 +38,7 @@ class OpenFiles:
 
     def __init__(self, files: Files, base: Path) -> None:
         self.files = files
-        self.tokenizer: Tokenizer = load_tokenizer(files.tokenizer, files.separator, base)
+        self.tokenizer = load_tokenizer(files.tokenizer, files.separator, base)
         self.training, self.held_out = open_corpus(files, base)
 
     def batches(self, batch_size: int) -> TrainingBatches:
@@ -58,24 +56,20 @@ class OpenFiles:
             raise PreflightError("there is no held-out data", "set data.files.eval")
         length = self.files.sequence_length
         reader = TokenReader(corpus, self.tokenizer, np.arange(len(corpus)))
-        is_first = True
-        while True:
-            tokens = reader.take(batch_size * length)
-            windows = len(tokens) // length
-            if windows == 0:
-                break
-            is_first = False
-            yield _batch(tokens[: windows * length].reshape(windows, length))
-        if is_first:
+        tokens = reader.take(batch_size * length)
+        if len(tokens) < length:
             raise PreflightError(
                 f"the held-out files hold {len(tokens)} tokens, fewer than one window of {length}",
                 "name more files in data.files.eval, or set a smaller data.files.sequence_length",
             )
+        while windows := len(tokens) // length:
+            yield _batch(tokens[: windows * length].reshape(windows, length))
+            tokens = reader.take(batch_size * length)
 
     @cached_property
     def digests(self) -> Tensor:
         """One number for every training file, which changes when the file does."""
-        return torch.tensor(self.training.digests(), dtype=torch.int64)
+        return torch.tensor([file.digest() for file in self.training.files], dtype=torch.int64)
 
     @cached_property
     def reading(self) -> dict[str, str]:
@@ -92,11 +86,6 @@ class TrainingBatches:
 
     Labels are not shifted: Hugging Face models do that. Batch k depends on the seed and k alone. An epoch's last batch
     is filled from the next.
-
-    Args:
-        opened: The files.
-        batch_size: Windows of a batch.
-        seed: Decides their order.
     """
 
     def __init__(self, opened: OpenFiles, batch_size: int, *, seed: int) -> None:

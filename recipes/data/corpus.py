@@ -36,18 +36,16 @@ class Sharded(Protocol):
         """Return a number that changes when the file does."""
 
     def documents(self, shard: int) -> Iterator[str]:
-        """Yield the texts of a shard, none of them empty."""
+        """Yield the texts of a shard, none of them empty.
+
+        Raises:
+            FileFormatError: The file cannot be read, or something in it is not what it should be.
+        """
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Some shards of some files.
-
-    Attributes:
-        files: The files.
-        names: What to call them.
-        shards: The number of each shard, counted over all files.
-    """
+    """Some shards of some files, and what to call these; shards are numbered over all files."""
 
     files: Sequence[Sharded]
     names: Sequence[str]
@@ -57,18 +55,10 @@ class Corpus:
         return len(self.shards)
 
     def documents(self, shard: int) -> Iterator[str]:
-        """Yield the texts of a shard, none of them empty.
-
-        Raises:
-            FileFormatError: A file is not what it should be.
-        """
+        """Yield the texts of a shard, as its file does."""
         number = int(self.shards[shard])
         file = int(np.searchsorted(self._firsts, number, side="right")) - 1
         return self.files[file].documents(number - int(self._firsts[file]))
-
-    def digests(self) -> list[int]:
-        """Return one number for every file, which changes when the file does."""
-        return [file.digest() for file in self.files]
 
     @cached_property
     def _firsts(self) -> NDArray[np.int64]:

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
-from subopt.errors import FileFormatError, UsageError
+from subopt.errors import FileFormatError
 from subopt.profilers.record.data import FileFormat
 
 from .digest import file_digest
+from .paths import needing
 
 PIECE_BYTES = 2**16
 _MOST_LINE_BYTES = 2**24
@@ -34,7 +35,12 @@ class _LineFile(ABC):
         self._size = path.stat().st_size
         self._is_compressed = path.suffix in {".gz", ".zst"}
         # Now: later a missing package would be told of late, and a user's own pyarrow.py would take its place.
-        self._arrow = _arrow(path) if path.suffix == ".zst" else None
+        self._arrow: Any = None
+        if path.suffix == ".zst":
+            with needing("pyarrow", "export", path):
+                import pyarrow
+
+                self._arrow = pyarrow
 
     def __len__(self) -> int:
         return 1 if self._is_compressed else math.ceil(self._size / PIECE_BYTES)
@@ -44,11 +50,7 @@ class _LineFile(ABC):
         return file_digest(self.path)
 
     def documents(self, shard: int) -> Iterator[str]:
-        """Yield the texts of a shard, none of them empty.
-
-        Raises:
-            FileFormatError: The file cannot be read, or something in it is not what it should be.
-        """
+        """Yield the texts of a shard, none of them empty."""
         first = shard * PIECE_BYTES
         stop = None if self._is_compressed else first + PIECE_BYTES
         try:
@@ -102,12 +104,7 @@ class TextFile(_LineFile):
 
 
 class JsonLinesFile(_LineFile):
-    """A file with a JSON object in every line, each with a text under `field`.
-
-    Args:
-        path: The file.
-        field: The key of the text. A text that is null or empty is passed over.
-    """
+    """A file with a JSON object in every line, each with a text under `field`: null or empty, it is passed over."""
 
     format: ClassVar[FileFormat] = "jsonl"
 
@@ -215,11 +212,3 @@ def _lines(stream: BinaryIO, first: int, stop: int | None) -> Iterator[tuple[int
             return
         yield at, line
         at += len(line)
-
-
-def _arrow(path: Path) -> Any:
-    try:
-        import pyarrow
-    except ImportError:
-        raise UsageError(f"{path} needs pyarrow", "pip install 'subopt[export]'") from None
-    return pyarrow

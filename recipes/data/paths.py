@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from subopt.profilers.record.data import FileFormat, Files
 
 HUB = "hf:"
 BYTES = "bytes"
-COMPRESSED = {".gz", ".zst"}
 _JSON_LINES = {".jsonl", ".ndjson", ".json"}
 _PARQUET = {".parquet", ".pq"}
 _OF_DATA_SET = ("dataset_dict.json", "state.json")
@@ -41,10 +41,16 @@ def expand(entries: Sequence[str], base: Path, form: FileFormat | None) -> list[
     Raises:
         UsageError: An entry that names nothing, or something that is no file.
     """
-    found: dict[Place, None] = {}
-    for entry in entries:
-        found |= dict.fromkeys(_named(entry, base, form))
-    return list(found)
+    return list(dict.fromkeys(place for entry in entries for place in _named(entry, base, form)))
+
+
+@contextmanager
+def needing(package: str, extra: str, what: object) -> Iterator[None]:
+    """Turn a package that is missing inside the block into an error that says what needs it, and how to install it."""
+    try:
+        yield
+    except ImportError:
+        raise UsageError(f"{what} needs {package}", f"pip install 'subopt[{extra}]'") from None
 
 
 def existing(place: str, base: Path) -> Path | None:
@@ -65,22 +71,23 @@ def moved(files: Files, base: Path, to: Path) -> Files:
             return entry
         if _is_pattern(entry, base):  # and no folder that it goes through is a part of the pattern
             root, folder = (Path(glob.escape(str(place.resolve()))) for place in (base, to))
-            return _seen_from(folder, root / path)
-        return _seen_from(to.resolve(), base.resolve() / path)
+            return seen_from(folder, root / path)
+        return seen_from(to.resolve(), base.resolve() / path)
 
     return _with_places(files, move)
 
 
 def relative(files: Files, to: Path) -> Files:
     """Return files of absolute paths as they are named from the folder `to`."""
-    return _with_places(files, lambda entry: _seen_from(to.resolve(), Path(entry)))
+    return _with_places(files, lambda entry: seen_from(to.resolve(), Path(entry)))
 
 
 def _is_pattern(entry: str, base: Path) -> bool:
     return glob.has_magic(entry) and existing(entry, base) is None
 
 
-def _seen_from(folder: Path, path: Path) -> str:
+def seen_from(folder: Path, path: Path) -> str:
+    """Return an absolute path as it is named from a folder, which is absolute too."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive on Windows
@@ -91,10 +98,9 @@ def absolute(files: Files, base: Path) -> Files:
     """Return the same files by absolute paths."""
 
     def place(entry: str) -> str:
-        path = Path(entry).expanduser()
         folder = str(base.resolve())
         root = glob.escape(folder) if _is_pattern(entry, base) else folder
-        return os.path.normpath(Path(root) / path)
+        return os.path.normpath(root / Path(entry).expanduser())
 
     return _with_places(files, place)
 
@@ -118,9 +124,7 @@ def _named(entry: str, base: Path, form: FileFormat | None) -> list[Place]:
     path = existing(folder, base) if colon else None
     if path is not None and path.is_dir():
         return [Place(path, "dataset", split)]
-    pattern = str(
-        Path(entry).expanduser()
-    )  # which may be absolute, and Path.glob takes none of those
+    pattern = str(Path(entry).expanduser())  # it may be absolute, which Path.glob does not take
     matches = [base / match for match in glob.glob(pattern, root_dir=base, recursive=True)]  # noqa: PTH207
     files = [match.resolve() for match in sorted(matches) if match.is_file()]
     if not files:
@@ -146,7 +150,7 @@ def _format_of(path: Path) -> FileFormat:
     """Return the format by a name's end; what has no other is text."""
     suffixes = [suffix.lower() for suffix in path.suffixes] or [""]
     last = suffixes[-1]
-    if last in COMPRESSED:
+    if last in {".gz", ".zst"}:
         last = (suffixes[:-1] or [""])[-1]
     if last in _PARQUET:
         return "parquet"

@@ -19,12 +19,7 @@ from .paths import absolute
 
 
 def with_files(target: LoadedTarget, files: Files, base: Path) -> LoadedTarget:
-    """Return the model with `file_data` in the place of its own batches."""
-    return replace(target, data=file_data(target, files, base))
-
-
-def file_data(target: LoadedTarget, files: Files, base: Path) -> TrainingData:
-    """Return batches, and held-out ones where there are any, of files.
+    """Return the model with batches of files in the place of its own, and held-out ones where there are any.
 
     A `loss` of the user's gets dicts of `input_ids` and `labels`; without one the model is called with both, or with
     the tokens alone where it takes no labels.
@@ -41,7 +36,7 @@ def file_data(target: LoadedTarget, files: Files, base: Path) -> TrainingData:
     """
     opened = OpenFiles(files, base)
     length, vocabulary = files.sequence_length, opened.tokenizer.vocabulary
-    return TrainingData(
+    data = TrainingData(
         target.data.spec,
         target.code,
         _CheckedLoss(target.data.loss, opened, is_hf=target.record.is_hf),
@@ -50,15 +45,14 @@ def file_data(target: LoadedTarget, files: Files, base: Path) -> TrainingData:
         inputs=tuple(f"{name}=int64[1,{length}]<{vocabulary}" for name in (TOKENS, LABELS)),
         files=absolute(files, base),
     )
+    return replace(target, data=data)
 
 
 class _CheckedLoss:
     """A loss whose first call makes sure that model and tokens go together, and says what a batch is where they do not.
 
-    Args:
-        loss: What to call; it raises UserCodeError for what the user's code raises.
-        opened: The files.
-        is_hf: Whether the model is a Hugging Face architecture, whose own loss has to be that of the next token.
+    It calls `loss`, which raises UserCodeError for what the user's code raises. A Hugging Face architecture's own loss
+    has to be that of the next token.
     """
 
     def __init__(self, loss: Loss, opened: OpenFiles, *, is_hf: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,22 +16,18 @@ from subopt.profilers.target.hf_config import in_short
 from .digest import combined, file_digest
 from .hub import cache_alone_unless_it_answers
 from .lines import no_field
-from .paths import Place
+from .paths import Place, needing
 
 _ROWS = 64
 _READ_BYTES = 2**20
-# Of a data set without a named split, in this order.
 # Between the parts of a name, and not within the brackets of a slice, train[95%:].
 _COLON = re.compile(r":(?![^\[]*\])")
+# Of a data set without a named split, in this order.
 _SPLITS = {"train": ("train",), "eval": ("validation", "test", "valid", "dev")}
 
 
 class ParquetFile:
     """A Parquet file with a column of text: a document in every row. Empty texts and nulls are passed over.
-
-    Args:
-        path: The file.
-        field: The column's name.
 
     Raises:
         UsageError: pyarrow is missing.
@@ -40,25 +37,22 @@ class ParquetFile:
     format: ClassVar[FileFormat] = "parquet"
 
     def __init__(self, path: Path, field: str) -> None:
-        try:
+        with needing("pyarrow", "export", path):
             import pyarrow
             from pyarrow import parquet
-        except ImportError:
-            raise UsageError(f"{path} needs pyarrow", "pip install 'subopt[export]'") from None
         self.path = self.source = path
         self._field = field
         self._parquet, self._errors = parquet, (pyarrow.ArrowException, OSError, UnicodeDecodeError)
-        with self._open() as file:
+        with self._reading(), self._open() as file:
             self._groups = int(file.num_row_groups)
             schema = file.schema_arrow
         if field not in schema.names:
             what, hint = no_field(field, schema.names)
             raise FileFormatError(f"{path}: {what}", hint)
-        column_type = schema.field(field).type
-        column_type = (
-            column_type.value_type if pyarrow.types.is_dictionary(column_type) else column_type
-        )
-        if not (pyarrow.types.is_string(column_type) or pyarrow.types.is_large_string(column_type)):
+        column_type, types = schema.field(field).type, pyarrow.types
+        if types.is_dictionary(column_type):
+            column_type = column_type.value_type
+        if not (types.is_string(column_type) or types.is_large_string(column_type)):
             raise _not_text(str(path), field, str(column_type))
 
     def __len__(self) -> int:
@@ -69,35 +63,24 @@ class ParquetFile:
         return file_digest(self.path)
 
     def documents(self, shard: int) -> Iterator[str]:
-        """Yield the texts of a row group.
-
-        Raises:
-            FileFormatError: The file is damaged.
-        """
-        with self._open() as file:
-            batches = file.iter_batches(_ROWS, row_groups=[shard], columns=[self._field])
-            while (batch := self._next(batches)) is not None:
-                yield from filter(None, batch)
+        """Yield the texts of a row group."""
+        with self._reading(), self._open() as file:
+            for batch in file.iter_batches(_ROWS, row_groups=[shard], columns=[self._field]):
+                yield from filter(None, batch.column(0).to_pylist())
 
     def _open(self) -> Any:
-        try:
-            # Pages as they are needed: a row group may be larger than memory.
-            return self._parquet.ParquetFile(
-                self.path, buffer_size=_READ_BYTES, pre_buffer=False, memory_map=False
-            )
-        except self._errors as error:
-            raise self._unreadable(error) from None
+        # Pages as they are needed: a row group may be larger than memory.
+        return self._parquet.ParquetFile(
+            self.path, buffer_size=_READ_BYTES, pre_buffer=False, memory_map=False
+        )
 
-    def _next(self, batches: Iterator[Any]) -> list[str | None] | None:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            batch = next(batches, None)
-            texts: list[str | None] | None = None if batch is None else batch.column(0).to_pylist()
+            yield
         except self._errors as error:
-            raise self._unreadable(error) from None
-        return texts
-
-    def _unreadable(self, error: BaseException) -> FileFormatError:
-        return FileFormatError(f"{self.path} cannot be read as Parquet: {in_short(error)}")
+            what = f"{self.path} cannot be read as Parquet: {in_short(error)}"
+            raise FileFormatError(what) from None
 
 
 class DataSet:
@@ -179,12 +162,8 @@ def _row_ranges(found: Any) -> list[_Rows] | None:
 
 
 def _load(place: Place, part: str) -> Any:
-    try:
+    with needing("the datasets package", "hf", place.path or place.name):
         import datasets
-    except ImportError:
-        raise UsageError(
-            f"{place.path or place.name} needs the datasets package", "pip install 'subopt[hf]'"
-        ) from None
     if place.path is not None:
         try:
             return datasets.load_from_disk(str(place.path))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from subopt.errors import FileFormatError, UsageError, suggestion
 from subopt.profilers.target.hf_config import in_short
 
 from .hub import cache_alone_unless_it_answers
-from .paths import BYTES, HUB, existing
+from .paths import BYTES, HUB, existing, needing
 
 Tokens = NDArray[np.int32]
 
@@ -28,27 +29,27 @@ _END_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>",
 _SET_SEPARATOR = "set data.files.separator to a token of it"
 
 
-class Tokenizer(Protocol):
-    """What turns texts into tokens."""
+@dataclass(frozen=True)
+class Tokenizer(ABC):
+    """What turns texts into tokens.
 
-    @property
-    def vocabulary(self) -> int:
-        """One more than the largest token."""
+    Attributes:
+        separator: The token that follows every document.
+        vocabulary: One more than the largest token.
+        digest: Changes when the tokenizer does.
+    """
 
-    @property
-    def separator(self) -> int:
-        """The token that follows every document."""
+    separator: int
+    vocabulary: int
+    digest: str
 
-    @property
-    def digest(self) -> str:
-        """Changes when the tokenizer does."""
-
+    @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """Return the tokens of each text, without a separator."""
 
 
 @dataclass(frozen=True)
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """The bytes of a text's UTF-8 form, and a byte that follows every document: 0, which a text hardly ever holds.
 
     A 0 that is in a text reads like the end of a document, as does a line end where that is the separator.
@@ -64,12 +65,9 @@ class ByteTokenizer:
 
 
 @dataclass(frozen=True)
-class FastTokenizer:
+class FastTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` package, without its special tokens, truncation and padding."""
 
-    separator: int
-    vocabulary: int
-    digest: str
     _tokenizer: Any
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
@@ -126,12 +124,8 @@ def _byte(separator: str | None) -> int:
 
 
 def _from_file(file: Path) -> Any:
-    try:
+    with needing("the tokenizers package", "hf", file):
         from tokenizers import Tokenizer as Fast
-    except ImportError:
-        raise UsageError(
-            f"{file} needs the tokenizers package", "pip install 'subopt[hf]'"
-        ) from None
     try:
         return Fast.from_file(str(file))
     except Exception as error:  # the package raises bare Exceptions
@@ -142,12 +136,8 @@ def _from_file(file: Path) -> Any:
 
 def _from_transformers(folder: Path | None, name: str) -> tuple[Any, str | None]:
     """Load a tokenizer of a folder without a tokenizer.json, or of the hub, and return it with its end of text."""
-    try:
+    with needing("the transformers package", "hf", name):
         from transformers import AutoTokenizer
-    except ImportError:
-        raise UsageError(
-            f"{name} needs the transformers package", "pip install 'subopt[hf]'"
-        ) from None
     try:
         with nullcontext() if folder else cache_alone_unless_it_answers():
             loaded = AutoTokenizer.from_pretrained(

@@ -41,14 +41,7 @@ _STATE = ("seed", "epoch", *Cursor._fields, "window")
 
 
 class TokenReader:
-    """The tokens of a corpus, its shards in a given order, from a place on.
-
-    Args:
-        corpus: The documents.
-        tokenizer: Makes tokens of them.
-        order: Shards of the corpus.
-        start: Where to begin.
-    """
+    """The tokens of a corpus, its shards in a given order, from a place on."""
 
     def __init__(
         self,
@@ -71,8 +64,7 @@ class TokenReader:
                 following = next(self._encoded, None)
                 if following is None:
                     break
-                at, self._tokens = following
-                self.cursor = at
+                self.cursor, self._tokens = following
                 continue
             part = self._tokens[used : used + count]
             parts.append(part)
@@ -98,12 +90,7 @@ class TokenReader:
 class ShuffledWindows:
     """Endless windows of a corpus; window k depends on the seed and k alone.
 
-    Args:
-        corpus: The documents.
-        tokenizer: Makes tokens of them.
-        length: Tokens of a window.
-        seed: Decides the order, anew for every epoch.
-        shuffle: False: the files' own order, the same in every epoch.
+    A window has `length` tokens. Without `shuffle` every epoch has the files' own order.
     """
 
     def __init__(

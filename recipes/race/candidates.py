@@ -25,13 +25,7 @@ _ANY_BYTES = 2**50
 
 
 class Candidate(Record):
-    """A method at the start.
-
-    Attributes:
-        method: Its id.
-        options: Its options, where they differ from the method's defaults.
-        start_lr: The learning rate its search begins at.
-    """
+    """A method at the start, its options where they differ from the defaults, and the rate its search begins at."""
 
     method: str
     options: dict[str, OptionValue] = Field(default_factory=dict)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -16,7 +15,9 @@ from subopt.profilers.record.base import Count, Record
 from subopt.profilers.record.race import LeftOut, Race, Seconds, Trial
 
 from ..run_folder.disk import sync, write_text
+from ..run_folder.folder import already_exists, content_of
 from .candidates import Candidate
+from .plan import repetitions
 from .step_time import CandidateStepTime
 
 _AFRESH = "start over with --force and without --resume"
@@ -49,8 +50,8 @@ class RacePlan(Record):
     @property
     def total(self) -> int:
         """Trials in all, those of the finals included."""
-        finals = min(self.finalists, len(self.contestants) - 1) + 1
-        return len(self.contestants) * self.trials + finals * (len(self.seeds) - 1)
+        count = len(self.contestants)
+        return count * self.trials + repetitions(count, self.finalists, len(self.seeds))
 
 
 class Entry(Record):
@@ -61,26 +62,21 @@ class Entry(Record):
     wall_seconds: Seconds
 
 
-@dataclass(frozen=True, slots=True)
 class RaceFolder:
-    """Paths of a race's folder, and how they are read and written."""
+    """Paths of a race's folder, and how they are read and written.
 
-    path: Path
+    Attributes:
+        path: The folder.
+        plan: Settings, contestants and step times.
+        trials: The finished trials, in order.
+        result: The race's record.
+    """
 
-    @property
-    def plan(self) -> Path:
-        """Settings, contestants and step times."""
-        return self.path / "plan.json"
-
-    @property
-    def trials(self) -> Path:
-        """The finished trials, in order."""
-        return self.path / "trials.jsonl"
-
-    @property
-    def result(self) -> Path:
-        """The race's record."""
-        return self.path / "race.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan = path / "plan.json"
+        self.trials = path / "trials.jsonl"
+        self.result = path / "race.json"
 
     def check(self, *, resume: bool, force: bool) -> None:
         """Make sure that the folder may be written, changing nothing.
@@ -88,17 +84,12 @@ class RaceFolder:
         Raises:
             UsageError: It holds something, and neither `resume` nor `force` was given; or nothing to resume.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file, not a folder", "choose another --output")
-        content = [p for p in self.path.iterdir() if p.name[0] != "."] if self.path.exists() else []
+        content = content_of(self.path)
         if resume and not self.plan.exists():
             hint = "choose the --output of the race to go on with, or start one without --resume"
             raise UsageError(f"{self.path} holds no race to resume", hint)
         if content and not resume and not force:
-            raise UsageError(
-                f"{self.path} already exists",
-                "go on with --resume, start over with --force, or choose another --output",
-            )
+            raise already_exists(self.path)
 
     def start(self, plan: RacePlan) -> None:
         """Write a plan, and clear an earlier race out of the folder; nothing else in it is touched."""
@@ -148,14 +139,13 @@ class RaceFolder:
         known = {candidate.method for candidate in plan.contestants}
         entries = []
         for number, line in enumerate(whole.splitlines(), start=1):
-            entry = _parsed(Entry, line, f"{self.trials}:{number}")
+            where = f"{self.trials}:{number}"
+            entry = _parsed(Entry, line, where)
             of = entry.trial or entry.left_out
             if of is None or of.method not in known:
-                raise FileFormatError(
-                    f"{self.trials}:{number}: no trial of this race's methods", _AFRESH
-                )
+                raise FileFormatError(f"{where}: no trial of this race's methods", _AFRESH)
             if entry.trial is not None:
-                _check_options(entry.trial, f"{self.trials}:{number}")
+                _check_options(entry.trial, where)
             entries.append(entry)
         return entries
 
@@ -188,10 +178,8 @@ def _parsed(kind: type[_Kind], text: str, where: str) -> _Kind:
     except ValidationError as error:
         first: Any = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise FileFormatError(
-            f"{where} cannot be read: {key + ': ' if key else ''}{first['msg']}",
-            _AFRESH,
-        ) from None
+        what = f"{key}: {first['msg']}" if key else first["msg"]
+        raise FileFormatError(f"{where} cannot be read: {what}", _AFRESH) from None
 
 
 def _check_options(setting: Candidate | Trial, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from subopt.errors import UsageError
@@ -93,131 +93,98 @@ def lay_out(
     Raises:
         UsageError: The minutes are too few.
     """
+    timed = [_Timed(candidate, step_times[candidate.method]) for candidate in candidates]
     left_s = 60 * minutes * USABLE_SHARE - spent_s
     for level in _LEVELS:
-        few = len(candidates) if is_fixed else min(len(candidates), level.contestants)
-        for count in range(len(candidates), few - 1, -1):
+        few = len(timed) if is_fixed else min(len(timed), level.contestants)
+        repeats = seeds if level.repeats else 1
+        for count in range(len(timed), few - 1, -1):
+            chosen, finals = timed[:count], repetitions(count, finalists, repeats)
             for trials in level.trials:
-                chosen = candidates[:count]
-                repeats = seeds if level.repeats else 1
-                horizon_s = _horizon_s(chosen, step_times, left_s, trials, finalists, repeats)
-                if _steps(chosen[0], step_times, horizon_s) < _capped(level.steps, most_steps):
+                horizon_s = _horizon_s(chosen, left_s, trials, finals)
+                if chosen[0].steps_in(horizon_s) < _capped(level.steps, most_steps):
                     continue
                 if most_steps is not None:
-                    horizon_s = min(
-                        horizon_s, _time_of(chosen[0], step_times, max(most_steps, PARTS))
-                    )
-                able = [e for e in chosen if _steps(e, step_times, horizon_s) >= PARTS]
+                    horizon_s = min(horizon_s, chosen[0].time_s(max(most_steps, PARTS)))
+                able = [one for one in chosen if one.steps_in(horizon_s) >= PARTS]
                 if len(able) >= (count if is_fixed else 2):
-                    return _layout(
-                        candidates, count, step_times, trials, repeats, finalists, horizon_s
+                    finals = repetitions(len(able), finalists, repeats)
+                    return Layout(
+                        contestants=tuple(one.candidate for one in able),
+                        left_out=tuple(_left_out(timed, count, horizon_s)),
+                        trials=trials,
+                        seeds=repeats,
+                        horizon_s=horizon_s,
+                        finals_s=finals * (horizon_s + max(one.overhead_s for one in able)),
                     )
-    raise _too_short(
-        candidates, step_times, minutes, spent_s, is_fixed=is_fixed, most_steps=most_steps
-    )
+    fewest = timed if is_fixed else [timed[0], min(timed[1:], key=lambda one: one.time_s(PARTS))]
+    raise _too_short(fewest, minutes, spent_s, most_steps)
+
+
+def repetitions(contestants: int, finalists: int, seeds: int) -> int:
+    """Return the runs of the finals: the baseline and the finalists beside it, with every seed but the first."""
+    return (min(finalists, contestants - 1) + 1) * (seeds - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A candidate and its step times."""
+
+    candidate: Candidate
+    step_time: CandidateStepTime
+
+    @property
+    def overhead_s(self) -> float:
+        """What building and evaluating take in a run."""
+        return (self.step_time.build_ms + PARTS * self.step_time.eval_ms) / 1000
+
+    def steps_in(self, horizon_s: float) -> int:
+        """Return how many steps fit into a time."""
+        method, options = self.candidate.method, self.candidate.options
+        return steps_within(horizon_s, self.step_time, method, options)[0]
+
+    def time_s(self, steps: int) -> float:
+        """Return the time of so many steps, and a little more against rounding."""
+        method, options = self.candidate.method, self.candidate.options
+        return time_of_steps_ms(steps, self.step_time, method, options) * (1 + 1e-6) / 1000
 
 
 def _capped(steps: int, most_steps: int | None) -> int:
     return steps if most_steps is None else max(min(steps, most_steps), PARTS)
 
 
-def _steps(
-    candidate: Candidate, step_times: Mapping[str, CandidateStepTime], horizon_s: float
-) -> int:
-    if horizon_s <= 0:
-        return 0
-    return steps_within(
-        horizon_s, step_times[candidate.method], candidate.method, candidate.options
-    )[0]
-
-
-def _time_of(
-    candidate: Candidate, step_times: Mapping[str, CandidateStepTime], steps: int
-) -> float:
-    """Return the time of so many steps in seconds, and a little more against rounding."""
-    time_ms = time_of_steps_ms(
-        steps, step_times[candidate.method], candidate.method, candidate.options
-    )
-    return time_ms * (1 + 1e-6) / 1000
-
-
-def _horizon_s(
-    chosen: Sequence[Candidate],
-    step_times: Mapping[str, CandidateStepTime],
-    left_s: float,
-    trials: int,
-    finalists: int,
-    seeds: int,
-) -> float:
+def _horizon_s(chosen: Sequence[_Timed], left_s: float, trials: int, finals: int) -> float:
     """Return the length of a run for which everything takes the time left."""
     searching = 1 + (trials - 1) * LATER_TRIALS_SHARE
-    own_s = [_overhead_s(step_times[candidate.method]) for candidate in chosen]
-    repeats = (min(finalists, len(chosen) - 1) + 1) * (seeds - 1)
-    runs = len(chosen) * searching + repeats
-    overhead_s = searching * sum(own_s) + repeats * max(own_s)
-    return (left_s - overhead_s) / runs
+    own_s = [one.overhead_s for one in chosen]
+    overhead_s = searching * sum(own_s) + finals * max(own_s)
+    return (left_s - overhead_s) / (len(chosen) * searching + finals)
 
 
-def _overhead_s(step_time: CandidateStepTime) -> float:
-    return (step_time.build_ms + PARTS * step_time.eval_ms) / 1000
-
-
-def _layout(
-    candidates: Sequence[Candidate],
-    count: int,
-    step_times: Mapping[str, CandidateStepTime],
-    trials: int,
-    seeds: int,
-    finalists: int,
-    horizon_s: float,
-) -> Layout:
-    chosen, left_out = [], []
-    for candidate in candidates[:count]:
-        steps = _steps(candidate, step_times, horizon_s)
-        if steps >= PARTS:
-            chosen.append(candidate)
-            continue
-        step_ms = step_times[candidate.method].ordinary_ms
-        reason = f"too slow: {steps} steps of {format_ms(step_ms)} in a run of {format_ms(1000 * horizon_s)}"
-        left_out.append(LeftOut(method=candidate.method, reason=reason))
-    left_out += [
-        LeftOut(method=candidate.method, reason="too few minutes for all: ranked below the others")
-        for candidate in candidates[count:]
-    ]
-    slowest_s = max(_overhead_s(step_times[candidate.method]) for candidate in chosen)
-    repeats = (min(finalists, len(chosen) - 1) + 1) * (seeds - 1)
-    return Layout(
-        contestants=tuple(chosen),
-        left_out=tuple(left_out),
-        trials=trials,
-        seeds=seeds,
-        horizon_s=horizon_s,
-        finals_s=repeats * (horizon_s + slowest_s),
-    )
+def _left_out(timed: Sequence[_Timed], count: int, horizon_s: float) -> Iterator[LeftOut]:
+    """Yield who is too slow among the first `count`, and all the others."""
+    for one in timed[:count]:
+        steps = one.steps_in(horizon_s)
+        if steps < PARTS:
+            step, run = format_ms(one.step_time.ordinary_ms), format_ms(1000 * horizon_s)
+            reason = f"too slow: {steps} steps of {step} in a run of {run}"
+            yield LeftOut(method=one.candidate.method, reason=reason)
+    for one in timed[count:]:
+        reason = "too few minutes for all: ranked below the others"
+        yield LeftOut(method=one.candidate.method, reason=reason)
 
 
 def _too_short(
-    candidates: Sequence[Candidate],
-    step_times: Mapping[str, CandidateStepTime],
-    minutes: float,
-    spent_s: float,
-    *,
-    is_fixed: bool,
-    most_steps: int | None,
+    chosen: Sequence[_Timed], minutes: float, spent_s: float, most_steps: int | None
 ) -> UsageError:
     """Say how many minutes the shortest race would take: one trial each of the baseline and of the others."""
-    level = _LEVELS[-1]
-    if is_fixed:
-        chosen = list(candidates)
-    else:
-        quickest = min(candidates[1:], key=lambda candidate: _time_of(candidate, step_times, PARTS))
-        chosen = [candidates[0], quickest]
-    run_s = _time_of(candidates[0], step_times, _capped(level.steps, most_steps))
-    run_s = max(run_s, *(_time_of(candidate, step_times, PARTS) for candidate in chosen))
-    needed_s = sum(run_s + _overhead_s(step_times[candidate.method]) for candidate in chosen)
+    run_s = chosen[0].time_s(_capped(_LEVELS[-1].steps, most_steps))
+    run_s = max(run_s, *(one.time_s(PARTS) for one in chosen))
+    needed_s = sum(run_s + one.overhead_s for one in chosen)
     needed = math.ceil(10 * (needed_s + spent_s) / (60 * USABLE_SHARE)) / 10
-    names = " and ".join([", ".join(e.method for e in chosen[:-1]), chosen[-1].method])
+    *first, last = (one.candidate.method for one in chosen)
     return UsageError(
         f"{minutes:g} minutes are too few for this model",
-        f"one trial each of {names} takes at least --minutes {needed:g}; a useful race takes many times that",
+        f"one trial each of {', '.join(first)} and {last} takes at least --minutes {needed:g}; "
+        "a useful race takes many times that",
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -15,7 +13,7 @@ from subopt.profilers.device import release_memory, resolve_device
 from subopt.profilers.record.race import LeftOut, Race
 
 from ..evidence.published import load_evidence
-from ..training.events import Interrupting, Warned, ignore
+from ..training.events import Warned, ignore
 from ..training.interrupt import Interrupt, interruptible
 from ..training.session import check_unchanged
 from ..training.trainable import make_trainable, training_target
@@ -79,17 +77,13 @@ def race(
     folder.check(resume=resume, force=force)
     setup = _open_setup(source, device, force=force, on_event=on_event)
     settings = _settings(source, setup, methods, finalists, seeds)
-    with (
-        quick_release(),
-        interruptible(
-            lambda number: on_event(Interrupting(signal.Signals(number).name))
-        ) as interrupt,
-    ):
+    with quick_release(), interruptible(on_event) as interrupt:
         if resume:
             plan = folder.load_plan(settings)
         else:
-            asked = _Asked(source, minutes, methods, finalists, seeds)
-            plan = _planned(asked, setup, settings, interrupt, on_event)
+            plan = _planned(
+                source, setup, settings, minutes, methods, finalists, seeds, interrupt, on_event
+            )
             folder.start(plan)
         running = Running(
             setup,
@@ -155,32 +149,25 @@ def _settings(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What the user asked for."""
-
-    source: RaceSource
-    minutes: float
-    methods: Sequence[str] | None
-    finalists: int
-    seeds: int
-
-
 def _planned(
-    asked: _Asked,
+    source: RaceSource,
     setup: RaceSetup,
     settings: dict[str, str],
+    minutes: float,
+    methods: Sequence[str] | None,
+    finalists: int,
+    seeds: int,
     interrupt: Interrupt,
     on_event: OnEvent,
 ) -> RacePlan:
     """Find out who can take part and how fast everyone is, and settle the race."""
     began_s = monotonic()
-    candidates, absent = _candidates(asked.source, setup, asked.methods)
+    candidates, absent = _candidates(source, setup, methods)
     release_memory()
     step_times, unable = measure_step_times(
         setup,
         candidates,
-        budget_s=60 * asked.minutes * _STEP_TIMES_SHARE,
+        budget_s=60 * minutes * _STEP_TIMES_SHARE,
         is_over=lambda: interrupt.requested,
         on_progress=lambda *what: on_event(Pacing(*what)),
     )
@@ -193,21 +180,21 @@ def _planned(
     layout = lay_out(
         able,
         step_times,
-        minutes=asked.minutes,
+        minutes=minutes,
         spent_s=spent_s,
-        finalists=asked.finalists,
-        seeds=asked.seeds,
-        is_fixed=asked.methods is not None,
-        most_steps=asked.source.recipe.schedule.steps if asked.source.is_tuned else None,
+        finalists=finalists,
+        seeds=seeds,
+        is_fixed=methods is not None,
+        most_steps=source.recipe.schedule.steps if source.is_tuned else None,
     )
     return RacePlan(
         settings=settings,
-        minutes=asked.minutes,
+        minutes=minutes,
         horizon_seconds=layout.horizon_s,
         finals_seconds=layout.finals_s,
         trials=layout.trials,
-        finalists=asked.finalists,
-        seeds=[asked.source.recipe.seed + k for k in range(layout.seeds)],
+        finalists=finalists,
+        seeds=[source.recipe.seed + k for k in range(layout.seeds)],
         contestants=list(layout.contestants),
         step_times=step_times,
         left_out=[*absent, *unable, *layout.left_out],

@@ -16,20 +16,13 @@ from .folder import Entry, RaceFolder, RacePlan
 from .search import Search, best_of
 from .step_time import steps_within
 from .trial import Order, RaceSetup, run_trial
-from .verdicts import MethodResult, contestants_of, finalists_of, method_results
+from .verdicts import MethodResult, contestants_of, finalists_of, method_results, repeats
 
 
 class Running:
-    """A planned race, from its beginning or from the trials that an earlier session finished.
+    """A planned race, from its beginning or from the trials in the folder that an earlier session finished.
 
-    Args:
-        setup: What all trials share.
-        plan: The plan.
-        folder: Where finished trials go, and those of an earlier session are.
-        interrupt: Whether the user wants to stop.
-        end_s: When the minutes are over, by `time.monotonic`.
-        on_event: Called with every event as it happens.
-
+    It ends early where the user interrupts it, or at `end_s` by `time.monotonic`.
     """
 
     def __init__(
@@ -62,11 +55,7 @@ class Running:
         return len(self._trials())
 
     def run(self, minutes: float) -> Race:
-        """Do what is left of the plan, as far as the time goes.
-
-        Args:
-            minutes: Real time that was asked for.
-        """
+        """Do what is left of the plan, as far as the time goes; `minutes` were asked for."""
         search_end_s = self._end_s - self._plan.finals_seconds
         first, *others = self._plan.contestants
         self._search([first], search_end_s)
@@ -109,7 +98,7 @@ class Running:
         for seed in self._plan.seeds[1:]:
             for result in chosen:
                 best = result.best
-                if best is None or self._is_repeated(best, seed):
+                if best is None or any(repeats(trial, best, seed) for trial in self._trials()):
                     continue
                 if not self._is_time(self._end_s):
                     return
@@ -120,14 +109,6 @@ class Running:
         is_time = not self._interrupt.requested and monotonic() < end_s
         self._is_cut |= not is_time
         return is_time
-
-    def _is_repeated(self, best: Trial, seed: int) -> bool:
-        setting = (best.method, best.lr, best.options, seed)
-        return any(
-            (trial.method, trial.lr, trial.options, trial.seed) == setting
-            for trial in self._trials()
-            if trial.role == "final"
-        )
 
     def _method_results(self) -> list[MethodResult]:
         return method_results(self._in_the_race(), self._trials())

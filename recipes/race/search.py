@@ -51,10 +51,6 @@ class Search:
 
     What is proposed depends on the seed, the method and the trials so far, so that a search whose finished trials are
     told again goes on exactly as it would have.
-
-    Args:
-        candidate: The method, its options and the rate to start from.
-        seed: The race's.
     """
 
     def __init__(self, candidate: Candidate, *, seed: int) -> None:
@@ -150,7 +146,7 @@ def best_of(trials: list[Trial]) -> Trial | None:
 
 
 def _choices(candidate: Candidate) -> Mapping[str, list[OptionValue]]:
-    """Return the values to try of each searched option; the first is the entrant's own."""
+    """Return the values to try of each searched option; the first is the candidate's own."""
     method = get_method(candidate.method)
     resolved = method.resolve(candidate.options)
     found = {}

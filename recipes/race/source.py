@@ -37,10 +37,7 @@ def source_of_profile(
 ) -> RaceSource:
     """Return the source of a race of a profile's methods, treated as the recipe of `subopt recommend` would.
 
-    Args:
-        profile: The profile.
-        folder: The folder that its target is named relative to: the current one.
-        budget_bytes: Memory that a contestant has to fit in.
+    The target is named relative to `folder`, and a contestant has to fit in `budget_bytes`.
     """
     path = folder / "race.yaml"
     baseline = load_evidence().baseline

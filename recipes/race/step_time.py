@@ -26,7 +26,7 @@ from subopt.profilers.timing.interleaved import (
 from ..training.stepper import Stepper
 from ..training.trainable import make_trainable
 from .candidates import Candidate
-from .trial import RaceSetup, held_out
+from .trial import RaceSetup
 
 # Everyone is timed this often, a few steps at a time: what else the machine does then is spread over all.
 ROUNDS = 3
@@ -65,12 +65,6 @@ def steps_within(
     A first refresh belongs to building and is not counted. The time is measured once for a method: of its options the
     period changes the steps that fit, and a later `start_step` does not. Until then a preconditioned method takes the
     shorter steps of its graft, so such a trial gets too few steps rather than too many.
-
-    Args:
-        horizon_s: The time.
-        step_time: The contestant's.
-        method: Method id.
-        options: The options of the trial, which decide how often it refreshes.
     """
     horizon_ms = 1000 * horizon_s
     low, high = 0, int(horizon_ms / step_time.ordinary_ms)
@@ -87,11 +81,7 @@ def time_of_steps_ms(
     steps: int, step_time: CandidateStepTime, method: str, options: Mapping[str, OptionValue]
 ) -> float:
     """Return the time of so many steps in ms, refreshes where they really come, the first one apart."""
-    extra_ms = (
-        0.0
-        if step_time.refresh_ms is None
-        else max(0.0, step_time.refresh_ms - step_time.ordinary_ms)
-    )
+    extra_ms = max(0.0, (step_time.refresh_ms or 0.0) - step_time.ordinary_ms)
     record = get_method(method)
     refreshes = max(0, record.refreshes_by(steps, options) - record.refreshes_by(1, options))
     return steps * step_time.ordinary_ms + extra_ms * refreshes
@@ -160,7 +150,7 @@ def _round(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> Candida
     ordinary_ms, refresh_ms = ordinary_and_refresh_ms(times_ms, is_refresh)
     eval_ms = 0.0
     if evaluate and setup.target.data.has_eval:
-        eval_ms = clock.timed_ms(lambda: held_out(trainable, recipe.seed), devices)
+        eval_ms = clock.timed_ms(lambda: trainable.evaluate(recipe.seed), devices)
     return CandidateStepTime(
         ordinary_ms=ordinary_ms,
         refresh_ms=refresh_ms if is_refresh(1) else None,

@@ -18,7 +18,7 @@ from subopt.profilers.target.loaded import LoadedTarget
 
 from ..schema import Fallback, Override, Recipe
 from ..training.stepper import Stepper
-from ..training.trainable import Trainable, make_trainable
+from ..training.trainable import make_trainable
 
 # What would make trials start slowly, or is not for every method, and changes no result.
 _WITHOUT = {"compile": False, "fused_backward": False}
@@ -29,13 +29,7 @@ PARTS = 10
 
 @dataclass(frozen=True)
 class RaceSetup:
-    """What all trials of a race share.
-
-    Attributes:
-        recipe: What all share; `schedule` gives its shape.
-        target: The user's model file.
-        device: Where the trials run.
-    """
+    """What all trials of a race share: the recipe, of whose `schedule` the shape counts, the model and the device."""
 
     recipe: Recipe
     target: LoadedTarget
@@ -53,13 +47,8 @@ class RaceSetup:
     ) -> Recipe:
         """Return the recipe of one run: the common one with a method's settings, its schedule stretched over the run.
 
-        Args:
-            method: Method id.
-            options: The method's options.
-            lr: Learning rate of what the method trains.
-            steps: Length of the run.
-            seed: Of weights and batches.
-            fallback_lr: Learning rate of the rest; None where the method trains everything at its own.
+        `lr` is the learning rate of what the method trains, and `fallback_lr` that of the rest; None where the method
+        trains everything at its own.
         """
         own = self.recipe.optimizer
         optimizer = own.model_copy(
@@ -89,11 +78,6 @@ def _takes(method: str, options: Mapping[str, OptionValue], override: Override) 
     except OptionError:
         return False
     return True
-
-
-def held_out(trainable: Trainable, seed: int) -> float:
-    """Return the held-out loss; `seed` is the race's, so that every trial sees the same batches."""
-    return trainable.evaluate(seed).loss
 
 
 @contextmanager
@@ -159,9 +143,9 @@ def run_trial(
     stepper = Stepper(trainable, trainable.begin())
     curve: list[CurvePoint] = []
     tokens = step = 0
-    for part, end in enumerate(part_ends(order.steps), start=1):
+    for part in range(1, PARTS + 1):
         losses = []
-        while step < end:
+        while step < round(part * order.steps / PARTS):  # parts as equal as whole steps allow
             if is_over():
                 return None
             step += 1
@@ -172,7 +156,7 @@ def run_trial(
             losses.append(done.loss)
         loss = math.fsum(losses) / len(losses)
         if setup.target.data.has_eval:
-            loss = held_out(trainable, setup.recipe.seed)
+            loss = trainable.evaluate(setup.recipe.seed).loss  # the same batches for every trial
         if not math.isfinite(loss):
             return _outcome(order, "diverged", step, tokens, curve)
         seconds = step * order.step_ms / 1000
@@ -181,11 +165,6 @@ def run_trial(
         if part < PARTS and is_hopeless(part, loss):
             return _outcome(order, "stopped", step, tokens, curve)
     return _outcome(order, "done", step, tokens, curve)
-
-
-def part_ends(steps: int) -> list[int]:
-    """Return the last step of each of the `PARTS` parts of a run, which are as equal as whole steps allow."""
-    return [round(part * steps / PARTS) for part in range(1, PARTS + 1)]
 
 
 def _outcome(

@@ -19,13 +19,7 @@ Verdict: TypeAlias = Literal["better", "worse", "inside the spread", "one seed o
 
 @dataclass(frozen=True, slots=True)
 class MethodResult:
-    """How a method stands after the search: its best setting among the trials that everyone had.
-
-    Attributes:
-        candidate: The method.
-        trials: Those trials.
-        best: The best of them; None where none was run to its end.
-    """
+    """How a method stands after the search: the `best` of its trials, as many as everyone had; None if none ended."""
 
     candidate: Candidate
     trials: tuple[Trial, ...]
@@ -65,7 +59,7 @@ def finalists_of(found: Sequence[MethodResult], baseline: str, most: int) -> lis
 
 def contestants_of(
     found: Sequence[MethodResult],
-    trials: Iterable[Trial],
+    trials: Sequence[Trial],
     *,
     baseline: str,
     seeds: Sequence[int],
@@ -74,16 +68,9 @@ def contestants_of(
 ) -> list[Contestant]:
     """Return what the race says about each method, the best mean loss first.
 
-    Args:
-        found: How the methods stand after the search.
-        trials: All trials.
-        baseline: The method that the others are compared with.
-        seeds: The race's seeds, the search's first.
-        step_times: The methods' step times.
-        horizon_s: Training time of a run.
+    `trials` are all there were, `seeds` begin with the search's, and `horizon_s` is the training time of a run.
     """
-    finals = [trial for trial in trials if trial.role == "final"]
-    losses = {result.candidate.method: _losses(result, finals, seeds) for result in found}
+    losses = {result.candidate.method: _losses(result, trials, seeds) for result in found}
     base = losses.get(baseline, ([], False))[0]
     contestants = [
         _contestant(result, *losses[result.candidate.method], base, baseline, step_times, horizon_s)
@@ -98,7 +85,7 @@ def _order(contestant: Contestant) -> tuple[bool, float]:
 
 
 def _losses(
-    result: MethodResult, finals: Sequence[Trial], seeds: Sequence[int]
+    result: MethodResult, trials: Sequence[Trial], seeds: Sequence[int]
 ) -> tuple[list[float], bool]:
     """Return a method's losses in the order of the seeds, and whether the runs ended in one that diverged."""
     best = result.best
@@ -106,7 +93,7 @@ def _losses(
         return [], True
     losses = [best.loss]
     for seed in seeds[1:]:
-        again = next((trial for trial in finals if _repeats(trial, best, seed)), None)
+        again = next((trial for trial in trials if repeats(trial, best, seed)), None)
         if again is None:
             break
         if again.loss is None:
@@ -115,9 +102,10 @@ def _losses(
     return losses, False
 
 
-def _repeats(trial: Trial, best: Trial, seed: int) -> bool:
+def repeats(trial: Trial, best: Trial, seed: int) -> bool:
+    """Return whether a trial is the run of the best setting with another seed, in the finals."""
     setting = (trial.method, trial.lr, trial.options, trial.seed)
-    return setting == (best.method, best.lr, best.options, seed)
+    return trial.role == "final" and setting == (best.method, best.lr, best.options, seed)
 
 
 def _contestant(

@@ -24,13 +24,7 @@ _MADE_FOR, _PUBLISHED = "made for: ", "published: "
 
 @dataclass(frozen=True, slots=True)
 class Bundled:
-    """One of them.
-
-    Attributes:
-        name: Its name, as `subopt train` takes it.
-        text: The YAML.
-        recipe: The same, checked.
-    """
+    """One of them: its name, as `subopt train` takes it, its YAML, and the same, checked."""
 
     name: str
     text: str

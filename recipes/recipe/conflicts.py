@@ -12,13 +12,7 @@ from ..schema import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Two keys that exclude each other.
-
-    Attributes:
-        key: The one that asks for something, as a path.
-        message: What excludes it, and why.
-        hint: What to change.
-    """
+    """Two keys that exclude each other: the path of the one that asks for something, what excludes it, and a hint."""
 
     key: tuple[str, ...]
     message: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +22,7 @@ from subopt.errors import (
 from ..schema import Recipe
 from .conflicts import conflicts
 from .write import dump_recipe
-from .yaml_source import KeyPath, Source, parse_scalar, parse_source, read_source
+from .yaml_source import KeyPath, Source, parse_source, read_source
 
 __all__ = ["dump_recipe", "load_recipe", "parse_recipe", "with_settings"]
 
@@ -31,6 +31,7 @@ _RENAMED = {("optimizer", "rules"): "overrides"}
 # Setting one of these makes the peak and the time that the recipe predicts those of another run.
 _PREDICTION_RESTS_ON = {"model", "data", "optimizer", "precision"}
 _PREDICTION_RESTS_ON |= {"recompute", "fused_backward", "compile"}
+_PREDICTED = ("predicted_state_bytes", "predicted_peak_bytes", "predicted_step_ms", "step_factor")
 _WARMUP_BY_HAND = {("schedule",), ("schedule", "warmup_steps")}
 
 
@@ -67,7 +68,7 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             raise UsageError(f"'{setting}' is not key=value", "write it like schedule.steps=200")
         path = tuple(key.split("."))
         try:
-            value = parse_scalar(text)
+            value = parse_source(text, "value").data
         except FileFormatError as error:
             raise UsageError(f"{setting}: {error.message}") from None
         _replace(data, path, value, setting)
@@ -75,13 +76,7 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     if ("schedule", "steps") in touched and not touched & _WARMUP_BY_HAND:
         _shorten_warmup(recipe, data["schedule"])
     if {section for section, *_ in touched} & _PREDICTION_RESTS_ON:
-        stale = (
-            "predicted_state_bytes",
-            "predicted_peak_bytes",
-            "predicted_step_ms",
-            "step_factor",
-        )
-        data["why"] |= dict.fromkeys(stale)
+        data["why"] |= dict.fromkeys(_PREDICTED)
     try:
         return _validate(Source("command line", data, {}))
     except FileFormatError as error:
@@ -136,22 +131,16 @@ def _with_new_names(source: Source) -> Source:
     return source
 
 
-def _method_uses(recipe: Recipe) -> list[tuple[KeyPath, str, dict[str, Any]]]:
-    """Return every (key path, method, options); an override without a method adds its options to the main ones."""
+def _method_uses(recipe: Recipe) -> Iterator[tuple[KeyPath, str, dict[str, Any]]]:
+    """Yield every (key path, method, options); an override without a method adds its options to the main ones."""
     from subopt.optimizers.overrides import SPECIAL
 
     main = recipe.optimizer
-    uses: list[tuple[KeyPath, str, dict[str, Any]]] = [
-        (("optimizer",), main.method, dict(main.options))
-    ]
+    yield ("optimizer",), main.method, main.options
     for index, override in enumerate(main.overrides):
-        if override.method in SPECIAL:
-            continue
-        options = (
-            dict(override.options) if override.method else {**main.options, **override.options}
-        )
-        uses.append((("optimizer", "overrides", index), override.method or main.method, options))
-    return uses
+        if override.method not in SPECIAL:
+            options = override.options if override.method else main.options | override.options
+            yield ("optimizer", "overrides", index), override.method or main.method, options
 
 
 def _resolve(method: str, options: Mapping[str, Any]) -> None:
@@ -181,19 +170,16 @@ def _first_complaint(error: ValidationError, source: Source) -> FileFormatError:
     ]
     # A key that is missing beside an unknown one may be that one, misspelt: the unknown one is named, with its line.
     unknown_in = {path[:-1] for path, item in found if item["type"] == "extra_forbidden"}
-    found = [
-        (path, item)
-        for path, item in found
-        if item["type"] != "missing" or path[:-1] not in unknown_in
+    told = [
+        pair for pair in found if pair[1]["type"] != "missing" or pair[0][:-1] not in unknown_in
     ]
     # what stands first in the file is what the reader should look at first
-    path, first = min(found, key=lambda pair: (_line_of(pair[0], source), len(pair[0])))
+    path, first = min(told, key=lambda pair: (source.line_of(pair[0]), len(pair[0])))
     if first["type"] == "extra_forbidden":
         known = _known_keys(path[:-1])
         what = f"unknown key '{path[-1]}'" + suggestion(str(path[-1]), known)
         return FileFormatError(f"{source.where(path)}: {what}", "valid here: " + ", ".join(known))
-    alternatives = {_say(item) for at, item in found if at == path}
-    what = " or ".join(sorted(alternatives))
+    what = " or ".join(sorted({_say(item) for at, item in told if at == path}))
     if first["type"] not in {"missing", "value_error"}:
         what += f", not {_shown(first['input'])}"
     return FileFormatError(f"{source.where(path)}: {what}", _hint(path, first))
@@ -205,12 +191,6 @@ def _hint(path: KeyPath, item: Any) -> str | None:
         return None
     steps = item["input"]["steps"]
     return f"set the warm-up too, such as schedule.warmup_steps={steps // 10}"
-
-
-def _line_of(path: KeyPath, source: Source) -> int:
-    while path and path not in source.lines:
-        path = path[:-1]
-    return source.lines.get(path, 1)
 
 
 def _in_document(loc: KeyPath, data: Any, kind: str) -> KeyPath:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import yaml
@@ -65,30 +64,25 @@ def dump_recipe(recipe: Recipe) -> str:
     lines = ["# A training run of subopt. Train with: subopt train THIS_FILE"]
     for key, value in data.items():
         if isinstance(value, dict):
-            lines += ["", *_section(key, value)]
-        else:
-            lines += _entry(key, value, key, "")
+            lines.append("")
+        lines += _entry(key, value, key)
     return "\n".join(lines) + "\n"
 
 
-def _section(key: str, content: dict[str, Any]) -> list[str]:
-    lines = [_with_comment(f"{key}:", key)]
-    for inner, value in content.items():
-        lines += _entry(inner, value, f"{key}.{inner}", "  ")
-    return lines
-
-
-def _entry(key: str, value: Any, dotted: str, indent: str) -> list[str]:
+def _entry(key: str, value: Any, dotted: str, indent: str = "") -> list[str]:
     """One key: on one line where it is short, as a block below its comment where it is not.
 
-    A mapping whose keys have comments of their own is always a block.
+    A section, and a mapping whose keys have comments of their own, are always a block.
     """
-    if isinstance(value, dict) and any(f"{dotted}.{inner}" in COMMENTS for inner in value):
-        inside = (
-            _entry(inner, v, f"{dotted}.{inner}", f"{indent}  ") for inner, v in value.items()
-        )
-        return [_with_comment(f"{indent}{key}:", dotted), *itertools.chain.from_iterable(inside)]
-    flat = _flow({key: value})
+    if isinstance(value, dict) and (
+        dotted == key or any(f"{dotted}.{inner}" in COMMENTS for inner in value)
+    ):
+        lines = [_with_comment(f"{indent}{key}:", dotted)]
+        for inner, content in value.items():
+            lines += _entry(inner, content, f"{dotted}.{inner}", f"{indent}  ")
+        return lines
+    # a bare scalar is a whole document to PyYAML, which ends it with "..."
+    flat = f"{key}: {_yaml(value, flow=True).removesuffix(_DOCUMENT_END).rstrip()}"
     if len(indent) + len(flat) <= _WIDEST_LINE or not isinstance(value, dict | list):
         return [_with_comment(indent + flat, dotted)]
     block = _yaml(value, flow=False)
@@ -96,14 +90,6 @@ def _entry(key: str, value: Any, dotted: str, indent: str) -> list[str]:
         _with_comment(f"{indent}{key}:", dotted),
         *(f"{indent}  {line}" for line in block.splitlines()),
     ]
-
-
-def _flow(pair: dict[str, Any]) -> str:
-    """Return `key: value` with the value in YAML's one-line form."""
-    key, value = next(iter(pair.items()))
-    text = _yaml(value, flow=True)
-    # a bare scalar is a whole document to PyYAML, which ends it with "..."
-    return f"{key}: {text.removesuffix(_DOCUMENT_END).rstrip()}"
 
 
 def _yaml(value: Any, *, flow: bool) -> str:

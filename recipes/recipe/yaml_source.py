@@ -54,14 +54,16 @@ class Source:
     data: Any
     lines: dict[KeyPath, int]
 
+    def line_of(self, path: KeyPath) -> int:
+        """Return the line of the key, or of its nearest parent that is in the file."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
     def where(self, path: KeyPath) -> str:
-        """Return "file:line: dotted.key" of the key, or of its nearest parent that is in the file."""
-        at = path
-        while at and at not in self.lines:
-            at = at[:-1]
-        line = self.lines.get(at, 1)
-        dotted = ".".join(str(part) for part in path)
-        return f"{self.name}:{line}: {dotted}" if dotted else f"{self.name}:{line}"
+        """Return "file:line: dotted.key" of the key."""
+        line, dotted = f"{self.name}:{self.line_of(path)}", _dotted(path)
+        return f"{line}: {dotted}" if dotted else line
 
 
 def read_source(path: Path) -> Source:
@@ -111,13 +113,8 @@ def parse_source(text: str, name: str) -> Source:
     return Source(name, data, lines)
 
 
-def parse_scalar(text: str) -> Any:
-    """Return the value that `text` has as YAML, as in `key=value` on the command line.
-
-    Raises:
-        FileFormatError: The text is not YAML.
-    """
-    return parse_source(text, "value").data
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
 
 
 def _refuse_exotic(text: str, name: str) -> None:
@@ -160,10 +157,9 @@ def _build(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str)
             raise ValueError("a number that nothing in a recipe can be")
         return value
     except (ValueError, OverflowError, yaml.YAMLError):
-        dotted = ".".join(str(part) for part in path)
-        line = node.start_mark.line + 1
+        where = f"{name}:{node.start_mark.line + 1}: {_dotted(path)}"
         raise FileFormatError(
-            f"{name}:{line}: {dotted}: '{node.value[:40]}' is not a value; quote it if it is text"
+            f"{where}: '{node.value[:40]}' is not a value; quote it if it is text"
         ) from None
 
 
@@ -178,9 +174,8 @@ def _build_mapping(
         key = key_node.value
         inner = (*path, key)
         if key in result:
-            dotted = ".".join(map(str, inner))
-            first = lines[inner]
-            raise FileFormatError(f"{name}:{line}: {dotted}: given twice; first on line {first}")
+            what = f"given twice; first on line {lines[inner]}"
+            raise FileFormatError(f"{name}:{line}: {_dotted(inner)}: {what}")
         lines[inner] = line
         result[key] = _build(value_node, inner, lines, name)
     return result

@@ -97,7 +97,8 @@ def save_checkpoint(
     """
     final = folder / f"step-{progress.step}"
     partial = folder / f".{final.name}.partial"
-    what, needed = f"the checkpoint of step {progress.step}", _bytes_of(model, optimizer)
+    what = f"the checkpoint of step {progress.step}"
+    needed = model_bytes(model) + actual_state_bytes(optimizer) + _OVERHEAD_BYTES
     with disk_full_as_error(what, folder, needed_bytes=needed):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
@@ -117,10 +118,6 @@ def save_checkpoint(
         for old in checkpoints_in(folder)[:-keep]:
             _discard(old)
     return final
-
-
-def _bytes_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    return model_bytes(model) + actual_state_bytes(optimizer) + _OVERHEAD_BYTES
 
 
 def _make_room(folder: Path, needed: int, keep: int, what: str) -> None:

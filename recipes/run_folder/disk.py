@@ -36,12 +36,7 @@ def in_one_step(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_full_as_error(what: str, path: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turn a full disk inside the block into an error that says what did not fit where.
-
-    Args:
-        what: What is being written, such as "the metrics".
-        path: The file or folder.
-        needed_bytes: What it takes, where that is known.
+    """Turn a full disk inside the block into an error that says what, such as "the metrics", did not fit where.
 
     Raises:
         DiskFullError: The disk or the quota is full.

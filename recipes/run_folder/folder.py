@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from subopt.errors import UsageError, quoted
 
-from ..data.paths import absolute, moved
+from ..data.paths import absolute, moved, seen_from
 from ..recipe.load import load_recipe
 from ..recipe.write import dump_recipe
 from ..schema import Recipe
@@ -22,60 +22,34 @@ from .disk import write_text
 _MAY_CHANGE = {"eval", "checkpoint", "why", "recompute", "fused_backward"}
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of a run folder."""
+    """Paths of a run folder.
 
-    path: Path
+    Attributes:
+        path: The folder.
+        recipe: The recipe as it was trained, overrides included.
+        metrics: One JSON object per step or evaluation.
+        checkpoints: Folder of the `step-N` checkpoints.
+        weights: The final weights, for the user's own model: layers that the method replaced are dense again in them.
+        best: Folder of the weights of the lowest held-out loss, where the recipe keeps them.
+        result: What came out, predicted against actual; only a finished run has it.
+        tensorboard: Folder of the TensorBoard event files, where they were asked for.
+    """
 
-    @property
-    def recipe(self) -> Path:
-        """The recipe as it was trained, overrides included."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per step or evaluation."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the `step-N` checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def weights(self) -> Path:
-        """The final weights, for the user's own model: layers that the method replaced are dense again in them."""
-        return self.path / "model.safetensors"
-
-    @property
-    def best(self) -> Path:
-        """Folder of the weights of the lowest held-out loss, where the recipe keeps them."""
-        return self.path / "best"
-
-    @property
-    def result(self) -> Path:
-        """What came out, predicted against actual; only a finished run has it."""
-        return self.path / "result.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Folder of the TensorBoard event files, where they were asked for."""
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.weights = path / "model.safetensors"
+        self.best = path / "best"
+        self.result = path / "result.json"
+        self.tensorboard = path / "tensorboard"
 
     def newest_checkpoint(self) -> Path | None:
         """Return the last complete checkpoint, or None."""
         found = checkpoints_in(self.checkpoints)
         return found[-1] if found else None
-
-    def check_is_folder(self) -> None:
-        """Make sure that it is a folder or nothing yet.
-
-        Raises:
-            UsageError: It is a file.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file, not a folder", "choose another --output")
 
     def check(self, recipe: Recipe, recipe_path: Path, *, resume: bool, force: bool) -> None:
         """Make sure the folder may be written, changing nothing.
@@ -84,17 +58,12 @@ class RunFolder:
             UsageError: It exists and neither `resume` nor `force` was given, it is no run folder, or the run in it
                 was started with another recipe.
         """
-        self.check_is_folder()
-        content = [p for p in self.path.iterdir() if p.name[0] != "."] if self.path.exists() else []
-        if not content:
+        if not content_of(self.path):
             return
         if resume:
             self._check_same_run(recipe, recipe_path, force=force)
         elif not force:
-            raise UsageError(
-                f"{self.path} already exists",
-                "go on with --resume, start over with --force, or choose another --output",
-            )
+            raise already_exists(self.path)
         elif self.recipe.resolve() == recipe_path.resolve() and not self.metrics.exists():
             raise UsageError(
                 f"{self.path} is the recipe's own folder, which a run would overwrite",
@@ -116,11 +85,11 @@ class RunFolder:
                 stale.unlink(missing_ok=True)
             discard_best(self.best)
             discard_all(self.checkpoints)
-        target = _relative_target(recipe, recipe_path.parent, self.path)
+        base = recipe_path.parent
+        seen_from_here = partial(seen_from, self.path.resolve())
+        target = _moved_target(recipe.model.target, base, seen_from_here)
         model = recipe.model.model_copy(update={"target": target})
-        files = recipe.data.files
-        if files is not None:
-            files = moved(files, recipe_path.parent, self.path)
+        files = recipe.data.files and moved(recipe.data.files, base, self.path)
         data = recipe.data.model_copy(update={"files": files})
         written = recipe.model_copy(update={"model": model, "data": data})
         write_text(self.recipe, dump_recipe(written))
@@ -150,10 +119,27 @@ class RunFolder:
             )
 
 
+def content_of(path: Path) -> list[Path]:
+    """Return what is in a folder to write to, hidden files apart.
+
+    Raises:
+        UsageError: It is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not a folder", "choose another --output")
+    return [p for p in path.iterdir() if p.name[0] != "."] if path.exists() else []
+
+
+def already_exists(path: Path) -> UsageError:
+    """Return the error that a folder is taken."""
+    hint = "go on with --resume, start over with --force, or choose another --output"
+    return UsageError(f"{path} already exists", hint)
+
+
 def _comparable(recipe: Recipe, base: Path) -> dict[str, Any]:
     """Return the recipe's leaves by dotted key, without what a resumed run may change."""
     data = recipe.model_dump(mode="json")
-    data["model"]["target"] = str(_absolute_target(recipe.model.target, base))
+    data["model"]["target"] = _moved_target(recipe.model.target, base, str)
     if recipe.data.files is not None:
         data["data"]["files"] = absolute(recipe.data.files, base).model_dump(mode="json")
     leaves: dict[str, Any] = {}
@@ -171,23 +157,12 @@ def _flatten(key: str, value: Any, into: dict[str, Any]) -> None:
         into[key] = value
 
 
-def _absolute_target(target: str, base: Path) -> str:
-    prefix, place, attribute = _split_target(target)
-    path = base / place
-    return f"{prefix}{path.resolve()}{attribute}" if _is_model(path, prefix) else target
-
-
-def _relative_target(recipe: Recipe, base: Path, folder: Path) -> str:
-    """Return the target as seen from the run folder, so that the recipe in it can be trained again."""
-    prefix, place, attribute = _split_target(recipe.model.target)
-    path = base / place
-    if not _is_model(path, prefix):
-        return recipe.model.target
-    try:
-        seen = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    except ValueError:  # another drive on Windows
-        seen = str(path.resolve())
-    return f"{prefix}{seen}{attribute}"
+def _moved_target(target: str, base: Path, place: Callable[[Path], str]) -> str:
+    """Return a target with its file, or an `hf:` target's folder, as `place` names it; any other as it is."""
+    prefix, named, attribute = _split_target(target)
+    path = base / named
+    is_model = path.is_file() or (bool(prefix) and path.is_dir())
+    return f"{prefix}{place(path.resolve())}{attribute}" if is_model else target
 
 
 def _split_target(target: str) -> tuple[str, str, str]:
@@ -196,8 +171,3 @@ def _split_target(target: str) -> tuple[str, str, str]:
         return "hf:", target.removeprefix("hf:"), ""
     head, colon, attribute = target.rpartition(":")
     return ("", head, colon + attribute) if head and attribute.isidentifier() else ("", target, "")
-
-
-def _is_model(path: Path, prefix: str) -> bool:
-    """Whether this is a model's file, or of an `hf:` target its config or the folder with it."""
-    return path.is_file() or (bool(prefix) and path.is_dir())

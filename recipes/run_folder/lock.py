@@ -27,11 +27,8 @@ def locked(folder: Path, on_unlockable: Callable[[str], None]) -> Iterator[None]
     """Hold a folder's lock inside the block; a folder made for that goes again if nothing was put into it.
 
     The lock is the kernel's, on a file in the folder: a process that is killed lets go of it, and the file it leaves
-    behind means nothing. Forked children do not share it.
-
-    Args:
-        folder: The run folder.
-        on_unlockable: Called with the reason where the file system has no locks.
+    behind means nothing. Forked children do not share it. Where the file system has no locks, `on_unlockable` is called
+    with the reason.
 
     Raises:
         UsageError: Another process trains in this folder, or nothing can be written to it.
@@ -55,9 +52,8 @@ def locked(folder: Path, on_unlockable: Callable[[str], None]) -> Iterator[None]
         yield
     finally:
         if lock.is_locked:  # as it is not in a forked child
-            with contextlib.suppress(
-                OSError
-            ):  # an open file on Windows, where releasing removes it
+            # an open file on Windows, where releasing removes it
+            with contextlib.suppress(OSError):
                 (folder / NAME).unlink(missing_ok=True)
             lock.release()
         with contextlib.suppress(OSError):  # it holds a run

@@ -25,12 +25,7 @@ def save_weights(
 ) -> None:
     """Write a model's state dict; a name that shares another's memory is noted, not stored again.
 
-    The file appears complete or not at all.
-
-    Args:
-        state: The state dict.
-        path: The file.
-        notes: What else to note in the file's metadata.
+    The file appears complete or not at all. Its metadata holds `notes` too.
 
     Raises:
         FileFormatError: Something in the state is not a tensor.
@@ -38,14 +33,22 @@ def save_weights(
     kept: dict[tuple[object, ...], str] = {}
     tensors: dict[str, Tensor] = {}
     metadata = {"format": "pt", **(notes or {})}
-    for name, tensor in _tensors(state).items():
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise FileFormatError(
+            f"the model keeps '{odd[0]}' in its state, which is not a tensor and cannot be saved",
+            "leave get_extra_state out of the model, or register a buffer",
+        )
+    for name, value in state.items():
+        tensor = value.detach()
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel() and identity in kept:
             metadata[_ALIAS + name] = kept[identity]
             continue
         kept[identity] = name
         # a copy where the tensor is a view: the file format stores whole, contiguous tensors
-        tensors[name] = tensor.contiguous() if _owns_memory(tensor) else tensor.clone().contiguous()
+        is_view = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+        tensors[name] = (tensor.clone() if is_view else tensor).contiguous()
     with in_one_step(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode
@@ -78,20 +81,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path} does not fit this model: {first}",
             "the model was built differently when this was saved: check model.kwargs and the model file",
         ) from None
-
-
-def _tensors(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise FileFormatError(
-            f"the model keeps '{odd[0]}' in its state, which is not a tensor and cannot be saved",
-            "leave get_extra_state out of the model, or register a buffer",
-        )
-    return {name: value.detach() for name, value in state.items()}
-
-
-def _owns_memory(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def all_finite(model: nn.Module) -> bool:

@@ -7,18 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Body:
-    """The end of a script: `train` and the command line.
-
-    Attributes:
-        imports: The import lines it needs beside those of every script.
-        code: Its text.
-    """
+    """The `train` of a script, and what it imports beside what every script does."""
 
     imports: tuple[str, ...]
     code: str
 
 
-_COMMAND_LINE = """
+COMMAND_LINE = """
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
@@ -168,27 +163,18 @@ def train(steps: int = STEPS, resume_from: str | None = None) -> torch.nn.Module
     return model
 """
 
-_METHOD = "from subopt.optimizers import create, get_method"
-_DATA = "from torch.utils.data import DataLoader, IterableDataset"
-_ITERATORS = "from itertools import islice"
-_PLACEMENT = "from subopt.recipes.placement import prepare_batch"
+_DATA = ("from itertools import islice", "from torch.utils.data import DataLoader, IterableDataset")
+_PLACEMENT = ("from subopt.recipes.placement import prepare_batch",)
 
 BODIES: dict[str, Body] = {
-    "loop": Body((_METHOD, _PLACEMENT), _LOOP_BEGIN + _LOOP_PLAIN + _LOOP_END + _COMMAND_LINE),
-    "loop with a closure": Body(
-        (_METHOD, _PLACEMENT), _LOOP_BEGIN + _LOOP_CLOSURE + _LOOP_END + _COMMAND_LINE
-    ),
+    "loop": Body(_PLACEMENT, _LOOP_BEGIN + _LOOP_PLAIN + _LOOP_END),
+    "loop with a closure": Body(_PLACEMENT, _LOOP_BEGIN + _LOOP_CLOSURE + _LOOP_END),
     "lightning": Body(
-        (_METHOD, _DATA, _ITERATORS, "from lightning import LightningModule, Trainer"),
-        _BATCHES.replace("{batch}", "batch") + _LIGHTNING + _COMMAND_LINE,
+        (*_DATA, "from lightning import LightningModule, Trainer"),
+        _BATCHES.replace("{batch}", "batch") + _LIGHTNING,
     ),
     "trainer": Body(
-        (
-            _METHOD,
-            _DATA,
-            _ITERATORS,
-            "from transformers import PreTrainedModel, Trainer, TrainingArguments",
-        ),
-        _BATCHES.replace("{batch}", '{"batch": batch}') + _TRAINER + _COMMAND_LINE,
+        (*_DATA, "from transformers import PreTrainedModel, Trainer, TrainingArguments"),
+        _BATCHES.replace("{batch}", '{"batch": batch}') + _TRAINER,
     ),
 }

@@ -17,7 +17,7 @@ from subopt.errors import UsageError
 from subopt.optimizers import get_method
 
 from ..schema import Recipe
-from .bodies import BODIES
+from .bodies import BODIES, COMMAND_LINE
 
 Framework = Literal["loop", "lightning", "trainer"]
 
@@ -41,19 +41,18 @@ def training_script(recipe: Recipe, framework: Framework, *, base: Path, folder:
     Raises:
         UsageError: The framework cannot train it, because it gives the optimizer no closure that it could call twice.
     """
-    _check(recipe, framework)
     body = BODIES[framework]
-    needs_closure = "needs_closure" in get_method(recipe.optimizer.method).capabilities
-    if framework == "loop" and needs_closure:
-        body = BODIES["loop with a closure"]
+    if "needs_closure" in get_method(recipe.optimizer.method).capabilities:
+        _check_gives_closure(recipe, framework)
+        body = BODIES.get(f"{framework} with a closure", body)
     sections = [
         f'"""A recipe of subopt in {_TITLES[framework]}: written by subopt export, yours to change."""',
-        "\n".join(_imports(recipe, body.imports)),
+        _imports(recipe, body.imports),
         "\n".join(_constants(recipe, framework, base, folder)),
         "\n" + _target(recipe),
         "\n" + _model(recipe, framework),
         "\n" + _optimizer(recipe),
-        "\n" + body.code.strip("\n"),
+        "\n" + (body.code + COMMAND_LINE).strip("\n"),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -68,64 +67,52 @@ def left_out(recipe: Recipe) -> list[str]:
     return parts
 
 
-def _check(recipe: Recipe, framework: Framework) -> None:
-    method = get_method(recipe.optimizer.method)
-    if "needs_closure" not in method.capabilities or framework == "loop":
-        return
+def _check_gives_closure(recipe: Recipe, framework: Framework) -> None:
+    method = get_method(recipe.optimizer.method).name
     if framework == "trainer":
         raise UsageError(
-            f"{method.name} evaluates the loss more than once a step, and a Trainer gives it no closure to do so",
+            f"{method} evaluates the loss more than once a step, and a Trainer gives it no closure to do so",
             "export it --to loop",
         )
-    if recipe.data.accumulate > 1:
+    if framework == "lightning" and recipe.data.accumulate > 1:
         raise UsageError(
-            f"{method.name} evaluates the loss more than once a step; Lightning's closure is of one micro-batch, and "
+            f"{method} evaluates the loss more than once a step; Lightning's closure is of one micro-batch, and "
             f"this recipe accumulates {recipe.data.accumulate}",
             "export it --to loop, or set data.accumulate=1",
         )
 
 
-def _imports(recipe: Recipe, needed: tuple[str, ...]) -> list[str]:
-    """Return the import lines, in groups: the standard library, others, ours."""
+def _imports(recipe: Recipe, needed: tuple[str, ...]) -> str:
+    """Return the import lines, in groups: the standard library, others, ours; in each `import x` before `from x`."""
     names = "BatchStream, load_target" + (", recompute_blocks" if recipe.recompute else "")
-    ours = {
+    lines = {
+        "import argparse",
+        "import torch",
+        "from pathlib import Path",
+        "from torch.optim.lr_scheduler import LambdaLR",
+        "from subopt.optimizers import create, get_method",
         f"from subopt.profilers.target import {names}",
         "from subopt.recipes.rng import seed_everything",
         "from subopt.recipes.schedule import lr_factor",
         "from subopt.recipes.schema import Schedule",
-        *(line for line in needed if "subopt" in line),
+        *needed,
     }
     if recipe.data.files is not None:
-        ours |= {
-            "from subopt.recipes.data.source import with_files",
-            "from subopt.recipes.schema import Files",
-        }
-    others = {
-        "import torch",
-        "from torch.optim.lr_scheduler import LambdaLR",
-        *(line for line in needed if "subopt" not in line),
-    }
-    standard = {line for line in others if line.split()[1] in sys.stdlib_module_names}
-    standard |= {"import argparse", "from pathlib import Path"}
-    return [
-        *sorted(standard, key=_import_order),
-        "",
-        *sorted(others - standard, key=_import_order),
-        "",
-        *sorted(ours),
-    ]
-
-
-def _import_order(line: str) -> tuple[bool, str]:
-    """Sort `import x` before `from x import y`."""
-    return line.startswith("from"), line
+        lines.add("from subopt.recipes.data.source import with_files")
+        lines.add("from subopt.recipes.schema import Files")
+    standard, others, ours = [], [], []
+    for line in sorted(lines, key=lambda line: (line.startswith("from"), line)):
+        package = line.split()[1].partition(".")[0]
+        is_standard = package in sys.stdlib_module_names
+        (standard if is_standard else ours if package == "subopt" else others).append(line)
+    return "\n\n".join("\n".join(group) for group in (standard, others, ours))
 
 
 def _constants(recipe: Recipe, framework: Framework, base: Path, folder: Path) -> list[str]:
-    schedule = {key: getattr(recipe.schedule, key) for key in type(recipe.schedule).model_fields}
     to_base = os.path.relpath(base.absolute(), folder.absolute())
-    is_lightning = framework == "lightning"
-    precision = _LIGHTNINGS_PRECISION[recipe.precision] if is_lightning else recipe.precision
+    precision: str = recipe.precision
+    if framework == "lightning":
+        precision = _LIGHTNINGS_PRECISION[precision]
     return [
         f"METHOD = {literal(recipe.optimizer.method)}",
         f"BASE = (Path(__file__).resolve().parent / {literal(Path(to_base).as_posix())}).resolve()",
@@ -135,7 +122,7 @@ def _constants(recipe: Recipe, framework: Framework, base: Path, folder: Path) -
         f"CLIP_NORM = {recipe.clip_norm!r}",
         f"PRECISION = {literal(precision)}",
         f"SEED = {recipe.seed}",
-        f"SCHEDULE = Schedule({_keywords(schedule)})",
+        f"SCHEDULE = Schedule({_keywords(recipe.schedule.model_dump())})",
     ]
 
 
@@ -166,9 +153,7 @@ def _model(recipe: Recipe, framework: Framework) -> str:
 def _optimizer(recipe: Recipe) -> str:
     chosen = recipe.optimizer
     arguments: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
-    fallback = {
-        key: value for key, value in chosen.fallback.model_dump().items() if value is not None
-    }
+    fallback = chosen.fallback.model_dump(exclude_none=True)
     arguments |= {"fallback": fallback} if fallback else {}
     overrides = [override.model_dump() for override in chosen.overrides]
     arguments |= {"overrides": overrides} if overrides else {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from subopt.errors import first_line
@@ -26,13 +25,7 @@ class Tracking:
     """An event listener that hands loss, learning rate, gradient norm, speed and held-out loss to a tracker.
 
     What a tracker raises, of a full disk or a lost connection, is a warning: it is left alone from then on, and the
-    training goes on. `metrics.jsonl` holds the same numbers and more.
-
-    Args:
-        tracker: The tracker; nothing is asked of it before the run has started.
-        folder: The run folder.
-        settings: What the run's settings are, as plain data.
-        warn: Called with that warning.
+    training goes on. `metrics.jsonl` holds the same numbers and more. Before the run starts nothing is asked of it.
     """
 
     def __init__(
@@ -45,12 +38,7 @@ class Tracking:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._left_alone_if_it_fails():
             if self._run is not None:
                 self._run.finish()

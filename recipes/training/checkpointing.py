@@ -20,11 +20,7 @@ from .session import TrainingSession
 
 
 class Checkpointer:
-    """Saves the model of a session.
-
-    Args:
-        session: The run.
-        on_event: Called with every checkpoint.
+    """Saves the model of a session, and tells of every checkpoint.
 
     Attributes:
         newest: The newest checkpoint, or None.
@@ -48,20 +44,13 @@ class Checkpointer:
             return
         self.best = load_best(self._folder.best)
         if self.best is not None and self.best.step > step and not is_same_run:
-            self._on_event(
-                Warned(
-                    f"the best weights were of step {self.best.step}, after the checkpoint of step {step}: dropped"
-                )
-            )
+            were = f"the best weights were of step {self.best.step}"
+            self._on_event(Warned(f"{were}, after the checkpoint of step {step}: dropped"))
             discard_best(self._folder.best)
             self.best = None
 
     def save(self, progress: RunProgress, data: dict[str, Any]) -> None:
-        """Write a checkpoint, unless this step has one or there is no step yet.
-
-        Args:
-            progress: How far the run is.
-            data: The position in the training data.
+        """Write a checkpoint, unless this step has one or there is no step yet; `data` is the batches' state.
 
         Raises:
             NonFiniteLossError: A weight is NaN or infinite.
@@ -100,9 +89,8 @@ class Checkpointer:
             )
             self.best = None
         if self.best is None or found.loss < self.best.eval_loss:
-            best = Best(step, found.loss, found.tokens)
-            save_best(self._folder.best, self._dense_state(), best)
-            self.best = best
+            self.best = Best(step, found.loss, found.tokens)
+            save_best(self._folder.best, self._dense_state(), self.best)
 
     def save_weights(self) -> None:
         """Write the trained weights for the user's own model: layers that the method replaced in their first form."""

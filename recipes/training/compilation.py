@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from subopt.errors import PreflightError, SuboptError
+from subopt.errors import PreflightError, SuboptError, first_line
 from subopt.profilers.gradients.stream import left_as_found
 from subopt.profilers.target.training_data import TrainingData
 
@@ -24,14 +24,9 @@ def compiled(
 ) -> nn.Module:
     """Return what stands for the model in the user's loss: the same parameters, called through compiled code.
 
+    It is compiled now, forward and backward, on a batch that is on the model's device.
     The model itself stays as it is, so its state dict keeps its names. Compiled arithmetic rounds differently, and
     draws dropout's masks from a generator of its own: a compiled run is not the uncompiled one bit for bit.
-
-    Args:
-        data: What gives the loss.
-        model: The model, on its device.
-        batch: A training batch on the same device, on which it is compiled, forward and backward.
-        accelerator: Device and autocast.
 
     Raises:
         PreflightError: There is no C++ compiler, or torch cannot compile the model.
@@ -65,8 +60,7 @@ def _cannot_compile(error: BaseException) -> PreflightError:
             "compile: true needs a C++ compiler for the CPU, and there is none on this machine",
             "install one, such as g++, or name it in CXX; or train with compile: false",
         )
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return PreflightError(
-        f"torch.compile cannot compile this model: {lines[0]}",
+        f"torch.compile cannot compile this model: {first_line(error)}",
         "train with compile: false; --debug shows the whole traceback",
     )

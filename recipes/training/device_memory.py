@@ -31,11 +31,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 @contextmanager
 def oom_as_error(doing: str, recipe: Recipe) -> Iterator[None]:
-    """Turn running out of the device's memory into an error that says what to change in the recipe.
-
-    Args:
-        doing: What is being done, such as "step 3".
-        recipe: The run's.
+    """Turn running out of memory, at "step 3" or another place, into an error that says what to change in the recipe.
 
     Raises:
         DoesNotFitError: The block ran out of memory.

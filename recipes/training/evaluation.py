@@ -27,13 +27,7 @@ _END = object()
 
 @dataclass(frozen=True, slots=True)
 class HeldOutLoss:
-    """What an evaluation found.
-
-    Attributes:
-        loss: The mean over the batches, each weighted by its tokens.
-        batches: How many there were.
-        tokens: How many they have together, as training counts it (`tokens_in`).
-    """
+    """The mean loss over the batches, each weighted by its tokens; how many batches, and tokens (`tokens_in`)."""
 
     loss: float
     batches: int
@@ -54,15 +48,8 @@ def held_out_loss(
         loss = sum_k w_k loss_k / sum_k w_k,   w_k = `tokens_in` batch k
 
     so that a last batch of few examples counts as those few. The same batches every time; a shorter held-out set is
-    gone through once. Generators, and which parts of the model are in training mode, are left as they were.
-
-    Args:
-        recipe: Batch size and precision.
-        data: The training data; something is held out.
-        model: The model, on its device.
-        accelerator: Device and autocast.
-        batches: How many batches at most.
-        seed: Seeds every generator, which decides what random batches are.
+    gone through once. Generators, and which parts of the model are in training mode, are left as they were; `seed`
+    decides what random batches are.
 
     Raises:
         PreflightError: The held-out data has no batches, or a batch has nothing to count.

@@ -109,11 +109,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Interrupting:
-    """A signal asked for the end: the current step is finished and saved. A second one stops at once.
-
-    Attributes:
-        signal: Its name; SIGINT is Ctrl-C.
-    """
+    """A signal (SIGINT: Ctrl-C) asked for the end: this step is finished and saved. A second one ends at once."""
 
     signal: str = "SIGINT"
 

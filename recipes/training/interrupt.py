@@ -8,6 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeAlias
+
+from .events import Interrupting
+
+OnRequest: TypeAlias = Callable[[Interrupting], None]
 
 # Ctrl-C; what `kill`, batch systems and shutdowns send; a terminal that was closed (not on Windows).
 _ENDING = tuple(
@@ -18,11 +23,7 @@ _SIGNALLED = 128  # the exit status of a process that a signal ended is this plu
 
 
 class Ended(KeyboardInterrupt):
-    """A second signal came: end at once.
-
-    Attributes:
-        exit_status: What a process that this signal ended exits with.
-    """
+    """A second signal came: end at once, with the exit status of a process that this signal ended."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class Interrupt:
         exit_status: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP; None where none came.
     """
 
-    def __init__(self, on_request: Callable[[int], None]) -> None:
+    def __init__(self, on_request: OnRequest) -> None:
         self.requested = False
         self.exit_status: int | None = None
         self._on_request = on_request
@@ -54,12 +55,12 @@ class Interrupt:
             raise Ended(number)
         self.requested = True
         self.exit_status = _SIGNALLED + number
-        self._on_request(number)
+        self._on_request(Interrupting(signal.Signals(number).name))
 
 
 @contextmanager
-def interruptible(on_request: Callable[[int], None]) -> Iterator[Interrupt]:
-    """Turn the first signal inside the block into a flag; `on_request` is called with its number as it comes.
+def interruptible(on_request: OnRequest) -> Iterator[Interrupt]:
+    """Turn the first signal inside the block into a flag; `on_request` is told of it as it comes.
 
     A signal that the process was told to ignore stays ignored, as `nohup` does with SIGHUP. Python delivers signals to
     the main thread only: elsewhere the flag is never set.

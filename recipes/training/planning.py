@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -14,13 +16,11 @@ from ..schema import Recipe
 from .events import RunPlan
 from .trainable import Trainable
 
+_SWITCHES = ("recompute", "fused_backward", "compile", "checkpoint.best")
+
 
 def make_plan(
-    trainable: Trainable,
-    device: torch.device,
-    output: Path,
-    start_step: int,
-    free: int | None,
+    trainable: Trainable, device: torch.device, output: Path, start_step: int, free: int | None
 ) -> RunPlan:
     """Return the plan of a run whose parts are all built."""
     recipe, target, described = trainable.recipe, trainable.target, trainable.described
@@ -34,12 +34,8 @@ def make_plan(
         method=recipe.optimizer.method,
         device=str(device),
         precision=recipe.precision,
-        parameters=sum(
-            math.prod(item.shape) for item in described if not is_frozen(overrides, item)
-        ),
-        matrix_parameters=sum(
-            math.prod(item.shape) for item in described if _gets_method(recipe, item)
-        ),
+        parameters=_numbers(item for item in described if not is_frozen(overrides, item)),
+        matrix_parameters=_numbers(item for item in described if _gets_method(recipe, item)),
         steps=steps,
         batch_size=recipe.data.batch_size,
         accumulate=recipe.data.accumulate,
@@ -52,9 +48,13 @@ def make_plan(
         checks=trainable.checks,
         has_eval=target.data.has_eval,
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
-        switches=tuple(key for key, is_on in switches.items() if is_on),
+        switches=tuple(key for key in _SWITCHES if attrgetter(key)(recipe)),
         overrides=override_uses(overrides, described) if overrides else (),
     )
+
+
+def _numbers(items: Iterable[ParameterRole]) -> int:
+    return sum(math.prod(item.shape) for item in items)
 
 
 def _gets_method(recipe: Recipe, item: ParameterRole) -> bool:

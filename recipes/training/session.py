@@ -28,12 +28,9 @@ _SYNTHETIC = Warned(
 
 @dataclass(frozen=True)
 class TrainingSession(Trainable):
-    """A trainable model and the folder its run goes to.
+    """A trainable model and the folder its run goes to; the recipe has the model file's hash filled in.
 
     Attributes:
-        recipe: The recipe, with the model file's hash filled in.
-        recipe_path: Where it came from.
-        folder: Where the run goes.
         plan: The same as plain data, for showing.
         checkpoint: The checkpoint to go on from, or None.
         warnings: What the user should know before the first step.

@@ -12,6 +12,7 @@ from subopt.errors import PreflightError
 from subopt.optimizers import FusedBackward, get_method
 from subopt.profilers.target.batches import BatchStream, tokens_in
 
+from ..placement import prepare_batch
 from ..schedule import LrSchedule
 from .device_memory import oom_as_error
 from .trainable import Trainable
@@ -37,12 +38,7 @@ class _Evaluation:
 
 
 class Stepper:
-    """Takes the steps of a trainable model.
-
-    Args:
-        trainable: Model, optimizer and settings.
-        stream: The training batches.
-    """
+    """Takes the steps of a trainable model, on the batches of a stream."""
 
     def __init__(self, trainable: Trainable, stream: BatchStream) -> None:
         self._trainable = trainable
@@ -92,8 +88,9 @@ class Stepper:
         return evaluations[0]
 
     def _micro_batches(self) -> Iterator[Any]:
-        for _ in range(self._trainable.recipe.data.accumulate):
-            yield self._trainable.batch(next(self._stream))
+        recipe, device = self._trainable.recipe, self._trainable.accelerator.device
+        for _ in range(recipe.data.accumulate):
+            yield prepare_batch(next(self._stream), device, recipe.precision)
 
     def _evaluate(self, batches: Iterable[Any]) -> _Evaluation:
         """Leave the clipped gradients of the micro-batches in the model."""

@@ -26,17 +26,7 @@ def summarize(
     checkpoint: Path | None,
     best: Best | None,
 ) -> Result:
-    """Return the result of one session of a run.
-
-    Args:
-        session: The run.
-        progress: How far the run has come.
-        resumed_from: The step this session started from.
-        interrupt: What ended it before the last step, or None.
-        wall_s: Seconds of this session.
-        checkpoint: The newest checkpoint, or None.
-        best: Where the held-out loss was lowest, where the recipe asks for it.
-    """
+    """Return the result of one session of a run; `interrupt` is what ended it before the last step."""
     plan, folder = session.plan, session.folder
     return Result(
         target=plan.target,

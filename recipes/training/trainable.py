@@ -61,10 +61,6 @@ class Trainable:
     described: Sequence[ParameterRole]
     checks: Checks
 
-    def batch(self, batch: Any) -> Any:
-        """Return a batch as the model takes it: on its device, and in its dtype where the weights are bf16."""
-        return prepare_batch(batch, self.accelerator.device, self.recipe.precision)
-
     def begin(self) -> BatchStream:
         """Seed every generator as a fresh run does, and return its training batches from the first one on."""
         seed_everything(self.recipe.seed)
@@ -79,11 +75,7 @@ class Trainable:
 
 
 def training_target(recipe: Recipe, base: Path) -> LoadedTarget:
-    """Load a recipe's model file, with the batches of its `data.files` where it names some.
-
-    Args:
-        recipe: The recipe.
-        base: The folder its paths start from.
+    """Load a recipe's model file, with the batches of its `data.files` where it names some; paths start from `base`.
 
     Raises:
         TargetError: The model file cannot be loaded.
@@ -102,11 +94,6 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
 
     One at a time: precision and accumulation are settings of the whole process.
 
-    Args:
-        recipe: The settings.
-        target: What `training_target` gives.
-        device: Where to train.
-
     Raises:
         PreflightError: The model cannot be trained on this data, or not compiled.
         UsageError: `recompute` of a model without repeated blocks, or keys that exclude each other.
@@ -122,14 +109,13 @@ def make_trainable(recipe: Recipe, target: LoadedTarget, device: torch.device) -
     described = parameter_roles(model)
     optimizer = _optimizer(recipe, target, model, accelerator)
     memory = PeakMemory(device, model_bytes=model_bytes(model))  # of the layers that are trained
-    prepared: nn.Module = accelerator.prepare_model(model)
-    called = prepared
+    model = called = accelerator.prepare_model(model)
     if recipe.compile:
         with oom_as_error("the first compiled batch", recipe):
             batch = _first_batch(recipe, target.data, accelerator)
-            called = compiled(target.data, prepared, batch, accelerator)
+            called = compiled(target.data, model, batch, accelerator)
     return Trainable(
-        recipe, target, accelerator, prepared, called, optimizer, memory, described, checks
+        recipe, target, accelerator, model, called, optimizer, memory, described, checks
     )
 
 

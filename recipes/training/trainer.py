@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from ..rng import set_rng_state
 from ..run_folder.checkpoint import Restored, RunProgress, load_checkpoint
-from ..run_folder.folder import RunFolder
+from ..run_folder.folder import content_of
 from ..run_folder.lock import check_unlocked, locked
 from ..run_folder.result import Result
 from ..schema import Recipe
 from .checkpointing import Checkpointer
 from .events import (
     Evaluated,
-    Interrupting,
     OnEvent,
     Resumed,
     RunPlan,
@@ -50,8 +48,7 @@ def plan(
     Raises:
         SuboptError: What `train` raises before its first step.
     """
-    folder = RunFolder(output)
-    folder.check_is_folder()
+    content_of(output)  # which is no file
     check_unlocked(output)
     return open_session(
         recipe, recipe_path=recipe_path, output=output, resume=resume, force=force, device=device
@@ -91,8 +88,9 @@ def train(
         NonFiniteLossError: The loss became NaN or infinite; the last checkpoint is from before that.
         KeyboardInterrupt: Ctrl-C before the first step, or a second signal.
     """
-    RunFolder(output).check_is_folder()
-    with locked(output, lambda why: on_event(_unlocked(why))):
+    content_of(output)  # which is no file
+    unnoticed = "so a second training in this folder would not be noticed"
+    with locked(output, lambda why: on_event(Warned(f"{why}, {unnoticed}"))):
         session = open_session(
             recipe,
             recipe_path=recipe_path,
@@ -109,10 +107,6 @@ def train(
                 on_event(Warned(f"the run in {output} is already complete: {result.step} steps"))
                 return result
         return _Training(session, on_event).run(resume=resume, force=force)
-
-
-def _unlocked(why: str) -> Warned:
-    return Warned(f"{why}, so a second training in this folder would not be noticed")
 
 
 class _Training:
@@ -140,7 +134,7 @@ class _Training:
         self._started_s = time.perf_counter()
         with (
             MetricsLog(self._folder.metrics, from_step=self._progress.step) as self._metrics,
-            interruptible(self._on_signal) as interrupt,
+            interruptible(self._on_event) as interrupt,
         ):
             while self._progress.step < steps and not interrupt.requested:
                 self._step()
@@ -155,9 +149,6 @@ class _Training:
                 self._checkpointer.save_weights()
                 self._evaluate()
         return self._finish(interrupt if interrupted else None)
-
-    def _on_signal(self, number: int) -> None:
-        self._on_event(Interrupting(signal.Signals(number).name))
 
     def _restore(self, *, resume: bool) -> None:
         checkpoint = self._session.checkpoint
@@ -258,11 +249,8 @@ class _Training:
                 )
             )
         if retained:
-            self._on_event(
-                Warned(
-                    f"{retained:.0f} times a new basis could not be computed; the old one was retained"
-                )
-            )
+            what = "times a new basis could not be computed; the old one was retained"
+            self._on_event(Warned(f"{retained:.0f} {what}"))
 
     def _time_left_s(self) -> float:
         done = self._progress.step - self._resumed_from

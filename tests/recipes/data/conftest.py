@@ -93,6 +93,12 @@ def files_of(*train, length=32, **options):
     return Files(train=list(train), sequence_length=length, **options)
 
 
+def open_files(files, base, batch_size, *, split):
+    """Endless batches to train on, or the held-out ones once."""
+    opened = OpenFiles(files, base)
+    return opened.batches(batch_size) if split == "train" else opened.eval_batches(batch_size)
+
+
 def reference_windows(documents, length, encode=lambda text: list(text.encode()), end=0):
     """All tokens in one list, cut."""
     tokens = [token for text in documents for token in [*encode(text), end]]
