@@ -117,9 +117,10 @@ def _show_costs(
         names = [name for name, record in METHODS.items() if record.missing_extra() is None]
     costs = method_costs(weights, names, wishes, tokens=tokens, as_published=is_model)
     output.document({"methods": [cost.model_dump(mode="json") for cost in costs]})
-    counted = [("counted", "as in the papers' tables: no step counters, every number in --dtype")]
+    counted = {"counted": "as in the papers' tables: no step counters, every number in --dtype"}
+    legend = (counted if is_model else {}) | method_legend(costs)
     output.show(
         method_table(costs, remarks=PUBLISHED_TABLE_REMARKS if is_model else {}),
         *missing_extras(METHODS.values()),
-        section("How to read this", facts([*(counted if is_model else []), *method_legend(costs)])),
+        section("How to read this", facts(legend.items())),
     )

@@ -12,7 +12,7 @@ from ..findings.advice import words
 from ..findings.evidence import evidence_type
 from ..text import DASH, count, facts, numbered, percent, plural, section, signed
 from ..units import format_bytes, format_ms
-from .table import FittingTable, TerminalColumn
+from .table import FittingTable, TerminalColumn, noted
 
 if TYPE_CHECKING:
     from subopt.recipes.advice.answer import Advice
@@ -34,22 +34,16 @@ _COLUMNS = (
     TerminalColumn("published", priority=5),
 )
 _TYPES = len(_COLUMNS) - 3  # where the columns of single types of evidence begin
-_LEGEND = (
-    ("peak", "highest memory of a training step, with the phase that reaches it"),
-    ("time", "of a training step, against one with AdamW"),
-    (
-        "gain expected",
-        "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that the method "
-        "should take away in equal time, and the type of evidence that weighs most in it; by quality, one that does "
-        "not exceed its own error stands below plain AdamW",
-    ),
-    (
-        "raced, predicted, published",
-        "what each type says by itself: a race on this model after equal time; the prediction from its gradients, and "
-        "the papers' nearest comparison, after equally many steps. -: it says nothing",
-    ),
-    ("peak is", "measured, simulated, or from a formula"),
-)
+_LEGEND = {
+    "peak": "highest memory of a training step, with the phase that reaches it",
+    "time": "of a training step, against one with AdamW",
+    "gain expected": "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that "
+    "the method should take away in equal time, and the type of evidence that weighs most in it; by quality, one that "
+    "does not exceed its own error stands below plain AdamW",
+    "raced, predicted, published": "what each type says by itself: a race on this model after equal time; the "
+    "prediction from its gradients, and the papers' nearest comparison, after equally many steps. -: it says nothing",
+    "peak is": "measured, simulated, or from a formula",
+}
 
 
 # Rows of the table where not all are asked for.
@@ -81,7 +75,7 @@ def advice_report(
     ]
     if explain:
         parts += [explanation(row) for row in shown]
-    parts.append(section("How to read this", facts(_LEGEND)))
+    parts.append(section("How to read this", facts(_LEGEND.items())))
     if advice.changes:
         changes = [words(change) for change in advice.changes]
         parts.append(
@@ -93,12 +87,11 @@ def advice_report(
 
 def shown_rows(advice: Advice) -> tuple[Row, ...]:
     """Return the best rows, and of the others those that no answer can do without: the choice and plain AdamW."""
-    kept = [
+    return tuple(
         row
         for number, row in enumerate(advice.rows)
         if number < SHOWN or row is advice.chosen or row.is_baseline
-    ]
-    return tuple(kept)
+    )
 
 
 def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
@@ -110,9 +103,9 @@ def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
     columns = [_COLUMNS[i] for i in kept]
     table = FittingTable(columns, [[row[i] for i in kept] for row in rows], styles)
     hidden = len(advice.rows) - len(shown)
-    if not hidden:
-        return table
-    return Group(table, Text(f"... and {plural(hidden, 'method')} below these: --all", style="dim"))
+    return noted(
+        table, f"... and {plural(hidden, 'method')} below these: --all" if hidden else None
+    )
 
 
 def _cells(row: Row, *, is_chosen: bool) -> list[str]:
