@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from ._options import Debug, Json, parse_rank, split_names
+from ._options import Debug, Json, Rank, parse_rank, split_names
 
 if TYPE_CHECKING:
     from subopt.profilers.costs.architectures import WeightShape
@@ -37,12 +37,7 @@ def methods(
     dtype: Annotated[
         ParameterDtype, typer.Option(help="What the parameters are stored in.")
     ] = ParameterDtype.fp32,
-    rank: Annotated[
-        str,
-        typer.Option(
-            help="Rank of gradient subspaces (galore, osd), or a share of the short side."
-        ),
-    ] = "0.25",
+    rank: Rank = "0.25",
     names: Annotated[
         str | None, typer.Option("--methods", help="Only these, separated by commas.")
     ] = None,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
 from ..findings.common import measured_layers, over_noise
 from ..text import DASH, percent, shape_text, times
 from .layers import LAYER_ROWS, more_layers, short_name
-from .table import TerminalColumn, fitting_table, noted
+from .table import Columns, TerminalColumn, fitting_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Blocks, Layer, Profile
@@ -23,7 +23,7 @@ BLOCK_LEGEND = {
     "basis",
     "inputs": "effective rank of what flows into the layer, over its width",
 }
-_COLUMNS = (
+_COLUMNS: Columns[Any] = (
     TerminalColumn("layer", is_text=True),
     TerminalColumn("shape", priority=6),
     TerminalColumn("output\nblocks"),

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from ..findings.comparison import comparison_summary
 from ..text import DASH, facts, numbered, percent, plural, section
 from ..units import format_bytes, format_ms
-from .table import Columns, TerminalColumn, fitting_table, item_table, noted, shorten
+from .table import Columns, TerminalColumn, item_table, noted, shorten
 
 if TYPE_CHECKING:
     from subopt.profilers.record.comparison import Change, Comparison, LayerChange, MethodChange
@@ -116,14 +116,12 @@ def _diagonal(layer: LayerChange, basis: str) -> str:
 
 
 def _lasts(layer: LayerChange) -> str:
-    return DASH if layer.period is None else f"{layer.period.a:.0f} -> {layer.period.b:.0f}"
+    return _values(layer.period, lambda steps: f"{steps:.0f}")
 
 
 def _shares(change: Change | None) -> str:
     """Return both values, such as `12% -> 30%`."""
-    if change is None:
-        return DASH
-    return f"{percent(max(0.0, change.a))} -> {percent(max(0.0, change.b))}"
+    return _values(change, lambda share: percent(max(0.0, share)))
 
 
 def _costs_differ(method: MethodChange) -> bool:
@@ -140,34 +138,26 @@ def _relative(change: Change | None) -> float:
 
 
 def _method_table(methods: Sequence[MethodChange], found: Comparison) -> RenderableType:
-    columns = (
-        TerminalColumn("method", is_text=True),
-        TerminalColumn("state", priority=3),
-        TerminalColumn("state\nB/A"),
-        TerminalColumn("peak", priority=3),
-        TerminalColumn("peak\nB/A"),
-        TerminalColumn("time a step", priority=4),
-        TerminalColumn("time\nB/A", priority=2),
+    columns: Columns[MethodChange] = (
+        TerminalColumn("method", is_text=True, cell=lambda method: method.method),
+        TerminalColumn("state", 3, cell=lambda method: _values(method.state_bytes, _bytes_text)),
+        TerminalColumn("state\nB/A", cell=lambda method: _ratio(method.state_bytes)),
+        TerminalColumn("peak", 3, cell=lambda method: _values(method.peak_bytes, _bytes_text)),
+        TerminalColumn("peak\nB/A", cell=lambda method: _ratio(method.peak_bytes)),
+        TerminalColumn("time a step", 4, cell=lambda method: _values(method.step_ms, format_ms)),
+        TerminalColumn("time\nB/A", priority=2, cell=lambda method: _ratio(method.step_ms)),
     )
     ordered = sorted(methods, key=_bytes_change, reverse=True)
-    rows = [
-        [
-            method.method,
-            *_cost_cells(method.state_bytes, _bytes_text),
-            *_cost_cells(method.peak_bytes, _bytes_text),
-            *_cost_cells(method.step_ms, format_ms),
-        ]
-        for method in ordered[:ROWS]
-    ]
-    return noted(fitting_table(columns, rows), *_method_notes(ordered, found))
+    return noted(item_table(columns, ordered[:ROWS]), *_method_notes(ordered, found))
 
 
-def _cost_cells(change: Change | None, text_of: Callable[[float], str]) -> tuple[str, str]:
-    """Return both values, and the second as a multiple of the first."""
-    if change is None:
-        return DASH, DASH
-    ratio = DASH if change.ratio is None else f"{change.ratio:.3g}"
-    return f"{text_of(change.a)} -> {text_of(change.b)}", ratio
+def _values(change: Change | None, text_of: Callable[[float], str]) -> str:
+    return DASH if change is None else f"{text_of(change.a)} -> {text_of(change.b)}"
+
+
+def _ratio(change: Change | None) -> str:
+    """Return the second value as a multiple of the first."""
+    return DASH if change is None or change.ratio is None else f"{change.ratio:.3g}"
 
 
 def _bytes_text(value: float) -> str:

@@ -12,6 +12,8 @@ from ..units import format_bytes
 from .table import Columns, TerminalColumn, full_table
 
 if TYPE_CHECKING:
+    from subopt.profilers.history.accuracy import Accuracy, HistorySummary
+    from subopt.profilers.record.cost import Ratios
     from subopt.profilers.record.profile import Environment, Gpu
 
 CROWDED_SHARE = 0.1  # of a GPU's memory: what others use beyond this changes peaks and times
@@ -46,11 +48,6 @@ def concerns(environment: Environment, gpu: Gpu | None) -> list[str]:
         used = format_bytes(gpu.used_bytes)
         found.append(f"{used} of the GPU's memory is in use: peaks and times taken now would vary")
     return found
-
-
-if TYPE_CHECKING:
-    from subopt.profilers.history.accuracy import Accuracy, HistorySummary
-    from subopt.profilers.record.cost import Ratios
 
 
 def history_table(kept: HistorySummary) -> RenderableType:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -10,7 +10,7 @@ from rich.text import Text
 from ..findings.common import optimizer_saving_bytes
 from ..text import DASH, percent
 from ..units import format_bytes
-from .table import Columns, FittingTable, TerminalColumn, fitting_table, item_table, noted
+from .table import Columns, TerminalColumn, fitting_table, full_table, item_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Content, Memory, MethodCost, Peak, Profile
@@ -53,7 +53,7 @@ def _phase_table(costs: list[MethodCost]) -> RenderableType:
         for number, cost in enumerate(ordered)
         if number < METHODS_SHOWN or cost.method == "adamw"
     ]
-    columns = (
+    columns: Columns[Any] = (
         TerminalColumn("method", is_text=True),
         TerminalColumn("forward", priority=2),
         TerminalColumn("backward", priority=1),
@@ -95,6 +95,8 @@ def _savings(memory: Memory, optimizer_bytes: int | None) -> RenderableType:
     if optimizer_bytes:
         rows.append(("another optimizer, at most", optimizer_bytes, "bold"))
     rows.sort(key=lambda row: row[1], reverse=True)
-    columns = (TerminalColumn("frees", is_text=True), TerminalColumn("change", wraps=True))
-    cells = [[format_bytes(size), change] for change, size, _ in rows]
-    return FittingTable(columns, cells, [style for *_, style in rows])
+    columns: Columns[tuple[str, int, str]] = (
+        TerminalColumn("frees", is_text=True, cell=lambda row: format_bytes(row[1])),
+        TerminalColumn("change", wraps=True, cell=lambda row: row[0]),
+    )
+    return full_table(columns, rows, [style for *_, style in rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from subopt.optimizers import Method
     from subopt.profilers.record.profile import MethodCost, Peak
 
-_COLUMNS = (
+_COLUMNS: Columns[Any] = (
     TerminalColumn("method", is_text=True),
     TerminalColumn("state"),
     TerminalColumn("share of\nAdamW's", priority=5),

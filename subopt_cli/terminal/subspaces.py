@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -70,7 +70,7 @@ def _period(life: TypicalLife | SubspaceLife, longest: int) -> str:
 
 def _by_layer(profile: Profile, layers: list[Layer], lag: int | None) -> RenderableType:
     names = sources(profile)
-    columns = (
+    columns: Columns[Any] = (
         TerminalColumn("layer", is_text=True),
         TerminalColumn("shape", priority=7),
         TerminalColumn("own", priority=3),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,9 +11,11 @@ from rich.text import Text
 
 from ..text import DASH, count, facts, plural, section
 from ..units import format_bytes, format_ms
-from .table import FittingTable, TerminalColumn, noted
+from .table import Columns, FittingTable, TerminalColumn, noted
 
 if TYPE_CHECKING:
+    from subopt.profilers.preflight import Preflight
+    from subopt.profilers.record.profile import Target
     from subopt.recipes.run_folder.result import Result
     from subopt.recipes.training.events import Evaluated, RunPlan, Stepped
 
@@ -142,7 +144,7 @@ def _comparison(result: Result) -> RenderableType:
         [peak, *_both(format_bytes, predicted.peak_bytes, actual.peak_bytes)],
         ["a step (median)", *_both(format_ms, predicted.step_ms, actual.step_ms)],
     ]
-    columns = (
+    columns: Columns[Any] = (
         TerminalColumn("", is_text=True),
         TerminalColumn("predicted"),
         TerminalColumn("actual"),
@@ -165,11 +167,6 @@ def relative_text(predicted: float | None, actual: float | None) -> str:
     if actual == predicted:
         return "exact"
     return f"{100 * (actual / predicted - 1):+.1f}%"
-
-
-if TYPE_CHECKING:
-    from subopt.profilers.preflight import Preflight
-    from subopt.profilers.record.profile import Target
 
 
 def preflight_report(target: Target, preflight: Preflight) -> RenderableType:

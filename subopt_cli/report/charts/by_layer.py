@@ -109,6 +109,18 @@ def marks(
     }
 
 
+def bars(names: Sequence[str], lengths: Sequence[float], hover: str, **more: Any) -> Trace:
+    """Return a horizontal bar for each name."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "y": [plotly_text(name) for name in names],
+        "x": lengths,
+        "hovertemplate": f"{hover}<extra></extra>",
+        **more,
+    }
+
+
 def level(layers: Sequence[Layer], values: Sequence[float | None], label: str, dash: str) -> Trace:
     """Return a grey line over the layers, for what noise or chance gives."""
     return {

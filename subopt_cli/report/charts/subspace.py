@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...findings.common import median_of
 from ...findings.subspaces import captured_after, sources
@@ -120,7 +120,7 @@ def life_tables(profile: Profile) -> list[Table]:
     if not layers:
         return []
     names = sources(profile)
-    columns = [Column("layer", "text"), Column("rank")]
+    columns: list[Column[Any]] = [Column("layer", "text"), Column("rank")]
     for source in names:
         columns += [Column(f"{source}: next step"), Column(f"{source}: refresh after")]
     rows = []

@@ -25,7 +25,7 @@ class Column(Generic[Item]):
 
     header: str
     kind: Literal["number", "text", "prose"] = "number"
-    cell: Callable[[Item], Cell] = Cell
+    cell: Callable[[Item], Cell] = lambda item: Cell(str(item))
 
 
 Columns: TypeAlias = Sequence[Column[Item]]
