@@ -26,8 +26,6 @@ def make_plan(
     recipe, target, described = trainable.recipe, trainable.target, trainable.described
     overrides = [override.model_dump() for override in recipe.optimizer.overrides]
     record, steps, step_ms = target.record, recipe.schedule.steps, recipe.why.predicted_step_ms
-    switches = {key: getattr(recipe, key) for key in ("recompute", "fused_backward", "compile")}
-    switches["checkpoint.best"] = recipe.checkpoint.best
     where = f" ({record.file}:{record.line})" if record.line else ""
     return RunPlan(
         target=record.picked + where,

@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..units import format_bytes, parse_size
 
 if TYPE_CHECKING:
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.plan.budget import Budget
 
 Json = Annotated[
@@ -20,6 +21,10 @@ Json = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Device = Annotated[
     str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1; a GPU where there is one.")
+]
+Rank = Annotated[
+    str,
+    typer.Option(help="Rank of gradient subspaces (galore, osd), or a share of the short side."),
 ]
 GPU_MEMORY_HELP = (
     "Memory to fit in: 24G = 24GiB (2^30 bytes each), 24GB (10^9), or auto (ask the driver)."
@@ -119,6 +124,15 @@ def read_gpu_memory(text: str) -> int:
     if gpu is None:
         raise UsageError("--gpu-mem auto found no NVIDIA GPU here", "give a size, such as 24G")
     return gpu.total_bytes
+
+
+def memory_limits(profile: Profile) -> tuple[int | None, int | None]:
+    """Return the bytes that training a profile's model is to fit in, and those of them that a run may fill."""
+    from subopt.recipes.plan.budget import read_budget
+
+    gpu = profile.environment.gpu
+    budget_bytes = profile.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
+    return budget_bytes, read_budget(budget_bytes).usable_bytes if budget_bytes else None
 
 
 def describe_budget(text: str, budget: Budget) -> str:

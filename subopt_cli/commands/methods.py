@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from ._options import Debug, Json, parse_rank, split_names
+from ._options import Debug, Json, Rank, parse_rank, split_names
 
 if TYPE_CHECKING:
     from subopt.profilers.costs.architectures import WeightShape
@@ -37,12 +37,7 @@ def methods(
     dtype: Annotated[
         ParameterDtype, typer.Option(help="What the parameters are stored in.")
     ] = ParameterDtype.fp32,
-    rank: Annotated[
-        str,
-        typer.Option(
-            help="Rank of gradient subspaces (galore, osd), or a share of the short side."
-        ),
-    ] = "0.25",
+    rank: Rank = "0.25",
     names: Annotated[
         str | None, typer.Option("--methods", help="Only these, separated by commas.")
     ] = None,
@@ -117,9 +112,10 @@ def _show_costs(
         names = [name for name, record in METHODS.items() if record.missing_extra() is None]
     costs = method_costs(weights, names, wishes, tokens=tokens, as_published=is_model)
     output.document({"methods": [cost.model_dump(mode="json") for cost in costs]})
-    counted = [("counted", "as in the papers' tables: no step counters, every number in --dtype")]
+    counted = {"counted": "as in the papers' tables: no step counters, every number in --dtype"}
+    legend = (counted if is_model else {}) | method_legend(costs)
     output.show(
         method_table(costs, remarks=PUBLISHED_TABLE_REMARKS if is_model else {}),
         *missing_extras(METHODS.values()),
-        section("How to read this", facts([*(counted if is_model else []), *method_legend(costs)])),
+        section("How to read this", facts(legend.items())),
     )

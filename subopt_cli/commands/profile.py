@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,20 +16,23 @@ from ._options import (
     Debug,
     Device,
     Json,
+    Rank,
     check_can_write,
     check_may_replace,
+    memory_limits,
     parse_rank,
     read_gpu_memory,
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from pydantic import BaseModel
 
     from subopt.profilers.record.profile import Files, Profile, Settings
 
     from ..terminal.output import Output
 
 EXIT_INTERRUPTED = 130
+Asked = TypeVar("Asked", bound="BaseModel")
 
 
 class Precision(str, Enum):
@@ -75,12 +78,7 @@ def profile(
     warmup_steps: Annotated[
         int, typer.Option(min=0, help="Training steps to take before measuring.")
     ] = 0,
-    rank: Annotated[
-        str,
-        typer.Option(
-            help="Rank of gradient subspaces (galore, osd), or a share of the short side."
-        ),
-    ] = "0.25",
+    rank: Rank = "0.25",
     dtype: Annotated[Precision, typer.Option(help="Precision of training.")] = Precision.fp32,
     device: Device = None,
     detail: Annotated[
@@ -139,8 +137,10 @@ def profile(
     """
     from subopt.profilers.device import resolve_device
     from subopt.profilers.effort import EFFORTS
+    from subopt.profilers.record.profile import Settings
 
     from ..terminal.output import Output
+    from ..terminal.profile import profile_report
 
     output = Output(as_json=as_json)
     check_can_write(to)
@@ -150,7 +150,8 @@ def profile(
         sequence_length = _one_length(pairs, sequence_length)
     options = {"tokenizer": tokenizer, "field": field, "sequence_length": sequence_length}
     files = _files(data, inputs, options)
-    settings = _settings(
+    settings = _checked(
+        Settings,
         batch_size=batch_size,
         batches=batches,
         steps=EFFORTS[detail.value].steps if steps is None else steps,
@@ -168,7 +169,7 @@ def profile(
     found.save(to)
     output.note(f"wrote {to}")
     output.document(found.model_dump(mode="json"))
-    output.show(*_report(found))
+    output.show(*profile_report(found, usable_bytes=memory_limits(found)[1]))
     if found.interrupted:
         output.warning("interrupted: the profile holds what was complete")
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -213,18 +214,16 @@ def _one_length(pairs: dict[str, str], sequence_length: int | None) -> int | Non
     return int(given) if given.isdecimal() else None
 
 
-def _settings(**values: Any) -> Settings:
-    """Return what was asked for.
+def _checked(record: type[Asked], **values: Any) -> Asked:
+    """Return what was asked for as a record.
 
     Raises:
         UsageError: A number is beyond all bounds.
     """
     from pydantic import ValidationError
 
-    from subopt.profilers.record.profile import Settings
-
     try:
-        return Settings(**values)
+        return record.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][0]).removesuffix("_bytes").replace("_", "-")
@@ -239,8 +238,6 @@ def _files(
     Raises:
         UsageError: `--input` as well, an option that needs `--data`, or a value that is out of range.
     """
-    from pydantic import ValidationError
-
     from subopt.profilers.record.profile import Files
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -253,12 +250,7 @@ def _files(
         return None
     if inputs:
         raise UsageError("--input and --data are two kinds of data", "give one of them")
-    try:
-        return Files.model_validate({"train": data, **given})
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise UsageError(f"--{option}: {first['msg']}", "give a smaller number") from None
+    return _checked(Files, train=data, **given)
 
 
 def split_pairs(words: list[str]) -> dict[str, str]:
@@ -270,14 +262,3 @@ def split_pairs(words: list[str]) -> dict[str, str]:
             raise UsageError(f"'{word}' is not key=value", "write arguments like size=60m")
         pairs[key] = value
     return pairs
-
-
-def _report(found: Profile) -> list[RenderableType]:
-    from subopt.recipes.plan.budget import read_budget
-
-    from ..terminal.profile import profile_report
-
-    gpu = found.environment.gpu
-    memory_bytes = found.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
-    usable_bytes = read_budget(memory_bytes).usable_bytes if memory_bytes else None
-    return profile_report(found, usable_bytes=usable_bytes)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..units import format_bytes
-from ._options import DEFAULT_PROFILE, Debug, check_can_write, check_may_replace
+from ._options import DEFAULT_PROFILE, Debug, check_can_write, check_may_replace, memory_limits
 
 
 def report(
@@ -29,7 +29,6 @@ def report(
     PROFILE is .subopt/profile.json by default.
     """
     from subopt.profilers.record.profile import Profile
-    from subopt.recipes.plan.budget import read_budget
 
     from ..report import MARK, render
     from ..terminal.output import Output
@@ -39,9 +38,7 @@ def report(
         hint = "name another file with -o, or use --force"
         check_may_replace(to, MARK, "a report of subopt", hint)
     found = Profile.load(profile)
-    gpu = found.environment.gpu
-    budget_bytes = found.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
-    usable_bytes = read_budget(budget_bytes).usable_bytes if budget_bytes else None
+    budget_bytes, usable_bytes = memory_limits(found)
     page = render(found, budget_bytes=budget_bytes, usable_bytes=usable_bytes).encode()
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(to.name + ".partial")

@@ -18,102 +18,50 @@ ADAMW = "Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization"
 NOISE_SCALE = "McCandlish et al. 2018, An Empirical Model of Large-Batch Training"
 DLRT = "Hnatiuk et al. 2024, Stochastic Aspects of Dynamical Low-Rank Approximation in the Context of Machine Learning"
 
-DEFINITIONS = (
-    Definition(
-        "Energy",
-        "The sum of squares of a gradient's entries, which is that of its singular values.",
-    ),
-    Definition(
-        "Short side",
-        "The smaller side m of a layer's m x n matrix: the most directions a gradient can have.",
-    ),
-    Definition(
-        "Effective rank",
-        "The exponential of the entropy of the energy over the directions: m if all matter alike.",
-    ),
-    Definition("Stable rank", "All energy over that of the strongest direction."),
-    Definition(
-        "Rank at 95 %", "The fewest leading directions that together hold 95 % of the energy."
-    ),
-    Definition(
-        "Low-rank method",
-        "Keeps its moments for the gradient's r leading directions only, found anew by SVD now and then.",
-        GALORE,
-    ),
-    Definition(
-        "Online PCA",
-        "Follows those directions by a small step at every training step instead of a decomposition.",
-        OSD,
-    ),
-    Definition(
-        "Frozen, followed",
-        "A basis kept as it was fitted, or moved along by online PCA, judged on later gradients.",
-    ),
-    Definition(
-        "Refresh period",
-        "Training steps between two decompositions; all layers at once make one long step, layers taking turns do not.",
-    ),
-    Definition(
-        "Second moment",
-        "C, the mean of g g^T over gradients g written as vectors. Adam keeps its diagonal alone.",
-        ADAMW,
-    ),
-    Definition(
-        "Diagonal share",
-        "How much of C's squared norm lies on its diagonal. A rotation leaves the norm alone and moves the diagonal.",
-        ADADIAG,
-    ),
-    Definition(
-        "One side, two sides",
-        "Coordinates along the left, or left and right, singular vectors of a gradient.",
-        ADADIAG,
-    ),
-    Definition(
-        "Covariance's basis",
-        "Coordinates along the eigenvectors of the accumulated G G^T and G^T G, as Shampoo and SOAP have them.",
-        f"{SHAMPOO}; {SOAP}",
-    ),
-    Definition(
-        "Pure noise",
-        "What random gradients of that size would give: a share near it says nothing about the model.",
-    ),
-    Definition(
-        "Off-diagonal entries",
-        "C_ij of randomly chosen pairs of weights: how far C is from a diagonal matrix.",
-        ADADIAG,
-    ),
-    Definition(
-        "Agreement",
-        "Cosine between the step with C's diagonal in a basis and the step with the full C^(-1/2).",
-    ),
-    Definition(
-        "Signal", "The part of a batch's gradient that all batches have in common.", NOISE_SCALE
-    ),
-    Definition(
-        "Blocks, shared basis",
-        "A block of C for each neuron's weights, all of them kept in one basis of rank k.",
-        SHARED,
-    ),
-    Definition(
-        "Layers as U S V^T",
-        "Weights kept in factors whose rank adapts while training (dlrt in the method table).",
-        DLRT,
-    ),
-    Definition(
-        "Peak, phases",
-        "The highest memory of a training step: in forward, backward, optimizer step, or a step that refreshes bases.",
-    ),
-    Definition(
-        "Simulated, measured",
-        "Followed on tensors without storage, or read off the device. A simulated peak is an interval.",
-    ),
-    Definition(
-        "FLOPs, bound",
-        "The papers' limit on what a rotation adds to a step's arithmetic; 'here' is all of it as used.",
-        ADADIAG,
-    ),
-    Definition(
-        "Fallback",
-        "The optimizer of the parameters a method leaves alone: embeddings, output head, norms, biases.",
-    ),
-)
+_MEANINGS = {
+    "Energy": "The sum of squares of a gradient's entries, which is that of its singular values.",
+    "Short side": "The smaller side m of a layer's m x n matrix: the most directions a gradient can have.",
+    "Effective rank": "The exponential of the entropy of the energy over the directions: m if all matter alike.",
+    "Stable rank": "All energy over that of the strongest direction.",
+    "Rank at 95 %": "The fewest leading directions that together hold 95 % of the energy.",
+    "Low-rank method": "Keeps its moments for the gradient's r leading directions only, found anew by SVD now and "
+    "then.",
+    "Online PCA": "Follows those directions by a small step at every training step instead of a decomposition.",
+    "Frozen, followed": "A basis kept as it was fitted, or moved along by online PCA, judged on later gradients.",
+    "Refresh period": "Training steps between two decompositions; all layers at once make one long step, layers taking "
+    "turns do not.",
+    "Second moment": "C, the mean of g g^T over gradients g written as vectors. Adam keeps its diagonal alone.",
+    "Diagonal share": "How much of C's squared norm lies on its diagonal. A rotation leaves the norm alone and moves "
+    "the diagonal.",
+    "One side, two sides": "Coordinates along the left, or left and right, singular vectors of a gradient.",
+    "Covariance's basis": "Coordinates along the eigenvectors of the accumulated G G^T and G^T G, as Shampoo and SOAP "
+    "have them.",
+    "Pure noise": "What random gradients of that size would give: a share near it says nothing about the model.",
+    "Off-diagonal entries": "C_ij of randomly chosen pairs of weights: how far C is from a diagonal matrix.",
+    "Agreement": "Cosine between the step with C's diagonal in a basis and the step with the full C^(-1/2).",
+    "Signal": "The part of a batch's gradient that all batches have in common.",
+    "Blocks, shared basis": "A block of C for each neuron's weights, all of them kept in one basis of rank k.",
+    "Layers as U S V^T": "Weights kept in factors whose rank adapts while training (dlrt in the method table).",
+    "Peak, phases": "The highest memory of a training step: in forward, backward, optimizer step, or a step that "
+    "refreshes bases.",
+    "Simulated, measured": "Followed on tensors without storage, or read off the device. A simulated peak is an "
+    "interval.",
+    "FLOPs, bound": "The papers' limit on what a rotation adds to a step's arithmetic; 'here' is all of it as used.",
+    "Fallback": "The optimizer of the parameters a method leaves alone: embeddings, output head, norms, biases.",
+}
+_SOURCES = {
+    "Low-rank method": GALORE,
+    "Online PCA": OSD,
+    "Second moment": ADAMW,
+    "Diagonal share": ADADIAG,
+    "One side, two sides": ADADIAG,
+    "Covariance's basis": f"{SHAMPOO}; {SOAP}",
+    "Off-diagonal entries": ADADIAG,
+    "Signal": NOISE_SCALE,
+    "Blocks, shared basis": SHARED,
+    "Layers as U S V^T": DLRT,
+    "FLOPs, bound": ADADIAG,
+}
+DEFINITIONS = [
+    Definition(term, meaning, _SOURCES.get(term, "")) for term, meaning in _MEANINGS.items()
+]

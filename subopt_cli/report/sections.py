@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .charts.diagonality import agreement_charts, diagonality_charts, off_diagonal_charts
@@ -20,6 +21,29 @@ if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
 
 
+_HEADINGS = {
+    "summary": ("Summary", ""),
+    "race": ("Race", "The methods against each other on this model, for equal time."),
+    "spectra": ("Gradient spectra", "How few directions would do."),
+    "layers": ("Layers and metrics", "Which layers differ from the others."),
+    "diagonality": ("Diagonality", "Whether rotating the coordinates pays on this model."),
+    "subspaces": (
+        "Subspace life",
+        "How often a basis must be found anew, and whether following it is better.",
+    ),
+    "noise": ("Gradient noise", "How far one batch can be trusted."),
+    "blocks": ("Blocks and shared basis", "Whether a matrix for each neuron would see more."),
+    "activations": ("Layer inputs", "What the gradients inherit from the activations."),
+    "memory-use": ("Memory", "What fills it, and whether another optimizer would help."),
+    "time": ("Time", "What decompositions cost here, against following a basis."),
+    "method-table": ("Methods", ""),
+    "role": ("Parameters", "What becomes of each parameter, and why."),
+    "cost": ("The profile's own time", ""),
+    "glossary": ("Glossary", ""),
+    "environment": ("Environment and settings", ""),
+}
+
+
 def sections_of(
     profile: Profile, *, budget_bytes: int | None, usable_bytes: int | None
 ) -> list[Section]:
@@ -31,135 +55,35 @@ def sections_of(
         usable_bytes: What a training run may fill of it.
     """
     limits = {"budget_bytes": budget_bytes, "usable_bytes": usable_bytes}
-    return [
-        Section("summary", "Summary", "", summary_parts(profile, **limits)),
-        Section(
-            "race",
-            "Race",
-            "The methods against each other on this model, for equal time.",
-            race_parts(profile),
-            "there was none: subopt race",
-        ),
-        *_gradient_sections(profile),
-        *_structure_sections(profile),
-        *_cost_sections(profile, budget_bytes, usable_bytes),
-        Section(
-            "role",
-            "Parameters",
-            "What becomes of each parameter, and why.",
-            parameter_table(profile),
-            "the model has none",
-        ),
-        Section("cost", "The profile's own time", "", spent_table(profile), "it was not recorded"),
-        Section("glossary", "Glossary", "", [Glossary(DEFINITIONS)]),
-        Section("environment", "Environment and settings", "", environment_parts(profile)),
-    ]
-
-
-def _gradient_sections(profile: Profile) -> list[Section]:
-    """Return what the gradients of single batches and the bases followed over steps say."""
     gradients = _why(profile, "gradients were not measured")
     deeper = _why(profile, "not measured", "at --detail quick")
     followed = _why(profile, "no training steps were taken to follow bases along (--steps)")
-    diagonality: list[Part] = [
-        *diagonality_charts(profile),
-        *off_diagonal_charts(profile),
-        *agreement_charts(profile),
-    ]
-    life: list[Part] = [*life_charts(profile), *life_tables(profile)]
-    return [
-        Section(
-            "spectra",
-            "Gradient spectra",
-            "How few directions would do.",
-            spectra_charts(profile),
-            gradients,
-        ),
-        Section(
-            "layers",
-            "Layers and metrics",
-            "Which layers differ from the others.",
-            heat_map(profile),
-            gradients,
-        ),
-        Section(
-            "diagonality",
-            "Diagonality",
-            "Whether rotating the coordinates pays on this model.",
-            diagonality,
-            deeper,
-        ),
-        Section(
-            "subspaces",
-            "Subspace life",
-            "How often a basis must be found anew, and whether following it is better.",
-            life,
-            followed,
-        ),
-    ]
-
-
-def _structure_sections(profile: Profile) -> list[Section]:
-    """Return what noise, blocks and layer inputs say."""
-    deeper = _why(profile, "not measured", "at --detail quick")
-    return [
-        Section(
-            "noise",
-            "Gradient noise",
-            "How far one batch can be trusted.",
-            noise_charts(profile),
-            deeper,
-        ),
-        Section(
-            "blocks",
-            "Blocks and shared basis",
-            "Whether a matrix for each neuron would see more.",
-            block_charts(profile),
-            deeper,
-        ),
-        Section(
-            "activations",
-            "Layer inputs",
-            "What the gradients inherit from the activations.",
-            activation_charts(profile),
-            deeper,
-        ),
-    ]
-
-
-def _cost_sections(
-    profile: Profile, budget_bytes: int | None, usable_bytes: int | None
-) -> list[Section]:
-    """Return what the methods take: memory, time, and the table of them all."""
-    limits = {"budget_bytes": budget_bytes, "usable_bytes": usable_bytes}
-    memory: list[Part] = [*memory_charts(profile, **limits), *memory_tables(profile)]
-    time: list[Part] = [
-        *decomposition_charts(profile),
-        *step_charts(profile),
-        *decomposition_tables(profile),
-    ]
-    return [
-        Section(
-            "memory-use",
-            "Memory",
-            "What fills it, and whether another optimizer would help.",
-            memory,
+    untimed = _why(profile, "no time was measured")
+    diagonality = [*diagonality_charts(profile), *off_diagonal_charts(profile)]
+    timings: list[Part] = [*decomposition_charts(profile), *step_charts(profile)]
+    parts_or_why: dict[str, tuple[Sequence[Part], str]] = {
+        "summary": (summary_parts(profile, **limits), ""),
+        "race": (race_parts(profile), "there was none: subopt race"),
+        "spectra": (spectra_charts(profile), gradients),
+        "layers": (heat_map(profile), gradients),
+        "diagonality": ([*diagonality, *agreement_charts(profile)], deeper),
+        "subspaces": ([*life_charts(profile), *life_tables(profile)], followed),
+        "noise": (noise_charts(profile), deeper),
+        "blocks": (block_charts(profile), deeper),
+        "activations": (activation_charts(profile), deeper),
+        "memory-use": (
+            [*memory_charts(profile, **limits), *memory_tables(profile)],
             "no method was costed",
         ),
-        Section(
-            "time",
-            "Time",
-            "What decompositions cost here, against following a basis.",
-            time,
-            _why(profile, "no time was measured"),
-        ),
-        Section(
-            "method-table",
-            "Methods",
-            "",
-            method_tables(profile, usable_bytes),
-            "no method was costed",
-        ),
+        "time": ([*timings, *decomposition_tables(profile)], untimed),
+        "method-table": (method_tables(profile, usable_bytes), "no method was costed"),
+        "role": (parameter_table(profile), "the model has none"),
+        "cost": (spent_table(profile), "it was not recorded"),
+        "glossary": ([Glossary(DEFINITIONS)], ""),
+        "environment": (environment_parts(profile), ""),
+    }
+    return [
+        Section(name, *_HEADINGS[name], parts, why) for name, (parts, why) in parts_or_why.items()
     ]
 
 

@@ -28,7 +28,7 @@ from ..units import format_bytes, format_ms
 from .parts import Facts, Paragraph, Part, Sentences, Tile, Tiles
 
 if TYPE_CHECKING:
-    from subopt.profilers.record.profile import Layer, Profile, Ratio
+    from subopt.profilers.record.profile import Gpu, Layer, Profile, Ratio
 
 
 def summary_parts(
@@ -125,10 +125,8 @@ def _gradient_tiles(profile: Profile) -> Iterator[Tile]:
 
 def _life_tile(profile: Profile) -> Iterator[Tile]:
     for life in typical_lives(profile)[:1]:
-        label, remark = (
-            "A basis lasts",
-            f"{life.source}'s; {percent(life.after_one)} of the energy after one step",
-        )
+        label = "A basis lasts"
+        remark = f"{life.source}'s; {percent(life.after_one)} of the energy after one step"
         if life.is_noise:
             yield Tile("noise", label, f"the {life.source}'s basis is no better than chance")
         elif life.period is None:
@@ -158,41 +156,32 @@ def _time_tiles(profile: Profile) -> Iterator[Tile]:
 def environment_parts(profile: Profile) -> list[Part]:
     """Return where and how the numbers were taken, and what is missing."""
     environment, settings, target = profile.environment, profile.settings, profile.target
-    gpu = environment.gpu
-    pairs = [
-        (
-            "model",
-            f"{target.spec} ({target.picked}{f', line {target.line}' if target.line else ''})",
-        ),
-        ("file", target.file or "-"),
-        ("its SHA-256", target.sha256 or "-"),
-        (
-            "arguments",
-            ", ".join(f"{key}={value}" for key, value in target.kwargs.items()) or "none",
-        ),
-        (
-            "versions",
-            f"subopt {environment.subopt}, torch {environment.torch}, Python {environment.python}",
-        ),
-        ("platform", environment.platform),
-        ("device", f"{environment.device}, {plural(environment.threads, 'thread')}"),
-        (
-            "GPU",
-            f"{gpu.name}, {format_bytes(gpu.total_bytes)}, {format_bytes(gpu.free_bytes)} free, driver {gpu.driver}"
-            if gpu
-            else "none",
-        ),
-    ]
     sizes = ("gpu_mem_bytes", "max_memory_bytes")
     settled = {
         name: format_bytes(value) if name in sizes else str(value)
         for name, value in settings.model_dump().items()
         if value is not None
     }
-    pairs.append((
-        "settings",
-        ", ".join(f"{name.removesuffix('_bytes')} {value}" for name, value in settled.items()),
-    ))
+    line = f", line {target.line}" if target.line else ""
+    found = {
+        "model": f"{target.spec} ({target.picked}{line})",
+        "file": target.file or "-",
+        "its SHA-256": target.sha256 or "-",
+        "arguments": ", ".join(f"{key}={value}" for key, value in target.kwargs.items()) or "none",
+        "versions": f"subopt {environment.subopt}, torch {environment.torch}, Python {environment.python}",
+        "platform": environment.platform,
+        "device": f"{environment.device}, {plural(environment.threads, 'thread')}",
+        "GPU": _gpu_text(environment.gpu) if environment.gpu else "none",
+        "settings": ", ".join(
+            f"{name.removesuffix('_bytes')} {text}" for name, text in settled.items()
+        ),
+    }
+    pairs = list(found.items())
     pairs += [("earlier runs", line) for line in map(words, earlier_runs(profile.calibration))]
     pairs += [("missing", line) for line in profile.missing] or [("missing", "nothing")]
     return [Facts(pairs)]
+
+
+def _gpu_text(gpu: Gpu) -> str:
+    total, free = format_bytes(gpu.total_bytes), format_bytes(gpu.free_bytes)
+    return f"{gpu.name}, {total}, {free} free, driver {gpu.driver}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -12,44 +12,26 @@ from ..findings.advice import words
 from ..findings.evidence import evidence_type
 from ..text import DASH, count, facts, numbered, percent, plural, section, signed
 from ..units import format_bytes, format_ms
-from .table import FittingTable, TerminalColumn
+from .table import Columns, FittingTable, TerminalColumn, full_table, noted
 
 if TYPE_CHECKING:
     from subopt.recipes.advice.answer import Advice
+    from subopt.recipes.evidence.predicted import PredictedGain
+    from subopt.recipes.evidence.published import Published
+    from subopt.recipes.evidence.raced import RacedGain
     from subopt.recipes.mixed.record import Mixed, MixedUse
     from subopt.recipes.ranking.row import Estimate, Row
 
-_COLUMNS = (
-    TerminalColumn("method", is_text=True),
-    TerminalColumn("fits", priority=1, is_text=True),
-    TerminalColumn("peak"),
-    TerminalColumn("set by", priority=8, is_text=True),
-    TerminalColumn("headroom", priority=7),
-    TerminalColumn("time", priority=2),
-    TerminalColumn("gain\nexpected", priority=1),
-    TerminalColumn("decided\nby", priority=3, is_text=True),
-    TerminalColumn("peak is", priority=6, is_text=True),
-    TerminalColumn("raced", priority=4),
-    TerminalColumn("predicted", priority=4),
-    TerminalColumn("published", priority=5),
-)
-_TYPES = len(_COLUMNS) - 3  # where the columns of single types of evidence begin
-_LEGEND = (
-    ("peak", "highest memory of a training step, with the phase that reaches it"),
-    ("time", "of a training step, against one with AdamW"),
-    (
-        "gain expected",
-        "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that the method "
-        "should take away in equal time, and the type of evidence that weighs most in it; by quality, one that does "
-        "not exceed its own error stands below plain AdamW",
-    ),
-    (
-        "raced, predicted, published",
-        "what each type says by itself: a race on this model after equal time; the prediction from its gradients, and "
-        "the papers' nearest comparison, after equally many steps. -: it says nothing",
-    ),
-    ("peak is", "measured, simulated, or from a formula"),
-)
+_LEGEND = {
+    "peak": "highest memory of a training step, with the phase that reaches it",
+    "time": "of a training step, against one with AdamW",
+    "gain expected": "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that "
+    "the method should take away in equal time, and the type of evidence that weighs most in it; by quality, one that "
+    "does not exceed its own error stands below plain AdamW",
+    "raced, predicted, published": "what each type says by itself: a race on this model after equal time; the "
+    "prediction from its gradients, and the papers' nearest comparison, after equally many steps. -: it says nothing",
+    "peak is": "measured, simulated, or from a formula",
+}
 
 
 # Rows of the table where not all are asked for.
@@ -81,7 +63,7 @@ def advice_report(
     ]
     if explain:
         parts += [explanation(row) for row in shown]
-    parts.append(section("How to read this", facts(_LEGEND)))
+    parts.append(section("How to read this", facts(_LEGEND.items())))
     if advice.changes:
         changes = [words(change) for change in advice.changes]
         parts.append(
@@ -93,44 +75,65 @@ def advice_report(
 
 def shown_rows(advice: Advice) -> tuple[Row, ...]:
     """Return the best rows, and of the others those that no answer can do without: the choice and plain AdamW."""
-    kept = [
+    return tuple(
         row
         for number, row in enumerate(advice.rows)
         if number < SHOWN or row is advice.chosen or row.is_baseline
-    ]
-    return tuple(kept)
+    )
 
 
 def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
     """Return rows of the ranked table, the chosen one marked, and how many are not among them."""
-    rows = [_cells(row, is_chosen=row is advice.chosen) for row in shown]
-    styles = ["bold green" if row is advice.chosen else "" for row in shown]
+    columns: Columns[Row] = (
+        TerminalColumn(
+            "method",
+            is_text=True,
+            cell=lambda row: f"{'>' if row is advice.chosen else ' '} {row.method}",
+        ),
+        TerminalColumn("fits", priority=1, is_text=True, cell=lambda row: row.fit.name.lower()),
+        TerminalColumn("peak", cell=lambda row: format_bytes(row.peak.bytes)),
+        TerminalColumn("set by", priority=8, is_text=True, cell=lambda row: row.peak.phase),
+        TerminalColumn("headroom", 7, cell=lambda row: _signed_bytes(row.headroom_bytes)),
+        TerminalColumn("time", priority=2, cell=_time),
+        TerminalColumn("gain\nexpected", priority=1, cell=_gain),
+        TerminalColumn("decided\nby", priority=3, is_text=True, cell=_decided_by),
+        TerminalColumn("peak is", priority=6, is_text=True, cell=lambda row: row.peak.source),
+    )
     # A type of evidence that says nothing about any of them takes no room.
-    kept = [i for i in range(len(_COLUMNS)) if i < _TYPES or any(row[i] != DASH for row in rows)]
-    columns = [_COLUMNS[i] for i in kept]
-    table = FittingTable(columns, [[row[i] for i in kept] for row in rows], styles)
-    hidden = len(advice.rows) - len(shown)
-    if not hidden:
-        return table
-    return Group(table, Text(f"... and {plural(hidden, 'method')} below these: --all", style="dim"))
-
-
-def _cells(row: Row, *, is_chosen: bool) -> list[str]:
-    expected, raced, predicted, published = row.expected, row.raced, row.predicted, row.published
-    return [
-        f"{'>' if is_chosen else ' '} {row.method}",
-        row.fit.name.lower(),
-        format_bytes(row.peak.bytes),
-        row.peak.phase,
-        _signed_bytes(row.headroom_bytes),
-        _signed_share(row.overhead.share if row.overhead else None),
-        "0%" if row.is_baseline else _signed_share(expected.gain if expected else None),
-        expected.decided_by if expected else DASH,
-        row.peak.source,
-        _signed_share(raced.gain if raced else None),
-        _signed_share(predicted.gain if predicted else None),
-        _signed_share(published.gain if published else None),
+    said = [
+        column for column in _EVIDENCE_COLUMNS if any(column.cell(row) != DASH for row in shown)
     ]
+    styles = ["bold green" if row is advice.chosen else "" for row in shown]
+    table = full_table([*columns, *said], shown, styles)
+    hidden = len(advice.rows) - len(shown)
+    return noted(
+        table, f"... and {plural(hidden, 'method')} below these: --all" if hidden else None
+    )
+
+
+def _time(row: Row) -> str:
+    return _signed_share(row.overhead.share if row.overhead else None)
+
+
+def _gain(row: Row) -> str:
+    if row.is_baseline:
+        return "0%"
+    return _signed_share(row.expected.gain if row.expected else None)
+
+
+def _decided_by(row: Row) -> str:
+    return row.expected.decided_by if row.expected else DASH
+
+
+def _evidence_gain(evidence: RacedGain | PredictedGain | Published | None) -> str:
+    return _signed_share(evidence.gain if evidence else None)
+
+
+_EVIDENCE_COLUMNS: Columns[Row] = (
+    TerminalColumn("raced", priority=4, cell=lambda row: _evidence_gain(row.raced)),
+    TerminalColumn("predicted", priority=4, cell=lambda row: _evidence_gain(row.predicted)),
+    TerminalColumn("published", priority=5, cell=lambda row: _evidence_gain(row.published)),
+)
 
 
 def _signed_bytes(count: int) -> str:
@@ -164,7 +167,7 @@ def _counted(estimate: Estimate) -> str:
     )
 
 
-_MIX_COLUMNS = (
+_MIX_COLUMNS: Columns[Any] = (
     TerminalColumn("layers", is_text=True),
     TerminalColumn("method", is_text=True),
     TerminalColumn("rank", priority=2),

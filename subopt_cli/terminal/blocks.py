@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from ..findings.common import measured_layers, over_noise
 from ..text import DASH, percent, shape_text, times
 from .layers import LAYER_ROWS, more_layers, short_name
-from .table import TerminalColumn, fitting_table
+from .table import Columns, TerminalColumn, fitting_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Blocks, Layer, Profile
 
 SHARED_RANKS = ("16", "32")  # of the measured ones, those that the shared-basis method is used with
 
-BLOCK_LEGEND = (
-    (
-        "blocks",
-        "share of the gradients' second moment in the blocks of single output neurons, or of single inputs; "
-        "'x noise': how many times what random gradients would have there",
-    ),
-    (
-        "shared k",
-        "how much of those output blocks one basis of rank k for all of them keeps; 'own': each with its own basis",
-    ),
-    ("inputs", "effective rank of what flows into the layer, over its width"),
-)
-_COLUMNS = (
+BLOCK_LEGEND = {
+    "blocks": "share of the gradients' second moment in the blocks of single output neurons, or of single inputs; "
+    "'x noise': how many times what random gradients would have there",
+    "shared k": "how much of those output blocks one basis of rank k for all of them keeps; 'own': each with its own "
+    "basis",
+    "inputs": "effective rank of what flows into the layer, over its width",
+}
+_COLUMNS: Columns[Any] = (
     TerminalColumn("layer", is_text=True),
     TerminalColumn("shape", priority=6),
     TerminalColumn("output\nblocks"),
@@ -47,9 +41,8 @@ def block_table(profile: Profile) -> RenderableType | None:
     layers = [layer for layer in measured_layers(profile) if layer.blocks or layer.activations]
     if not layers:
         return None
-    more = more_layers(layers)
     table = fitting_table(_COLUMNS, [_row(layer) for layer in layers[:LAYER_ROWS]])
-    return Group(table, *([Text(more, style="dim")] if more else []))
+    return noted(table, more_layers(layers))
 
 
 def _row(layer: Layer) -> list[str]:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from math import inf, log
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from ..findings.comparison import comparison_summary
 from ..text import DASH, facts, numbered, percent, plural, section
 from ..units import format_bytes, format_ms
-from .table import TerminalColumn, fitting_table, shorten
+from .table import Columns, TerminalColumn, item_table, noted, shorten
 
 if TYPE_CHECKING:
     from subopt.profilers.record.comparison import Change, Comparison, LayerChange, MethodChange
@@ -24,20 +23,14 @@ LONGEST_VALUE = 40  # characters of a setting or a path that are shown
 SAME_BYTES = 0.01
 SAME_TIME = 0.25
 
-_LEGEND = (
-    ("spread", "effective rank of a layer's gradient over its short side, in A and in B"),
-    (
-        "clear",
-        "whether the ranges over the batches, least to greatest, do not touch: 'no' may be chance alone; the other "
-        "columns have no such range",
-    ),
-    (
-        "diagonal",
-        "share of the second moment that a method like Adam sees, as is and rotated on one side",
-    ),
-    ("lasts", "steps between refreshes that a basis of one gradient supports, at least"),
-    ("signal", "share of one batch's gradient energy that all batches have in common"),
-)
+_LEGEND = {
+    "spread": "effective rank of a layer's gradient over its short side, in A and in B",
+    "clear": "whether the ranges over the batches, least to greatest, do not touch: 'no' may be chance alone; the "
+    "other columns have no such range",
+    "diagonal": "share of the second moment that a method like Adam sees, as is and rotated on one side",
+    "lasts": "steps between refreshes that a basis of one gradient supports, at least",
+    "signal": "share of one batch's gradient energy that all batches have in common",
+}
 
 
 def comparison_report(found: Comparison, name_a: str, name_b: str) -> list[RenderableType]:
@@ -52,7 +45,7 @@ def comparison_report(found: Comparison, name_a: str, name_b: str) -> list[Rende
     if changed:
         parts.append(section("Methods that cost something else", _method_table(changed, found)))
     if found.layers:
-        parts.append(section("How to read this", facts(_LEGEND)))
+        parts.append(section("How to read this", facts(_LEGEND.items())))
     return parts
 
 
@@ -83,25 +76,20 @@ def _matching(found: Comparison) -> str:
 
 
 def _layer_table(layers: Sequence[LayerChange]) -> RenderableType:
-    columns = (
-        TerminalColumn("layer", is_text=True),
-        TerminalColumn("spread"),
-        TerminalColumn("clear", priority=1, is_text=True),
-        TerminalColumn("95%\nin", priority=2),
-        TerminalColumn("diagonal\nas is", priority=3),
-        TerminalColumn("one\nside", priority=4),
-        TerminalColumn("lasts\nsteps", priority=5),
-        TerminalColumn("signal", priority=6),
+    columns: Columns[LayerChange] = (
+        TerminalColumn("layer", is_text=True, cell=_names),
+        TerminalColumn("spread", cell=lambda layer: _shares(layer.effective_rank)),
+        TerminalColumn("clear", priority=1, is_text=True, cell=_is_clear),
+        TerminalColumn("95%\nin", priority=2, cell=lambda layer: _shares(layer.rank_95)),
+        TerminalColumn("diagonal\nas is", priority=3, cell=lambda layer: _diagonal(layer, "raw")),
+        TerminalColumn("one\nside", priority=4, cell=lambda layer: _diagonal(layer, "one_sided")),
+        TerminalColumn("lasts\nsteps", priority=5, cell=_lasts),
+        TerminalColumn("signal", priority=6, cell=lambda layer: _shares(layer.signal)),
     )
     ordered = sorted(layers, key=_size, reverse=True)
-    rows = [_layer_row(layer) for layer in ordered[:ROWS]]
     hidden = len(layers) - ROWS
-    note = (
-        [Text(f"and {plural(hidden, 'layer')} that changed less", style="dim")]
-        if hidden > 0
-        else []
-    )
-    return Group(fitting_table(columns, rows), *note)
+    more = f"and {plural(hidden, 'layer')} that changed less" if hidden > 0 else None
+    return noted(item_table(columns, ordered[:ROWS]), more)
 
 
 def _size(layer: LayerChange) -> tuple[bool, float]:
@@ -113,32 +101,27 @@ def _size(layer: LayerChange) -> tuple[bool, float]:
     return bool(change.beyond_spread), abs(log(ratio)) if ratio > 0 else inf
 
 
-def _layer_row(layer: LayerChange) -> list[str]:
-    spread = layer.effective_rank
-    name = layer.a.removesuffix(".weight")
-    if layer.b != layer.a:
-        name += f" | {layer.b.removesuffix('.weight')}"
-    return [
-        name,
-        _shares(spread),
-        DASH
-        if spread is None or spread.beyond_spread is None
-        else "yes"
-        if spread.beyond_spread
-        else "no",
-        _shares(layer.rank_95),
-        _shares(layer.diagonality.get("raw")),
-        _shares(layer.diagonality.get("one_sided")),
-        DASH if layer.period is None else f"{layer.period.a:.0f} -> {layer.period.b:.0f}",
-        _shares(layer.signal),
-    ]
+def _names(layer: LayerChange) -> str:
+    names = dict.fromkeys(name.removesuffix(".weight") for name in (layer.a, layer.b))
+    return " | ".join(names)
+
+
+def _is_clear(layer: LayerChange) -> str:
+    is_clear = layer.effective_rank.beyond_spread if layer.effective_rank else None
+    return DASH if is_clear is None else "yes" if is_clear else "no"
+
+
+def _diagonal(layer: LayerChange, basis: str) -> str:
+    return _shares(layer.diagonality.get(basis))
+
+
+def _lasts(layer: LayerChange) -> str:
+    return _values(layer.period, lambda steps: f"{steps:.0f}")
 
 
 def _shares(change: Change | None) -> str:
     """Return both values, such as `12% -> 30%`."""
-    if change is None:
-        return DASH
-    return f"{percent(max(0.0, change.a))} -> {percent(max(0.0, change.b))}"
+    return _values(change, lambda share: percent(max(0.0, share)))
 
 
 def _costs_differ(method: MethodChange) -> bool:
@@ -155,35 +138,26 @@ def _relative(change: Change | None) -> float:
 
 
 def _method_table(methods: Sequence[MethodChange], found: Comparison) -> RenderableType:
-    columns = (
-        TerminalColumn("method", is_text=True),
-        TerminalColumn("state", priority=3),
-        TerminalColumn("state\nB/A"),
-        TerminalColumn("peak", priority=3),
-        TerminalColumn("peak\nB/A"),
-        TerminalColumn("time a step", priority=4),
-        TerminalColumn("time\nB/A", priority=2),
+    columns: Columns[MethodChange] = (
+        TerminalColumn("method", is_text=True, cell=lambda method: method.method),
+        TerminalColumn("state", 3, cell=lambda method: _values(method.state_bytes, _bytes_text)),
+        TerminalColumn("state\nB/A", cell=lambda method: _ratio(method.state_bytes)),
+        TerminalColumn("peak", 3, cell=lambda method: _values(method.peak_bytes, _bytes_text)),
+        TerminalColumn("peak\nB/A", cell=lambda method: _ratio(method.peak_bytes)),
+        TerminalColumn("time a step", 4, cell=lambda method: _values(method.step_ms, format_ms)),
+        TerminalColumn("time\nB/A", priority=2, cell=lambda method: _ratio(method.step_ms)),
     )
     ordered = sorted(methods, key=_bytes_change, reverse=True)
-    rows = [
-        [
-            method.method,
-            *_cost_cells(method.state_bytes, _bytes_text),
-            *_cost_cells(method.peak_bytes, _bytes_text),
-            *_cost_cells(method.step_ms, format_ms),
-        ]
-        for method in ordered[:ROWS]
-    ]
-    notes = list(_method_notes(ordered, found))
-    return Group(fitting_table(columns, rows), *(Text(note, style="dim") for note in notes))
+    return noted(item_table(columns, ordered[:ROWS]), *_method_notes(ordered, found))
 
 
-def _cost_cells(change: Change | None, text_of: Callable[[float], str]) -> tuple[str, str]:
-    """Return both values, and the second as a multiple of the first."""
-    if change is None:
-        return DASH, DASH
-    ratio = DASH if change.ratio is None else f"{change.ratio:.3g}"
-    return f"{text_of(change.a)} -> {text_of(change.b)}", ratio
+def _values(change: Change | None, text_of: Callable[[float], str]) -> str:
+    return DASH if change is None else f"{text_of(change.a)} -> {text_of(change.b)}"
+
+
+def _ratio(change: Change | None) -> str:
+    """Return the second value as a multiple of the first."""
+    return DASH if change is None or change.ratio is None else f"{change.ratio:.3g}"
 
 
 def _bytes_text(value: float) -> str:

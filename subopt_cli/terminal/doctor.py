@@ -9,9 +9,11 @@ from rich.text import Text
 
 from ..text import DASH, facts, plural
 from ..units import format_bytes
-from .table import FittingTable, TerminalColumn
+from .table import Columns, TerminalColumn, full_table
 
 if TYPE_CHECKING:
+    from subopt.profilers.history.accuracy import Accuracy, HistorySummary
+    from subopt.profilers.record.cost import Ratios
     from subopt.profilers.record.profile import Environment, Gpu
 
 CROWDED_SHARE = 0.1  # of a GPU's memory: what others use beyond this changes peaks and times
@@ -48,41 +50,26 @@ def concerns(environment: Environment, gpu: Gpu | None) -> list[str]:
     return found
 
 
-if TYPE_CHECKING:
-    from subopt.profilers.history.accuracy import HistorySummary
-    from subopt.profilers.record.cost import Ratios
-
-
 def history_table(kept: HistorySummary) -> RenderableType:
     """Return how many runs are stored and, by device, actual over predicted: the median, the least and the largest."""
     if kept.file is None:
         return facts([("earlier runs", "not stored: SUBOPT_STATE=off")])
     if not kept.runs:
         return facts([("earlier runs", f"none yet; subopt train adds them to {kept.file}")])
-    columns = (
-        TerminalColumn("device", is_text=True),
-        TerminalColumn("precision", is_text=True),
-        TerminalColumn("runs"),
-        TerminalColumn("state"),
-        TerminalColumn("peak"),
-        TerminalColumn("step"),
-        TerminalColumn("peak of the process", priority=1),
+    columns: Columns[Accuracy] = (
+        TerminalColumn("device", is_text=True, cell=lambda row: row.device),
+        TerminalColumn("precision", is_text=True, cell=lambda row: row.precision),
+        TerminalColumn("runs", cell=lambda row: str(row.runs)),
+        TerminalColumn("state", cell=lambda row: _text(row.state)),
+        TerminalColumn("peak", cell=lambda row: _text(row.peak)),
+        TerminalColumn("step", cell=lambda row: _text(row.step_ms)),
+        TerminalColumn("peak of the process", 1, cell=lambda row: _text(row.process_peak)),
     )
-    rows = [
-        [
-            row.device,
-            row.precision,
-            str(row.runs),
-            *(_text(ratios) for ratios in (row.state, row.peak, row.step_ms, row.process_peak)),
-        ]
-        for row in kept.accuracy
-    ]
     title = (
         f"actual / predicted of {plural(kept.runs, 'earlier run')}, the median (least to largest):"
     )
-    return Group(
-        facts([("earlier runs", kept.file)]), Text(title, "dim"), FittingTable(columns, rows)
-    )
+    table = full_table(columns, kept.accuracy)
+    return Group(facts([("earlier runs", kept.file)]), Text(title, "dim"), table)
 
 
 def _text(ratios: Ratios | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from .table import FittingTable, TerminalColumn
+from .table import Columns, TerminalColumn, full_table
 
 if TYPE_CHECKING:
     from subopt.profilers.export.table import ExportTable
@@ -18,13 +18,9 @@ def written_tables(
     files: Sequence[Path], rows: Sequence[int], tables: Mapping[str, ExportTable]
 ) -> RenderableType:
     """Return the files with their numbers of rows, and what a row of each is."""
-    columns = (
-        TerminalColumn("file", is_text=True),
-        TerminalColumn("rows"),
-        TerminalColumn("a row is", priority=1, wraps=True),
+    columns: Columns[tuple[Path, int]] = (
+        TerminalColumn("file", is_text=True, cell=lambda item: item[0].name),
+        TerminalColumn("rows", cell=lambda item: f"{item[1]:,}"),
+        TerminalColumn("a row is", 1, wraps=True, cell=lambda item: tables[item[0].stem].holds),
     )
-    cells = [
-        [file.name, f"{number:,}", tables[file.stem].holds]
-        for file, number in zip(files, rows, strict=True)
-    ]
-    return FittingTable(columns, cells)
+    return full_table(columns, zip(files, rows, strict=True))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from ..findings.common import (
     captured_share,
@@ -17,31 +16,25 @@ from ..findings.common import (
     spread_share,
 )
 from ..text import DASH, percent, ratio, shape_text
-from .table import TerminalColumn, fitting_table
+from .table import Columns, TerminalColumn, fitting_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Layer, Profile, Ratio
 
 LAYER_ROWS = 12
 
-LAYER_LEGEND = (
-    (
-        "spread",
-        "effective rank of the gradient over its short side: 100% means that every direction matters alike",
-    ),
-    ("95% in", "share of the directions that together hold 95% of the gradient's energy"),
-    ("kept at r", "energy that a low-rank method keeps at the rank asked for (--rank)"),
-    (
-        "diagonal",
-        "share of the gradients' second moment that a method which treats every weight by itself, as Adam does, can "
-        "see: in the layer's own coordinates, and rotated on one side or both; 'sums': both, from gradients added up, "
-        "as SOAP's, judged on half the batches, which lowers it; 'old': one side, fitted that many steps earlier; "
-        "'pure noise': of random gradients",
-    ),
-)
+LAYER_LEGEND = {
+    "spread": "effective rank of the gradient over its short side: 100% means that every direction matters alike",
+    "95% in": "share of the directions that together hold 95% of the gradient's energy",
+    "kept at r": "energy that a low-rank method keeps at the rank asked for (--rank)",
+    "diagonal": "share of the gradients' second moment that a method which treats every weight by itself, as Adam "
+    "does, can see: in the layer's own coordinates, and rotated on one side or both; 'sums': both, from gradients "
+    "added up, as SOAP's, judged on half the batches, which lowers it; 'old': one side, fitted that many steps "
+    "earlier; 'pure noise': of random gradients",
+}
 
 
-def _columns(stale_steps: int | None) -> tuple[TerminalColumn, ...]:
+def _columns(stale_steps: int | None) -> Columns[Any]:
     old = f"{stale_steps}\nold" if stale_steps is not None else "old"
     return (
         TerminalColumn("layer", is_text=True),
@@ -69,7 +62,9 @@ def layer_table(profile: Profile) -> RenderableType:
     rank = profile.settings.rank
     rows = [_layer_row(layer, rank) for layer in layers[:LAYER_ROWS]]
     table = fitting_table(_columns(oldest_lag(profile)), rows)
-    return Group(table, *(Text(note, style="dim") for note in _layer_notes(layers)))
+    fitted = "* judged on the gradients it was fitted to, so too good: use more batches"
+    is_any_fitted = any(map(_is_in_sample, layers))
+    return noted(table, more_layers(layers), fitted if is_any_fitted else None)
 
 
 def _layer_row(layer: Layer, rank: int | float) -> list[str]:
@@ -108,14 +103,6 @@ def more_layers(layers: Sequence[Layer]) -> str | None:
     """Return how many layers a table leaves out."""
     rest = len(layers) - LAYER_ROWS
     return f"and {rest} more, in the profile file" if rest > 0 else None
-
-
-def _layer_notes(layers: Sequence[Layer]) -> Iterator[str]:
-    more = more_layers(layers)
-    if more:
-        yield more
-    if any(_is_in_sample(layer) for layer in layers):
-        yield "* judged on the gradients it was fitted to, so too good: use more batches"
 
 
 def _is_in_sample(layer: Layer) -> bool:

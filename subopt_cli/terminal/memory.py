@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from ..findings.common import optimizer_saving_bytes
 from ..text import DASH, percent
 from ..units import format_bytes
-from .table import FittingTable, TerminalColumn, fitting_table
+from .table import Columns, TerminalColumn, fitting_table, full_table, item_table, noted
 
 if TYPE_CHECKING:
-    from subopt.profilers.record.profile import Memory, MethodCost, Peak, Profile
+    from subopt.profilers.record.profile import Content, Memory, MethodCost, Peak, Profile
 
 METHODS_SHOWN = 8
 CONTENTS_SHOWN = 5
 PEAK_MARK = "<"  # behind the phase that sets the peak
 
-MEMORY_LEGEND = (
-    (
-        "phases",
-        "the most memory while the model runs forward, backward, in the optimizer's step, and in a step that refreshes "
-        f"bases; '{PEAK_MARK}' marks the highest",
-    ),
-    (
-        "frees",
-        "at least this much at the highest instant, each change by itself; another optimizer: AdamW's state less the "
-        "least state of any method, at most",
-    ),
-)
+MEMORY_LEGEND = {
+    "phases": "the most memory while the model runs forward, backward, in the optimizer's step, and in a step that "
+    f"refreshes bases; '{PEAK_MARK}' marks the highest",
+    "frees": "at least this much at the highest instant, each change by itself; another optimizer: AdamW's state less "
+    "the least state of any method, at most",
+}
 
 
 def memory_tables(profile: Profile) -> list[RenderableType]:
@@ -44,11 +38,10 @@ def memory_tables(profile: Profile) -> list[RenderableType]:
             Text("what fills the peak of plain AdamW", style="italic"),
             _contents(profile.memory),
         ]
-    saved = optimizer_saving_bytes(profile)
     if profile.memory.savings:
         parts += [
             Text("what would free memory at that peak", style="italic"),
-            _savings(profile.memory, saved),
+            _savings(profile.memory, optimizer_saving_bytes(profile)),
         ]
     return parts
 
@@ -60,7 +53,7 @@ def _phase_table(costs: list[MethodCost]) -> RenderableType:
         for number, cost in enumerate(ordered)
         if number < METHODS_SHOWN or cost.method == "adamw"
     ]
-    columns = (
+    columns: Columns[Any] = (
         TerminalColumn("method", is_text=True),
         TerminalColumn("forward", priority=2),
         TerminalColumn("backward", priority=1),
@@ -70,12 +63,7 @@ def _phase_table(costs: list[MethodCost]) -> RenderableType:
     )
     table = fitting_table(columns, [[cost.method, *_phases(cost.peak)] for cost in shown])
     hidden = len(ordered) - len(shown)
-    note = (
-        [Text(f"least peak first; {hidden} more in the profile file", style="dim")]
-        if hidden
-        else []
-    )
-    return Group(table, *note)
+    return noted(table, f"least peak first; {hidden} more in the profile file" if hidden else None)
 
 
 def _phases(peak: Peak | None) -> list[str]:
@@ -90,22 +78,16 @@ def _phases(peak: Peak | None) -> list[str]:
 
 
 def _contents(memory: Memory) -> RenderableType:
-    columns = (
-        TerminalColumn("at the peak", is_text=True),
-        TerminalColumn("kind", priority=2, is_text=True),
-        TerminalColumn("size"),
-        TerminalColumn("share", priority=1),
+    peak = memory.peak_bytes
+    columns: Columns[Content] = (
+        TerminalColumn("at the peak", is_text=True, cell=lambda one: one.name),
+        TerminalColumn("kind", priority=2, is_text=True, cell=lambda one: one.category),
+        TerminalColumn("size", cell=lambda one: format_bytes(one.bytes)),
+        TerminalColumn(
+            "share", priority=1, cell=lambda one: percent(one.bytes / peak if peak else None)
+        ),
     )
-    rows = [
-        [
-            content.name,
-            content.category,
-            format_bytes(content.bytes),
-            percent(content.bytes / memory.peak_bytes) if memory.peak_bytes else DASH,
-        ]
-        for content in memory.contents[:CONTENTS_SHOWN]
-    ]
-    return fitting_table(columns, rows)
+    return item_table(columns, memory.contents[:CONTENTS_SHOWN])
 
 
 def _savings(memory: Memory, optimizer_bytes: int | None) -> RenderableType:
@@ -113,6 +95,8 @@ def _savings(memory: Memory, optimizer_bytes: int | None) -> RenderableType:
     if optimizer_bytes:
         rows.append(("another optimizer, at most", optimizer_bytes, "bold"))
     rows.sort(key=lambda row: row[1], reverse=True)
-    columns = (TerminalColumn("frees", is_text=True), TerminalColumn("change", wraps=True))
-    cells = [[format_bytes(size), change] for change, size, _ in rows]
-    return FittingTable(columns, cells, [style for *_, style in rows])
+    columns: Columns[tuple[str, int, str]] = (
+        TerminalColumn("frees", is_text=True, cell=lambda row: format_bytes(row[1])),
+        TerminalColumn("change", wraps=True, cell=lambda row: row[0]),
+    )
+    return full_table(columns, rows, [style for *_, style in rows])

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..text import DASH, count, percent, signed
 from ..units import format_bytes, format_ms
-from .table import FittingTable, TerminalColumn, fitting_table, used_columns
+from .table import Columns, TerminalColumn, fitting_table, full_table, noted, used_columns
 
 if TYPE_CHECKING:
     from subopt.optimizers import Method
     from subopt.profilers.record.profile import MethodCost, Peak
 
-_COLUMNS = (
+_COLUMNS: Columns[Any] = (
     TerminalColumn("method", is_text=True),
     TerminalColumn("state"),
     TerminalColumn("share of\nAdamW's", priority=5),
@@ -31,28 +31,17 @@ _COLUMNS = (
     TerminalColumn("time\na step", priority=2),
 )
 
-_LEGEND = (
-    ("state", "state", "what the optimizer keeps between two steps, to the byte"),
-    (
-        "weights",
-        "weights",
-        "what low-rank layers take off the model's weights, at their largest ranks",
-    ),
-    ("temporary", "temporary", "the most it needs beside that while it updates one layer"),
-    ("peak", "peak", "highest memory of a training step; 'set by' is the phase that reaches it"),
-    ("fits", "fits", "whether that peak fits; 'maybe' where it lies within the estimate's error"),
-    (
-        "FLOPs,\nhere",
-        "FLOPs",
-        "the optimizer's arithmetic as a share of the model's own forward and backward pass: 'bound' is the "
-        "papers' limit on what the rotation adds, 'here' is all of it at the options used",
-    ),
-    (
-        "time\na step",
-        "time",
-        "measured time of a step beyond that of one with plain AdamW, the two taken in turn",
-    ),
-)
+_LEGEND = {
+    "state": "what the optimizer keeps between two steps, to the byte",
+    "weights": "what low-rank layers take off the model's weights, at their largest ranks",
+    "temporary": "the most it needs beside that while it updates one layer",
+    "peak": "highest memory of a training step; 'set by' is the phase that reaches it",
+    "fits": "whether that peak fits; 'maybe' where it lies within the estimate's error",
+    "FLOPs": "the optimizer's arithmetic as a share of the model's own forward and backward pass: 'bound' is the "
+    "papers' limit on what the rotation adds, 'here' is all of it at the options used",
+    "time": "measured time of a step beyond that of one with plain AdamW, the two taken in turn",
+}
+_LEGEND_OF = {"FLOPs,\nhere": "FLOPs", "time\na step": "time"}  # where a heading says more
 
 
 def method_table(
@@ -69,23 +58,21 @@ def method_table(
         remarks: Method ids, and what must be said about their row.
     """
     baseline = next((cost.state_bytes for cost in costs if cost.method == "adamw"), None)
-    remarks = {name: text for name, text in (remarks or {}).items() if _names(costs, name)}
+    shown = {cost.method for cost in costs}
+    remarks = {name: text for name, text in (remarks or {}).items() if name in shown}
     rows = _rows(costs, baseline, usable_bytes, remarks)
-    notes = [Text(f"* {name}: {remark}", style="dim") for name, remark in remarks.items()]
-    return Group(fitting_table(_COLUMNS, rows), *notes)
+    notes = [f"* {name}: {remark}" for name, remark in remarks.items()]
+    return noted(fitting_table(_COLUMNS, rows), *notes)
 
 
 def method_legend(
     costs: Sequence[MethodCost], *, usable_bytes: int | None = None
-) -> list[tuple[str, str]]:
+) -> dict[str, str]:
     """Return what the columns of the method table mean, those that hold something."""
     rows = _rows(costs, None, usable_bytes, ())
-    headers = {_COLUMNS[index].header for index in used_columns(rows)}
-    return [(name, meaning) for header, name, meaning in _LEGEND if header in headers]
-
-
-def _names(costs: Sequence[MethodCost], name: str) -> bool:
-    return any(cost.method == name for cost in costs)
+    headers = [_COLUMNS[index].header for index in used_columns(rows)]
+    names = {_LEGEND_OF.get(header, header) for header in headers}
+    return {name: meaning for name, meaning in _LEGEND.items() if name in names}
 
 
 def _rows(
@@ -96,38 +83,21 @@ def _rows(
 ) -> list[list[str]]:
     has_shares = any(cost.relative_flops is not None for cost in costs)
     return [
-        _row(
-            cost,
-            baseline_bytes,
-            usable_bytes,
-            marked=cost.method in remarks,
-            has_shares=has_shares,
-        )
+        [
+            cost.method + ("*" if cost.method in remarks else ""),
+            format_bytes(cost.state_bytes),
+            percent(cost.state_bytes / baseline_bytes) if baseline_bytes else DASH,
+            signed_bytes(-cost.weight_bytes_saved) if cost.weight_bytes_saved else DASH,
+            format_bytes(cost.transient_bytes),
+            format_bytes(cost.peak.bytes) if cost.peak else DASH,
+            cost.peak.phase if cost.peak else DASH,
+            fits_text(cost.peak, usable_bytes),
+            percent(cost.bound_relative, digits=3),
+            percent(cost.relative_flops, digits=3),
+            DASH if has_shares else count(cost.step_flops),
+            signed_ms(cost.overhead_ms),
+        ]
         for cost in costs
-    ]
-
-
-def _row(
-    cost: MethodCost,
-    baseline_bytes: int | None,
-    usable_bytes: int | None,
-    *,
-    marked: bool,
-    has_shares: bool,
-) -> list[str]:
-    return [
-        cost.method + ("*" if marked else ""),
-        format_bytes(cost.state_bytes),
-        percent(cost.state_bytes / baseline_bytes) if baseline_bytes else DASH,
-        signed_bytes(-cost.weight_bytes_saved) if cost.weight_bytes_saved else DASH,
-        format_bytes(cost.transient_bytes),
-        format_bytes(cost.peak.bytes) if cost.peak else DASH,
-        cost.peak.phase if cost.peak else DASH,
-        fits_text(cost.peak, usable_bytes),
-        percent(cost.bound_relative, digits=3),
-        percent(cost.relative_flops, digits=3),
-        DASH if has_shares else count(cost.step_flops),
-        signed_ms(cost.overhead_ms),
     ]
 
 
@@ -156,18 +126,14 @@ def signed_ms(overhead_ms: float | None) -> str:
 
 def method_list(methods: Sequence[Method]) -> RenderableType:
     """Return the methods with what they do and what they keep for an m x n matrix, m <= n, at rank r."""
-    columns = (
-        TerminalColumn("method", is_text=True),
-        TerminalColumn("keeps", priority=1, wraps=True),
-        TerminalColumn("what it does", wraps=True),
-        TerminalColumn("from", priority=2, wraps=True),
+    columns: Columns[Method] = (
+        TerminalColumn("method", is_text=True, cell=lambda method: method.name),
+        TerminalColumn("keeps", priority=1, wraps=True, cell=lambda method: method.state_formula),
+        TerminalColumn("what it does", wraps=True, cell=lambda method: method.summary),
+        TerminalColumn("from", 2, wraps=True, cell=lambda one: f"{one.paper}, {one.section}"),
     )
-    rows = [
-        [method.name, method.state_formula, method.summary, f"{method.paper}, {method.section}"]
-        for method in methods
-    ]
     note = "keeps: numbers of state for an m x n matrix, m <= n, at rank r. Costs: --shape 1024x4096, --arch llama-60m"
-    return Group(FittingTable(columns, rows), *missing_extras(methods), Text(note, style="dim"))
+    return Group(full_table(columns, methods), *missing_extras(methods), Text(note, style="dim"))
 
 
 def missing_extras(methods: Iterable[Method]) -> list[RenderableType]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MISSING_SHOWN = 2
 SPENT_SHOWN = 5
 
-_Table: TypeAlias = tuple[str, Sequence[RenderableType], Sequence[tuple[str, str]]]
+_Table: TypeAlias = tuple[str, Sequence[RenderableType], Mapping[str, str]]
 
 
 def profile_report(profile: Profile, *, usable_bytes: int | None = None) -> list[RenderableType]:
@@ -40,14 +40,14 @@ def profile_report(profile: Profile, *, usable_bytes: int | None = None) -> list
         usable_bytes: Memory a training run may fill, for the "fits" column of the method table.
     """
     parts = [section("What was measured", measured(profile))]
-    glossary: list[tuple[str, str]] = []
+    glossary: dict[str, str] = {}
     for title, body, legend in _tables(profile, usable_bytes):
         parts.append(section(title, *body))
-        glossary += legend
+        glossary |= legend
     spent = spent_text(profile)
     if spent:
         parts.append(section("Where this profile's own time went", Text(spent)))
-    parts.append(section("How to read this", facts(glossary)))
+    parts.append(section("How to read this", facts(glossary.items())))
     found = profile_summary(profile)
     if found:
         parts.append(section("In short", numbered(found)))
@@ -172,7 +172,6 @@ def spent_text(profile: Profile) -> str | None:
     rest_s = sum(item.seconds for item in ordered[SPENT_SHOWN:])
     if rest_s:
         shares.append(f"the rest {percent(rest_s / total_s)}")
-    passes = (
-        f", {plural(profile.passes, 'forward and backward pass', 'forward and backward passes')}"
-    )
-    return f"{format_ms(1000 * total_s)}{passes if profile.passes else ''}: {', '.join(shares)}"
+    passes = plural(profile.passes, "forward and backward pass", "forward and backward passes")
+    counted = f", {passes}" if profile.passes else ""
+    return f"{format_ms(1000 * total_s)}{counted}: {', '.join(shares)}"

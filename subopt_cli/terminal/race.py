@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,35 +19,18 @@ from ..findings.race import (
 )
 from ..text import DASH, count, facts, numbered, plural, section
 from ..units import format_bytes, format_ms
-from .table import FittingTable, TerminalColumn
+from .table import Columns, TerminalColumn, full_table
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Contestant, Race
 
-_COLUMNS = (
-    TerminalColumn("method", is_text=True),
-    TerminalColumn("lr"),
-    TerminalColumn("options", priority=5, is_text=True),
-    TerminalColumn("loss"),
-    TerminalColumn("seeds'\nspread", priority=4),
-    TerminalColumn("against\nAdamW"),
-    TerminalColumn("its\nspread", priority=1),
-    TerminalColumn("verdict", is_text=True),
-    TerminalColumn("steps", priority=6),
-    TerminalColumn("a step", priority=3),
-    TerminalColumn("tokens/s", priority=7),
-    TerminalColumn("state", priority=8),
-)
 _STYLES = {"better": "bold green", "baseline": "bold", "diverged": "dim", "worse": "dim"}
-_LEGEND = (
-    ("loss", "{metric} after the same training time for everybody, mean over seeds"),
-    ("spread", "the largest minus the smallest over seeds"),
-    (
-        "against AdamW",
-        "mean over seeds of the difference to AdamW's loss at the same seed; below 0 is better",
-    ),
-    ("verdict", "better or worse only where that difference is larger than its own spread"),
-)
+_LEGEND = {
+    "loss": "{metric} after the same training time for everybody, mean over seeds",
+    "spread": "the largest minus the smallest over seeds",
+    "against AdamW": "mean over seeds of the difference to AdamW's loss at the same seed; below 0 is better",
+    "verdict": "better or worse only where that difference is larger than its own spread",
+}
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _PLAIN_LEVELS = "_.:-=+*#"
@@ -55,15 +38,20 @@ _PLAIN_LEVELS = "_.:-=+*#"
 
 def race_report(race: Race) -> list[RenderableType]:
     """Return the sections of a race's result, in reading order."""
-    ran = [contestant for contestant in race.contestants if contestant.losses]
+    curves = [
+        (one.method, [loss for _, loss in mean_curve(counted_runs(race, one))])
+        for one in race.contestants
+        if one.losses
+    ]
     title = (
         f"Race of {plural(len(race.contestants), 'method')}: {race.metric} after "
         f"{format_ms(1000 * race.horizon_seconds)} of training each"
     )
+    legend = [(name, text.format(metric=race.metric)) for name, text in _LEGEND.items()]
     parts: list[RenderableType] = [
-        section(title, FittingTable(_COLUMNS, *_rows(race))),
-        section("Loss over the same time, low is good", RaceCurves(_curves(race, ran))),
-        section("How to read this", facts([(n, t.format(metric=race.metric)) for n, t in _LEGEND])),
+        section(title, _table(race.contestants)),
+        section("Loss over the same time, low is good", RaceCurves(curves)),
+        section("How to read this", facts(legend)),
     ]
     if race.left_out:
         pairs = [(item.method, item.reason) for item in race.left_out]
@@ -72,28 +60,43 @@ def race_report(race: Race) -> list[RenderableType]:
     return parts
 
 
-def _rows(race: Race) -> tuple[list[list[str]], list[str]]:
-    rows = [_cells(contestant) for contestant in race.contestants]
-    return rows, [_STYLES.get(contestant.verdict, "") for contestant in race.contestants]
+def _table(contestants: Sequence[Contestant]) -> RenderableType:
+    columns: Columns[Contestant] = (
+        TerminalColumn("method", is_text=True, cell=lambda one: one.method),
+        TerminalColumn("lr", cell=lambda one: f"{one.lr:.2g}"),
+        TerminalColumn(
+            "options", 5, is_text=True, cell=lambda one: options_text(one.options) or DASH
+        ),
+        TerminalColumn("loss", cell=lambda one: loss_text(mean_loss(one))),
+        TerminalColumn(
+            "seeds'\nspread", priority=4, cell=lambda one: loss_text(loss_spread(one), 2)
+        ),
+        TerminalColumn("against\nAdamW", cell=_difference),
+        TerminalColumn("its\nspread", priority=1, cell=_difference_spread),
+        TerminalColumn("verdict", is_text=True, cell=lambda one: one.verdict),
+        TerminalColumn(
+            "steps", priority=6, cell=lambda one: f"{one.steps:,}" if one.steps else DASH
+        ),
+        TerminalColumn("a step", priority=3, cell=lambda one: format_ms(one.step_ms)),
+        TerminalColumn("tokens/s", priority=7, cell=_rate),
+        TerminalColumn("state", priority=8, cell=lambda one: format_bytes(one.state_bytes)),
+    )
+    styles = [_STYLES.get(one.verdict, "") for one in contestants]
+    return full_table(columns, contestants, styles)
 
 
-def _cells(contestant: Contestant) -> list[str]:
-    difference, spread = contestant.difference, contestant.difference_spread
-    several = len(contestant.losses) > 1
-    return [
-        contestant.method,
-        f"{contestant.lr:.2g}",
-        options_text(contestant.options) or DASH,
-        loss_text(mean_loss(contestant)),
-        loss_text(loss_spread(contestant), digits=2),
-        DASH if difference is None else f"{difference:+.2g}",
-        loss_text(spread, digits=2) if several else DASH,
-        contestant.verdict,
-        f"{contestant.steps:,}" if contestant.steps else DASH,
-        format_ms(contestant.step_ms),
-        DASH if (rate := tokens_per_s(contestant)) is None else count(rate),
-        format_bytes(contestant.state_bytes),
-    ]
+def _difference(contestant: Contestant) -> str:
+    return DASH if contestant.difference is None else f"{contestant.difference:+.2g}"
+
+
+def _difference_spread(contestant: Contestant) -> str:
+    has_several = len(contestant.losses) > 1
+    return loss_text(contestant.difference_spread if has_several else None, digits=2)
+
+
+def _rate(contestant: Contestant) -> str:
+    rate = tokens_per_s(contestant)
+    return DASH if rate is None else count(rate)
 
 
 def loss_text(value: float | None, digits: int = 4) -> str:
@@ -101,10 +104,8 @@ def loss_text(value: float | None, digits: int = 4) -> str:
     return DASH if value is None else f"{value:.{digits}g}"
 
 
-def options_text(options: dict[str, object] | object) -> str:
+def options_text(options: Mapping[str, object]) -> str:
     """Return options such as `period=50 betas=0.9,0.95`."""
-    if not isinstance(options, dict):
-        return ""
     return " ".join(f"{name}={_value_text(value)}" for name, value in options.items())
 
 
@@ -112,13 +113,6 @@ def _value_text(value: object) -> str:
     if isinstance(value, list):
         return ",".join(f"{item:g}" for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _curves(race: Race, ran: Sequence[Contestant]) -> list[tuple[str, list[float]]]:
-    return [
-        (contestant.method, [loss for _, loss in mean_curve(counted_runs(race, contestant))])
-        for contestant in ran
-    ]
 
 
 @dataclass(frozen=True)

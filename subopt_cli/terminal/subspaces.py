@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from ..findings.common import measured_layers
 from ..findings.subspaces import captured_after, longest_lag, sources, typical_lives
 from ..text import DASH, count, percent, shape_text
 from .layers import LAYER_ROWS, more_layers, short_name
-from .table import TerminalColumn, fitting_table
+from .table import Columns, TerminalColumn, fitting_table, item_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Layer, Profile, SubspaceLife
 
     from ..findings.subspaces import TypicalLife
 
-SUBSPACE_LEGEND = (
-    (
-        "own",
-        "energy of a gradient in its own leading directions, the most that any basis of the rank asked for can hold; "
-        "'later': what a basis fitted that much earlier still holds of it, left alone or followed by online PCA; "
-        "'chance': what a random basis holds",
-    ),
-    (
-        "lasts",
-        "steps between refreshes that this supports; 'over': longer than the run; 'noise': gone after one step, "
-        "so what the basis held was the noise of one batch",
-    ),
-    (
-        "signal",
-        "share of one batch's gradient energy that all batches have in common; 'batches': how many to average for half",
-    ),
-)
+SUBSPACE_LEGEND = {
+    "own": "energy of a gradient in its own leading directions, the most that any basis of the rank asked for can "
+    "hold; 'later': what a basis fitted that much earlier still holds of it, left alone or followed by online PCA; "
+    "'chance': what a random basis holds",
+    "lasts": "steps between refreshes that this supports; 'over': longer than the run; 'noise': gone after one step, "
+    "so what the basis held was the noise of one batch",
+    "signal": "share of one batch's gradient energy that all batches have in common; 'batches': how many to average "
+    "for half",
+}
 
 
 def subspace_tables(profile: Profile) -> list[RenderableType]:
@@ -43,56 +35,42 @@ def subspace_tables(profile: Profile) -> list[RenderableType]:
     if not layers:
         return []
     lag = longest_lag(profile)
-    parts: list[RenderableType] = []
-    if lag is not None:
-        parts += [
-            Text("the typical layer, by what the basis is of", style="italic"),
-            _by_source(profile, lag),
-        ]
-        parts.append(
-            Text(f"layers, with a basis of {_article(sources(profile)[0])}", style="italic")
-        )
-    parts.append(_by_layer(profile, layers, lag))
-    return parts
-
-
-def _article(source: str) -> str:
-    return "one gradient" if source == "gradient" else f"the {source}"
-
-
-def _by_source(profile: Profile, lag: int) -> RenderableType:
-    columns = (
-        TerminalColumn("basis of", is_text=True),
-        TerminalColumn("own", priority=2),
-        TerminalColumn("1 step\nlater", priority=1),
-        TerminalColumn(f"{lag} steps\nlater"),
-        TerminalColumn("followed\nby PCA", priority=1),
-        TerminalColumn("chance", priority=2),
-        TerminalColumn("lasts\nsteps"),
-    )
-    return fitting_table(columns, [_source_row(life) for life in typical_lives(profile)])
-
-
-def _source_row(life: TypicalLife) -> list[str]:
+    by_layer = _by_layer(profile, layers, lag)
+    if lag is None:
+        return [by_layer]
+    source = sources(profile)[0]
+    basis = "one gradient" if source == "gradient" else f"the {source}"
     return [
-        life.source,
-        percent(life.own),
-        percent(life.after_one),
-        percent(life.frozen),
-        percent(life.tracked),
-        percent(life.chance),
-        "noise" if life.is_noise else period_text(life.period, life.lag),
+        Text("the typical layer, by what the basis is of", style="italic"),
+        _by_source(profile, lag),
+        Text(f"layers, with a basis of {basis}", style="italic"),
+        by_layer,
     ]
 
 
-def period_text(period: int | None, longest: int) -> str:
-    """Return a supported period, such as `50` or, where it outlasts the run, `over 20`."""
-    return f"over {longest}" if period is None else f"{period}"
+def _by_source(profile: Profile, lag: int) -> RenderableType:
+    columns: Columns[TypicalLife] = (
+        TerminalColumn("basis of", is_text=True, cell=lambda life: life.source),
+        TerminalColumn("own", priority=2, cell=lambda life: percent(life.own)),
+        TerminalColumn("1 step\nlater", priority=1, cell=lambda life: percent(life.after_one)),
+        TerminalColumn(f"{lag} steps\nlater", cell=lambda life: percent(life.frozen)),
+        TerminalColumn("followed\nby PCA", priority=1, cell=lambda life: percent(life.tracked)),
+        TerminalColumn("chance", priority=2, cell=lambda life: percent(life.chance)),
+        TerminalColumn("lasts\nsteps", cell=lambda life: _period(life, life.lag)),
+    )
+    return item_table(columns, typical_lives(profile))
+
+
+def _period(life: TypicalLife | SubspaceLife, longest: int) -> str:
+    """Return a supported period, such as `50`; `over 20` where it outlasts the run."""
+    if life.is_noise:
+        return "noise"
+    return f"over {longest}" if life.period is None else f"{life.period}"
 
 
 def _by_layer(profile: Profile, layers: list[Layer], lag: int | None) -> RenderableType:
     names = sources(profile)
-    columns = (
+    columns: Columns[Any] = (
         TerminalColumn("layer", is_text=True),
         TerminalColumn("shape", priority=7),
         TerminalColumn("own", priority=3),
@@ -106,8 +84,7 @@ def _by_layer(profile: Profile, layers: list[Layer], lag: int | None) -> Rendera
         TerminalColumn("batches", priority=5),
     )
     rows = [_layer_row(layer, names, lag) for layer in layers[:LAYER_ROWS]]
-    more = more_layers(layers)
-    return Group(fitting_table(columns, rows), *([Text(more, style="dim")] if more else []))
+    return noted(fitting_table(columns, rows), more_layers(layers))
 
 
 def _layer_row(layer: Layer, names: list[str], lag: int | None) -> list[str]:
@@ -138,6 +115,4 @@ def _held(life: SubspaceLife | None, lag: int | None) -> list[str]:
 
 
 def _lasts(life: SubspaceLife | None) -> str:
-    if life is None or not life.lag:
-        return DASH
-    return "noise" if life.is_noise else period_text(life.period, max(life.lag))
+    return DASH if life is None or not life.lag else _period(life, max(life.lag))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,8 +19,11 @@ NAME_SHARE = 0.35  # of the width: the same, in a wide terminal
 SENTENCE = 22  # cells that a column of sentences has
 
 
+Item = TypeVar("Item")
+
+
 @dataclass(frozen=True)
-class TerminalColumn:
+class TerminalColumn(Generic[Item]):
     """One column.
 
     Attributes:
@@ -27,12 +31,17 @@ class TerminalColumn:
         priority: 0 is never dropped; of the others the highest number goes first.
         is_text: Aligned left instead of right.
         wraps: A sentence, which may take several lines but keeps `SENTENCE` cells of width.
+        cell: Its text for the item of a row.
     """
 
     header: str
     priority: int = 0
     is_text: bool = False
     wraps: bool = False
+    cell: Callable[[Item], str] = str
+
+
+Columns: TypeAlias = Sequence[TerminalColumn[Item]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class FittingTable:
         styles: A rich style for each row; none by default.
     """
 
-    columns: Sequence[TerminalColumn]
+    columns: Columns[Any]
     rows: Sequence[Sequence[str]]
     styles: Sequence[str] = ()
 
@@ -90,6 +99,22 @@ class FittingTable:
         return table
 
 
+def full_table(
+    columns: Columns[Item], items: Iterable[Item], styles: Sequence[str] = ()
+) -> FittingTable:
+    """Return a table with a row for each item, in all columns."""
+    return FittingTable(
+        columns, [[column.cell(item) for column in columns] for item in items], styles
+    )
+
+
+def item_table(
+    columns: Columns[Item], items: Iterable[Item], styles: Sequence[str] = ()
+) -> FittingTable:
+    """Return a table with a row for each item, in those columns that hold something; the first one always counts."""
+    return fitting_table(columns, full_table(columns, items).rows, styles)
+
+
 def used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
     """Return the indices of the columns that hold something in some row; the first one always counts."""
     width = len(rows[0]) if rows else 0
@@ -99,13 +124,18 @@ def used_columns(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def fitting_table(
-    columns: Sequence[TerminalColumn], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
+    columns: Columns[Any], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
 ) -> FittingTable:
     """Return a table of those columns that hold something."""
     used = used_columns(rows)
     return FittingTable(
         [columns[index] for index in used], [[row[index] for index in used] for row in rows], styles
     )
+
+
+def noted(table: RenderableType, *notes: str | None) -> RenderableType:
+    """Return a table with remarks below it; those that are None are left out."""
+    return Group(table, *(Text(note, style="dim") for note in notes if note))
 
 
 def columns_that_fit(priorities: Sequence[int], widths: Sequence[int], room: int) -> list[int]:

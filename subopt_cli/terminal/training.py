@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,11 +11,15 @@ from rich.text import Text
 
 from ..text import DASH, count, facts, plural, section
 from ..units import format_bytes, format_ms
-from .table import FittingTable, TerminalColumn
+from .table import Columns, FittingTable, TerminalColumn, noted
 
 if TYPE_CHECKING:
+    from subopt.profilers.preflight import Check
+    from subopt.profilers.record.profile import Target
     from subopt.recipes.run_folder.result import Result
     from subopt.recipes.training.events import Evaluated, RunPlan, Stepped
+
+Number = TypeVar("Number", int, float)
 
 
 def plan_facts(plan: RunPlan) -> RenderableType:
@@ -136,36 +140,24 @@ def _comparison(result: Result) -> RenderableType:
     predicted, actual = result.predicted, result.actual
     peak = f"peak ({result.peak_source})" if result.peak_source else "peak"
     rows = [
-        [
-            "optimizer state",
-            format_bytes(predicted.state_bytes),
-            format_bytes(actual.state_bytes),
-            relative_text(predicted.state_bytes, actual.state_bytes),
-        ],
-        [
-            peak,
-            format_bytes(predicted.peak_bytes),
-            format_bytes(actual.peak_bytes),
-            relative_text(predicted.peak_bytes, actual.peak_bytes),
-        ],
-        [
-            "a step (median)",
-            format_ms(predicted.step_ms),
-            format_ms(actual.step_ms),
-            relative_text(predicted.step_ms, actual.step_ms),
-        ],
+        ["optimizer state", *_both(format_bytes, predicted.state_bytes, actual.state_bytes)],
+        [peak, *_both(format_bytes, predicted.peak_bytes, actual.peak_bytes)],
+        ["a step (median)", *_both(format_ms, predicted.step_ms, actual.step_ms)],
     ]
-    columns = (
+    columns: Columns[Any] = (
         TerminalColumn("", is_text=True),
         TerminalColumn("predicted"),
         TerminalColumn("actual"),
         TerminalColumn("difference", priority=1),
     )
-    table = FittingTable(columns, rows)
-    if result.peak_source != "process":
-        return table
     note = "process: growth of the whole process, what libraries take included; the prediction counts tensors"
-    return Group(table, Text(note, style="dim"))
+    return noted(FittingTable(columns, rows), note if result.peak_source == "process" else None)
+
+
+def _both(
+    text_of: Callable[[Number | None], str], predicted: Number | None, actual: Number | None
+) -> list[str]:
+    return [text_of(predicted), text_of(actual), relative_text(predicted, actual)]
 
 
 def relative_text(predicted: float | None, actual: float | None) -> str:
@@ -175,11 +167,6 @@ def relative_text(predicted: float | None, actual: float | None) -> str:
     if actual == predicted:
         return "exact"
     return f"{100 * (actual / predicted - 1):+.1f}%"
-
-
-if TYPE_CHECKING:
-    from subopt.profilers.preflight import Check
-    from subopt.profilers.record.profile import Target
 
 
 def preflight_report(target: Target, checks: Iterable[Check]) -> RenderableType:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from ...findings.common import median_of
 from ..parts import Chart, Picker, Trace, plotly_text
 
 if TYPE_CHECKING:
@@ -66,19 +67,24 @@ def shortened(name: str, length: int = NAME_LENGTH) -> str:
 def layer_axis(layers: Sequence[Layer]) -> dict[str, Any]:
     """Return an axis of layers in the model's order; plotly leaves out the ticks that have no room."""
     named = len(layers) <= NAMED_TICKS
-    axis: dict[str, Any] = {"type": "category", "categoryarray": _numbers(layers)}
-    if named:
-        names = map(plotly_text, short_names(layers))
-        axis["labelalias"] = dict(zip(_numbers(layers), names, strict=True))
-        axis["tickangle"] = -50
-    else:
-        axis["nticks"] = 20
     title = "layer, in the model's order" + ("" if named else " (touch a mark for its name)")
-    return axis | {"title": {"text": title}}
+    ticks = {"labelalias": labels(layers), "tickangle": -50} if named else {"nticks": 20}
+    return {
+        "type": "category",
+        "categoryarray": numbers(layers),
+        "title": {"text": title},
+        **ticks,
+    }
 
 
-def _numbers(layers: Sequence[Layer]) -> list[str]:
+def numbers(layers: Sequence[Layer]) -> list[str]:
+    """Return the layers' places on their axis: two layers may have one short name."""
     return [str(number) for number in range(1, len(layers) + 1)]
+
+
+def labels(layers: Sequence[Layer]) -> dict[str, str]:
+    """Return what stands at each layer's place on their axis."""
+    return dict(zip(numbers(layers), map(plotly_text, short_names(layers)), strict=True))
 
 
 def marks(
@@ -95,11 +101,23 @@ def marks(
         "type": "scatter",
         "mode": "markers",
         "name": plotly_text(label),
-        "x": _numbers(layers),
+        "x": numbers(layers),
         "y": values,
         "text": [plotly_text(layer.name) for layer in layers],
         "hovertemplate": f"%{{text}}<br>%{{fullData.name}}: %{{y:{value_format}}}<extra></extra>",
         "marker": {"color": colour, "symbol": symbol, "size": 8 if len(layers) <= WHISKERS else 5},
+    }
+
+
+def bars(names: Sequence[str], lengths: Sequence[float], hover: str, **more: Any) -> Trace:
+    """Return a horizontal bar for each name."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "y": [plotly_text(name) for name in names],
+        "x": lengths,
+        "hovertemplate": f"{hover}<extra></extra>",
+        **more,
     }
 
 
@@ -109,26 +127,51 @@ def level(layers: Sequence[Layer], values: Sequence[float | None], label: str, d
         "type": "scatter",
         "mode": "lines",
         "name": label,
-        "x": _numbers(layers),
+        "x": numbers(layers),
         "y": values,
         "hovertemplate": "%{fullData.name}: %{y:.3~p}<extra></extra>",
         "line": {"color": "--grey", "width": 2, "dash": dash},
     }
 
 
+def layer_chart(
+    name: str,
+    title: str,
+    caption: str,
+    layers: Sequence[Layer],
+    traces: Sequence[Trace],
+    *,
+    yaxis: dict[str, Any],
+    height: int = 448,  # what a neighbour's picker takes is given to the chart
+    picker: Picker | None = None,
+    is_wide: bool = False,
+    **layout: Any,
+) -> Chart:
+    """Return a chart with the layers along its axis."""
+    layout = {"height": height, "xaxis": layer_axis(layers), "yaxis": yaxis, **layout}
+    return Chart(name, title, caption, traces, layout, picker, is_wide=is_wide)
+
+
+def height_axis(title: str, traces: Sequence[Trace]) -> dict[str, Any]:
+    """Return a logarithmic axis for the shares that traces show."""
+    return log_axis(title, [y for trace in traces for y in trace["y"]], tickformat=".2~p")
+
+
+def typical_curve(values: Mapping[float, Sequence[float | None]]) -> Points:
+    """Return the median at each place where something is known, from all layers' values there."""
+    medians = {at: median_of(found) for at, found in values.items()}
+    return [(at, middle) for at, middle in medians.items() if middle is not None]
+
+
 def faint_curves(curves: Sequence[Points]) -> Trace:
     """Return all curves as one faint trace: one path to draw however many they are."""
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    for curve in curves:
-        xs.extend((*(x for x, _ in curve), None))
-        ys.extend((*(y for _, y in curve), None))
+    points = [point for curve in curves for point in (*curve, (None, None))]
     return {
         "type": "scatter",
         "mode": "lines",
         "name": "all layers",
-        "x": xs,
-        "y": ys,
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
         "hoverinfo": "skip",
         "line": {"color": "--faint", "width": 1.2},
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...text import plural
 from ..parts import Chart, Picker, Trace
-from .by_layer import layer_axis, level, log_axis, marks, picker_of, share_axis
+from .by_layer import layer_chart, level, log_axis, marks, picker_of, share_axis
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Layer, OffDiagonal, Profile, Ratio
@@ -30,15 +30,11 @@ def diagonality_charts(profile: Profile) -> list[Chart]:
     layers = [layer for layer in profile.layers if layer.diagonality is not None]
     if not layers:
         return []
-    names = [
-        (basis, label, colour, symbol)
-        for basis, label, colour, symbol in BASES
-        if _has(layers, basis)
-    ]
     columns = [
         ([_ratio(layer, basis) for layer in layers], label, colour, symbol)
-        for basis, label, colour, symbol in names
+        for basis, label, colour, symbol in BASES
     ]
+    columns = [column for column in columns if any(column[0])]
     lags = sorted({int(lag) for layer in layers for lag in _stale(layer)})
     for (colour, symbol), lag in zip(_STALE, lags[:1] + lags[-1:] * (len(lags) > 1), strict=False):
         found = [_stale(layer).get(str(lag)) for layer in layers]
@@ -52,29 +48,24 @@ def diagonality_charts(profile: Profile) -> list[Chart]:
         layer.diagonality.white_noise.get("raw") if layer.diagonality else None for layer in layers
     ]
     shown = _range([y for trace in traces for y in trace["y"]])
-    is_below = all(value is None or value < 10 ** shown[0] for value in noise)
+    ends = [10**bound for bound in shown]
+    is_below = all(value is None or value < ends[0] for value in noise)
     label = f"pure noise of that size{' (below the chart)' if is_below else ''}"
     traces.append(level(layers, noise, label, "dot"))
     return [
-        Chart(
+        layer_chart(
             "diagonality",
             "Diagonal share of the second moment",
             "What a method that treats every coordinate by itself, as Adam does, can see of the gradients' second "
             "moment, in the layer's own coordinates and in rotated ones. A rotation pays where its marks lie clearly "
             "above 'as is'. The measured share is biased low for few batches, alike in all bases; the unbiased one can "
             "exceed 100 %." + _in_sample_remark(layers),
+            layers,
             traces,
-            {
-                "height": 470,
-                "xaxis": layer_axis(layers),
-                "yaxis": log_axis(
-                    "diagonal share",
-                    [10**bound for bound in shown],
-                    tickformat=".2~p",
-                    range=shown,
-                ),
-            },
-            Picker("Show", ["as measured", "without its bias"], [unbiased]),
+            yaxis=log_axis("diagonal share", ends, tickformat=".2~p", range=shown),
+            height=470,
+            picker=Picker("Show", ["as measured", "without its bias"], [unbiased]),
+            is_wide=True,
         )
     ]
 
@@ -83,10 +74,6 @@ def _range(values: Sequence[float | None]) -> list[float]:
     """The logarithms between which the values lie, with some room: noise far below them may not squeeze them."""
     known = [math.log10(value) for value in values if value]
     return [min(known, default=-3.0) - 0.7, max(known, default=0.0) + 0.2]
-
-
-def _has(layers: Sequence[Layer], basis: str) -> bool:
-    return any(_ratio(layer, basis) is not None for layer in layers)
 
 
 def _ratio(layer: Layer, basis: str) -> Ratio | None:
@@ -197,32 +184,24 @@ def agreement_charts(profile: Profile) -> list[Chart]:
     found = [layer.agreement for layer in layers if layer.agreement is not None]
     bases = [item for item in BASES if any(item[0] in one.cosine for one in found)]
     traces = [
-        marks(
-            layers,
-            [one.cosine.get(basis) for one in found],
-            label,
-            colour,
-            symbol,
-            value_format=".3f",
-        )
-        for basis, label, colour, symbol in bases
+        marks(layers, [one.cosine.get(basis) for one in found], *style, value_format=".3f")
+        for basis, *style in bases
     ]
     inside: list[Trace] = [{"y": [one.in_span.get(basis) for one in found]} for basis, *_ in bases]
     outside = [one.share_outside for one in found]
     return [
-        Chart(
+        layer_chart(
             "agreement",
             "Agreement with the full preconditioner's step",
             "Cosine between the step that a diagonal preconditioner takes in a basis and the step of the full one, on "
             "gradients neither was made of: 1 is the same direction. Between "
             f"{min(outside):.0%} and {max(outside):.0%} of those gradients lies outside what the measured batches "
             "span, where the full preconditioner knows nothing.",
+            layers,
             traces,
-            {
-                "height": 430,
-                "xaxis": layer_axis(layers),
-                "yaxis": share_axis("cosine", tickformat=".1f", range=[-0.05, 1.05]),
-            },
-            Picker("Judge", ["the whole step", "within the measured span"], [inside]),
+            yaxis=share_axis("cosine", tickformat=".1f", range=[-0.05, 1.05]),
+            height=430,
+            picker=Picker("Judge", ["the whole step", "within the measured span"], [inside]),
+            is_wide=True,
         )
     ]

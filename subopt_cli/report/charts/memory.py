@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...units import format_bytes
 from ..parts import Chart, Picker, Trace, plotly_text
-from .by_layer import rule
+from .by_layer import bars, rule
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import MethodCost, Peak, Phase, Profile
@@ -46,16 +46,16 @@ def _peak_chart(
     by_phase = [[_at_phase(peak, phase) for peak in peaks] for phase in phases]
     held = {category for instant in [highest, *by_phase] for one in instant for category in one}
     series = [item for item in CATEGORIES if item[0] in held]
-    traces: list[Trace] = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": label,
-            "y": [plotly_text(cost.method) for cost in rows],
-            "x": _lengths(highest, category, divisor),
-            "hovertemplate": f"%{{y}}: %{{x:.3~g}} {unit} of %{{fullData.name}}<extra></extra>",
-            "marker": {"color": colour},
-        }
+    names = [cost.method for cost in rows]
+    hover = f"%{{y}}: %{{x:.3~g}} {unit} of %{{fullData.name}}"
+    traces = [
+        bars(
+            names,
+            _lengths(highest, category, divisor),
+            hover,
+            name=label,
+            marker={"color": colour},
+        )
         for category, label, colour in series
     ]
     traces.append(_interval(rows, peaks, divisor))
@@ -66,6 +66,7 @@ def _peak_chart(
         ]
         for instant in by_phase
     ]
+    limits = _limits(budget_bytes, usable_bytes)
     return Chart(
         "memory",
         "Peak memory of a training step",
@@ -78,11 +79,8 @@ def _peak_chart(
             "bargap": 0.3,
             "xaxis": {"title": {"text": unit}, "rangemode": "tozero"},
             "yaxis": {"type": "category"},
-            "shapes": [
-                rule("x", size / divisor, "--ink", dash)
-                for size, _, dash in _limits(budget_bytes, usable_bytes)
-            ],
-            "annotations": _budget_labels(budget_bytes, usable_bytes, divisor),
+            "shapes": [rule("x", size / divisor, "--ink", dash) for size, _, dash in limits],
+            "annotations": [_limit_label(name, size, divisor) for size, name, _ in limits],
             "margin": {"l": 56, "r": 16, "t": 48, "b": 48},
             "legend": {"traceorder": "normal"},
         },
@@ -144,21 +142,18 @@ def _limits(budget_bytes: int | None, usable_bytes: int | None) -> list[tuple[in
     return limits
 
 
-def _budget_labels(budget_bytes: int | None, usable_bytes: int | None, divisor: int) -> list[Trace]:
-    return [
-        {
-            "x": size / divisor,
-            "y": 0,
-            "yref": "paper",
-            "yanchor": "bottom",
-            "xanchor": "right",
-            "textangle": -90,
-            "showarrow": False,
-            "text": f"{name} {format_bytes(size)}",
-            "font": {"size": 11, "color": "--ink"},
-        }
-        for size, name, _ in _limits(budget_bytes, usable_bytes)
-    ]
+def _limit_label(name: str, size: int, divisor: int) -> Trace:
+    return {
+        "x": size / divisor,
+        "y": 0,
+        "yref": "paper",
+        "yanchor": "bottom",
+        "xanchor": "right",
+        "textangle": -90,
+        "showarrow": False,
+        "text": f"{name} {format_bytes(size)}",
+        "font": {"size": 11, "color": "--ink"},
+    }
 
 
 def _state_chart(profile: Profile) -> list[Chart]:
@@ -166,16 +161,14 @@ def _state_chart(profile: Profile) -> list[Chart]:
     if not rows:
         return []
     divisor, unit = _unit(rows[0].state_bytes)
-    trace: Trace = {
-        "type": "bar",
-        "orientation": "h",
-        "y": [plotly_text(cost.method) for cost in rows],
-        "x": [cost.state_bytes / divisor for cost in rows],
-        "text": [format_bytes(cost.state_bytes) for cost in rows],
-        "textposition": "auto",
-        "hovertemplate": "%{y}: %{text}<extra></extra>",
-        "marker": {"color": ["--red" if cost.method == "adamw" else "--blue" for cost in rows]},
-    }
+    trace = bars(
+        [cost.method for cost in rows],
+        [cost.state_bytes / divisor for cost in rows],
+        "%{y}: %{text}",
+        text=[format_bytes(cost.state_bytes) for cost in rows],
+        textposition="auto",
+        marker={"color": ["--red" if cost.method == "adamw" else "--blue" for cost in rows]},
+    )
     return [
         Chart(
             "state",

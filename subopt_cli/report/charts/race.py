@@ -46,10 +46,9 @@ def _chart(
         [{"x": [read(point) for point, _ in points]} for _, points in drawn]
         for _, read in _AXES[1:]
     ]
-    is_positive = all(loss > 0 for _, points in drawn for _, loss in points)
     axis: dict[str, Any] = {"title": {"text": race.metric}}
-    if is_positive:
-        axis |= {"type": "log", "title": {"text": f"{race.metric} (log scale)"}}
+    if all(loss > 0 for _, points in drawn for _, loss in points):
+        axis = {"type": "log", "title": {"text": f"{race.metric} (log scale)"}}
     caption = (
         f"Mean over the seeds of each method at its best setting. Everybody trained for "
         f"{format_ms(1000 * race.horizon_seconds)} of steps, so that against seconds all curves end together: "
@@ -70,8 +69,7 @@ def _chart(
 
 
 def _trace(index: int, contestant: Contestant, points: Sequence[tuple[CurvePoint, float]]) -> Trace:
-    name, read = _AXES[0]
-    del name
+    _, read = _AXES[0]
     return {
         "type": "scatter",
         "mode": "lines+markers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...findings.common import captured_share, median_of, needed_share, short_side, spread_share
+from ...findings.common import captured_share, needed_share, short_side, spread_share
 from ..parts import Chart, Trace, plotly_text
 from .by_layer import (
     NAMED_TICKS,
@@ -13,12 +13,15 @@ from .by_layer import (
     Points,
     Read,
     curve_chart,
-    layer_axis,
+    height_axis,
+    labels,
+    layer_chart,
     log_axis,
     marks,
+    numbers,
     rule,
     share_axis,
-    short_names,
+    typical_curve,
 )
 
 if TYPE_CHECKING:
@@ -38,12 +41,10 @@ def spectra_charts(profile: Profile) -> list[Chart]:
 
 
 def _energy_chart(profile: Profile, layers: Sequence[Layer]) -> Chart:
-    typical = [
-        (share, float(energy))
+    typical = typical_curve({
+        float(energy): [needed_share(layer, energy) for layer in layers]
         for energy, _, _ in THRESHOLDS
-        for share in [median_of([needed_share(layer, energy) for layer in layers])]
-        if share is not None
-    ]
+    })
     lines = [rule("y", float(energy)) for energy, _, _ in THRESHOLDS]
     rank = profile.settings.rank
     if isinstance(rank, float):
@@ -69,7 +70,7 @@ def _energy_chart(profile: Profile, layers: Sequence[Layer]) -> Chart:
         caption,
         layers,
         curves,
-        typical=typical,
+        typical=[(share, energy) for energy, share in typical],
         layout={
             "xaxis": log_axis(
                 "rank, as a share of the layer's short side",
@@ -110,40 +111,24 @@ def _rank_chart(layers: Sequence[Layer]) -> Chart:
         traces.append(trace)
     caption = "Directions that hold that much of the gradient's energy, mean over the batches"
     caption += ", whiskers from the least to the most." if len(layers) <= WHISKERS else "."
-    return Chart(
-        "ranks",
-        "Directions needed, layer by layer",
-        caption,
-        traces,
-        {
-            "height": 448,  # what its neighbour's picker takes is given to the chart
-            "xaxis": layer_axis(layers),
-            "yaxis": log_axis(
-                "share of the short side",
-                [value for trace in traces for value in trace["y"]],
-                tickformat=".2~p",
-            ),
-        },
-        is_wide=False,
-    )
+    yaxis = height_axis("share of the short side", traces)
+    title = "Directions needed, layer by layer"
+    return layer_chart("ranks", title, caption, layers, traces, yaxis=yaxis)
 
 
 def _whiskers(layers: Sequence[Layer], energy: str, values: Sequence[float | None]) -> Trace:
-    up: list[float] = []
-    down: list[float] = []
+    ends = []
     for layer, value in zip(layers, values, strict=True):
-        if layer.spectrum is None or value is None:
-            up.append(0.0)
-            down.append(0.0)
-            continue
-        spread, m = layer.spectrum.rank_at_energy[energy], short_side(layer.shape)
-        up.append(spread.max / m - value)
-        down.append(value - spread.min / m)
+        up = down = 0.0
+        if layer.spectrum is not None and value is not None:
+            spread, m = layer.spectrum.rank_at_energy[energy], short_side(layer.shape)
+            up, down = spread.max / m - value, value - spread.min / m
+        ends.append((up, down))
     return {
         "type": "data",
         "symmetric": False,
-        "array": up,
-        "arrayminus": down,
+        "array": [up for up, _ in ends],
+        "arrayminus": [down for _, down in ends],
         "thickness": 1,
         "width": 2,
     }
@@ -156,13 +141,11 @@ def heat_map(profile: Profile) -> list[Chart]:
     known = [(name, values) for name, values in table if any(v is not None for v in values)]
     if not known:
         return []
-    names = [plotly_text(name) for name in short_names(layers)]
-    numbers = [str(number) for number in range(1, len(layers) + 1)]
     values = [list(row) for row in zip(*(column for _, column in known), strict=True)]
     trace: Trace = {
         "type": "heatmap",
         "x": [name for name, _ in known],
-        "y": numbers,
+        "y": numbers(layers),
         "z": [list(row) for row in zip(*(_scaled(column) for _, column in known), strict=True)],
         "customdata": [[plotly_text(layer.name)] * len(known) for layer in layers],
         "text": values,
@@ -186,7 +169,7 @@ def heat_map(profile: Profile) -> list[Chart]:
                 "yaxis": {
                     "autorange": "reversed",
                     "type": "category",
-                    "labelalias": dict(zip(numbers, names, strict=True)),
+                    "labelalias": labels(layers),
                     "showgrid": False,
                 },
             },

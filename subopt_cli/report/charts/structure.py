@@ -11,16 +11,18 @@ from .by_layer import (
     Points,
     curve_chart,
     faint_curves,
-    layer_axis,
+    height_axis,
+    layer_chart,
     level,
     log_axis,
     marks,
     picker_of,
     share_axis,
+    typical_curve,
 )
 
 if TYPE_CHECKING:
-    from subopt.profilers.record.profile import Layer, Profile
+    from subopt.profilers.record.profile import Activations, Layer, Profile
 
 
 def block_charts(profile: Profile) -> list[Chart]:
@@ -36,20 +38,14 @@ def block_charts(profile: Profile) -> list[Chart]:
         level(layers, [one.by_input_noise for one in blocks], "noise, by input", "dash"),
     ]
     return [
-        Chart(
+        layer_chart(
             "blocks",
             "Second moment within single neurons",
             "Share of the second moment's squared norm in the blocks of weights that belong to one neuron. Far above "
             "the noise lines, a preconditioner of blocks sees more than Adam's diagonal.",
+            layers,
             shares,
-            {
-                "height": 448,
-                "xaxis": layer_axis(layers),
-                "yaxis": log_axis(
-                    "share", [value for trace in shares for value in trace["y"]], tickformat=".2~p"
-                ),
-            },
-            is_wide=False,
+            yaxis=height_axis("share", shares),
         ),
         *_shared_chart(layers),
     ]
@@ -118,29 +114,17 @@ def activation_charts(profile: Profile) -> list[Chart]:
     if not layers:
         return []
     inputs = [layer.activations for layer in layers if layer.activations]
-    curves = [_input_points(layer) for layer in layers]
+    curves = [_points(one) for one in inputs]
+    effective = [one.effective_rank / one.width for one in inputs]
+    stable = [one.stable_rank / one.width for one in inputs]
     spreads = [
-        marks(
-            layers,
-            [one.effective_rank / one.width for one in inputs],
-            "effective rank",
-            "--blue",
-            "circle",
-        ),
-        marks(
-            layers,
-            [one.stable_rank / one.width for one in inputs],
-            "stable rank",
-            "--orange",
-            "square",
-        ),
+        marks(layers, effective, "effective rank", "--blue", "circle"),
+        marks(layers, stable, "stable rank", "--orange", "square"),
     ]
-    typical = [
-        (share, float(energy))
+    typical = typical_curve({
+        float(energy): [_needed(one, energy) for one in inputs]
         for energy in inputs[0].rank_at_energy
-        for share in [median_of([_at_energy(layer, energy) for layer in layers])]
-        if share is not None
-    ]
+    })
     return [
         curve_chart(
             "inputs",
@@ -149,7 +133,7 @@ def activation_charts(profile: Profile) -> list[Chart]:
             "inputs span, so narrow inputs make a narrow gradient.",
             layers,
             curves,
-            typical=typical,
+            typical=[(share, energy) for energy, share in typical],
             layout={
                 "xaxis": log_axis(
                     "directions, as a share of the inputs' width",
@@ -159,36 +143,23 @@ def activation_charts(profile: Profile) -> list[Chart]:
                 "yaxis": share_axis("energy held"),
             },
         ),
-        Chart(
+        layer_chart(
             "input-ranks",
             "Spread of the inputs, layer by layer",
             "Effective rank: the exponential of the energies' entropy. Stable rank: all energy over the largest.",
+            layers,
             spreads,
-            {
-                "height": 448,
-                "xaxis": layer_axis(layers),
-                "yaxis": log_axis(
-                    "share of the width",
-                    [value for trace in spreads for value in trace["y"]],
-                    tickformat=".2~p",
-                ),
-            },
-            is_wide=False,
+            yaxis=height_axis("share of the width", spreads),
         ),
     ]
 
 
-def _at_energy(layer: Layer, energy: str) -> float | None:
-    inputs = layer.activations
-    if inputs is None or energy not in inputs.rank_at_energy:
-        return None
-    return inputs.rank_at_energy[energy] / inputs.width
+def _needed(inputs: Activations, energy: str) -> float | None:
+    rank = inputs.rank_at_energy.get(energy)
+    return None if rank is None else rank / inputs.width
 
 
-def _input_points(layer: Layer) -> Points:
-    inputs = layer.activations
-    if inputs is None:
-        return []
+def _points(inputs: Activations) -> Points:
     at_rank = [(int(rank) / inputs.width, share) for rank, share in inputs.energy_at_rank.items()]
     at_energy = [(rank / inputs.width, float(e)) for e, rank in inputs.rank_at_energy.items()]
     return sorted(at_rank + at_energy)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...findings.common import median_of
+from ...findings.subspaces import captured_after, sources
 from ..parts import Cell, Chart, Column, Table, Trace, plotly_text
 from .by_layer import (
     curve_chart,
     faint_curves,
-    layer_axis,
+    layer_chart,
     level,
     log_axis,
     marks,
     picker_of,
     share_axis,
+    typical_curve,
 )
 
 if TYPE_CHECKING:
@@ -28,40 +30,39 @@ def _followed(profile: Profile) -> list[Layer]:
     return [layer for layer in profile.layers if layer.subspace]
 
 
-def _sources(layers: Sequence[Layer]) -> list[str]:
-    """What bases are of, in the order of the first layer that has them."""
-    return list(dict.fromkeys(source for layer in layers for source in layer.subspace or {}))
-
-
 def life_charts(profile: Profile) -> list[Chart]:
     """Return the energy a basis holds some steps after it was fitted, for the typical layer or a picked one."""
     layers = _followed(profile)
     if not layers:
         return []
-    sources = _sources(layers)
+    names = sources(profile)
     lags = sorted({
         lag for layer in layers for life in (layer.subspace or {}).values() for lag in life.lag
     })
     faint = faint_curves([
         list(zip(life.lag, life.frozen, strict=True))
         for layer in layers
-        for life in [(layer.subspace or {}).get(sources[0])]
+        for life in [(layer.subspace or {}).get(names[0])]
         if life is not None
     ])
-    faint["name"] = plotly_text(f"all layers, {sources[0]}, frozen")
+    faint["name"] = plotly_text(f"all layers, {names[0]}, frozen")
     traces = [faint]
-    for source, colour in zip(sources, _COLOURS, strict=False):
+    for source, colour in zip(names, _COLOURS, strict=False):
         lives = [life for layer in layers if (life := (layer.subspace or {}).get(source))]
         traces += [
-            _curve(f"{source}, frozen", lags, _typical(lives, lags, "frozen"), colour, "solid"),
-            _curve(f"{source}, followed", lags, _typical(lives, lags, "tracked"), colour, "dash"),
+            _curve(f"{source}, {word}", lags, _typical(lives, lags, tracked=is_on), colour, dash)
+            for word, is_on, dash in (("frozen", False, "solid"), ("followed", True, "dash"))
         ]
     first = [next(iter((layer.subspace or {}).values())) for layer in layers]
-    for name, dash in (("own", "dashdot"), ("chance", "dot")):
-        height = median_of([getattr(life, name) for life in first])
-        label = {"own": "the most any basis holds", "chance": "a random basis"}[name]
-        traces.append(_curve(label, lags, [height] * len(lags), "--grey", dash))
-    views = [_view(layer, sources, lags) for layer in layers]
+    most, chance = (
+        median_of([life.own for life in first]),
+        median_of([life.chance for life in first]),
+    )
+    traces += [
+        _curve("the most any basis holds", lags, [most] * len(lags), "--grey", "dashdot"),
+        _curve("a random basis", lags, [chance] * len(lags), "--grey", "dot"),
+    ]
+    views = [_view(layer, names, lags) for layer in layers]
     return [
         Chart(
             "life",
@@ -95,26 +96,20 @@ def _curve(
     }
 
 
-def _typical(lives: Sequence[SubspaceLife], lags: Sequence[int], kind: str) -> list[float | None]:
-    return [median_of([_at(life, kind, lag) for life in lives]) for lag in lags]
+def _typical(
+    lives: Sequence[SubspaceLife], lags: Sequence[int], *, tracked: bool
+) -> list[float | None]:
+    return [
+        median_of([captured_after(life, lag, tracked=tracked) for life in lives]) for lag in lags
+    ]
 
 
-def _at(life: SubspaceLife | None, kind: str, lag: int) -> float | None:
-    values = getattr(life, kind, None)
-    if life is None or values is None or lag not in life.lag:
-        return None
-    found: float = values[life.lag.index(lag)]
-    return found
-
-
-def _view(layer: Layer, sources: Sequence[str], lags: Sequence[int]) -> list[Trace]:
+def _view(layer: Layer, names: Sequence[str], lags: Sequence[int]) -> list[Trace]:
     lives = layer.subspace or {}
     view: list[Trace] = [{}]
-    for source in sources:
-        view += [
-            {"y": [_at(lives.get(source), kind, lag) for lag in lags]}
-            for kind in ("frozen", "tracked")
-        ]
+    for source in names:
+        held = [lives[source]] if source in lives else []
+        view += [{"y": _typical(held, lags, tracked=is_on)} for is_on in (False, True)]
     first = next(iter(lives.values()))
     return [*view, {"y": [first.own] * len(lags)}, {"y": [first.chance] * len(lags)}]
 
@@ -124,13 +119,13 @@ def life_tables(profile: Profile) -> list[Table]:
     layers = _followed(profile)
     if not layers:
         return []
-    sources = _sources(layers)
-    columns = [Column("layer", "text"), Column("rank")]
-    for source in sources:
+    names = sources(profile)
+    columns: list[Column[Any]] = [Column("layer", "text"), Column("rank")]
+    for source in names:
         columns += [Column(f"{source}: next step"), Column(f"{source}: refresh after")]
     rows = []
     for layer in layers:
-        lives = [(layer.subspace or {}).get(source) for source in sources]
+        lives = [(layer.subspace or {}).get(source) for source in names]
         rank = next((life.rank for life in lives if life), None)
         row = [Cell(layer.name), Cell(str(rank), rank)]
         for life in lives:
@@ -169,35 +164,29 @@ def noise_charts(profile: Profile) -> list[Chart]:
     needed = [one.batches_needed for one in found]
     curves = [sorted((float(b), share) for b, share in one.captured.items()) for one in found]
     charts = [
-        Chart(
+        layer_chart(
             "signal",
             "Signal in one batch's gradient",
             "Share of a batch's gradient energy that all batches have in common, at fixed weights (unbiased, so it can "
             "fall below none).",
+            layers,
             [
                 marks(layers, [one.signal_share for one in found], "signal", "--blue", "circle"),
                 level(layers, [0.5] * len(layers), "half", "dot"),
             ],
-            {
-                "height": 420,
-                "showlegend": False,
-                "xaxis": layer_axis(layers),
-                "yaxis": {"title": {"text": "share of the energy"}, "tickformat": ".0%"},
-            },
-            is_wide=False,
+            yaxis={"title": {"text": "share of the energy"}, "tickformat": ".0%"},
+            height=420,
+            showlegend=False,
         ),
-        Chart(
+        layer_chart(
             "batches-needed",
             "Batches to average for half signal",
             "How many batches like these must be averaged until half of the gradient's energy is signal (the gradient "
             "noise scale). No mark: no signal was found.",
+            layers,
             [marks(layers, needed, "batches", "--orange", "square", value_format=".3~g")],
-            {
-                "height": 420,
-                "xaxis": layer_axis(layers),
-                "yaxis": log_axis("batches", needed, tickformat=".2~g"),
-            },
-            is_wide=False,
+            yaxis=log_axis("batches", needed, tickformat=".2~g"),
+            height=420,
         ),
     ]
     if any(curves):
@@ -207,15 +196,6 @@ def noise_charts(profile: Profile) -> list[Chart]:
 
 def _kept_chart(layers: Sequence[Layer], curves: Sequence[list[tuple[float, float]]]) -> Chart:
     averaged = sorted({b for curve in curves for b, _ in curve})
-    middle = [
-        (b, share)
-        for b in averaged
-        if (share := median_of([dict(curve).get(b) for curve in curves])) is not None
-    ]
-    layout: dict[str, Any] = {
-        "xaxis": log_axis("batches averaged", averaged, tickvals=averaged),
-        "yaxis": share_axis("energy of the mean gradient"),
-    }
     return curve_chart(
         "noise-kept",
         "What a basis from more batches holds",
@@ -223,7 +203,10 @@ def _kept_chart(layers: Sequence[Layer], curves: Sequence[list[tuple[float, floa
         "the curve is flat, a larger batch finds no better subspace.",
         layers,
         curves,
-        typical=middle,
-        layout=layout,
+        typical=typical_curve({b: [dict(curve).get(b) for curve in curves] for b in averaged}),
+        layout={
+            "xaxis": log_axis("batches averaged", averaged, tickvals=averaged),
+            "yaxis": share_axis("energy of the mean gradient"),
+        },
         is_wide=True,
     )

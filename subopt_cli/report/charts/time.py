@@ -9,7 +9,7 @@ from ...findings.common import ONLINE_PCA, decompositions_by_shape, refreshing
 from ...text import shape_text
 from ...units import format_ms
 from ..parts import Chart, Picker, Trace, plotly_text
-from .by_layer import log_axis, rule
+from .by_layer import bars, log_axis, rule
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Decomposition, Profile
@@ -73,30 +73,24 @@ def _kernel_chart(
 
 def _kernel_bars(timings: Sequence[Decomposition], field: str) -> Trace:
     ordered = sorted(timings, key=lambda timing: float(getattr(timing, field)), reverse=True)
-    bars: Trace = {
-        "type": "bar",
-        "orientation": "h",
-        "y": [plotly_text(timing.kernel) for timing in ordered],
-        "x": [getattr(timing, field) for timing in ordered],
-        "text": [plotly_text(timing.driver or "") for timing in ordered],
-        "textposition": "none",
-        "hovertemplate": "%{y}: %{x:.3~g} ms<br>%{text}<extra></extra>",
-        "marker": {
-            "color": [
-                "--orange" if timing.kernel.startswith(ONLINE_PCA) else "--blue"
-                for timing in ordered
-            ]
-        },
-    }
+    is_followed = [timing.kernel.startswith(ONLINE_PCA) for timing in ordered]
+    trace = bars(
+        [timing.kernel for timing in ordered],
+        [getattr(timing, field) for timing in ordered],
+        "%{y}: %{x:.3~g} ms<br>%{text}",
+        text=[plotly_text(timing.driver or "") for timing in ordered],
+        textposition="none",
+        marker={"color": ["--orange" if followed else "--blue" for followed in is_followed]},
+    )
     if field == "median_ms":
-        bars["error_x"] = {
+        trace["error_x"] = {
             "type": "data",
             "array": [timing.iqr_ms / 2 for timing in ordered],
             "color": "--ink",
             "thickness": 1.2,
             "width": 3,
         }
-    return bars
+    return trace
 
 
 def step_charts(profile: Profile) -> list[Chart]:

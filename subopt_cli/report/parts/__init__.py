@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .figure import Chart, Picker, Trace, plotly_text
-from .table import Cell, Column, Table
+from .table import Cell, Column, Columns, Table, rows_of
 from .texts import Definition, Facts, Glossary, Paragraph, Sentences, Tile, Tiles
 
 __all__ = [
     "Cell",
     "Chart",
     "Column",
+    "Columns",
     "Definition",
     "Facts",
     "Glossary",
@@ -32,6 +33,7 @@ __all__ = [
     "Tiles",
     "Trace",
     "plotly_text",
+    "rows_of",
 ]
 
 Part: TypeAlias = Paragraph | Tiles | Sentences | Facts | Chart | Table | Glossary

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,15 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A table's column; prose is text that takes several lines."""
+class Column(Generic[Item]):
+    """A table's column with its cell for the item of a row; prose is text that takes several lines."""
 
     header: str
     kind: Literal["number", "text", "prose"] = "number"
+    cell: Callable[[Item], Cell] = lambda item: Cell(str(item))
+
+
+Columns: TypeAlias = Sequence[Column[Item]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,12 @@ class Table:
     name: str
     title: str
     caption: str
-    columns: Sequence[Column]
+    columns: Columns[Any]
     rows: Sequence[Sequence[Cell]]
     has_filter: bool = False
     is_wide: bool = True
+
+
+def rows_of(columns: Columns[Item], items: Iterable[Item]) -> list[list[Cell]]:
+    """Return a row of cells for each item."""
+    return [[column.cell(item) for column in columns] for item in items]

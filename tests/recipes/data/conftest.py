@@ -106,12 +106,6 @@ def reference_windows(documents, length, encode=lambda text: list(text.encode())
     return np.array(tokens[: count * length]).reshape(count, length)
 
 
-def open_files(files, base, batch_size, *, split):
-    """The batches of one split, as a run makes them."""
-    opened = OpenFiles(files, base)
-    return opened.batches(batch_size) if split == "train" else opened.eval_batches(batch_size)
-
-
 def windows_of(files, base, count, batch_size=1):
     """The first training windows, as rows."""
     batches = open_files(files, base, batch_size, split="train")
