@@ -21,7 +21,7 @@ from subopt.optimizers.bases.decompositions import (
     gram_basis,
     left_basis,
 )
-from subopt.optimizers.matrices import as_matrix, energy_of
+from subopt.optimizers.matrices import as_matrix
 
 # Numbers of one block: small enough for a CPU's cache.
 _BLOCK = 2**18
@@ -123,8 +123,10 @@ def right_basis(G: Tensor, P: Tensor) -> Tensor:
     Returns:
         Q, n x n, in G's dtype.
     """
-    noise = solver_rounding(G.dtype) * energy_of(G).sqrt()
-    return completed(orthonormal_factor((G.mT.to(P.dtype) @ P).to(G.dtype), noise), G.shape[1])
+    product = G.mT.to(P.dtype) @ P
+    noise = solver_rounding(G.dtype) * torch.linalg.matrix_norm(product)
+    Q = orthonormal_factor(product.to(G.dtype), noise.to(G.dtype))
+    return completed(Q, G.shape[1])
 
 
 def covariance_bases(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,11 @@ def orthonormal_columns(A):
     return Q
 
 
+def without_rounding(X):
+    """Coordinates in a basis, with those at 0 that are rounding: the paper's projections are exact."""
+    return np.where(np.abs(X) > 64 * np.finfo(float).eps * np.linalg.norm(X), X, 0.0)
+
+
 class Side:
     """One side's covariance C and eigenbasis Q; a side that is left alone has Q = I for good."""
 
@@ -160,7 +165,7 @@ class Soap:
         elif is_before and self.is_due():
             self.refresh()
         P, Q = self.left.Q, self.right.Q
-        step = P @ self.moments.step(P.T @ G @ Q) @ Q.T
+        step = P @ self.moments.step(without_rounding(P.T @ G @ Q)) @ Q.T
         self.taken += 1
         if not is_before:
             self.take_in(G)
