@@ -100,12 +100,12 @@ def _imports(recipe: Recipe, needed: tuple[str, ...]) -> str:
     if recipe.data.files is not None:
         lines.add("from subopt.recipes.data.source import with_files")
         lines.add("from subopt.recipes.schema import Files")
-    standard, others, ours = [], [], []
+    groups: tuple[list[str], ...] = ([], [], [])
     for line in sorted(lines, key=lambda line: (line.startswith("from"), line)):
         package = line.split()[1].partition(".")[0]
-        is_standard = package in sys.stdlib_module_names
-        (standard if is_standard else ours if package == "subopt" else others).append(line)
-    return "\n\n".join("\n".join(group) for group in (standard, others, ours))
+        is_standard, is_ours = package in sys.stdlib_module_names, package == "subopt"
+        groups[0 if is_standard else 2 if is_ours else 1].append(line)
+    return "\n\n".join("\n".join(group) for group in groups)
 
 
 def _constants(recipe: Recipe, framework: Framework, base: Path, folder: Path) -> list[str]:
