@@ -103,9 +103,8 @@ def _imports(recipe: Recipe, needed: tuple[str, ...]) -> str:
     groups: tuple[list[str], ...] = ([], [], [])
     for line in sorted(lines, key=lambda line: (line.startswith("from"), line)):
         package = line.split()[1].partition(".")[0]
-        groups[0 if package in sys.stdlib_module_names else 2 if package == "subopt" else 1].append(
-            line
-        )
+        is_standard, is_ours = package in sys.stdlib_module_names, package == "subopt"
+        groups[0 if is_standard else 2 if is_ours else 1].append(line)
     return "\n\n".join("\n".join(group) for group in groups)
 
 

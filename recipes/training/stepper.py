@@ -12,7 +12,6 @@ from subopt.errors import PreflightError
 from subopt.optimizers import FusedBackward, get_method
 from subopt.profilers.target.batches import BatchStream, tokens_in
 
-from ..placement import prepare_batch
 from ..schedule import LrSchedule
 from .device_memory import oom_as_error
 from .trainable import Trainable
@@ -88,9 +87,8 @@ class Stepper:
         return evaluations[0]
 
     def _micro_batches(self) -> Iterator[Any]:
-        recipe, device = self._trainable.recipe, self._trainable.accelerator.device
-        for _ in range(recipe.data.accumulate):
-            yield prepare_batch(next(self._stream), device, recipe.precision)
+        for _ in range(self._trainable.recipe.data.accumulate):
+            yield self._trainable.batch(next(self._stream))
 
     def _evaluate(self, batches: Iterable[Any]) -> _Evaluation:
         """Leave the clipped gradients of the micro-batches in the model."""

@@ -61,6 +61,10 @@ class Trainable:
     described: Sequence[ParameterRole]
     checks: Checks
 
+    def batch(self, batch: Any) -> Any:
+        """Return a batch as the model takes it: on its device, and in its dtype where the weights are bf16."""
+        return prepare_batch(batch, self.accelerator.device, self.recipe.precision)
+
     def begin(self) -> BatchStream:
         """Seed every generator as a fresh run does, and return its training batches from the first one on."""
         seed_everything(self.recipe.seed)

@@ -196,7 +196,7 @@ def test_what_is_not_installed_is_left_out_and_said_with_how_to_get_it(monkeypat
     absent = {"adamw-8bit", "galore-8bit", "osd-8bit"}
     assert {name for name, _ in advice.unavailable} == absent
     assert not absent & set(order(advice))
-    assert len(advice.rows) == len(METHODS) - len(absent)
+    assert len(advice.rows) == len(standard().methods) - len(absent)
     assert only(advice.reasons, NotInstalled).methods == advice.unavailable
     assert ("osd-8bit", "pip install 'subopt[lowbit]'") in advice.unavailable
     with pytest.raises(UsageError, match="osd-8bit needs a package") as caught:
