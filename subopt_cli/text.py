@@ -18,22 +18,23 @@ def section(title: str, *body: RenderableType) -> RenderableType:
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Table:
     """Return short names with their values, the values wrapped beside the names."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="dim")
+    return beside(((Text(name), Text(value)) for name, value in pairs), style="dim")
+
+
+def beside(rows: Iterable[tuple[Text, Text]], gap: int = 2, style: str = "") -> Table:
+    """Return short texts with long ones wrapped beside them."""
+    table = Table.grid(padding=(0, gap, 0, 0))
+    table.add_column(no_wrap=True, style=style)
     table.add_column(overflow="fold")
-    for name, value in pairs:
-        table.add_row(Text(name), Text(value))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 def numbered(sentences: Sequence[str]) -> RenderableType:
     """Return sentences as a numbered list."""
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for number, sentence in enumerate(sentences, start=1):
-        table.add_row(Text(f"{number}."), Text(sentence))
-    return table
+    lines = enumerate(sentences, start=1)
+    return beside(((Text(f"{number}."), Text(sentence)) for number, sentence in lines), gap=1)
 
 
 def signed(value: float, size: str) -> str:
@@ -81,6 +82,14 @@ def count(number: float) -> str:
 def plural(number: int, noun: str, many: str | None = None) -> str:
     """Return the number with its noun, such as `1 batch` or `8 batches`."""
     return f"{number:,} {noun if number == 1 else many or noun + 's'}"
+
+
+def shorten(text: str, width: int, mark: str = "..") -> str:
+    """Return the text cut in its middle to `width` characters: both ends of a parameter's name matter."""
+    if len(text) <= width:
+        return text
+    room = width - len(mark)
+    return f"{text[: room // 2]}{mark}{text[len(text) - (room - room // 2) :]}"
 
 
 def shape_text(shape: Iterable[int]) -> str:

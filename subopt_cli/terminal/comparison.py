@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from ..findings.comparison import comparison_summary
-from ..text import DASH, facts, numbered, percent, plural, section
+from ..text import DASH, facts, numbered, percent, plural, section, shorten
 from ..units import format_bytes, format_ms
-from .table import Columns, TerminalColumn, item_table, noted, shorten
+from .table import Columns, TerminalColumn, item_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.comparison import Change, Comparison, LayerChange, MethodChange

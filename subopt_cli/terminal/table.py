@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..text import DASH
+from ..text import DASH, shorten
 
 GAP = 2  # spaces between two columns
 SHORTEST_NAME = 22  # cells that the first column has before another column is dropped for it
@@ -147,11 +147,3 @@ def columns_that_fit(priorities: Sequence[int], widths: Sequence[int], room: int
             break
         kept.remove(max(droppable, key=lambda index: (priorities[index], index)))
     return kept
-
-
-def shorten(text: str, width: int) -> str:
-    """Return the text cut in its middle to `width` characters: both ends of a parameter's name matter."""
-    if len(text) <= width:
-        return text
-    head = (width - 2) // 2
-    return f"{text[:head]}..{text[len(text) - (width - 2 - head) :]}"

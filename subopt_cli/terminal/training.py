@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from ..text import DASH, count, facts, plural, section
+from ..text import DASH, beside, count, facts, plural, section
 from ..units import format_bytes, format_ms
 from .table import Columns, FittingTable, TerminalColumn, noted
 
@@ -178,10 +177,5 @@ def preflight_report(target: Target, checks: Iterable[Check]) -> RenderableType:
 
 def check_list(checks: Iterable[tuple[str, str, bool]]) -> RenderableType:
     """Return checks as (name, detail, ok), one to a line; one that needs a look is marked."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, detail, ok in checks:
-        mark = Text("ok", "green") if ok else Text("look", "bold yellow")
-        table.add_row(mark, Text(f"{name}: {detail}"))
-    return table
+    marks = {True: Text("ok", "green"), False: Text("look", "bold yellow")}
+    return beside((marks[ok], Text(f"{name}: {detail}")) for name, detail, ok in checks)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ...findings.common import median_of
+from ...text import shorten
 from ..parts import Chart, Picker, Trace, plotly_text
 
 if TYPE_CHECKING:
@@ -53,15 +54,7 @@ def short_names(layers: Sequence[Layer]) -> list[str]:
     names = [layer.name.removesuffix(".weight") for layer in layers]
     first = {name.partition(".")[0] for name in names}
     skipped = len(first.pop()) + 1 if len(first) == 1 and len(names) > 1 else 0
-    return [shortened(name[skipped:] or name) for name in names]
-
-
-def shortened(name: str, length: int = NAME_LENGTH) -> str:
-    """Return a name cut in its middle: both ends of a parameter's name matter."""
-    if len(name) <= length:
-        return name
-    head = (length - 1) // 2
-    return f"{name[:head]}…{name[len(name) - (length - 1 - head) :]}"
+    return [shorten(name[skipped:] or name, NAME_LENGTH, "…") for name in names]
 
 
 def layer_axis(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -118,6 +111,28 @@ def bars(names: Sequence[str], lengths: Sequence[float], hover: str, **more: Any
         "x": lengths,
         "hovertemplate": f"{hover}<extra></extra>",
         **more,
+    }
+
+
+def curve(
+    label: str,
+    xs: Sequence[float],
+    ys: Sequence[float | None],
+    line: Mapping[str, Any],
+    hover: str,
+    *,
+    mark_size: int = 7,
+) -> Trace:
+    """Return a curve with a mark at each of its points."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plotly_text(label),
+        "x": xs,
+        "y": ys,
+        "hovertemplate": f"{hover}<extra></extra>",
+        "line": {"width": 2.2, **line},
+        "marker": {"size": mark_size},
     }
 
 
@@ -189,30 +204,14 @@ def curve_chart(
     is_wide: bool = False,
 ) -> Chart:
     """Return a chart of one curve for each layer: all of them faint, the typical one, and one that is picked."""
-    picked = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": "picked layer",
-        "visible": False,
-        "x": [],
-        "y": [],
-        "hovertemplate": "%{x:.3~p}: %{y:.3~p}<extra></extra>",
-        "line": {"color": "--red", "width": 2.5},
-        "marker": {"size": 7},
-    }
-    middle = {
-        **picked,
-        "name": "typical layer",
-        "visible": True,
-        "x": [x for x, _ in typical],
-        "y": [y for _, y in typical],
-        "line": {"color": "--blue", "width": 2.5, "dash": "dash"},
-        "marker": {"size": 9, "symbol": "diamond"},
-    }
-    views = [
-        [{}, {}, {"visible": True, "x": [x for x, _ in curve], "y": [y for _, y in curve]}]
-        for curve in curves
-    ]
+    hover = "%{x:.3~p}: %{y:.3~p}"
+    picked = curve("picked layer", [], [], {"color": "--red", "width": 2.5}, hover)
+    picked["visible"] = False
+    blue = {"color": "--blue", "width": 2.5, "dash": "dash"}
+    middle = curve("typical layer", *_coordinates(typical), blue, hover)
+    middle |= {"visible": True, "marker": {"size": 9, "symbol": "diamond"}}
+    places = map(_coordinates, curves)
+    views = [[{}, {}, {"visible": True, "x": xs, "y": ys}] for xs, ys in places]
     return Chart(
         name,
         title,
@@ -222,6 +221,10 @@ def curve_chart(
         picker_of(layers, views),
         is_wide=is_wide,
     )
+
+
+def _coordinates(points: Points) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def picker_of(

@@ -9,6 +9,7 @@ from ...findings.common import median_of
 from ..parts import Chart, Trace
 from .by_layer import (
     Points,
+    curve,
     curve_chart,
     faint_curves,
     height_axis,
@@ -57,18 +58,25 @@ def _shared_chart(layers: Sequence[Layer]) -> list[Chart]:
     ranks = sorted({k for curve in shared for k, _ in curve})
     if not ranks:
         return []
+
+    def medians(curves: Sequence[Points]) -> list[float | None]:
+        return [median_of([dict(points).get(k) for points in curves]) for k in ranks]
+
+    hover = "%{fullData.name}, k = %{x}: %{y:.3~p}"
+    blue = {"color": "--blue", "dash": "solid"}
+    orange = {"color": "--orange", "dash": "dash"}
     traces = [
         {**faint_curves(shared), "name": "all layers, shared"},
-        _curve("one shared basis", ranks, shared, "--blue", "solid"),
-        _curve("each block its own", ranks, own, "--orange", "dash"),
+        curve("one shared basis", ranks, medians(shared), blue, hover),
+        curve("each block its own", ranks, medians(own), orange, hover),
     ]
     views: list[list[Trace]] = [
         [
             {},
-            {"y": [dict(curve).get(k) for k in ranks]},
+            {"y": [dict(kept).get(k) for k in ranks]},
             {"y": [dict(best).get(k) for k in ranks]},
         ]
-        for curve, best in zip(shared, own, strict=True)
+        for kept, best in zip(shared, own, strict=True)
     ]
     return [
         Chart(
@@ -91,21 +99,6 @@ def _shared_chart(layers: Sequence[Layer]) -> list[Chart]:
 
 def _by_number(shares: dict[str, float]) -> Points:
     return sorted((int(k), share) for k, share in shares.items())
-
-
-def _curve(
-    label: str, ranks: Sequence[float], curves: Sequence[Points], colour: str, dash: str
-) -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": label,
-        "x": ranks,
-        "y": [median_of([dict(curve).get(k) for curve in curves]) for k in ranks],
-        "hovertemplate": "%{fullData.name}, k = %{x}: %{y:.3~p}<extra></extra>",
-        "line": {"color": colour, "width": 2.2, "dash": dash},
-        "marker": {"size": 7},
-    }
 
 
 def activation_charts(profile: Profile) -> list[Chart]:

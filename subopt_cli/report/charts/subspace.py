@@ -54,10 +54,8 @@ def life_charts(profile: Profile) -> list[Chart]:
             for word, is_on, dash in (("frozen", False, "solid"), ("followed", True, "dash"))
         ]
     first = [next(iter((layer.subspace or {}).values())) for layer in layers]
-    most, chance = (
-        median_of([life.own for life in first]),
-        median_of([life.chance for life in first]),
-    )
+    most = median_of([life.own for life in first])
+    chance = median_of([life.chance for life in first])
     traces += [
         _curve("the most any basis holds", lags, [most] * len(lags), "--grey", "dashdot"),
         _curve("a random basis", lags, [chance] * len(lags), "--grey", "dot"),
