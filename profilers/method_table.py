@@ -143,7 +143,7 @@ class MethodTable:
         )
 
     def time_steps(self, model: nn.Module, batch: Any, *, rounds: int, budget_s: float) -> None:
-        """Time every method's steps in turn with the baseline's.
+        """Time every method's steps interleaved with the baseline's.
 
         What was timed while the machine was busy with something else is timed once more, where time is left.
 

@@ -102,7 +102,7 @@ COST_TABLES = (
     ),
     ExportTable(
         "memory_savings",
-        "a change that frees memory at that peak, beside the optimizer",
+        "a change that frees memory at that peak, other than the optimizer",
         {"change": TEXT, "freed_bytes": INTEGER},
         lambda profile: (fields_of(item, "change", "bytes") for item in profile.memory.savings),
     ),

@@ -123,7 +123,7 @@ def override(
         if key not in fields:
             raise UsageError(
                 f"{file.name} has no field '{key}'{suggestion(key, [*fields, *own])}",
-                f"beside the fields of the config there are: {', '.join(own)}",
+                f"other than the fields of the config there are: {', '.join(own)}",
             )
         current = getattr(config, key, None)
         if isinstance(current, (list, tuple, dict)) or hasattr(current, "to_dict"):

@@ -79,7 +79,7 @@ def time_shape(
     *,
     budget_s: float = DEFAULT_BUDGET_S,
 ) -> DecompositionTimes:
-    """Time every kernel at one shape, in turns, within a budget.
+    """Time every kernel at one shape, interleaved, within a budget.
 
     What a run would cost is predicted from a quarter of the shape, by the cube of the size. Kernels are taken from the
     cheapest up, and what is left of the budget after a first run of each decides about the next; the rest are named in
@@ -188,7 +188,7 @@ def fastest(kernel: Kernel, problem: KernelInputs) -> Timed:
 
 
 def _more_rounds(timed: list[Timed], begin_s: float, budget_s: float) -> None:
-    """Repeat the kernels in turn."""
+    """Repeat the kernels, interleaved."""
     rounds_begin_s = time.perf_counter()
     for done in range(1, MOST_REPEATS):
         now_s = time.perf_counter()

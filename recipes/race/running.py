@@ -1,4 +1,4 @@
-"""The running of a planned race: its searches in turn, then its finals, every finished trial on disk at once."""
+"""The running of a planned race: its searches interleaved, then its finals, every finished trial on disk at once."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Running:
         return [candidate for candidate in self._plan.contestants if candidate.method not in gone]
 
     def _search(self, candidates: Sequence[Candidate], end_s: float) -> None:
-        """Run the trials of these methods' searches in turn, one of each in every round."""
+        """Run the trials of these methods' searches interleaved, one of each in every round."""
         for number in range(self._plan.trials):
             for candidate in candidates:
                 search = self._searches[candidate.method]

@@ -96,7 +96,7 @@ def _(promise: reasons.ExpectedGain | reasons.UnknownQuality) -> str:
 def _(decided: reasons.DecidedBy) -> str:
     text = f"Decided by {_DECIDED[decided.evidence_type]}: {words(decided.evidence)}."
     others = ", ".join(f"{name} {gain:+.1%}" for name, gain in decided.others.items())
-    return f"{text} Counted beside it: {others}." if others else text
+    return f"{text} Counted too: {others}." if others else text
 
 
 @words.register

@@ -95,7 +95,7 @@ def _result(race: Race) -> list[str]:
     if unsure:
         return [
             "No method was better than AdamW by more than the spread of its seeds; "
-            f"no difference can be told for {', '.join(unsure)}. Then plain AdamW is the simple choice."
+            f"no difference can be shown for {', '.join(unsure)}. Then plain AdamW is the simple choice."
         ]
     if (once and len(race.seeds) < 2) or not any(len(c.losses) > 1 for c in race.contestants):
         return [

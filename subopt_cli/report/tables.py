@@ -111,7 +111,7 @@ def memory_tables(profile: Profile) -> list[Table]:
             Column("frees at least", cell=lambda one: _part(one.bytes, peak)),
             Column("of the peak", cell=lambda one: _share(one.bytes, peak, digits=2)),
         )
-        title = "What would free memory beside the optimizer"
+        title = "What would free memory, other than the optimizer"
         rows = rows_of(savings, memory.savings)
         tables.append(Table("savings", title, "", savings, rows, is_wide=False))
     return tables

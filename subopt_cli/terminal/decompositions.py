@@ -23,8 +23,8 @@ DECOMPOSITION_LEGEND = {
     "every step; 'per step' is its cost to a training step, all layers of that shape together",
 }
 SPIKE_LEGEND = {
-    "spikes": "a step that refreshes the bases of all layers at once, beside an ordinary one; 'in turns': an estimate "
-    "of the longest step if layers were refreshed one by one",
+    "spikes": "a step that refreshes the bases of all layers at once, next to an ordinary one; 'staggered': an "
+    "estimate of the longest step if layers were refreshed one by one",
 }
 _TIMING_COLUMNS: Columns[Decomposition] = (
     TerminalColumn("way", is_text=True, cell=lambda timing: timing.kernel),

@@ -34,12 +34,12 @@ _COLUMNS: Columns[Any] = (
 _LEGEND = {
     "state": "what the optimizer keeps between two steps, to the byte",
     "weights": "what low-rank layers take off the model's weights, at their largest ranks",
-    "temporary": "the most it needs beside that while it updates one layer",
+    "temporary": "the most it needs on top of that while it updates one layer",
     "peak": "highest memory of a training step; 'set by' is the phase that reaches it",
     "fits": "whether that peak fits; 'maybe' where it lies within the estimate's error",
     "FLOPs": "the optimizer's arithmetic as a share of the model's own forward and backward pass: 'bound' is the "
     "papers' limit on what the rotation adds, 'here' is all of it at the options used",
-    "time": "measured time of a step beyond that of one with plain AdamW, the two taken in turn",
+    "time": "measured time of a step beyond that of one with plain AdamW, the two interleaved",
 }
 _LEGEND_OF = {"FLOPs,\nhere": "FLOPs", "time\na step": "time"}  # where a heading says more
 

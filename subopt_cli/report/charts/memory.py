@@ -18,7 +18,7 @@ CATEGORIES = (
     ("state", "optimizer state", "--red"),
     ("activation", "activations", "--blue"),
     ("temporary", "temporaries", "--orange"),
-    ("whole", "not told apart", "--sky"),
+    ("whole", "not split", "--sky"),
 )
 PHASES: tuple[Phase, ...] = ("forward", "backward", "step", "refresh")
 _ROW = 24  # pixels of a bar with its gap

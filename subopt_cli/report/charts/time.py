@@ -132,7 +132,7 @@ def step_charts(profile: Profile) -> list[Chart]:
 
 def _step_chart(traces: Sequence[Trace], rows: int, passes_ms: float | None) -> Chart:
     caption = "The optimizer's own time in a step. A method that refreshes all layers in one step makes that step long"
-    caption += ", unless layers take turns."
+    caption += ", unless refreshes are staggered."
     if passes_ms:
         caption += f" Dotted: one forward and backward pass, {format_ms(passes_ms)}."
     times = [value for trace in traces for value in trace["x"]]
