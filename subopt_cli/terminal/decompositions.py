@@ -47,7 +47,7 @@ _SPIKE_COLUMNS: Columns[tuple[MethodCost, float, float]] = (
     TerminalColumn(
         "times", priority=3, cell=lambda found: times(found[2] / found[1] if found[1] > 0 else None)
     ),
-    TerminalColumn("in\nturns", priority=2, cell=lambda found: format_ms(found[0].staggered_ms)),
+    TerminalColumn("stag-\ngered", priority=2, cell=lambda found: format_ms(found[0].staggered_ms)),
 )
 
 
