@@ -37,7 +37,7 @@ RANKS = (0.5, 0.25, 0.125)
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class MixCandidate:
     """A method with its options, and what is known of it on the whole model.
 
     Attributes:
@@ -88,7 +88,7 @@ class Measured:
         step_ms: Time beyond forward and backward pass; None where it was not measured.
     """
 
-    candidate: Candidate
+    candidate: MixCandidate
     bytes: tuple[int, ...]
     values: tuple[float, ...]
     step_ms: tuple[float, ...] | None
@@ -127,10 +127,10 @@ def measured_candidates(profile: Profile, rows: Sequence[Row], usable_bytes: int
     return found
 
 
-def _ranks(profile: Profile, row: Row, usable_bytes: int) -> Iterator[Candidate]:
+def _ranks(profile: Profile, row: Row, usable_bytes: int) -> Iterator[MixCandidate]:
     """A row's method at the profile's rank and at others."""
     limit = usable_bytes - (needed_bytes(row) - row.cost.state_bytes)
-    base = Candidate(row, row.cost, _score(row), _time_cost(row), _attention(row), 0, limit)
+    base = MixCandidate(row, row.cost, _score(row), _time_cost(row), _attention(row), 0, limit)
     yield base
     if "projects" not in base.method.capabilities or "rank" not in row.cost.options:
         return
@@ -172,7 +172,7 @@ def _attention(row: Row) -> float:
     return row.predicted.certainty * weights.get("predicted", 0.0) / sum(weights.values())
 
 
-def _measured(profile: Profile, candidate: Candidate, own: Sequence[float | None]) -> Measured:
+def _measured(profile: Profile, candidate: MixCandidate, own: Sequence[float | None]) -> Measured:
     """A candidate on every layer; `own`: the layers' gains at the profile's rank, whose mean its score contains."""
     layers, row = matrices(profile), candidate.row
     options = candidate.options
