@@ -72,7 +72,8 @@ def _determined_left(G: Tensor, rank: int | None) -> Tensor:
             if _float32_suffices(C, rank or m):
                 return _leading(torch.linalg.eigh(C)[1].flip(-1), rank).to(_solve_dtype(G))
         A = G.to(_solve_dtype(G))
-        P = determined_eigenvectors(A @ A.mT, rank, least**2 * energy_of(A))
+        C = A @ A.mT
+        P = determined_eigenvectors(C, rank, least**2 * C.trace())
         return P if P.shape[1] == (rank or m) else _sharpened(P, A)
     except LinAlgError:
         U, s, _ = torch.linalg.svd(G.to(_solve_dtype(G)), full_matrices=False)
