@@ -18,8 +18,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 # Of float32 and float64 kernels here, in units of eps ||A||_F: eigenvalues that should be zero reached 5, the diagonals
-# of R mostly 8 (at up to 1,024 rows, condition numbers to 1e3); behind an old basis in no order of energy two reached 19
-# and 114, so there a direction of noise may pass for a determined one.
+# of R mostly 8 (at up to 1,024 rows, condition numbers to 1e3); behind an old basis in no order of energy two reached
+# 19 and 114, so there a direction of noise may pass for a determined one.
 _SOLVER_ROUNDING = 16
 # One unit in the last place of every entry moves no singular value by more than eps ||A||_F.
 _ENTRY_ROUNDING = 2
