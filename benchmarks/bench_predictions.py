@@ -37,7 +37,7 @@ from subopt.profilers.method_table import BASELINE
 from subopt.profilers.profile import run_profile
 from subopt.profilers.record.profile import Profile, Settings
 from subopt.profilers.target.load import load_target
-from subopt.recipes.advice.changes import changed_options
+from subopt.recipes.plan.method_options import changed_options
 from subopt.recipes.plan.step_time import relative_step_time, whole_step_ms
 from subopt.recipes.schema import Data, Model, Optimizer, Recipe, Schedule
 from subopt.recipes.training.stepper import Stepper

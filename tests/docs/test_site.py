@@ -108,7 +108,7 @@ def test_the_recipe_page_has_every_key(site):
 def test_an_included_section_is_there(site):
     page = text_of(site / "adding-a-method.html")
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    sentence = "Write what is new once: what it stores, its update, its FLOPs"
+    sentence = "Write what is new once, in a file of its own: its options, what it stores, its step"
     assert sentence in contributing
     assert sentence in page
     assert "How to add a measurement" in page

@@ -34,10 +34,14 @@ def main(recipe_path: Path, kills: int, seed: int) -> int:
     expected = weights(folder / "reference")
 
     done, finished, in_training = 0, 0, 0
-    while done < kills or finished == 0:
+    # On a busy machine even many kills may all come before the first checkpoint.
+    while (
+        not (is_enough := done >= kills and (in_training > 0 or done >= 10 * kills))
+        or finished == 0
+    ):
         output = folder / f"killed-{finished}"
         # a few steps per session, so that one training is killed many times
-        delay_s = rng.uniform(0, set_up_s + 0.1 * (whole_s - set_up_s)) if done < kills else None
+        delay_s = rng.uniform(0, set_up_s + 0.1 * (whole_s - set_up_s)) if not is_enough else None
         if killed(recipe_path, output, delay_s):
             done += 1
             in_training += any((output / "checkpoints").glob("step-*"))

@@ -96,7 +96,7 @@ def test_killed_runs_end_the_same(recipe_path):
     command = [sys.executable, str(KILLS), str(recipe_path), "5", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 kills" in done.stdout
+    assert int(done.stdout.split()[0]) >= 5
 
 
 def test_the_recipe_in_the_run_folder_names_the_same_files(recipe_path, tmp_path):

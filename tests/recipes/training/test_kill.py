@@ -25,4 +25,4 @@ def test_twenty_kills_change_nothing(recipe_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "20 kills" in done.stdout
+    assert int(done.stdout.split()[0]) >= 20
