@@ -40,8 +40,10 @@ def main(recipe_path: Path, kills: int, seed: int) -> int:
         or finished == 0
     ):
         output = folder / f"killed-{finished}"
-        # a few steps per session, so that one training is killed many times
-        delay_s = rng.uniform(0, set_up_s + 0.1 * (whole_s - set_up_s)) if not is_enough else None
+        # A few steps per session, so that one training is killed many times. A fork's start takes up to twice as
+        # long: it copies the memory that a collection touches.
+        latest_s = 2 * set_up_s + 0.1 * (whole_s - set_up_s)
+        delay_s = None if is_enough else rng.uniform(0, latest_s)
         if killed(recipe_path, output, delay_s):
             done += 1
             in_training += any((output / "checkpoints").glob("step-*"))
