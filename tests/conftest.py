@@ -68,6 +68,7 @@ def _freeze() -> None:
 
 # Where whole trainings, races, profiles and simulations are, and PyTorch's harness: most of the time of all tests.
 _SLOW = (
+    "optimizers/bases/test_completion.py",
     "optimizers/low_rank/",
     "optimizers/preconditioners/test_shared_basis.py",
     "optimizers/state/test_low_bit.py",
