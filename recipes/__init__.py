@@ -9,8 +9,7 @@ the top from none:
     plan         does a step fit the memory, and what would make it
     evidence     what is known of a method's quality: published, measured, raced
     ranking      the methods as rows of a table, best first        (plan, evidence)
-    mixed        a recipe of several methods                       (ranking)
-    advice       the advisor: an answer with reasons, and a recipe (ranking, mixed)
+    advice       the advisor: an answer with reasons, and a recipe (ranking)
     run_folder   what a run keeps on disk                        (recipe, data)
     training     the training itself                               (run_folder, data, plan)
     tracking     its scalars for other tools                       (training)

@@ -11,7 +11,6 @@ from subopt.optimizers import METHODS, get_method
 from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.raced_settings import as_raced
-from ..mixed.recipe import mixed_at
 from ..plan.budget import Budget, DeviceType, read_budget
 from ..plan.method_options import changed_options
 from ..plan.reasons import plan_reasons
@@ -49,7 +48,6 @@ def recommend(
     device: DeviceType = "cuda",
     request: PlanRequest | None = None,
     headroom: float = 0.0,
-    mixed: bool = False,
 ) -> Advice:
     """Rank the profile's methods under a memory budget, choose one, and solve for the rest of the plan.
 
@@ -68,7 +66,6 @@ def recommend(
         device: Kind of the memory: `cuda` takes context and allocator reserve off the budget.
         request: What else is asked of the plan; it has the batch size then.
         headroom: Share of the usable budget to keep free.
-        mixed: Whether to choose a method for every layer, in the place of the chosen one, as the plan runs that.
 
     Raises:
         OptionError: An unknown method.
@@ -89,7 +86,7 @@ def recommend(
     planned, chosen = _planned(question)
     if chosen is None:
         return _refusal(question, planned)
-    return _choice(question, planned, chosen, mixed=mixed)
+    return _choice(question, planned, chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,28 +125,23 @@ def _refusal(question: _Question, planned: Sequence[Planned]) -> Advice:
     )
 
 
-def _choice(
-    question: _Question, planned: Sequence[Planned], chosen: Planned, *, mixed: bool
-) -> Advice:
-    """Say what was chosen and why, and choose a mix in its place where one is asked for."""
-    profile, budget, plan = question.profile, question.budget, chosen.plan
+def _choice(question: _Question, planned: Sequence[Planned], chosen: Planned) -> Advice:
+    """Say what was chosen and why."""
+    profile, plan = question.profile, chosen.plan
     rows = tuple(item.row for item in planned)
     solved = tuple(plan_reasons(profile, question.request, plan))
-    asked_mix = (profile, question.costs, plan, budget.usable_bytes)
-    mix, about_mix = mixed_at(*asked_mix) if mixed else (None, ())
     leaner = {item.row.method: item.plan.options for item in planned if item.plan.options}
     why = choice_reasons(chosen.row, rows, question.objective, profile, leaner)
     return Advice(
         objective=question.objective,
-        budget=budget,
+        budget=question.budget,
         batch_size=plan.batch_size,
         rows=rows,
         chosen=chosen.row,
-        reasons=(*why, *solved, *about_mix, *_remarks(question, chosen.row)),
+        reasons=(*why, *solved, *_remarks(question, chosen.row)),
         unavailable=question.unavailable,
         plan=plan,
         plan_reasons=solved,
-        mixed=mix,
     )
 
 

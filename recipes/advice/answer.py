@@ -9,7 +9,6 @@ from typing import Any, Literal
 from subopt.errors import DoesNotFitError
 from subopt.units import format_bytes
 
-from ..mixed.record import Mixed
 from ..plan.budget import Budget
 from ..plan.solving import Solved
 from ..ranking.row import Objective, Row
@@ -55,7 +54,6 @@ class Advice:
         unavailable: Methods that cannot be used here, and what to install for them.
         plan: What the chosen row is for; None where nothing fits.
         plan_reasons: What of the plan was solved for; among `reasons` too.
-        mixed: The mix of methods that takes the chosen one's place, where one was asked for and fits.
     """
 
     objective: Objective
@@ -68,7 +66,6 @@ class Advice:
     unavailable: tuple[tuple[str, str], ...] = ()
     plan: Solved | None = None
     plan_reasons: tuple[Reason, ...] = ()
-    mixed: Mixed | None = None
 
     @property
     def exit_status(self) -> int:

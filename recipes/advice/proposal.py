@@ -14,8 +14,6 @@ from ..data.paths import relative
 from ..evidence.published import PublishedLr, load_evidence, published_lr
 from ..evidence.raced_settings import RacedFallbackRate, known_rate, raced
 from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
-from ..mixed.recipe import with_mixed
-from ..mixed.record import MixRemark
 from ..plan.method_options import changed_options
 from ..ranking.row import Row
 from ..reason import Reason
@@ -66,7 +64,7 @@ def to_recipe(
     row, plan = advice.require_chosen()
     rate, fallback_rate = known_rate(profile, row.method), _fallback_rate(profile, row.method)
     files = profile.target.files
-    recipe = Recipe(
+    return Recipe(
         model=Model(
             target=relative_target(profile, recipe_path),
             kwargs=dict(profile.target.kwargs),
@@ -100,30 +98,23 @@ def to_recipe(
         seed=profile.settings.seed,
         why=_why(advice, profile, row, evidence),
     )
-    return recipe if advice.mixed is None else with_mixed(recipe, advice.mixed, profile)
 
 
 def recipe_reasons(advice: Advice, profile: Profile) -> Iterator[Reason]:
     """Yield what a recipe's choices rest on: evidence, what of the plan was solved for, learning rates, and doubts."""
     row, plan = advice.require_chosen()
-    methods = [row.method]
-    if advice.mixed is None:
-        yield from row.evidence
-    else:
-        methods = [use.method for use in advice.mixed.uses]
-        yield from map(MixRemark, advice.mixed.sentences)
+    yield from row.evidence
     yield from advice.plan_reasons
     correction = step_correction(profile)
     if correction is not None and row.step_ms is not None:
         yield correction
-    for method in methods:
-        rate = known_rate(profile, method)
-        yield ChosenRate(method, rate.lr, rate.reason)
-        tokens, published = tokens_per_step(profile, plan.examples_per_step), rate.tokens_per_step
-        if tokens is not None and published is not None:
-            ratio = published / max(tokens, 1)
-            if not 1 / _OTHER_BATCH < ratio < _OTHER_BATCH:
-                yield OtherBatchSize(published, tokens)
+    rate = known_rate(profile, row.method)
+    yield ChosenRate(row.method, rate.lr, rate.reason)
+    tokens, published = tokens_per_step(profile, plan.examples_per_step), rate.tokens_per_step
+    if tokens is not None and published is not None:
+        ratio = published / max(tokens, 1)
+        if not 1 / _OTHER_BATCH < ratio < _OTHER_BATCH:
+            yield OtherBatchSize(published, tokens)
     fallback_rate = _fallback_rate(profile, row.method)
     if fallback_rate is not None:
         yield ChosenRate(row.method, fallback_rate.lr, fallback_rate.reason, is_fallback=True)

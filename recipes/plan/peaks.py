@@ -8,7 +8,6 @@ batch, on recomputing and on when the weights are updated: by as much as the pro
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 from subopt.profilers.memory.device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
@@ -51,17 +50,6 @@ class PeakAt(Reason):
         """Return whether it fits what tensors can use."""
         needed = None if self.high_bytes is None else self.bytes + self.overhead_bytes
         return fit(self.low_bytes, needed, usable_bytes)
-
-    def shifted(self, delta_bytes: int) -> PeakAt:
-        """Return the peak with something held throughout the step made larger or smaller."""
-        high = None if self.high_bytes is None else self.high_bytes + delta_bytes
-        return replace(
-            self,
-            bytes=self.bytes + delta_bytes,
-            low_bytes=self.low_bytes + delta_bytes,
-            high_bytes=high,
-            by_phase=tuple((phase, size + delta_bytes) for phase, size in self.by_phase),
-        )
 
 
 def peak_at(

@@ -89,12 +89,6 @@ def recommend(
     methods: Annotated[
         str | None, typer.Option(help="Only these methods, separated by commas.")
     ] = None,
-    mixed: Annotated[
-        bool,
-        typer.Option(
-            "--mixed", help="Choose a method for every layer: a recipe with rules, if one fits."
-        ),
-    ] = False,
     to: Annotated[
         Path, typer.Option("--output", "-o", help="The recipe to write.")
     ] = DEFAULT_RECIPE,
@@ -141,7 +135,6 @@ def recommend(
         ),
         headroom=headroom,
         methods=split_names(methods),
-        mixed=mixed,
     )
     output.document(_document(advice))
     output.show(*_report(advice, gpu_mem, explain=explain, everything=everything))
@@ -166,13 +159,10 @@ def _document(advice: Advice) -> dict[str, Any]:
 def _report(
     advice: Advice, gpu_mem: str, *, explain: bool, everything: bool
 ) -> list[RenderableType]:
-    from ..terminal.advice import advice_report, mixed_section
+    from ..terminal.advice import advice_report
 
     budget_line = describe_budget(gpu_mem, advice.budget)
-    report = advice_report(advice, budget_line, explain=explain, everything=everything)
-    if advice.mixed is not None:
-        report.append(mixed_section(advice.mixed))
-    return report
+    return advice_report(advice, budget_line, explain=explain, everything=everything)
 
 
 def _parse_batch_size(text: str | None) -> int | Literal["auto"] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from subopt.recipes.advice import reasons
 from subopt.recipes.evidence.published import Certainty
-from subopt.recipes.mixed.record import MixRemark
 from subopt.recipes.ranking.row import Evidence
 from subopt.recipes.reason import Reason
 
@@ -72,7 +71,6 @@ register({
     reasons.OtherBatchSize: "that rate belongs to {rate_tokens:,} tokens per step and this run has {step_tokens:,}: "
     "a smaller batch often wants a smaller rate",
     reasons.ChosenRate: "learning rate of {is_fallback:what {method} leaves alone|{method}} {lr:g}: {origin}",
-    MixRemark: "{text}",
 })
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..findings.advice import words
 from ..findings.evidence import evidence_type
-from ..text import DASH, count, facts, numbered, percent, plural, section, signed
-from ..units import format_bytes, format_ms
-from .table import Columns, FittingTable, TerminalColumn, full_table, noted
+from ..text import DASH, facts, numbered, percent, plural, section, signed
+from ..units import format_bytes
+from .table import Columns, TerminalColumn, full_table, noted
 
 if TYPE_CHECKING:
     from subopt.recipes.advice.answer import Advice
     from subopt.recipes.evidence.predicted import PredictedGain
     from subopt.recipes.evidence.published import Published
     from subopt.recipes.evidence.raced import RacedGain
-    from subopt.recipes.mixed.record import Mixed, MixedUse
     from subopt.recipes.ranking.row import Estimate, Row
 
 _LEGEND = {
@@ -165,50 +164,3 @@ def _counted(estimate: Estimate) -> str:
         f"{estimate.evidence_type}: {found} found, {left} left after doubts and time; "
         f"weight {estimate.weight:.3g}, error {error}"
     )
-
-
-_MIX_COLUMNS: Columns[Any] = (
-    TerminalColumn("layers", is_text=True),
-    TerminalColumn("method", is_text=True),
-    TerminalColumn("rank", priority=2),
-    TerminalColumn("matrices", priority=3),
-    TerminalColumn("numbers", priority=4),
-    TerminalColumn("state", priority=1),
-    TerminalColumn("adds to\nthe gain", priority=2),
-)
-
-
-def mixed_section(mixed: Mixed) -> RenderableType:
-    """Return the rules of a mix, the main method last, and what all of it takes."""
-    ruled = [use for use in mixed.uses if use.patterns]
-    rows = [row for use in [*ruled, mixed.uses[0]] for row in _use_rows(use)]
-    rows.append([
-        "all that is no matrix",
-        mixed.fallback_method,
-        DASH,
-        DASH,
-        DASH,
-        format_bytes(mixed.fallback_bytes),
-        DASH,
-    ])
-    totals = [
-        ("state", format_bytes(mixed.state_bytes)),
-        ("peak", f"{format_bytes(mixed.peak_bytes)} ({mixed.peak.phase} phase)"),
-        ("a step", format_ms(mixed.step_ms)),
-        ("gain", f"{mixed.gain:+.1%}, at best {mixed.bound_gain:+.1%}"),
-    ]
-    return section("Mix of methods", Group(FittingTable(_MIX_COLUMNS, rows), facts(totals)))
-
-
-def _use_rows(use: MixedUse) -> list[list[str]]:
-    """One row for a method, with more below it for further patterns."""
-    names = list(use.patterns) or ["all other matrices"]
-    numbers = [
-        use.method,
-        DASH if use.rank is None else f"{use.rank:g}",
-        count(len(use.layers)),
-        count(use.parameters),
-        format_bytes(use.state_bytes),
-        f"{use.gain:+.2%}",
-    ]
-    return [[names[0], *numbers], *([name, *[DASH] * len(numbers)] for name in names[1:])]

@@ -32,7 +32,6 @@ from subopt.recipes.evidence.published import (
 )
 from subopt.recipes.evidence.raced import OtherSetting, RacedGain
 from subopt.recipes.evidence.raced_settings import RacedFallbackRate, RacedRate
-from subopt.recipes.mixed.record import MixRemark
 from subopt.recipes.plan import reasons as plan
 from subopt.recipes.plan.budget import Budget
 from subopt.recipes.plan.peaks import PeakAt
@@ -105,7 +104,6 @@ EXAMPLES = [
     CHANGE,
     EarlierRuns("peak", 12, 0.97, 1.04),
     StepCorrection(1.5, 3),
-    MixRemark("a remark"),
     GAIN,
     advice.RaceResult(0.1, "loss", counts=True),
     advice.UnknownQuality(OVERHEAD),
@@ -154,9 +152,7 @@ def reason_types() -> set[type[Reason]]:
     """All types of reasons, in whatever file of recipes/ they are."""
     names = [m.name for m in pkgutil.walk_packages(subopt.recipes.__path__, "subopt.recipes.")]
     rooms = tuple(f"subopt.recipes.{room}" for room in ("plan", "evidence", "ranking", "advice"))
-    modules = [
-        importlib.import_module(n) for n in names if n.startswith((*rooms, "subopt.recipes.mixed"))
-    ]
+    modules = [importlib.import_module(n) for n in names if n.startswith(rooms)]
     found = {item for module in modules for item in vars(module).values() if isinstance(item, type)}
     return {item for item in found if issubclass(item, Reason)}
 
