@@ -136,17 +136,27 @@ def test_the_image_is_that_of_the_matrix_formed_explicitly():
         torch.testing.assert_close(image * unit**4, expected, rtol=1e-12, atol=1e-9)
 
 
-@settings(max_examples=10)
-@given(st.integers(0, 10**6), st.integers(2, 6), st.floats(0.01, 1.0))
-def test_power_iteration_never_exceeds_the_norm_and_seldom_misses_much(seed, k, noise):
+def found_by_power_iteration(seed, k, noise):
+    """Return the norms that the last of six steps found, as shares of the spectral norms."""
     sequence = list(gradients((10, 12), steps=6, seed=seed, noise=noise))
     low, rho = held(run(sequence[:-1], rank=k, **BARE)[1])
     G = sequence[-1]
     after, new_rho = held(run(sequence, rank=k, **BARE)[1])
     E = low + G[:, :, None] * G[:, None, :] - after
-    norms = torch.linalg.matrix_norm(E, 2)
-    found = (new_rho - rho) / norms
-    assert (found <= 1 + 1e-9).all()
+    return (new_rho - rho) / torch.linalg.matrix_norm(E, 2)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.floats(0.01, 1.0))
+def test_power_iteration_never_exceeds_the_norm(seed, k, noise):
+    assert (found_by_power_iteration(seed, k, noise) <= 1 + 1e-9).all()
+
+
+@pytest.mark.parametrize("k", [2, 4, 6])
+@pytest.mark.parametrize("noise", [0.01, 0.1, 1.0])
+def test_power_iteration_seldom_misses_much(k, noise):
+    """A statement of many draws, so it is made of a hundred that are always the same."""
+    found = torch.cat([found_by_power_iteration(seed, k, noise) for seed in range(10)])
     assert found.median() > 0.9
 
 
