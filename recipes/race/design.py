@@ -1,0 +1,106 @@
+"""What a race does for its budget: how many methods, how many rates of each, and where the worse ones stop."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from subopt.profilers.record.base import Record
+
+# A run's first steps tell nothing of a rate, however short the run is.
+LEAST_STEPS = 10
+
+
+class Rung(Record):
+    """A point of the run, as a share of it, where only the best `keep` go on."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    keep: Annotated[int, Field(ge=1)]
+
+
+class Design(Record):
+    """How a race is run.
+
+    Attributes:
+        methods: How many take part.
+        rates: Learning rates that each begins with, half a decade apart around the one to start from.
+        moves: How many more each may try further out, while its best is the lowest or the highest.
+        rate_rungs: Where the rates of one method are compared with each other.
+        method_rungs: Where the methods, each at its best rate, are compared.
+    """
+
+    methods: Annotated[int, Field(ge=1)]
+    rates: Annotated[int, Field(ge=1, le=100)]
+    moves: Annotated[int, Field(ge=0, le=100)]
+    rate_rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
+    method_rungs: tuple[Rung, ...] = ()
+
+    @property
+    def cost_runs(self) -> float:
+        """The most that candidates which do not win can take, in whole runs: the winner's own part is the run."""
+        cost, going = 0.0, self.rates + self.moves
+        for rung in self.rate_rungs:
+            cost += self.methods * (going - rung.keep) * rung.share
+            going = rung.keep
+        going *= self.methods
+        for rung in self.method_rungs:
+            cost += (going - rung.keep) * rung.share
+            going = rung.keep
+        return cost
+
+    @property
+    def decided_at(self) -> float:
+        """The share of the run after which one candidate is left."""
+        return (self.rate_rungs + self.method_rungs)[-1].share
+
+
+# Rates of one method can be told apart in the first per cents of a run; methods not before about 30 %: earlier, those
+# that learn quickly at first look best. See docs/race.md.
+_QUICK = (Rung(share=0.02, keep=2), Rung(share=0.05, keep=1))
+_CAREFUL = (Rung(share=0.05, keep=2), Rung(share=0.10, keep=1))
+_METHODS = (Rung(share=0.30, keep=1),)
+
+
+def designs(methods: int) -> tuple[Design, ...]:
+    """Return the designs for so many methods, the cheapest first."""
+    last = _METHODS if methods > 1 else ()
+    return (
+        Design(methods=methods, rates=3, moves=1, rate_rungs=_QUICK, method_rungs=last),
+        Design(methods=methods, rates=3, moves=2, rate_rungs=_CAREFUL, method_rungs=last),
+    )
+
+
+def design_for(
+    share: float,
+    *,
+    most_methods: int,
+    fixed_methods: int | None = None,
+    with_winner: bool = False,
+) -> Design | None:
+    """Return the best design within a share of a run; None where that is too small for any.
+
+    Args:
+        share: The budget, in whole runs.
+        most_methods: How many methods could take part.
+        fixed_methods: How many have to; None leaves it to the budget, which buys methods before careful rates.
+        with_winner: Whether the winner's part, up to the decision, counts too.
+    """
+    counts = [fixed_methods] if fixed_methods else range(1, most_methods + 1)
+    every = [design for count in counts for design in designs(count)]
+    within = [one for one in every if _cost(one, with_winner=with_winner) <= share * (1 + 1e-9)]
+    return max(within, key=lambda design: (design.methods, design.cost_runs), default=None)
+
+
+def least_cost_runs(methods: int, *, with_winner: bool = False) -> float:
+    """Return what the cheapest race of so many methods takes, in whole runs."""
+    return min(_cost(design, with_winner=with_winner) for design in designs(methods))
+
+
+def _cost(design: Design, *, with_winner: bool) -> float:
+    return design.cost_runs + (design.decided_at if with_winner else 0.0)
+
+
+def rung_step(share: float, steps: int) -> int:
+    """Return the step at which a run of so many steps comes to a rung."""
+    return min(steps, max(round(share * steps), LEAST_STEPS))
