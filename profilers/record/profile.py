@@ -95,6 +95,7 @@ class Target(Record):
     sha256: str | None = None
     synthetic_data: bool = False
     files: Files | None = None  # of which the data was; their paths are absolute
+    loads_weights: bool = False  # while it was built: from a checkpoint
 
     @property
     def is_hf(self) -> bool:

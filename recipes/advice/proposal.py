@@ -13,8 +13,8 @@ from subopt.profilers.record.profile import Profile
 from ..data.paths import relative
 from ..evidence.published import PublishedLr, load_evidence, published_lr
 from ..evidence.raced_settings import RacedFallbackRate, known_rate, raced
-from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
 from ..plan.method_options import changed_options
+from ..prior.traits import model_kind, tokens_per_step, trainable_parameters
 from ..ranking.row import Row
 from ..reason import Reason
 from ..schema import Checkpoint, Data, Evaluation, Fallback, Model, Optimizer, Recipe, Schedule, Why
@@ -135,7 +135,7 @@ def _fallback_rate(profile: Profile, method: str) -> PublishedLr | None:
     baseline = load_evidence().baseline
     if method == baseline:
         return None
-    rate = published_lr(baseline, trainable_parameters(profile), model_type(profile))
+    rate = published_lr(baseline, trainable_parameters(profile), model_kind(profile))
     found = raced(profile, method)
     return replace(rate, lr=found[0].fallback_lr, reason=RacedFallbackRate()) if found else rate
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from subopt.profilers.record.profile import Phase
 
 from ..evidence.published import Certainty
-from ..evidence.traits import Measure
+from ..prior.traits import Measure
 from ..ranking.row import EvidenceType, Objective, TimeOverhead
 from ..reason import Reason
 

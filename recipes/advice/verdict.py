@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 from subopt.profilers.record.profile import Profile
 
 from ..evidence.doubts import SyntheticData
-from ..evidence.traits import Measure, measure_of
 from ..plan.budget import Fit
+from ..prior.traits import Measure, measure_of
 from ..ranking.reasons import LowRankLayers
 from ..ranking.row import Objective, Row
 from ..reason import Reason

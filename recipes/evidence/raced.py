@@ -8,8 +8,8 @@ from typing import Literal
 
 from subopt.profilers.record.profile import Contestant, Profile, Race
 
+from ..prior.traits import Measure, measure_of, model_kind
 from ..reason import Reason
-from .traits import Measure, measure_of, model_type
 
 # Runs of one method differ by about this share of the loss measure where a race repeated none with other seeds.
 UNKNOWN_SPREAD = 0.05
@@ -63,7 +63,7 @@ def gain_from_losses(loss: float, baseline_loss: float, kind: str | None) -> flo
     Args:
         loss: The method's loss; for a language model in nats per token.
         baseline_loss: The baseline's.
-        kind: The model's kind as `model_type` says it.
+        kind: The model's kind as `model_kind` says it.
     """
     if not (math.isfinite(loss) and math.isfinite(baseline_loss)):
         return None
@@ -83,7 +83,7 @@ def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | No
     entries = {} if race is None else {entry.method: entry for entry in race.contestants}
     if race is None or method not in entries:
         return None
-    gain, spread, counts = _gain(entries[method], race, model_type(profile))
+    gain, spread, counts = _gain(entries[method], race, model_kind(profile))
     return RacedGain(
         contestant=entries[method],
         gain=gain,

@@ -8,9 +8,9 @@ from subopt.optimizers import get_method
 from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race
 
 from ..plan.method_options import with_options
+from ..prior.traits import model_kind, trainable_parameters
 from ..reason import Reason
 from .published import PublishedLr, published_lr
-from .traits import model_type, trainable_parameters
 
 
 class RacedRate(Reason):
@@ -54,7 +54,7 @@ def as_raced(profile: Profile, cost: MethodCost) -> MethodCost:
 
 def known_rate(profile: Profile, method: str) -> PublishedLr:
     """Return a method's learning rate for the profile's model, and the reason for it."""
-    rate = published_lr(method, trainable_parameters(profile), model_type(profile))
+    rate = published_lr(method, trainable_parameters(profile), model_kind(profile))
     found = raced(profile, method)
     if found is None:
         return rate

@@ -10,10 +10,10 @@ from subopt.profilers.record.profile import MethodCost, Profile
 from ..evidence.predicted import predicted_gain
 from ..evidence.published import load_evidence, published
 from ..evidence.raced import raced_gain
-from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt, peak_at
 from ..plan.step_time import whole_step_ms
+from ..prior.traits import model_kind, tokens_per_step, trainable_parameters
 from ..reason import Reason
 from . import reasons
 from .row import Row
@@ -38,7 +38,7 @@ def make_row(
     near = published(
         cost.method,
         trainable_parameters(profile),
-        model_type(profile),
+        model_kind(profile),
         tokens_per_step(profile, batch_size),
     )
     cut_short = profile.race is not None and profile.race.interrupted

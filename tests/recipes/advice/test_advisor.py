@@ -35,7 +35,7 @@ from subopt.recipes.advice.reasons import (
     UnknownQuality,
 )
 from subopt.recipes.evidence.published import Certainty, load_evidence, published, published_lr
-from subopt.recipes.evidence.traits import model_type, trainable_parameters
+from subopt.recipes.prior.traits import model_kind, trainable_parameters
 from subopt.recipes.plan import method_options
 from subopt.recipes.plan.budget import Fit, read_budget
 from subopt.recipes.plan.passes import PassConfig
@@ -214,15 +214,15 @@ def test_everything_installed_leaves_nothing_out():
 
 
 def test_profile_is_of_a_language_model_of_60m():
-    assert model_type(standard()) == "language"
+    assert model_kind(standard()) == "language"
     assert 55e6 < trainable_parameters(standard()) < 65e6
 
 
 def test_convolutions_make_it_vision_and_neither_is_unknown():
     conv = Layer(name="w", shape=[8, 3, 3, 3], kind="Conv2d", role="matrix", reason="")
     plain = Layer(name="w", shape=[8, 8], kind="Linear", role="matrix", reason="")
-    assert model_type(standard().model_copy(update={"layers": [conv, plain]})) == "vision"
-    assert model_type(standard().model_copy(update={"layers": [plain]})) is None
+    assert model_kind(standard().model_copy(update={"layers": [conv, plain]})) == "vision"
+    assert model_kind(standard().model_copy(update={"layers": [plain]})) is None
 
 
 def test_frozen_parameters_are_not_counted():
@@ -450,7 +450,7 @@ def test_switching_point_is_where_the_gain_exceeds_its_price_by_its_error():
 
 def test_without_published_evidence_last_and_says_so():
     advice = recommend(standard(), budget_bytes=20 * GIB)
-    parameters, kind = trainable_parameters(standard()), model_type(standard())
+    parameters, kind = trainable_parameters(standard()), model_kind(standard())
     unproven = [m for m in METHODS if published(m, parameters, kind) is None]
     assert unproven
     assert set(order(advice)[-len(unproven) :]) == set(unproven)
@@ -668,7 +668,7 @@ def test_options_other_than_the_defaults_go_into_the_recipe():
 def test_the_fallback_trains_at_adamws_published_rate(method, own):
     advice = recommend(standard(), budget_bytes=80 * GIB, methods=[method])
     made = to_recipe(advice, standard(), recipe_path=Path("recipe.yaml"))
-    adamw = published_lr(BASELINE, trainable_parameters(standard()), model_type(standard()))
+    adamw = published_lr(BASELINE, trainable_parameters(standard()), model_kind(standard()))
     assert made.optimizer.lr == own
     assert made.optimizer.fallback.lr == adamw.lr == 0.003
     rate = ChosenRate(method, adamw.lr, adamw.reason, is_fallback=True)
