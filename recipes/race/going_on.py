@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from subopt.profilers.record.race import Trial
@@ -35,5 +34,5 @@ def move_winner(race: Path, winner: Trial, output: Path) -> Path:
         (source.recipe, source.recipe.with_suffix(".moved")),
     ):
         if old.exists():
-            os.replace(old, new)
+            old.replace(new)
     return target.recipe

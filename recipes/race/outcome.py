@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-from subopt.profilers.record.race import Contestant, CurvePoint, LeftOut, Race, Trial
+from subopt.profilers.record.race import Contestant, CurvePoint, Race, Trial
 
 from ..evidence.published import load_evidence
 from .folder import Entry, Point, RacePlan
@@ -70,17 +70,13 @@ def _step_ms(plan: RacePlan, run: Run) -> float:
     return 1000 * plan.run_seconds / run.candidate.steps
 
 
-def _trial(
-    plan: RacePlan, standing: Standing, run: Run, seed: int, *, is_winner: bool
-) -> Trial:
+def _trial(plan: RacePlan, standing: Standing, run: Run, seed: int, *, is_winner: bool) -> Trial:
     points, step_ms = standing.points(run), _step_ms(plan, run)
     last = points[-1] if points else None
+    known = {point.step: (point.tokens, point.loss) for point in points if point.loss is not None}
     curve = [
-        CurvePoint(
-            step=point.step, seconds=point.step * step_ms / 1000, tokens=point.tokens, loss=point.loss
-        )
-        for point in points
-        if point.loss is not None
+        CurvePoint(step=step, seconds=step * step_ms / 1000, tokens=tokens, loss=loss)
+        for step, (tokens, loss) in known.items()  # in a short run two rungs may be one step
     ]
     has_diverged = last is not None and last.loss is None
     status: Literal["going on", "diverged", "stopped"] = "stopped"

@@ -50,7 +50,6 @@ class Budget:
             raise UsageError(
                 "a race needs a budget above 0", "give --share 10% of the run, or --minutes 20"
             )
-'''
 
 
 def race(

@@ -88,7 +88,9 @@ class Running:
         setting = candidate.setting(run.lr)
         step = rung_step(share, candidate.steps)
         listener = _Listener(run, self._warned, self._on_event)
-        point = Point(method=candidate.method, lr=run.lr, share=share, step=step, tokens=0, loss=None)
+        point = Point(
+            method=candidate.method, lr=run.lr, share=share, step=step, tokens=0, loss=None
+        )
         left_out = None
         try:
             result = train(

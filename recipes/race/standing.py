@@ -41,8 +41,8 @@ class Standing:
 
     First the rates of each method are halved among themselves, then the methods, each at its best rate. While the best
     of a method's rates is the lowest or the highest of them at the first rung, one further out is tried. A rung is
-    decided when everyone in it has come there: the order of the entries does not matter, and an interrupted race goes on
-    as it would have.
+    decided when everyone in it has come there. So the order of the entries does not matter, and an interrupted race
+    goes on as it would have.
 
     Attributes:
         going_on: The runs that nobody has stopped.
@@ -92,8 +92,8 @@ class Standing:
     def leaders(self) -> list[Leader]:
         """Return each method's best run as far as it is known, the best method first.
 
-        Those that go on are compared at the largest share that all of them have come to; those that were stopped follow,
-        the last one first. A method of which nothing finite is known is not among them.
+        Those that go on are compared at the largest share that all of them have come to. Those that were stopped
+        follow, the last one first. A method of which nothing finite is known is not among them.
         """
         found = [leader for one in self._candidates if (leader := self._leader(one)) is not None]
         ahead = [leader for leader in found if leader.run in self.going_on]
