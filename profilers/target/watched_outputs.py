@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -47,4 +47,4 @@ def _logits(output: Any) -> Tensor | None:
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(found, Tensor):
         return found
-    return _logits(output[0]) if isinstance(output, Sequence) and output else None
+    return _logits(output[0]) if isinstance(output, tuple | list) and output else None

@@ -12,12 +12,12 @@ from torch import nn
 from subopt.optimizers import parameter_roles
 from subopt.profilers.record.profile import Profile
 
+from ..schedule import DEFAULT_STEPS
+
 Kind: TypeAlias = Literal["language", "vision"]
 Measure: TypeAlias = Literal["perplexity", "loss"]
 
 CONV_DIMENSIONS = 4  # out, in, height, width
-# Steps of a run of which nobody said how long it is.
-DEFAULT_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,15 @@ def traits_of_profile(
     *,
     examples_per_step: int | None = None,
     steps: int = DEFAULT_STEPS,
-    fine_tunes: bool = False,
+    fine_tunes: bool | None = None,
 ) -> Traits:
     """Return the traits of a profiled model and a run of it.
 
     Args:
-        profile: The profile; a model that loads its weights from a file is fine-tuned.
+        profile: The profile. Where nobody said, a model that loads its weights is fine-tuned.
         examples_per_step: Examples of an optimizer step; by default the profile's batch.
         steps: Optimizer steps of the run.
-        fine_tunes: Whether fine-tuning was asked for.
+        fine_tunes: Whether it is fine-tuning; None where nobody said.
     """
     examples = profile.settings.batch_size if examples_per_step is None else examples_per_step
     return Traits(
@@ -82,7 +82,7 @@ def traits_of_profile(
         depth=_depth(profile.layers),
         tokens_per_step=tokens_per_step(profile, examples),
         steps=steps,
-        fine_tunes=fine_tunes or profile.target.loads_weights,
+        fine_tunes=profile.target.loads_weights if fine_tunes is None else fine_tunes,
     )
 
 

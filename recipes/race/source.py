@@ -10,7 +10,8 @@ from subopt.profilers.record.profile import Profile
 from ..advice.proposal import CLIP_NORM, FINAL_RATIO, WARMUP_SHARE, relative_target
 from ..evidence.published import load_evidence
 from ..prior.rates import prior_rate
-from ..prior.traits import DEFAULT_STEPS, traits_of_profile
+from ..prior.traits import traits_of_profile
+from ..schedule import DEFAULT_STEPS
 from ..schema import Data, Model, Optimizer, Recipe, Schedule
 
 
