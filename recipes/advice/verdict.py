@@ -15,6 +15,7 @@ from ..plan.budget import Fit
 from ..prior.traits import Measure, measure_of
 from ..ranking.reasons import LowRankLayers
 from ..ranking.row import EvidenceType, Objective, Row
+from ..ranking.rule import counts_published
 from ..reason import Reason
 from . import reasons
 from .answer import Confidence
@@ -153,8 +154,8 @@ def confidence_of(profile: Profile, chosen: Row, rows: Sequence[Row]) -> Confide
     """Return how sure the choice of a method is.
 
     `high`: a race of this run settles it: at least 30 % of the run and 100 steps, and a lead larger than its error.
-    `medium`: a race that ended sooner or left it open; or a promise larger than its error, for plain AdamW that no
-    other method has one. `low`: the rest, and whatever is said before the first loss has come down.
+    `medium`: a race that ended sooner or left it open; or a promise larger than its error, and for plain AdamW that no
+    other method may lead within its error. `low`: the rest, and whatever is said while the first loss is far too high.
     """
     rivals = [row for row in rows if row is not chosen and row.is_recommendable]
     if chosen.is_raced and chosen.raced is not None:
@@ -164,9 +165,7 @@ def confidence_of(profile: Profile, chosen: Row, rows: Sequence[Row]) -> Confide
         return "low"
     if chosen.is_baseline:
         open_ones = [row for row in rivals if row.expected is not None]
-        can_lead = any(
-            _score(row) + row.expected.error / 2 > 0 for row in open_ones if row.expected
-        )
+        can_lead = any(_score(row) + row.expected.error > 0 for row in open_ones if row.expected)
         return "low" if can_lead else "medium"
     return "medium" if chosen.is_promising else "low"
 
@@ -196,5 +195,5 @@ def _grounds(profile: Profile, row: Row) -> Iterator[Reason]:
     if row.predicted is not None and not early_doubts(profile):
         yield reasons.PredictedLayers(row.predicted.layers)
         yield from row.predicted.doubts
-    if row.published is not None and not row.is_baseline:
+    if row.published is not None and counts_published(row.published, row.prior):
         yield reasons.PublishedNear(row.published.certainty)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.predicted import PredictedGain
-from ..evidence.published import Published
+from ..evidence.published import Certainty, Published
 from ..evidence.raced import RacedGain
 from ..plan.budget import Fit
 from ..plan.step_time import relative_step_time
@@ -57,10 +57,11 @@ def expected_gain(
         expected = sum w (c g - time) / sum w,     time = 0.10 log2(1 + overhead), 0 for a race
         w = 1 / (error + (1 - c) |g|)^2
 
-    with errors of the seeds' spread, the prior's own, 0.30 predicted, and 0.03 + 0.30 (1 - c) published: a large number
-    from a far setting counts little. A step that takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the
-    same time; twice the steps are worth 0.10. An unknown overhead costs nothing here and is named among the reasons.
-    The error of the mean is the least of the estimates' errors, for they rest on much the same comparisons.
+    with errors of the seeds' spread, the prior's own, 0.30 predicted, and 0.03 + 0.30 (1 - c) published. What is
+    published for another kind of model, or a size or batch far from these, does not count beside a prior. A step that
+    takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are worth 0.10. An
+    unknown overhead costs nothing here and is named among the reasons. The error of the mean is the least of the
+    estimates' errors, for they rest on much the same comparisons.
 
     Returns:
         The expected gain, a share of the loss measure; None where nothing is known.
@@ -106,11 +107,16 @@ def _estimates(
     if predicted is not None:
         sure = predicted.certainty
         found.append(_estimate("predicted", predicted.gain, sure, PREDICTED_ERROR, time))
-    if published is not None:
+    if published is not None and counts_published(published, prior):
         sure = published.share
         error = PUBLISHED_ERROR + FAR_ERROR * (1 - sure)
         found.append(_estimate("published", published.gain, sure, error, time))
     return tuple(found)
+
+
+def counts_published(published: Published, prior: PriorGain | None) -> bool:
+    """Return whether a published gain counts: a far one does not beside a prior."""
+    return prior is None or published.certainty is not Certainty.FAR
 
 
 def _estimate(
