@@ -25,7 +25,7 @@ class Traits:
     """A model and its run.
 
     Attributes:
-        kind: `language` for a model with a token embedding, `vision` for one with 2-d convolutions, else None.
+        kind: `vision` for a model with 2-d convolutions, `language` for another with an embedding, else None.
         parameters: Trained parameters, shared ones once.
         width: Geometric mean of the trained matrices' fan-in, by their size: exp(sum s log f / sum s), with s the
             elements of a matrix and f its inputs (in * kernel of a convolution). Of all parameters of two dimensions
@@ -109,7 +109,7 @@ def traits_of_model(
 
 
 def model_kind(profile: Profile) -> Kind | None:
-    """Return `language` for a model with a token embedding, `vision` for one with 2-d convolutions, else None."""
+    """Return `vision` for a model with 2-d convolutions, `language` for another with an embedding, else None."""
     embeds = any(layer.module_type == "Embedding" for layer in profile.layers)
     return _kind(embeds, [layer.shape for layer in profile.layers])
 
@@ -131,9 +131,9 @@ def trainable_parameters(profile: Profile) -> int:
 
 
 def _kind(embeds: bool, shapes: Iterable[Sequence[int]]) -> Kind | None:
-    if embeds:
-        return "language"
-    return "vision" if any(len(shape) == CONV_DIMENSIONS for shape in shapes) else None
+    if any(len(shape) == CONV_DIMENSIONS for shape in shapes):
+        return "vision"  # an embedding beside them is often one of positions
+    return "language" if embeds else None
 
 
 def _depth(found: Iterable[_Parameter]) -> int:
