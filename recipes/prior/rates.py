@@ -47,6 +47,15 @@ class RelatedRate(Reason):
     decades_error: float
 
 
+class HeavyDecay(Reason):
+    """The weight decay takes this share off the weights in every step at the peak rate: too much to learn against."""
+
+    lr: float
+    weight_decay: float
+    share: float
+    bearable: float
+
+
 @dataclass(frozen=True, slots=True)
 class PriorRate:
     """A learning rate to start from.
@@ -100,6 +109,13 @@ def bearable_decay(lr: float, weight_decay: float) -> float:
     if not too_much_decay(lr, weight_decay):
         return weight_decay
     return float(f"{MOST_DECAY_A_STEP / lr:.1g}")
+
+
+def heavy_decay(lr: float, weight_decay: float) -> HeavyDecay | None:
+    """Return what is wrong with a weight decay at this peak rate, and the most that it bears; None where nothing is."""
+    if not too_much_decay(lr, weight_decay):
+        return None
+    return HeavyDecay(lr, weight_decay, lr * weight_decay, bearable_decay(lr, weight_decay))
 
 
 def too_much_decay(lr: float, weight_decay: float) -> bool:

@@ -12,12 +12,12 @@ from torch import nn
 from subopt.optimizers import parameter_roles
 from subopt.profilers.record.profile import Profile
 
+from ..schedule import DEFAULT_STEPS
+
 Kind: TypeAlias = Literal["language", "vision"]
 Measure: TypeAlias = Literal["perplexity", "loss"]
 
 CONV_DIMENSIONS = 4  # out, in, height, width
-# Steps of a run of which nobody said how long it is.
-DEFAULT_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Traits:
     """A model and its run.
 
     Attributes:
-        kind: `language` for a model with a token embedding, `vision` for one with 2-d convolutions, else None.
+        kind: `vision` for a model with 2-d convolutions, `language` for another with an embedding, else None.
         parameters: Trained parameters, shared ones once.
         width: Geometric mean of the trained matrices' fan-in, by their size: exp(sum s log f / sum s), with s the
             elements of a matrix and f its inputs (in * kernel of a convolution). Of all parameters of two dimensions
@@ -64,15 +64,15 @@ def traits_of_profile(
     *,
     examples_per_step: int | None = None,
     steps: int = DEFAULT_STEPS,
-    fine_tunes: bool = False,
+    fine_tunes: bool | None = None,
 ) -> Traits:
     """Return the traits of a profiled model and a run of it.
 
     Args:
-        profile: The profile; a model that loads its weights from a file is fine-tuned.
+        profile: The profile. Where nobody said, a model that loads its weights is fine-tuned.
         examples_per_step: Examples of an optimizer step; by default the profile's batch.
         steps: Optimizer steps of the run.
-        fine_tunes: Whether fine-tuning was asked for.
+        fine_tunes: Whether it is fine-tuning; None where nobody said.
     """
     examples = profile.settings.batch_size if examples_per_step is None else examples_per_step
     return Traits(
@@ -82,7 +82,7 @@ def traits_of_profile(
         depth=_depth(profile.layers),
         tokens_per_step=tokens_per_step(profile, examples),
         steps=steps,
-        fine_tunes=fine_tunes or profile.target.loads_weights,
+        fine_tunes=profile.target.loads_weights if fine_tunes is None else fine_tunes,
     )
 
 
@@ -109,7 +109,7 @@ def traits_of_model(
 
 
 def model_kind(profile: Profile) -> Kind | None:
-    """Return `language` for a model with a token embedding, `vision` for one with 2-d convolutions, else None."""
+    """Return `vision` for a model with 2-d convolutions, `language` for another with an embedding, else None."""
     embeds = any(layer.module_type == "Embedding" for layer in profile.layers)
     return _kind(embeds, [layer.shape for layer in profile.layers])
 
@@ -131,9 +131,9 @@ def trainable_parameters(profile: Profile) -> int:
 
 
 def _kind(embeds: bool, shapes: Iterable[Sequence[int]]) -> Kind | None:
-    if embeds:
-        return "language"
-    return "vision" if any(len(shape) == CONV_DIMENSIONS for shape in shapes) else None
+    if any(len(shape) == CONV_DIMENSIONS for shape in shapes):
+        return "vision"  # an embedding beside them is often one of positions
+    return "language" if embeds else None
 
 
 def _depth(found: Iterable[_Parameter]) -> int:
