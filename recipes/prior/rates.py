@@ -34,7 +34,6 @@ MOST_DECAY_A_STEP = 2e-3
 class FittedRate(Reason):
     """A rate is the prior's, fitted to the method's best rates on so many tasks."""
 
-    method: str
     tasks: int
     decades_error: float
 
@@ -90,7 +89,7 @@ def prior_rate(method: str, traits: Traits) -> PriorRate:
         decades += constants["fine_tuning_decades"]
     lr = on_grid(min(max(10**decades, LOWEST), HIGHEST))
     error = constants["decades_error"]
-    reason: Reason = FittedRate(method, tasks, error)
+    reason: Reason = FittedRate(tasks, error)
     if "like" in own:
         error = constants["decades_error_of_related"]
         reason = RelatedRate(method, own["like"], error)
