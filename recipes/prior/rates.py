@@ -3,7 +3,8 @@
     log10 lr = log10 a - w log10(width / 256) - s log10(steps / 1000) + b log10(tokens a step / 8192) [+ fine-tuning]
 
 with `a` of the method, w of its way of stepping (see `rates.yaml`), s, b and the fine-tuning factor of all. The token
-term counts for language models alone, from 1,024 tokens on. Clipped, then rounded to the half-decade grid 1e-3, 3e-3, 1e-2, ...
+term counts for language models alone, from 1,024 tokens on. The rate is clipped, then rounded to the half-decade grid
+1e-3, 3e-3, 1e-2, ...
 `benchmarks/fit_rates.py` fits the constants and says how far off they are on tasks that they were not fitted to.
 """
 
@@ -110,7 +111,9 @@ def bearable_decay(lr: float, weight_decay: float) -> float:
     """Return a weight decay that shrinks the weights by no more than `MOST_DECAY_A_STEP` at this rate."""
     if not too_much_decay(lr, weight_decay):
         return weight_decay
-    return float(f"{MOST_DECAY_A_STEP / lr:.1g}")
+    most = MOST_DECAY_A_STEP / lr
+    digit = 10.0 ** math.floor(math.log10(most) + 1e-9)
+    return float(f"{math.floor(most / digit + 1e-9) * digit:.1g}")
 
 
 def heavy_decay(lr: float, weight_decay: float) -> HeavyDecay | None:
