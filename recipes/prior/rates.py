@@ -90,7 +90,7 @@ def prior_rate(method: str, traits: Traits) -> PriorRate:
         tokens = max(traits.tokens_per_step, LEAST_TOKENS)
         decades += exponents["tokens"] * _log_ratio(tokens, "tokens")
     if traits.fine_tunes:
-        decades += constants["fine_tuning_decades"]
+        decades += _fine_tuning(constants["fine_tuning"], traits.parameters)
     lr = on_grid(min(max(10**decades, LOWEST), HIGHEST))
     error = constants["decades_error"]
     reason: Reason = FittedRate(tasks, error)
@@ -99,6 +99,12 @@ def prior_rate(method: str, traits: Traits) -> PriorRate:
         reason = RelatedRate(method, own["like"], error)
     decay = constants["weight_decay"].get(traits.kind, 0.0)
     return PriorRate(lr, error, bearable_decay(lr, decay), reason)
+
+
+def _fine_tuning(constants: dict[str, float], parameters: int) -> float:
+    """Return the decades that fine-tuning is below training from scratch: more for larger models."""
+    tenfolds = math.log10(max(parameters, 1) / constants["parameters"])
+    return constants["decades"] + constants["decades_per_tenfold"] * max(tenfolds, 0.0)
 
 
 def on_grid(lr: float) -> float:

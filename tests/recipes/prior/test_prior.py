@@ -133,6 +133,20 @@ def test_adamw_gets_the_papers_rates_for_the_papers_models(traits, lr):
     assert prior_rate("adamw", traits).lr == lr
 
 
+@pytest.mark.parametrize(
+    ("traits", "lr"),
+    [
+        (
+            Traits("language", 110_000_000, 1219, 72, 4_096, 10_000, True),
+            3e-5,
+        ),  # BERT-base: 2e-5 to 5e-5
+        (Traits("language", 6_700_000_000, 5106, 224, 65_536, 1_200, True), 3e-5),  # LLaMA 7B: 2e-5
+    ],
+)
+def test_large_models_are_fine_tuned_at_the_usual_rates(traits, lr):
+    assert prior_rate("adamw", traits).lr == lr
+
+
 def test_rates_fall_with_width_and_length_and_for_fine_tuning():
     assert prior_rate("adamw", replace(TINY, width=4096)).lr < prior_rate("adamw", TINY).lr
     assert prior_rate("adamw", replace(TINY, steps=10**6)).lr < prior_rate("adamw", TINY).lr
