@@ -35,9 +35,11 @@ register({
     HeavyDecay: "{weight_decay:g} takes {share:.1%} off the weights in every step at a rate of {lr:g}, against which "
     "little is learned: try {bearable:g} or less",
     OtherSetting: "the race had another {setting} ({value})",
-    PriorGain: "{gain:lower {measure}} than AdamW, give or take {error:.0%} (comparisons of such runs: {regime})",
-    start.HighFirstLoss: "the first loss is {loss:.3g}, and guessing evenly among {classes} gives {even_loss:.3g}",
-    start.OneDirection: "the gradients of {share:.0%} of the matrices have nearly one direction",
+    PriorGain: "{gain:lower {measure}} than AdamW, give or take {error:.0%} ({regime})",
+    start.HighFirstLoss: "the first loss is {loss:.3g}, far above the {even_loss:.3g} of guessing evenly among "
+    "{classes} classes (are the initial weights too large?)",
+    start.OneDirection: "the gradients of {share:.0%} of the matrices have nearly one direction "
+    "(stable rank {stable_rank:.2g})",
     start.SteepLoss: "the loss still falls steeply, from {first:.3g} to {last:.3g} in {steps:step}",
     raced_settings.RacedFallbackRate: "what the race on this model trained it with",
 })
@@ -135,7 +137,7 @@ def _(found: Published) -> str:
     )
     measure = f"error ({result.metric})" if result.better == "higher" else result.metric
     if result.better == "fewer":
-        measure = f"perplexity, by {result.metric}"
+        measure = f"perplexity, by {result.metric},"
     lower = "lower" if found.gain >= 0 else "higher"
     baseline = load_evidence().other_methods.get(result.baseline, "AdamW")
     text = filled(

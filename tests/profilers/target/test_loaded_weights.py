@@ -43,9 +43,12 @@ def test_a_record_says_whether_weights_were_loaded(tmp_path, text, loads):
 
 def test_methods_are_as_they_were_afterwards():
     before = nn.Module.load_state_dict
-    with pytest.raises(RuntimeError), LoadedWeights().noticing():
+    with LoadedWeights().noticing():
         assert nn.Module.load_state_dict is not before
-        raise RuntimeError
+    assert nn.Module.load_state_dict is before
+    model = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match="Missing key"), LoadedWeights().noticing():
+        model.load_state_dict({})
     assert nn.Module.load_state_dict is before
 
 

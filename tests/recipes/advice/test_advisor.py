@@ -32,6 +32,7 @@ from subopt.recipes.advice.reasons import (
     PublishedNear,
     Rival,
 )
+from subopt.recipes.advice.regimes import SmallBatch
 from subopt.recipes.evidence.published import load_evidence
 from subopt.recipes.plan import method_options
 from subopt.recipes.plan.budget import Fit, read_budget
@@ -547,6 +548,21 @@ def test_says_what_is_usable_and_how_sure_it_is():
     near = (PublishedNear(advice.chosen.published.certainty),) if advice.chosen.published else ()
     assert sure.grounds == (Comparisons("language models from scratch"), *near)
     assert (sure.may_exceed_budget, sure.missing_parts) == (False, 0)
+
+
+def test_a_small_batch_wants_the_cheapest_state_and_no_accumulation():
+    advice = recommend(make_profile(tokens=4_096), budget_bytes=20 * GIB)
+    assert advice.chosen.method == BASELINE
+    found = only(advice.reasons, SmallBatch)
+    as_good = [row for row in advice.rows if row.is_baseline or row.prior.gain >= 0]
+    assert found.leanest == min(as_good, key=lambda row: row.cost.state_bytes).method
+    assert (found.tokens_per_step, found.accumulate) == (4_096, 1)
+    twice = recommend(
+        make_profile(tokens=4_096), budget_bytes=20 * GIB, request=PlanRequest(accumulate=2)
+    )
+    assert only(twice.reasons, SmallBatch) == SmallBatch(8_192, found.leanest, 2)
+    large = recommend(make_profile(), budget_bytes=20 * GIB)
+    assert SmallBatch not in map(type, large.reasons)
 
 
 # ---- questions that make no sense
