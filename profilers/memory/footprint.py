@@ -109,9 +109,7 @@ def explained(memory: Memory, simulated: SimulatedModel, step: StepPeaks) -> Mem
         name = "not followed (library workspaces, rounding)"
         found = [*found, Content(name=name, category="temporary", bytes=beyond)]
         parts["temporary"] += beyond
-    return memory.model_copy(
-        update={"contents": found, "at_peak": dict(parts), "savings": changes}
-    )
+    return memory.model_copy(update={"contents": found, "at_peak": dict(parts), "savings": changes})
 
 
 def constants_of(session: Session) -> DeviceConstants:

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import UsageError
+from ._advice import DEFAULT_RECIPE, recommend_command, train_command
 from ._options import (
     DEFAULT_PROFILE,
     GPU_MEMORY_HELP,
+    HEADROOM,
     Debug,
+    Details,
     Json,
     check_can_write,
     describe_budget,
-    read_gpu_memory,
+    read_memory_limit,
     split_names,
 )
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.answer import Advice
-
-DEFAULT_RECIPE = Path("recipe.yaml")
 
 # First line of a recipe file of ours. It carries a checksum of the rest: a file that somebody has edited since
 # is theirs, and is not overwritten.
@@ -85,7 +87,7 @@ def recommend(
     ] = Switch.auto,
     headroom: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the usable budget to keep free.")
-    ] = 0.05,
+    ] = HEADROOM,
     methods: Annotated[
         str | None, typer.Option(help="Only these methods, separated by commas.")
     ] = None,
@@ -93,8 +95,12 @@ def recommend(
         Path, typer.Option("--output", "-o", help="The recipe to write.")
     ] = DEFAULT_RECIPE,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what every row of the table rests on.")
-    ] = False,
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="Say what one method's numbers rest on; writes no recipe."
+        ),
+    ] = None,
+    details: Details = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Show every method, not the best ones alone.")
     ] = False,
@@ -115,16 +121,22 @@ def recommend(
     from subopt.recipes.recipe.load import dump_recipe
 
     from ..findings.advice import evidence_text, words
+    from ..findings.answer import answer_of
+    from ..terminal.advice import advice_screen
+    from ..terminal.details.advice import advice_report
     from ..terminal.output import Output
 
     output = Output(as_json=as_json)
-    check_can_write(to)
-    if not force:
-        refuse_foreign_file(to)
+    if explain is None:
+        check_can_write(to)
+        if not force:
+            refuse_foreign_file(to)
     found = Profile.load(profile)
+    limit = read_memory_limit(gpu_mem)
     advice = advise(
         found,
-        budget_bytes=read_gpu_memory(gpu_mem),
+        budget_bytes=limit.total_bytes,
+        device=limit.device,
         objective=objective.value,
         request=PlanRequest(
             batch_size=_parse_batch_size(batch_size),
@@ -136,33 +148,69 @@ def recommend(
         headroom=headroom,
         methods=split_names(methods),
     )
-    output.document(_document(advice))
-    output.show(*_report(advice, gpu_mem, explain=explain, everything=everything))
+    output.document(_document(advice, found))
+    if explain is not None:
+        output.show(_explained(advice, found, explain))
+        return
+    command = recommend_command(profile, gpu_mem)
+    screen = advice_screen(
+        advice,
+        found,
+        answer_of(advice, found, train_command(to, advice)),
+        _more(advice, command, profile),
+        everything=everything,
+    )
+    output.show(*screen)
+    if details:
+        budget_line = describe_budget(gpu_mem, advice.budget)
+        output.show("", *advice_report(advice, found, budget_line, everything=everything))
     advice.require_chosen(hint=words(advice.changes[0]) if advice.changes else None)
     evidence = [evidence_text(reason) for reason in recipe_reasons(advice, found)]
     write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to, evidence=evidence)))
     output.note(f"wrote {to}; train with: subopt train {to}")
 
 
-def _document(advice: Advice) -> dict[str, Any]:
-    """Return the answer as JSON: every reason with its type, its fields and its text."""
+def _document(advice: Advice, profile: Profile) -> dict[str, Any]:
+    """Return the answer as JSON: every reason with its type, its fields and its text; `rate` is the recipe's."""
     from ..findings.advice import described, words
+    from ..findings.rate import method_rate
     from ..terminal.output import plain
+
+    chosen = advice.chosen
+    rate = None if chosen is None else method_rate(profile, chosen.method)
 
     return {
         **plain(advice, described),
+        "rate": plain(rate, described),
         "sentences": [words(reason) for reason in advice.reasons],
         "plan_sentences": [words(reason) for reason in advice.plan_reasons],
     }
 
 
-def _report(
-    advice: Advice, gpu_mem: str, *, explain: bool, everything: bool
-) -> list[RenderableType]:
-    from ..terminal.advice import advice_report
+def _more(advice: Advice, command: str, profile: Path) -> list[tuple[str, str]]:
+    """Return the commands that say more."""
+    method = advice.chosen.method if advice.chosen else advice.rows[0].method
+    report = "subopt report" if profile == DEFAULT_PROFILE else f"subopt report {profile}"
+    return [("why", f"{command} --explain {method}"), ("more", f"--details, or {report}")]
 
-    budget_line = describe_budget(gpu_mem, advice.budget)
-    return advice_report(advice, budget_line, explain=explain, everything=everything)
+
+def _explained(advice: Advice, profile: Profile, method: str) -> RenderableType:
+    """Return what one method's numbers rest on.
+
+    Raises:
+        OptionError: There is no such method.
+        UsageError: It is not among those asked for, or of the profile.
+    """
+    from subopt.optimizers import get_method
+
+    from ..terminal.details.explain import explanation
+
+    name = get_method(method).name
+    row = next((row for row in advice.rows if row.method == name), None)
+    if row is None:
+        known = ", ".join(row.method for row in advice.rows)
+        raise UsageError(f"{name} is not among the methods compared here", f"they are {known}")
+    return explanation(row, profile)
 
 
 def _parse_batch_size(text: str | None) -> int | Literal["auto"] | None:

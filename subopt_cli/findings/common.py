@@ -18,6 +18,14 @@ if TYPE_CHECKING:
         Ratio,
     )
 
+_PARTS = {
+    "parameter": "parameters",
+    "gradient": "gradients",
+    "state": "optimizer state",
+    "activation": "activations",
+    "temporary": "temporaries",
+}
+
 ONLINE_PCA = "online PCA"  # what the names of its kernels begin with
 
 Basis = Literal["raw", "one_sided", "two_sided", "covariance", "low_rank"]
@@ -153,9 +161,23 @@ def largest_content(profile: Profile) -> Content | None:
     return max(profile.memory.contents, key=lambda content: content.bytes, default=None)
 
 
-def optimizer_saving_bytes(profile: Profile) -> int | None:
-    """Return the most that another optimizer could free: AdamW's state less the least state of any method."""
+def leanest_method(profile: Profile) -> tuple[str, int] | None:
+    """Return the method of the least peak and what it frees of AdamW's; by their states where peaks are unknown."""
     adamw = cost_of(profile, "adamw")
     if adamw is None:
         return None
-    return adamw.state_bytes - min(cost.state_bytes for cost in profile.methods)
+    if adamw.peak is None:
+        least = min(profile.methods, key=lambda cost: cost.state_bytes)
+        return least.method, adamw.state_bytes - least.state_bytes
+    peaks = [(cost.peak.bytes, cost.method) for cost in profile.methods if cost.peak]
+    size, method = min(peaks)
+    return method, adamw.peak.bytes - size
+
+
+def parts_at_peak(profile: Profile) -> list[tuple[str, int]]:
+    """Return what fills the highest instant of training with AdamW, the largest first; none where it is unknown."""
+    adamw = cost_of(profile, "adamw")
+    parts = profile.memory.at_peak
+    if not parts and adamw is not None and adamw.peak is not None:  # an older profile
+        parts = adamw.peak.categories.get(adamw.peak.phase, {})
+    return sorted(((_PARTS[name], size) for name, size in parts.items()), key=lambda part: -part[1])
