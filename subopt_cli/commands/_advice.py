@@ -1,4 +1,4 @@
-"""What `profile`, `recommend` and `report` share: the advice for this machine's memory, and the commands that follow."""
+"""What `profile`, `recommend` and `report` share: the advice for this machine's memory, and what to do next."""
 
 from __future__ import annotations
 

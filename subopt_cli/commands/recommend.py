@@ -112,7 +112,7 @@ def recommend(
 ) -> None:
     """Choose an optimizer for a memory budget and write the recipe.
 
-    Ranks all methods, by what the papers report and by what was measured on this model, and says why.
+    Ranks all methods by what a race on this model found, what its gradients predict and what papers report.
     """
     from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.advisor import recommend as advise

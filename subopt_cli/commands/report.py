@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..units import format_bytes
-from ._advice import own_advice
 from ._options import DEFAULT_PROFILE, Debug, check_can_write, check_may_replace
 
 

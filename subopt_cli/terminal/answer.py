@@ -52,7 +52,8 @@ def answer_block(answer: Answer) -> RenderableType:
 
 def memory_block(profile: Profile) -> RenderableType:
     """Return what fills the peak of AdamW as a bar with its legend, and what would save most of it."""
-    parts, saving = parts_at_peak(profile), what_saves_most(profile)
+    parts = [(name.removeprefix("optimizer "), size) for name, size in parts_at_peak(profile)]
+    saving = what_saves_most(profile)
     lines: list[RenderableType] = [MemoryBar(parts)] if parts else []
     lines += [Text(saving)] if saving else []
     return Group(heading("MEMORY", peak_text(profile)), *map(indented, lines))

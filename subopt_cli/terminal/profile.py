@@ -13,16 +13,15 @@ from ..findings.answer import answer_of
 from ..findings.rank import spread_line
 from ..findings.rotation import rotation_line
 from ..text import count, plural
-from .advice import methods_block, that_fit
+from .advice import methods_block
 from .answer import answer_block, heading, memory_block
-from .details.profile import data_line, device_line, model_line
+from .details.profile import MISSING_SHOWN, data_line, device_line, model_line
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.answer import Advice
 
 METHODS_SHOWN = 5
-_WARNINGS_ROOM = 300
 
 
 def profile_screen(profile: Profile, advice: Advice | None, command: str) -> list[RenderableType]:
@@ -43,7 +42,7 @@ def profile_screen(profile: Profile, advice: Advice | None, command: str) -> lis
     gradients = [line for line in (spread_line(profile), rotation_line(profile)) if line]
     if gradients:
         parts.append(heading("GRADIENTS", "; ".join(gradients)))
-    warnings = that_fit(list(_warnings(profile)), _WARNINGS_ROOM)
+    warnings = list(_warnings(profile))
     if warnings:
         parts.append(heading("LOOK OUT", " ".join(warnings)))
     return [*parts, Text("more: --details, or subopt report", "dim")]
@@ -66,4 +65,7 @@ def _warnings(profile: Profile) -> Iterator[str]:
     if profile.interrupted:
         yield "The profile was interrupted: it holds what was complete by then."
     if profile.missing:
-        yield f"{plural(len(profile.missing), 'measurement')} could not be made as planned: --details."
+        rest = len(profile.missing) - MISSING_SHOWN
+        named = [what for what, _, _ in (line.partition(": ") for line in profile.missing)]
+        more = f"; {rest} more" if rest > 0 else ""
+        yield f"missing: {'; '.join(named[:MISSING_SHOWN])}{more} (why: --details)"

@@ -232,13 +232,13 @@ def test_the_answer_as_json_has_every_reason(subopt, profile):
 
 def test_a_predicted_gain_has_its_means_and_its_doubts():
     assert words(PREDICTED) == (
-        "9.0% lower perplexity (13 times the diagonality in its basis, update agreement +0.02, "
+        "9% lower perplexity (13 times the diagonality in its basis, update agreement +0.02, "
         "75% of the gradient's energy kept, mean of 28 layers), "
         "counted at 38%: gradients of untrained weights, 40% of the matrices measured"
     )
     shared = replace(PREDICTED, layers=1, certainty=1.0, shares_basis=True, kept=None)
     assert words(shared).endswith("in one shared basis, update agreement +0.02, mean of 1 layer)")
-    assert evidence_text(PREDICTED).startswith("predicted: 9.0% lower")
+    assert evidence_text(PREDICTED).startswith("predicted: 9% lower")
 
 
 def test_a_raced_gain_inside_the_spread_is_no_difference():
