@@ -29,9 +29,7 @@ Rank = Annotated[
     str,
     typer.Option(help="Rank of gradient subspaces (galore, osd), or a share of the short side."),
 ]
-GPU_MEMORY_HELP = (
-    "Memory to fit in: 24G = 24GiB (2^30 bytes each), 24GB (10^9), or auto (of the GPU, else of this machine)."
-)
+GPU_MEMORY_HELP = "Memory to fit in: 24G = 24GiB (2^30 bytes each), 24GB (10^9), or auto (the GPU's, or main memory)."
 HEADROOM = 0.05  # share of the usable budget that stays free
 
 DEFAULT_PROFILE = Path(".subopt/profile.json")

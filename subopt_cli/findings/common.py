@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from operator import attrgetter, itemgetter
 from statistics import median
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import (
+        Category,
         Content,
         Decomposition,
         Layer,
@@ -180,4 +181,9 @@ def parts_at_peak(profile: Profile) -> list[tuple[str, int]]:
     parts = profile.memory.at_peak
     if not parts and adamw is not None and adamw.peak is not None:  # an older profile
         parts = adamw.peak.categories.get(adamw.peak.phase, {})
-    return sorted(((_PARTS[name], size) for name, size in parts.items()), key=lambda part: -part[1])
+    return sorted(named_parts(parts).items(), key=lambda part: -part[1])
+
+
+def named_parts(categories: Mapping[Category, int]) -> dict[str, int]:
+    """Return bytes by category under the categories' names in words."""
+    return {_PARTS[category]: size for category, size in categories.items()}
