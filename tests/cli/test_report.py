@@ -145,7 +145,9 @@ def test_the_bars_of_the_gains_have_their_errors(full, page):
     low, high = one.whisker
     scale = 2 * expected.error / (high - low)
     assert (low - gains.line) * scale == pytest.approx(expected.gain - expected.error)
-    assert sum(segment.length for segment in one.segments) * scale == pytest.approx(abs(expected.gain))
+    assert sum(segment.length for segment in one.segments) * scale == pytest.approx(
+        abs(expected.gain)
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
