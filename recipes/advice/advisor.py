@@ -169,18 +169,18 @@ def _planned(question: _Question) -> tuple[list[Planned], Planned | None]:
         asked = smallest_plans(profile, costs, request, usable_bytes)
     else:
         asked = asked_plans(profile, costs, request, usable_bytes)
-        ranked = ranked_plans(asked, objective, usable_bytes)
+        ranked = ranked_plans(asked, objective)
         if best := _first_that_fits(ranked):
             return ranked, best
     solved = solved_plans(profile, costs, request, usable_bytes)
-    best = _first_that_fits(ranked_plans(least_changed(solved), objective, usable_bytes))
+    best = _first_that_fits(ranked_plans(least_changed(solved), objective))
     by_method = {item.row.method: item for item in [*asked, *solved]}
     if not by_method:
         raise UsageError(
             "no method of the profile can be run this way, or the profile does not know what that takes",
             "leave out --recompute on and --fused-backward on",
         )
-    return ranked_plans(by_method.values(), objective, usable_bytes), best
+    return ranked_plans(by_method.values(), objective), best
 
 
 def _first_that_fits(planned: Sequence[Planned]) -> Planned | None:

@@ -74,11 +74,9 @@ def least_changed(planned: Sequence[Planned]) -> list[Planned]:
     return [item for item in planned if change(item) == least]
 
 
-def ranked_plans(
-    planned: Iterable[Planned], objective: Objective, usable_bytes: int
-) -> list[Planned]:
+def ranked_plans(planned: Iterable[Planned], objective: Objective) -> list[Planned]:
     """Return the methods best first; equal ones keep their order."""
-    return sorted(planned, key=lambda item: sort_key(item.row, objective, usable_bytes))
+    return sorted(planned, key=lambda item: sort_key(item.row, objective))
 
 
 def _row(profile: Profile, cost: MethodCost, plan: Solved, usable_bytes: int) -> Row:

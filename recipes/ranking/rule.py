@@ -43,7 +43,6 @@ FAR_ERROR = 0.15
 LEAST_ERROR = 0.01
 
 _FIT_ORDER = {Fit.YES: 0, Fit.MAYBE: 1, Fit.NO: 2}
-_PEAK_STEP = 0.01  # peaks closer than this share of the budget count as equal
 
 SortKey: TypeAlias = tuple[float, ...]
 
@@ -137,7 +136,7 @@ def score(expected: Expected | None, *, is_baseline: bool) -> float | None:
     return None if expected is None else expected.gain - WORTH_A_CHANGE
 
 
-def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
+def sort_key(row: Row, objective: Objective) -> SortKey:
     """Return what rows are sorted by, smallest first.
 
     What fits comes before what might, and that before what does not; then methods of which something is known before
@@ -154,8 +153,7 @@ def sort_key(row: Row, objective: Objective, usable_bytes: int) -> SortKey:
         is_worse = row.expected is not None and row.expected.gain < -WORTH_A_CHANGE
         return (*first, float(is_worse), share, *last)
     if objective == "memory":
-        bucket = row.peak.bytes // max(int(usable_bytes * _PEAK_STEP), 1)
-        return (*first, float(bucket), *last)
+        return (_FIT_ORDER[row.fit], float(row.peak.bytes), tiebreak)
     doubtful = 0.0 if row.is_promising else 1.0 if row.is_baseline else 2.0
     return (*first, float(not row.is_raced), doubtful, *last)
 

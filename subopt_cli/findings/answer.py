@@ -229,5 +229,9 @@ def _budget(advice: Advice) -> str:
 
 def _needs_data(advice: Advice) -> str | None:
     """What has to come before training where the profile's data was made up."""
-    needs = (reasons.NeedsBatches, reasons.NeedsDataFiles)
-    return next((words(reason) for reason in advice.reasons if isinstance(reason, needs)), None)
+    for reason in advice.reasons:
+        if isinstance(reason, reasons.NeedsBatches):
+            return f"real data, the profile's was made up: {reason.file} needs batches()"
+        if isinstance(reason, reasons.NeedsDataFiles):
+            return "real data, the profile's was made up: profile it with --data"
+    return None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METHODS_SHOWN = 6
 # A screen has room for so many characters of reasons.
-_REASONS_ROOM = 480
+_REASONS_ROOM = 330
 
 
 def advice_screen(
@@ -62,7 +62,8 @@ def methods_block(advice: Advice, most: int, all_of_them: str) -> RenderableType
     ordered = in_claimed_order(advice)
     shown = shown_rows(advice, ordered, most)
     hidden = len(ordered) - len(shown)
-    note = f"... {hidden:,} more: {all_of_them}" if hidden else None
+    marked = "~ a gain within its error" if any(map(is_within_error, shown)) else ""
+    note = "   ".join(filter(None, [f"... {hidden:,} more: {all_of_them}" if hidden else "", marked]))
     return Group(heading("METHODS", order_title(advice)), noted(ranking_table(shown, advice), note))
 
 
@@ -100,7 +101,7 @@ def _time(row: Row) -> str:
 def _known_by(row: Row) -> str:
     if row.is_baseline or row.expected is None:
         return DASH
-    return how_known(row) + ("  ~ within error" if is_within_error(row) else "")
+    return how_known(row) + (" ~" if is_within_error(row) else "")
 
 
 def that_fit(sentences: Sequence[str], room: int) -> list[str]:

@@ -83,7 +83,7 @@ def measured(profile: Profile) -> RenderableType:
         ("model", model_line(profile)),
         ("parameters", _parameter_line(profile.layers)),
         ("data", data_line(profile)),
-        ("device", device_line(profile)),
+        ("device", f"{device_line(profile)}, torch {profile.environment.torch}"),
         ("memory", _memory_line(profile)),
     ]
     earlier = [words(runs) for runs in earlier_runs(profile.calibration)]
@@ -143,7 +143,7 @@ def device_line(profile: Profile) -> str:
     environment = profile.environment
     device = environment.gpu.name if environment.gpu is not None else environment.device
     threads = "" if environment.gpu else f", {plural(environment.threads, 'thread')}"
-    return f"{device}{threads}, {profile.settings.dtype}, torch {environment.torch}"
+    return f"{device}{threads}, {profile.settings.dtype}"
 
 
 def _memory_line(profile: Profile) -> str:
