@@ -182,7 +182,7 @@ def order_title(advice: Advice) -> str:
     by = {"quality": "expected gain", "speed": "step time", "memory": "peak memory"}
     first = "" if all(row.fit is Fit.YES for row in advice.rows) else "what fits first, then "
     sizes = {row.peak.batch_size for row in advice.rows}
-    own = "each at a micro-batch of its own" if len(sizes) > 1 else f"batch {advice.batch_size}"
+    own = "each at its own micro-batch" if len(sizes) > 1 else f"batch {advice.batch_size}"
     return f"{first}by {by[advice.objective]} ({own})"
 
 

@@ -17,7 +17,8 @@ def peak_text(profile: Profile) -> str:
     phase = f"{adamw.peak.phase} phase, " if adamw and adamw.peak else ""
     if memory.peak_bytes is None:
         return "the peak is unknown: the passes were not followed"
-    return f"AdamW's peak of {format_bytes(memory.peak_bytes)} ({phase}{memory.source})"
+    size, batch = format_bytes(memory.peak_bytes), profile.settings.batch_size
+    return f"AdamW's peak of {size} at batch {batch} ({phase}{memory.source})"
 
 
 def what_saves_most(profile: Profile) -> str | None:

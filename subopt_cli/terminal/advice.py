@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from subopt.recipes.advice.answer import Advice
     from subopt.recipes.ranking.row import Row
 
-METHODS_SHOWN = 6
+METHODS_SHOWN = 5
 # A screen has room for so many characters of reasons.
 _REASONS_ROOM = 330
 
@@ -63,7 +63,9 @@ def methods_block(advice: Advice, most: int, all_of_them: str) -> RenderableType
     shown = shown_rows(advice, ordered, most)
     hidden = len(ordered) - len(shown)
     marked = "~ a gain within its error" if any(map(is_within_error, shown)) else ""
-    note = "   ".join(filter(None, [f"... {hidden:,} more: {all_of_them}" if hidden else "", marked]))
+    note = "   ".join(
+        filter(None, [f"... {hidden:,} more: {all_of_them}" if hidden else "", marked])
+    )
     return Group(heading("METHODS", order_title(advice)), noted(ranking_table(shown, advice), note))
 
 

@@ -7,21 +7,18 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from ..findings.answer import answer_of
 from ..findings.rank import spread_line
 from ..findings.rotation import rotation_line
 from ..text import count, plural
-from .advice import methods_block
+from .advice import METHODS_SHOWN, methods_block
 from .answer import answer_block, heading, memory_block
 from .details.profile import MISSING_SHOWN, data_line, device_line, model_line
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.answer import Advice
-
-METHODS_SHOWN = 5
 
 
 def profile_screen(profile: Profile, advice: Advice | None, command: str) -> list[RenderableType]:
@@ -38,14 +35,18 @@ def profile_screen(profile: Profile, advice: Advice | None, command: str) -> lis
     if advice is not None:
         answer = answer_of(advice, profile, f"{command}   (writes recipe.yaml)")
         parts += [answer_block(answer), methods_block(advice, METHODS_SHOWN, f"{command} --all")]
-    parts.append(memory_block(profile))
+    return [*parts, memory_block(profile), Group(*_remarks(profile))]
+
+
+def _remarks(profile: Profile) -> Iterator[RenderableType]:
+    """Yield what the gradients say in a line, warnings, and where there is more."""
     gradients = [line for line in (spread_line(profile), rotation_line(profile)) if line]
     if gradients:
-        parts.append(heading("GRADIENTS", "; ".join(gradients)))
+        yield heading("GRADIENTS", "; ".join(gradients))
     warnings = list(_warnings(profile))
     if warnings:
-        parts.append(heading("LOOK OUT", " ".join(warnings)))
-    return [*parts, Text("more: --details, or subopt report", "dim")]
+        yield heading("LOOK OUT", " ".join(warnings))
+    yield heading("MORE", "--details, or subopt report")
 
 
 def _model(profile: Profile) -> str:
