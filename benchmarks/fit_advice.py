@@ -31,7 +31,7 @@ from subopt.recipes.evidence.predicted import (
     predicted_gain,
 )
 from subopt.recipes.evidence.raced import gain_from_losses
-from subopt.recipes.evidence.traits import model_type
+from subopt.recipes.prior.traits import model_kind
 from subopt.recipes.ranking.rule import time_price
 
 Constants = tuple[float, float, float, float]
@@ -113,7 +113,7 @@ def cases(profiles: Path) -> list[Case]:
             if says is None or (example, cost.method) not in loss:
                 continue
             gain = gain_from_losses(
-                loss[example, cost.method], loss[example, "adamw"], model_type(profile)
+                loss[example, cost.method], loss[example, "adamw"], model_kind(profile)
             )
             slower = pace_ms[example][cost.method] / pace_ms[example]["adamw"] - 1
             if gain is not None:

@@ -88,6 +88,17 @@ def recommend(
     headroom: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the usable budget to keep free.")
     ] = HEADROOM,
+    steps: Annotated[
+        int,
+        typer.Option(min=1, help="Optimizer steps of the run: rates and promises depend on it."),
+    ] = 1000,
+    fine_tune: Annotated[
+        bool | None,
+        typer.Option(
+            "--fine-tune/--no-fine-tune",
+            help="Whether the run is fine-tuning.  [default: if the model loads weights]",
+        ),
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Only these methods, separated by commas.")
     ] = None,
@@ -112,7 +123,7 @@ def recommend(
 ) -> None:
     """Choose an optimizer for a memory budget and write the recipe.
 
-    Ranks all methods by what a race on this model found, what its gradients predict and what papers report.
+    Ranks all methods by races of this model, comparisons of such runs, what its gradients predict, and says why.
     """
     from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.advisor import recommend as advise
@@ -144,11 +155,13 @@ def recommend(
             examples_per_step=examples_per_step,
             recompute=recompute.wish,
             fused_backward=fused_backward.wish,
+            steps=steps,
+            fine_tunes=fine_tune,
         ),
         headroom=headroom,
         methods=split_names(methods),
     )
-    output.document(_document(advice, found))
+    output.document(_document(advice))
     if explain is not None:
         output.show(_explained(advice, found, explain))
         return
@@ -170,18 +183,13 @@ def recommend(
     output.note(f"wrote {to}; train with: subopt train {to}")
 
 
-def _document(advice: Advice, profile: Profile) -> dict[str, Any]:
-    """Return the answer as JSON: every reason with its type, its fields and its text; `rate` is the recipe's."""
+def _document(advice: Advice) -> dict[str, Any]:
+    """Return the answer as JSON: every reason with its type, its fields and its text."""
     from ..findings.advice import described, words
-    from ..findings.rate import method_rate
     from ..terminal.output import plain
-
-    chosen = advice.chosen
-    rate = None if chosen is None else method_rate(profile, chosen.method)
 
     return {
         **plain(advice, described),
-        "rate": plain(rate, described),
         "sentences": [words(reason) for reason in advice.reasons],
         "plan_sentences": [words(reason) for reason in advice.plan_reasons],
     }
@@ -210,7 +218,7 @@ def _explained(advice: Advice, profile: Profile, method: str) -> RenderableType:
     if row is None:
         known = ", ".join(row.method for row in advice.rows)
         raise UsageError(f"{name} is not among the methods compared here", f"they are {known}")
-    return explanation(row, profile)
+    return explanation(row, profile, advice.traits)
 
 
 def _parse_batch_size(text: str | None) -> int | Literal["auto"] | None:

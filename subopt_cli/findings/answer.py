@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from subopt.recipes.advice.answer import Advice
     from subopt.recipes.ranking.row import Expected, Row
 
-_CONFIDENCE = {"known": "high", "likely": "medium", "a guess": "low"}
 _FITS = {Fit.YES: "fits", Fit.MAYBE: "may fit", Fit.NO: "does not fit"}
 # Reasons that the answer, its table or its memory bar say already.
 _SAID_ELSEWHERE = (
@@ -66,26 +65,20 @@ def answer_of(advice: Advice, profile: Profile, next_step: str) -> Answer:
     instead = "the default" if row.is_baseline else "instead of AdamW"
     lines = [
         ("gain", _gain(advice, profile, row)),
-        ("rate", rate_text(method_rate(profile, row.method))),
+        ("rate", rate_text(method_rate(profile, row.method, advice.traits))),
         ("step time", _step_time(row, profile)),
         ("memory", _memory(advice, row)),
         ("next", _needs_data(advice) or next_step),
         *(("plan", words(reason)) for reason in advice.plan_reasons),
     ]
-    return Answer(f"{row.method}, {instead}", confidence(advice), tuple(lines))
-
-
-def confidence(advice: Advice) -> str | None:
-    """Return how sure the choice is; None where nothing was chosen."""
-    sure = (reason for reason in advice.reasons if isinstance(reason, reasons.HowSure))
-    return next((_CONFIDENCE[reason.grade] for reason in sure), None)
+    return Answer(f"{row.method}, {instead}", advice.confidence, tuple(lines))
 
 
 def other_reasons(advice: Advice) -> list[str]:
     """Return what else there is to say, in words: what neither the answer nor the tables beside it have."""
     said = {*map(id, advice.plan_reasons), id(advice.budget)}
     sure = next((r for r in advice.reasons if isinstance(r, reasons.HowSure)), None)
-    grounds = [] if sure is None else [f"Confidence is {confidence(advice)}: {grounds_text(sure)}."]
+    grounds = [] if sure is None else [f"Confidence is {advice.confidence}: {grounds_text(sure)}."]
     return grounds + [
         words(reason)
         for reason in advice.reasons
@@ -130,7 +123,7 @@ def _rival(advice: Advice) -> Row | None:
 
 def gain_text(row: Row, profile: Profile) -> str:
     """Return a method's expected gain in words, with its error and whether a race or a prediction says so."""
-    from subopt.recipes.evidence.traits import measure_of
+    from subopt.recipes.prior.traits import measure_of
 
     expected = row.expected
     if expected is None:

@@ -5,26 +5,25 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
-from subopt.recipes.evidence.published import NearestRate, NoPublishedRate, RelativeToNearest
 from subopt.recipes.evidence.raced_settings import RacedRate, known_rate
+from subopt.recipes.prior.rates import FittedRate, RelatedRate
 from subopt.recipes.reason import Reason
 
 from ..text import plural
-from .words import filled, words
+from .words import words
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
-    from subopt.recipes.evidence.published import PublishedLr
+    from subopt.recipes.evidence.raced_settings import KnownRate
+    from subopt.recipes.prior.traits import Traits
 
-_NEAREST = "{rate.model} ({rate.paper.authors} {rate.paper.year})"
 
-
-def method_rate(profile: Profile, method: str) -> PublishedLr:
+def method_rate(profile: Profile, method: str, traits: Traits) -> KnownRate:
     """Return the rate that `to_recipe` writes for a method; the one place that the screens take it from."""
-    return known_rate(profile, method)
+    return known_rate(profile, method, traits)
 
 
-def rate_text(rate: PublishedLr) -> str:
+def rate_text(rate: KnownRate) -> str:
     """Return a rate with where it comes from and how sure it is, in a line."""
     return f"{rate.lr:g}, {_origin(rate.reason)}"
 
@@ -40,15 +39,14 @@ def _(reason: RacedRate) -> str:
 
 
 @_origin.register
-def _(reason: NearestRate) -> str:
-    return filled(f"a guess: that of {_NEAREST}", reason)
+def _(reason: FittedRate) -> str:
+    return f"{_within(reason.decades_error)} (fitted to {plural(reason.tasks, 'task')})"
 
 
 @_origin.register
-def _(reason: RelativeToNearest) -> str:
-    return filled(f"a guess: {{factor:g}} times AdamW's of {_NEAREST}", reason)
+def _(reason: RelatedRate) -> str:
+    return f"{_within(reason.decades_error)} (that of {reason.like}: none of its own is known)"
 
 
-@_origin.register
-def _(reason: NoPublishedRate) -> str:
-    return filled(f"a guess: AdamW's of {_NEAREST}", reason)
+def _within(decades_error: float) -> str:
+    return f"predicted, the best within {10**decades_error:.2g}x of it"

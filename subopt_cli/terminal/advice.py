@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METHODS_SHOWN = 5
 # A screen has room for so many characters of reasons.
-_REASONS_ROOM = 330
+_REASONS_ROOM = 480
 
 
 def advice_screen(

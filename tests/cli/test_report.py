@@ -140,7 +140,7 @@ def test_the_bars_of_the_gains_have_their_errors(full, page):
     parts = [part for part in answer_parts(full, advice, "") if isinstance(part, Bars)]
     gains = next(part for part in parts if part.name == "gains")
     rows = {row.method: row for row in advice.rows}
-    one = next(bar for bar in gains.bars if bar.is_marked)
+    one = next(bar for bar in gains.bars if bar.whisker)
     expected = rows[one.label].expected
     low, high = one.whisker
     scale = 2 * expected.error / (high - low)

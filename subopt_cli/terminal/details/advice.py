@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from subopt.recipes.evidence.predicted import PredictedGain
     from subopt.recipes.evidence.published import Published
     from subopt.recipes.evidence.raced import RacedGain
+    from subopt.recipes.prior.gains import PriorGain
     from subopt.recipes.ranking.row import Row
 
 _LEGEND = {
@@ -29,8 +30,9 @@ _LEGEND = {
     "step": "time of a training step, against one with AdamW",
     "gain": "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that the "
     "method should take away in equal time, with its error, and the type of evidence that weighs most in it",
-    "raced, predicted, published": "what each type says by itself: a race on this model after equal time; the "
-    "prediction from its gradients, and the papers' nearest comparison, after equally many steps. -: it says nothing",
+    "raced, prior, predicted, published": "what each type says by itself: a race on this model after equal time; "
+    "comparisons of such runs, the prediction from its gradients, and the papers' nearest comparison, after equally "
+    "many steps. -: it says nothing",
     "peak is": "measured, simulated, or from a formula",
 }
 
@@ -57,7 +59,7 @@ def advice_report(
         section(f"Methods, {order_title(advice)}", advice_table(shown, advice)),
         section(
             "What the rows rest on",
-            *(explanation(row, profile) for row in shown),
+            *(explanation(row, profile, advice.traits) for row in shown),
         ),
         section("How to read this", facts(_LEGEND.items())),
     ]
@@ -107,13 +109,14 @@ def _decided_by(row: Row) -> str:
     return row.expected.decided_by if row.expected else DASH
 
 
-def _evidence_gain(evidence: RacedGain | PredictedGain | Published | None) -> str:
+def _evidence_gain(evidence: RacedGain | PriorGain | PredictedGain | Published | None) -> str:
     return DASH if evidence is None or evidence.gain is None else signed_share(evidence.gain)
 
 
 _EVIDENCE_COLUMNS: Columns[Row] = (
     TerminalColumn("raced", priority=4, cell=lambda row: _evidence_gain(row.raced)),
-    TerminalColumn("predicted", priority=4, cell=lambda row: _evidence_gain(row.predicted)),
+    TerminalColumn("prior", priority=4, cell=lambda row: _evidence_gain(row.prior)),
+    TerminalColumn("predicted", priority=5, cell=lambda row: _evidence_gain(row.predicted)),
     TerminalColumn("published", priority=5, cell=lambda row: _evidence_gain(row.published)),
 )
 

@@ -18,10 +18,11 @@ from ...units import format_bytes
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
+    from subopt.recipes.prior.traits import Traits
     from subopt.recipes.ranking.row import Estimate, Row
 
 
-def explanation(row: Row, profile: Profile) -> RenderableType:
+def explanation(row: Row, profile: Profile, traits: Traits) -> RenderableType:
     """Return a method's numbers, each with its source, and what the ranking makes of them."""
     method = get_method(row.method)
     title = Text.assemble((row.method, "bold"), f": {method.summary}")
@@ -30,7 +31,7 @@ def explanation(row: Row, profile: Profile) -> RenderableType:
         pairs += [("counted", _counted(estimate)) for estimate in row.expected.estimates]
     pairs += [(evidence_type(item), words(item)) for item in row.evidence]
     pairs.append(("exact", f"{format_bytes(row.cost.state_bytes)} of optimizer state"))
-    pairs.append(("rate", rate_text(method_rate(profile, row.method))))
+    pairs.append(("rate", rate_text(method_rate(profile, row.method, traits))))
     pairs += [("note", words(reason)) for reason in row.reasons]
     return Group(title, facts(pairs))
 
