@@ -11,7 +11,7 @@ from subopt.recipes.plan.budget import Fit
 from ..text import percent, signed
 from ..units import format_bytes, format_ms
 from .advice import words
-from .evidence import evidence_type, time_text
+from .evidence import evidence_type
 from .rate import method_rate, rate_text
 
 if TYPE_CHECKING:
@@ -194,8 +194,10 @@ def _more_time(row: Row) -> float:
 
 
 def _step_time(row: Row, profile: Profile) -> str:
-    if row.overhead is None or row.step_ms is None:
-        return time_text(row.overhead)
+    if row.overhead is None:
+        return "unknown"
+    if row.step_ms is None:
+        return f"{signed_share(row.overhead.share)}: by FLOPs, not timed"
     how = f"({evidence_type(row.overhead)} on {profile.environment.device})"
     if row.is_baseline:
         return f"{format_ms(row.step_ms)} {how}"

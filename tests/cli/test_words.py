@@ -15,6 +15,7 @@ import yaml
 
 import subopt.recipes
 from subopt.findings.advice import described, evidence_text, words
+from subopt.findings.evidence import time_text
 from subopt.optimizers import METHODS
 from subopt.profilers.record.profile import Calibration, Ratios
 from subopt.recipes.advice import reasons as advice
@@ -306,11 +307,11 @@ def test_a_small_batch_says_what_to_do_instead_of_accumulating():
     [(0.32, "32% more time"), (-0.02, "2% less time"), (0.001, "the same time")],
 )
 def test_time_is_measured_or_by_flops(share, text):
-    assert words(TimeOverhead(share, "formula")) == f"{text} per step (by FLOPs)"
-    assert (
-        words(TimeOverhead(share, "measured", 3.0))
-        == f"{text} per step (measured), optimizer step 3 ms"
-    )
+    counted, measured = TimeOverhead(share, "formula"), TimeOverhead(share, "measured", 3.0)
+    assert time_text(counted) == f"{text} per step (by FLOPs)"
+    assert time_text(measured) == f"{text} per step (measured)"
+    assert evidence_text(counted) == f"formula: {text} per step"
+    assert evidence_text(measured) == f"measured: {text} per step, optimizer step 3 ms"
 
 
 # ---- the answer
