@@ -67,8 +67,9 @@ SCALES_WITH_WIDTH = {"muon", "adafactor-torch"}
 # Methods that differ in how they store their state alone have one rate.
 SAME = {"adamw-8bit": "adamw", "galore-8bit": "galore", "osd-8bit": "osd"}
 
-# Ridge: how many decades off the expectation a constant is at one point's weight.
-TRUST = {"method": 0.5, "width": 0.15, "steps": 0.1, "tokens": 0.1, "fine": 0.3}
+# Ridge: how many decades off the expectation a constant is at one point's weight. The exponents are held near round
+# numbers: let go, they come to 0.53, 0.24 and 0.12 and are no better on tasks that are left out (0.40 decades).
+TRUST = {"method": 0.5, "width": 0.02, "steps": 0.02, "tokens": 0.02, "fine": 0.3}
 START = {"adamw": -2.4, "width": 0.5, "steps": 0.2, "tokens": 0.2, "fine": -1.0}
 
 # Shorter runs, with the embeddings' rate fixed, say less.
@@ -90,6 +91,7 @@ PUBLISHED = {
     "ViT-S/16": (610, 93_835),
     "ViT-B/32": (1219, 93_835),
     "GPT-2 124M": (1219, 4_000),
+    "LLaMA 1.2B": (2172, 60_000),
 }
 
 

@@ -191,7 +191,9 @@ def _published(method: Method) -> str:
     elif method.name in evidence.relative_rates:
         relative = evidence.relative_rates[method.name]
         parts.append(f"Learning rate: {relative.factor:g} times AdamW's ({relative.source}).")
-    parts.append("All of it is in [`recipes/evidence/sources`](../../recipes/evidence/sources).")
+    parts.append(
+        "All of it is in `recipes/evidence/sources`, which [`published_file.py`](../../recipes/evidence/published_file.py) reads."
+    )
     return "\n\n".join(parts)
 
 

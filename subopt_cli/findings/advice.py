@@ -15,7 +15,7 @@ __all__ = ["described", "evidence_text", "words"]
 
 _DECIDED = {
     "raced": "the race on this model and data",
-    "prior": "comparisons of such runs",
+    "prior": "what is known of such runs",
     "predicted": "the prediction from this model's gradients",
     "published": "the papers' numbers",
 }
