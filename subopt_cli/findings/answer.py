@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from subopt.recipes.advice import reasons
+from subopt.recipes.advice import reasons, regimes
 from subopt.recipes.plan.budget import Fit
 
 from ..text import percent, signed
@@ -86,6 +86,12 @@ def other_reasons(advice: Advice) -> list[str]:
     ]
 
 
+def regime_texts(advice: Advice) -> list[str]:
+    """Return what the kind of run says, in words: fine-tuning, small batches, gradients that say little yet."""
+    kinds = (regimes.FineTuning, regimes.SmallBatch, regimes.TooEarly)
+    return [words(reason) for reason in advice.reasons if isinstance(reason, kinds)]
+
+
 def grounds_text(sure: reasons.HowSure) -> str:
     """Return what the promise of quality rests on and what weakens it."""
     return ", ".join(map(words, sure.grounds))
@@ -140,8 +146,9 @@ def how_known(row: Row) -> str:
 
 
 def share_with_error(share: float, error: float) -> str:
-    """Return a share with its error in percent, such as `13% +-10` or `5.2% +-1.4`."""
-    return f"{percent(share)} +-{percent(error).removesuffix('%')}"
+    """Return a share with its error in percent, such as `13% +-10` or `5.2% +-1.4`: no more digits than that leaves."""
+    size = f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}".removesuffix(".0")
+    return f"{size}% +-{percent(error).removesuffix('%')}"
 
 
 def gain_cell(row: Row) -> str:
@@ -151,7 +158,7 @@ def gain_cell(row: Row) -> str:
     if row.expected is None:
         return "unknown"
     size = share_with_error(abs(row.expected.gain), row.expected.error)
-    return signed(row.expected.gain, size)
+    return size if size.startswith("0%") else signed(row.expected.gain, size)
 
 
 def is_within_error(row: Row) -> bool:
@@ -213,20 +220,20 @@ def signed_share(share: float | None) -> str:
 
 
 def _memory(advice: Advice, row: Row) -> str:
-    peak = f"peak {format_bytes(row.peak.bytes)} of {_budget(advice)}: {_FITS[row.fit]}"
-    return f"{peak} ({evidence_type(row.peak)})"
+    peak = f"peak {format_bytes(row.peak.bytes)} ({evidence_type(row.peak)})"
+    return f"{peak}: {_FITS[row.fit]} {_budget(advice)}"
 
 
 def _budget(advice: Advice) -> str:
     usable, total = advice.budget.usable_bytes, advice.budget.total_bytes
-    return f"{format_bytes(usable)} usable ({format_bytes(total)} in all)"
+    return f"{format_bytes(usable)} usable of {format_bytes(total)}"
 
 
 def _needs_data(advice: Advice) -> str | None:
     """What has to come before training where the profile's data was made up."""
     for reason in advice.reasons:
         if isinstance(reason, reasons.NeedsBatches):
-            return f"real data, the profile's was made up: {reason.file} needs batches()"
+            return f"real data first: {reason.file} has no batches() yet"
         if isinstance(reason, reasons.NeedsDataFiles):
-            return "real data, the profile's was made up: profile it with --data"
+            return "real data first: profile it with --data"
     return None

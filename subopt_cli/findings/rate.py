@@ -45,7 +45,7 @@ def _(reason: FittedRate) -> str:
 
 @_origin.register
 def _(reason: RelatedRate) -> str:
-    return f"{_within(reason.decades_error)} (that of {reason.like}: none of its own is known)"
+    return f"{_within(reason.decades_error)} (as {reason.like}'s)"
 
 
 def _within(decades_error: float) -> str:

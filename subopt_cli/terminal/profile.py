@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from ..findings.answer import answer_of
+from ..findings.answer import answer_of, regime_texts
 from ..findings.rank import spread_line
 from ..findings.rotation import rotation_line
 from ..text import count, plural
 from .advice import METHODS_SHOWN, methods_block
 from .answer import answer_block, heading, memory_block
-from .details.profile import MISSING_SHOWN, data_line, device_line, model_line
+from .details.profile import data_line, device_line, model_name
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
@@ -35,15 +35,15 @@ def profile_screen(profile: Profile, advice: Advice | None, command: str) -> lis
     if advice is not None:
         answer = answer_of(advice, profile, f"{command}   (writes recipe.yaml)")
         parts += [answer_block(answer), methods_block(advice, METHODS_SHOWN, f"{command} --all")]
-    return [*parts, memory_block(profile), Group(*_remarks(profile))]
+    return [*parts, memory_block(profile), Group(*_remarks(profile, advice))]
 
 
-def _remarks(profile: Profile) -> Iterator[RenderableType]:
+def _remarks(profile: Profile, advice: Advice | None) -> Iterator[RenderableType]:
     """Yield what the gradients say in a line, warnings, and where there is more."""
     gradients = [line for line in (spread_line(profile), rotation_line(profile)) if line]
     if gradients:
         yield heading("GRADIENTS", "; ".join(gradients))
-    warnings = list(_warnings(profile))
+    warnings = [*_warnings(profile), *([] if advice is None else regime_texts(advice))]
     if warnings:
         yield heading("LOOK OUT", " ".join(warnings))
     yield heading("MORE", "--details, or subopt report")
@@ -53,7 +53,7 @@ def _model(profile: Profile) -> str:
     matrices = [prod(layer.shape) for layer in profile.layers if layer.role == "matrix"]
     numbers = sum(prod(layer.shape) for layer in profile.layers)
     return (
-        f"{model_line(profile)}, {count(numbers)} parameters, {count(sum(matrices))} of them in "
+        f"{model_name(profile)}, {count(numbers)} parameters, {count(sum(matrices))} of them in "
         f"{plural(len(matrices), 'matrix', 'matrices')}"
     )
 
@@ -66,7 +66,5 @@ def _warnings(profile: Profile) -> Iterator[str]:
     if profile.interrupted:
         yield "The profile was interrupted: it holds what was complete by then."
     if profile.missing:
-        rest = len(profile.missing) - MISSING_SHOWN
-        named = [what for what, _, _ in (line.partition(": ") for line in profile.missing)]
-        more = f"; {rest} more" if rest > 0 else ""
-        yield f"missing: {'; '.join(named[:MISSING_SHOWN])}{more} (why: --details)"
+        more = f" and {len(profile.missing) - 1} more" if len(profile.missing) > 1 else ""
+        yield f"Missing: {profile.missing[0].partition(': ')[0]}{more} (why: --details)."

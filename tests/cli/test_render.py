@@ -614,7 +614,7 @@ def test_an_interrupted_profile_is_kept_and_says_what_is_missing(
     monkeypatch.setattr("subopt.profilers.profile.run_profile", lambda *_, **__: partial)
     ended = subopt("profile", "model.py", "-o", "part.json")
     assert ended.status == 130
-    assert "missing: decompositions (why: --details)" in ended.out
+    assert "Missing: decompositions (why: --details)." in ended.out
     assert "interrupted" in ended.err
     assert json.loads((folder / "part.json").read_text())["interrupted"] is True
 
@@ -624,7 +624,7 @@ def test_profile_recommend_train(subopt, folder):
     assert subopt("profile", "model.py", "--detail", "quick", "--batches", "2").status == 0
     advised = subopt("recommend", "--gpu-mem", "24G", "-o", "own.yaml")
     assert advised.status == 0, advised.err
-    assert "(24 GiB in all)" in advised.out
+    assert "usable of 24 GiB" in advised.out
     whole = subopt("recommend", "--gpu-mem", "24G", "-o", "own.yaml", "--details").out
     assert "24G read as 24 GiB (25,769,803,776 bytes)" in " ".join(whole.split())
     steps = ["schedule.steps=3", "schedule.warmup_steps=1", "eval.every=0"]

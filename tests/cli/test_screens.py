@@ -210,7 +210,7 @@ def check_agreement(subopt, folder, target, *words):
     # within one screen
     method = re.search(r"ANSWER (\S+),", advised.out)[1]
     _, peak, step, gain = rows[method]
-    assert f"peak {peak} of" in answer["memory"]
+    assert f"peak {peak} (" in answer["memory"]
     assert f"AdamW's peak of {rows['adamw'][1]} " in memory
     if method != "adamw":
         assert answer["step time"].startswith(f"{step}: ")

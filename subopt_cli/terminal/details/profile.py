@@ -80,7 +80,7 @@ def _tables(profile: Profile, usable_bytes: int | None) -> Iterator[_Table]:
 def measured(profile: Profile) -> RenderableType:
     """Return what the numbers were taken on: model, data, device, memory."""
     pairs = [
-        ("model", model_line(profile)),
+        ("model", _model_line(profile)),
         ("parameters", _parameter_line(profile.layers)),
         ("data", data_line(profile)),
         ("device", f"{device_line(profile)}, torch {profile.environment.torch}"),
@@ -96,12 +96,16 @@ def measured(profile: Profile) -> RenderableType:
     return facts(pairs)
 
 
-def model_line(profile: Profile) -> str:
-    """Return the model's file, its arguments, and what was picked there."""
+def model_name(profile: Profile) -> str:
+    """Return the model's file with its arguments."""
     target = profile.target
-    kwargs = "".join(f" {key}={value}" for key, value in target.kwargs.items())
+    return target.spec + "".join(f" {key}={value}" for key, value in target.kwargs.items())
+
+
+def _model_line(profile: Profile) -> str:
+    target = profile.target
     where = f" (line {target.line})" if target.line is not None else ""
-    return f"{target.spec}{kwargs}: {target.picked}{where}"
+    return f"{model_name(profile)}: {target.picked}{where}"
 
 
 def _parameter_line(layers: Sequence[Layer]) -> str:
