@@ -36,8 +36,8 @@ register({
     "little is learned: try {bearable:g} or less",
     OtherSetting: "the race had another {setting} ({value})",
     PriorGain: "{gain:lower {measure}} than AdamW, give or take {error:.0%} ({regime})",
-    start.HighFirstLoss: "the first loss is {loss:.3g}, far above the {even_loss:.3g} of guessing evenly among {classes} "
-    "classes (are the initial weights too large?)",
+    start.HighFirstLoss: "the first loss is {loss:.3g}, far above the {even_loss:.3g} of guessing evenly among "
+    "{classes} classes (are the initial weights too large?)",
     start.OneDirection: "the gradients of {share:.0%} of the matrices have nearly one direction "
     "(stable rank {stable_rank:.2g})",
     start.SteepLoss: "the loss still falls steeply, from {first:.3g} to {last:.3g} in {steps:step}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..findings.words import words
+from ..findings.advice import words
 from ..text import DASH, beside, count, facts, plural, section
 from ..units import format_bytes, format_ms
 from .table import Columns, FittingTable, TerminalColumn, noted
