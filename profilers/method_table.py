@@ -26,13 +26,11 @@ from .memory.footprint import (
     simulated_footprints,
 )
 from .memory.simulation import SimulatedModel, SimulationError, needs_closure
+from .record.cost import BASELINE
 from .record.profile import Memory, MethodCost
 from .target.session import Session
 from .timing import clock
 from .timing.step import StepTime, disturbed, time_step, time_whole_step
-
-# The method whose step and state everything is compared with.
-BASELINE = "adamw"
 
 # Passes as short as these are made before every timed step: such a model and its state are no larger than the
 # processor's caches, and a step that follows another one finds there what it does not find in training.

@@ -14,7 +14,7 @@ from ._options import (
     Device,
     Json,
     check_can_write,
-    read_gpu_memory,
+    read_memory_limit,
     split_names,
 )
 
@@ -119,7 +119,7 @@ def _source(path: Path, profile: Path | None, gpu_mem: str | None) -> RaceSource
             "--gpu-mem goes by a profile's memory, and there is none here",
             "race a profile, or name one with --profile",
         )
-    budget = None if gpu_mem is None else read_gpu_memory(gpu_mem)
+    budget = None if gpu_mem is None else read_memory_limit(gpu_mem).total_bytes
     found = None if profile is None else Profile.load(profile)
     if found is not None and profile == path:
         return source_of_profile(found, folder=Path.cwd(), budget_bytes=budget)
