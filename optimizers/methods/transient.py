@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 
 from ..composition import OPTION_NAMES
 from ..optimizer import Composed
+from ..state.form_mode import FormMode
 from ..state.storage_tracker import StorageTracker
 
 # With these the first and third update refresh and the second does not, and nothing waits for a later one.
@@ -61,10 +61,8 @@ class UpdateBytes:
     refresh: int
 
 
-def update_bytes(parameter: Tensor, options: Mapping[str, Any]) -> UpdateBytes:
-    """Return what the update of a parameter takes that has a gradient; options are those of its group."""
-    gradient = parameter.grad
-    assert gradient is not None
+def update_bytes(parameter: Tensor, gradient: Tensor, options: Mapping[str, Any]) -> UpdateBytes:
+    """Return what the update of a parameter by a gradient takes; options are those of its group."""
     return _followed(Form.of(parameter), Form.of(gradient), _frozen(options))
 
 
@@ -77,7 +75,7 @@ def transient_bytes(shape: Sequence[int], dtype: torch.dtype, options: Mapping[s
 
 
 def _frozen(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Return the options that memory depends on, as a key: of rates and decays, only whether they are tensors and zero."""
+    """Return the options that memory depends on, as a key: of a rate whether it is a tensor, of a decay whether it is 0."""
     kept = {name: options[name] for name in OPTION_NAMES & options.keys()}
     kept |= {name: value for name, value in _TELLING.items() if name in kept}
     if isinstance(options.get("lr"), Tensor):
@@ -95,7 +93,7 @@ def _hashable(value: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def _followed(form: Form, gradient: Form, options: tuple[tuple[str, Any], ...]) -> UpdateBytes:
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FormMode():
         parameter = torch.nn.Parameter(form.empty())
         optimizer = Composed([parameter], **dict(options))
         parameter.grad = gradient.empty()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -18,7 +18,7 @@ Piece = TypeVar("Piece")
 CHUNK_BYTES = 64 * 2**20
 
 
-def chunks(count: int, side: int) -> Iterator[slice]:
+def chunks(count: int, side: int) -> Iterable[slice]:
     """Return consecutive slices of `count` matrices, each at most CHUNK_BYTES in float64 but never empty."""
     size = max(1, CHUNK_BYTES // (8 * side * side))
     return enough(slice(start, min(start + size, count)) for start in range(0, count, size))

@@ -10,7 +10,7 @@ Source: Yen et al. 2023, Block Low-Rank Preconditioner with Shared Basis for Sto
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -209,7 +209,7 @@ def _damping(rho: Tensor, largest: Tensor, unit: Tensor, eps: float) -> Tensor:
     return (rho + rounding.clamp_min(eps)).clamp_min_(info.tiny)
 
 
-def _chunks(m: int, k: int) -> Iterator[slice]:
+def _chunks(m: int, k: int) -> Iterable[slice]:
     size = max(1, CHUNK_NUMBERS // (k * k))
     return enough(slice(start, start + size) for start in range(0, m, size))
 

@@ -10,7 +10,7 @@ Legend: A k x k symmetric, N of them; T = Q^T A Q tridiagonal, with diagonal d a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import cache
 
 import torch
@@ -28,7 +28,7 @@ _NODES = 14
 EPS = torch.finfo(torch.float32).eps
 
 
-def batches(count: int, side: int) -> Iterator[slice]:
+def batches(count: int, side: int) -> Iterable[slice]:
     """Return consecutive slices of `count` matrices, each of at most BATCH_NUMBERS numbers."""
     size = max(1, BATCH_NUMBERS // (side * side))
     return enough(slice(start, min(start + size, count)) for start in range(0, count, size))

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -141,7 +140,7 @@ class SimulatedModel:
             groups = groups_of(self.model) if groups_of else None
             optimizer = create(method, self.model, groups=groups, **settings)
         found = [
-            update_bytes(parameter, group)
+            update_bytes(parameter, parameter.grad, group)
             for group in optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
