@@ -104,12 +104,13 @@ class OnlinePCA(Rotated):
     the next gradient. With two sides the first P^T G Q is diagonal. What rounding leaves of other entries, and of D's
     that should be zero, is set to zero (see `completion.without_rounding`).
 
-    lr_P = alpha lr_W, with alpha (`basis_lr_ratio`) 5. Adam on P moves every entry by up to lr_P, so that a large alpha
-    lr_W takes P away from orthonormal: at r = 128 and lr_W = 0.01 ||P^T P - I|| reached 22. `basis_lr_cap` limits lr_P,
-    and gradient descent on P is stable below 1 / (4 (e1 + lambda)), e1 <= 1 the top direction's share of the energy.
+    lr_P = alpha lr_W, with alpha (`basis_lr_ratio`) 5. Adam on P moves every entry by up to lr_P, and a large one takes
+    P away from orthonormal: ||P^T P - I|| reached 22 at r = 128 and lr_W = 0.01. `basis_lr_cap` limits it. Gradient
+    descent on P is stable below lr_P = 1 / (4 (e1 + lambda)), e1 <= 1 the top direction's share of the energy.
 
-    Differs from the paper: the optional cap, and an optional QR retraction every `retract_every` steps. Of two sides the paper gives the operator and says "online
-    SVD"; that eq. 6 moves both is our reading. Source: Liang et al. 2024, algorithm 1 and section 4.3.
+    Differs from the paper: the optional cap, and an optional QR retraction every `retract_every` steps. Of two sides
+    the paper gives the operator and says "online SVD"; that eq. 6 moves both is our reading. Source: Liang et al. 2024,
+    algorithm 1 and section 4.3.
 
     Memory: m r numbers in the basis dtype, 3 m r with Adam; (m + n) r and 3 (m + n) r with two sides. With 8-bit
     moments Adam's two are 8-bit too, as in the paper, and only P stays whole. The second side shrinks Adam's moments

@@ -75,7 +75,7 @@ def transient_bytes(shape: Sequence[int], dtype: torch.dtype, options: Mapping[s
 
 
 def _frozen(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Return the options that memory depends on, as a key: of a rate whether it is a tensor, of a decay whether it is 0."""
+    """Return the options that memory depends on, as a key; of a rate only whether it is a tensor."""
     kept = {name: options[name] for name in OPTION_NAMES & options.keys()}
     kept |= {name: value for name, value in _TELLING.items() if name in kept}
     if isinstance(options.get("lr"), Tensor):

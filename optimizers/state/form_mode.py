@@ -30,8 +30,6 @@ _VIEWS = frozenset(
     )
 )  # fmt: skip
 _FAKE = frozenset({FakeTensor, torch.nn.Parameter})
-
-
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
