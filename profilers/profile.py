@@ -14,7 +14,7 @@ from subopt.optimizers import METHODS, ParameterRole, get_method, matrix_shape
 from subopt.optimizers.updates.basis import resolve_rank
 
 from .costs.formula import unusable, weights_of
-from .device import environment
+from .device import environment, quick_release
 from .effort import EFFORTS, OnProgress, Progress
 from .gradients.measure_layers import (
     LEAST_GROUP_BYTES,
@@ -79,7 +79,9 @@ def run_profile(
     with RandomStream(settings.seed).active():
         run = _Run(Session(target, settings), names, progress)
         run.prepare(on_preflight)
-        run.go(on_stage)
+        with quick_release():
+            run.find_costs()
+            run.go(on_stage)
         return run.profile()
 
 
@@ -102,7 +104,7 @@ class _Run:
         self._interrupted = False
 
     def prepare(self, on_preflight: Callable[[list[Check]], None]) -> None:
-        """Build the model, check it, and fill in what shapes alone say."""
+        """Build the model and check it."""
         self._report(Progress("loading", 0, 2, "batches"))
         session = self._session
         self._first_batch = next(self._batches)
@@ -116,14 +118,19 @@ class _Run:
             )
         self._roles = trained_roles(self._model, session.target)
         refuse_sparse_gradients(self._model, self._roles)
+        self._report(Progress("loading", 2, 2))
+
+    def find_costs(self) -> None:
+        """Fill in what shapes alone say."""
         weights = weights_of(self._roles)
         reasons = {name: unusable(get_method(name), weights) for name in self._methods}
         self._methods = [name for name, reason in reasons.items() if reason is None]
         self._missing += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
         tokens = tokens_in(self._first_batch)
         self._settings = self._settings.model_copy(update={"tokens_per_batch": tokens})
-        self._report(Progress("loading", 2, 2))
-        self._table = MethodTable(session, weights, self._methods, self._report, tokens=tokens)
+        self._table = MethodTable(
+            self._session, weights, self._methods, self._report, tokens=tokens
+        )
 
     def go(self, on_stage: OnStage) -> None:
         """Run the stages in order, telling after each what there is; on Ctrl-C, note what is not there."""

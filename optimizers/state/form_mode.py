@@ -72,7 +72,8 @@ class FormMode(FakeTensorMode):
             made: Any = super().__torch_dispatch__(func, (), args, {})
             self._dtypes[key] = made.dtype
             return made  # type: ignore[no-any-return]
-        shape = torch.broadcast_shapes(*(x.shape for x in tensors))
+        shapes = {x.shape for x in tensors}
+        shape = shapes.pop() if len(shapes) == 1 else torch.broadcast_shapes(*shapes)
         with in_kernel_invocation_manager(self):
             form = torch.empty(shape, dtype=self._dtypes[key], device="meta")
         return FakeTensor(self, form, tensors[0].fake_device)  # type: ignore[attr-defined]
