@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast, overload
 import torch
 from torch import Tensor
 
+from .bases.online_pca import is_basis_lr_capped
 from .composition import OPTION_NAMES, known_options, part_names, resolved, update_for
 from .options import CommonOptions, options_of
 from .state import low_bit
@@ -212,7 +213,10 @@ class Composed(torch.optim.Optimizer):
         return total
 
     def diagnostics(self) -> dict[str, float]:
-        """Return what went on inside: counts over all parameters and the worst ||P^T P - I||_F of their bases."""
+        """Return what went on inside: counts over all parameters and the worst ||P^T P - I||_F of their bases.
+
+        `capped_basis_lrs`: groups whose basis moves at `basis_lr_cap` now, and not at its ratio of their rate.
+        """
         counts = {"refreshes": 0.0, "kept_bases": 0.0, "nonfinite_gradients": 0.0}
         worst = 0.0
         for state in self.state.values():
@@ -221,6 +225,7 @@ class Composed(torch.optim.Optimizer):
             for name in ("basis_left", "basis_right"):
                 if name in state:
                     worst = max(worst, orthonormality_error(state[name]))
+        counts["capped_basis_lrs"] = float(sum(map(is_basis_lr_capped, self.param_groups)))
         return {**counts, "max_orthonormality_error": worst}
 
 

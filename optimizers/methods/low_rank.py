@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 
 from ..low_rank.convert import dense_state_dict, largest_rank, replace_layers
 from ..low_rank.integrator import INTEGRATORS
@@ -22,6 +21,7 @@ from ..low_rank.linear import LowRankLinear
 from ..low_rank.optimizer import DLRT
 from ..matrices import matrix_shape
 from ..options import Options
+from ..state.form_mode import FormMode
 from ..state.layout import Dtypes, layout_bytes
 from ..state.storage_tracker import StorageTracker
 from .method import Method
@@ -156,7 +156,7 @@ def _transient_bytes(
 ) -> int:
     resolved = dict(options)
     (m, n), q = shape, largest_rank(shape, resolved)
-    with FakeTensorMode():
+    with FormMode():
         U, S, V = (torch.empty(rows, q, dtype=dtype) for rows in (m, q, n))
         layer = LowRankLinear(U, S, V)
         optimizer = DLRT(layer.parameters(), layer, **resolved)

@@ -64,11 +64,11 @@ PRECONDITIONER_METHODS = (
         "Yen et al. 2023, Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization",
         "algorithm 1",
         options={"update": "shared-basis", "rank": 32},
-        tunable=(*ADAM, "rank", "graft"),
+        tunable=(*ADAM, "rank", "graft", "ridge"),
         state_formula="kn + mk^2 + m + 2mn, n the inputs",
         capabilities=("rank", "shares_basis", "waits_for_device"),
         test_inputs=(
-            {"rank": 2},
+            {"rank": 2, "ridge": "absolute"},
             {"rank": 0.5, "graft": "none", "betas": (0.0, 0.999)},
             {"graft": "sgd"},
         ),

@@ -43,7 +43,7 @@ _LOW_RANK = (
 
 _ONLINE_PCA = (
     *_LOW_RANK, "clip_momentum", "state_dtype",
-    "basis_optimizer", "basis_lr_ratio", "ortho_weight", "retract_every",
+    "basis_optimizer", "basis_lr_ratio", "basis_lr_cap", "ortho_weight", "retract_every",
 )  # fmt: skip
 
 # What a race tries of an option, the default first: beta2 for few steps (Adam) and the other published pair (Lion), the
