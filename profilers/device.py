@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from subopt import __version__
 from subopt.errors import UsageError
 
 from .record import profile as schema
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # version 2: a number, or "max"
 
 
 def resolve_device(text: str | None) -> torch.device:
@@ -56,6 +59,16 @@ def environment(device: torch.device) -> schema.Environment:
         threads=torch.get_num_threads(),
         gpu=gpu_status(device.index or 0) if device.type == "cuda" else None,
     )
+
+
+def main_memory_bytes() -> int:
+    """Return the main memory that this process may use: the machine's, or less where its control group has a limit."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        return installed
+    return min(installed, int(limit)) if limit.isdecimal() else installed
 
 
 def gpu_status(index: int = 0) -> schema.Gpu | None:

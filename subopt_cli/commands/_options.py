@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,7 +13,7 @@ from ..units import format_bytes, parse_size
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
-    from subopt.recipes.plan.budget import Budget
+    from subopt.recipes.plan.budget import Budget, DeviceType
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")
@@ -133,6 +133,25 @@ def memory_limits(profile: Profile) -> tuple[int | None, int | None]:
     gpu = profile.environment.gpu
     budget_bytes = profile.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
     return budget_bytes, read_budget(budget_bytes).usable_bytes if budget_bytes else None
+
+
+class MemoryLimit(NamedTuple):
+    """The memory that training is to fit in, and the kind of device it is of."""
+
+    total_bytes: int
+    device: DeviceType
+
+
+def read_memory_limit(text: str) -> MemoryLimit:
+    """Return the memory of a GPU in `24G`; for `auto` the first GPU's, else what this machine has without one."""
+    if text != "auto":
+        return MemoryLimit(parse_size(text), "cuda")
+    from subopt.profilers.device import gpu_status, main_memory_bytes
+
+    gpu = gpu_status()
+    if gpu is not None:
+        return MemoryLimit(gpu.total_bytes, "cuda")
+    return MemoryLimit(main_memory_bytes(), "cpu")
 
 
 def describe_budget(text: str, budget: Budget) -> str:
