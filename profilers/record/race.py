@@ -14,8 +14,13 @@ Rate = Annotated[float, Field(gt=0, le=100)]  # as in a recipe
 
 
 class CurvePoint(Record):
-    """Loss after some steps: held out where there is such data, else the mean training loss of the steps before."""
+    """Loss after some steps: held out where there is such data, else the mean training loss of the steps before.
 
+    `share` is the rung that the run was compared at there, of its whole length; in a very short run two rungs may be
+    one step. None in races of earlier versions.
+    """
+
+    share: float | None = None
     step: Count
     seconds: Seconds
     tokens: Count

@@ -15,6 +15,7 @@ from ..evidence.published import load_evidence
 from ..prior.portfolio import portfolio
 from ..prior.rates import prior_rate
 from ..prior.traits import Traits
+from .rate_grid import within
 from .source import RaceSource
 
 
@@ -42,7 +43,7 @@ class Candidate(Record):
         return Setting(
             method=self.method,
             lr=lr,
-            fallback_lr=None if self.fallback_lr is None else self.fallback_lr * factor,
+            fallback_lr=None if self.fallback_lr is None else within(self.fallback_lr * factor),
             weight_decay=min(self.weight_decay / factor, 1.0),
         )
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from subopt.profilers.record.base import Record
 
 # A run's first steps tell nothing of a rate, however short the run is.
 LEAST_STEPS = 10
+# So many halvings end with one, whatever they begin with.
+MOST_RUNGS = 16
 
 
 class Rung(Record):
@@ -30,11 +34,18 @@ class Design(Record):
         method_rungs: Where the methods, each at its best rate, are compared.
     """
 
-    methods: Annotated[int, Field(ge=1)]
-    rates: Annotated[int, Field(ge=1, le=100)]
-    moves: Annotated[int, Field(ge=0, le=100)]
-    rate_rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
-    method_rungs: tuple[Rung, ...] = ()
+    methods: Annotated[int, Field(ge=1, le=1000)]
+    rates: Annotated[int, Field(ge=1, le=20)]
+    moves: Annotated[int, Field(ge=0, le=20)]
+    rate_rungs: Annotated[tuple[Rung, ...], Field(min_length=1, max_length=MOST_RUNGS)]
+    method_rungs: Annotated[tuple[Rung, ...], Field(max_length=MOST_RUNGS)] = ()
+
+    @model_validator(mode="after")
+    def _rungs_climb(self) -> Self:
+        shares = [rung.share for rung in (*self.rate_rungs, *self.method_rungs)]
+        if any(low >= high for low, high in pairwise(shares)):
+            raise ValueError("each rung must lie behind the one before")
+        return self
 
     @property
     def cost_runs(self) -> float:
@@ -48,6 +59,11 @@ class Design(Record):
             cost += (going - rung.keep) * rung.share
             going = rung.keep
         return cost
+
+    def among(self, methods: int) -> Design:
+        """Return the same with so many methods: a single one is compared with none."""
+        rungs = self.method_rungs if methods > 1 else ()
+        return self.model_copy(update={"methods": methods, "method_rungs": rungs})
 
     @property
     def decided_at(self) -> float:

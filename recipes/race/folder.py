@@ -174,6 +174,16 @@ class RaceFolder:
         """Free what a run that was stopped takes on the disk; its recipe and metrics stay."""
         discard_all(self.run_of(setting).checkpoints)
 
+    def load_result(self) -> Race | None:
+        """Return the race's record, or None before it has one.
+
+        Raises:
+            FileFormatError: It cannot be read.
+        """
+        if not self.result.exists():
+            return None
+        return _parsed(Race, _text(self.result), str(self.result))
+
     def save(self, race: Race) -> None:
         """Write the race's record in one step."""
         write_text(self.result, race.model_dump_json(indent=1) + "\n")

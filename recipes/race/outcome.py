@@ -73,10 +73,16 @@ def _step_ms(plan: RacePlan, run: Run) -> float:
 def _trial(plan: RacePlan, standing: Standing, run: Run, seed: int, *, is_winner: bool) -> Trial:
     points, step_ms = standing.points(run), _step_ms(plan, run)
     last = points[-1] if points else None
-    known = {point.step: (point.tokens, point.loss) for point in points if point.loss is not None}
     curve = [
-        CurvePoint(step=step, seconds=step * step_ms / 1000, tokens=tokens, loss=loss)
-        for step, (tokens, loss) in known.items()  # in a short run two rungs may be one step
+        CurvePoint(
+            share=point.share,
+            step=point.step,
+            seconds=point.step * step_ms / 1000,
+            tokens=point.tokens,
+            loss=point.loss,
+        )
+        for point in points
+        if point.loss is not None
     ]
     has_diverged = last is not None and last.loss is None
     status: Literal["going on", "diverged", "stopped"] = "stopped"

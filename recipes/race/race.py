@@ -111,24 +111,44 @@ def race(
         running = Running(setup, plan, folder, interrupt=interrupt, end_s=end_s, on_event=on_event)
         on_event(RacePlanned(plan))
         running.run()
-        is_over = running.is_cut or running.standing.is_decided
+        is_decided = running.standing.is_decided
         result = outcome(
             setup,
             plan,
             running.entries,
             minutes=budget.minutes or 0.0,
-            is_over=is_over,
-            interrupted=running.is_cut or not running.standing.is_decided,
+            is_over=running.is_cut or is_decided,
+            interrupted=not is_decided,
         )
         folder.save(result)
-    return _decided(result, is_over=is_over, on_event=on_event)
+    return _told(result, is_decided=is_decided, on_event=on_event)
 
 
-def _decided(result: Race, *, is_over: bool, on_event: OnEvent) -> Race:
+def plan_race(
+    source: RaceSource,
+    *,
+    budget: Budget,
+    methods: Sequence[str] | None = None,
+    force: bool = False,
+    device: str | None = None,
+    on_event: OnEvent = ignore,
+) -> RacePlan:
+    """Time everyone's steps and return what `race` would do; writes nothing.
+
+    Raises:
+        SuboptError: What `race` raises before its first step.
+    """
+    with quick_release(), interruptible(on_event) as interrupt:
+        setup = _open_setup(source, device, force=force, on_event=on_event)
+        settings = _settings(source, setup, methods, budget)
+        return _planned(source, setup, settings, budget, methods, interrupt, on_event)
+
+
+def _told(result: Race, *, is_decided: bool, on_event: OnEvent) -> Race:
     winner = result.winner
     if winner is not None:
         on_event(Decided(winner.method, winner.lr, winner.steps))
-    elif is_over and any(trial.status == "diverged" for trial in result.trials):
+    elif is_decided and any(trial.status == "diverged" for trial in result.trials):
         lowest = min(trial.lr for trial in result.trials)
         raise NonFiniteLossError(
             f"every run of the race diverged, down to a learning rate of {lowest:g}",
@@ -215,7 +235,7 @@ def _planned(
     entered = [own, *(_over(run_s, one, step_times[one.method]) for one in others)]
     return RacePlan(
         settings=settings,
-        design=design.model_copy(update={"methods": len(entered)}),
+        design=design.among(len(entered)),
         candidates=entered,
         step_times=step_times,
         run_seconds=run_s,

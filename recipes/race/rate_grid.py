@@ -8,6 +8,11 @@ import math
 LOWEST, HIGHEST = 1e-9, 100.0
 
 
+def within(lr: float) -> float:
+    """Return the rate, or the nearest that a recipe takes."""
+    return min(max(lr, LOWEST), HIGHEST)
+
+
 def half_decades_from(lr: float, count: int) -> float:
     """Return the rate that is `count` half decades above `lr`; below it where `count` is negative.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from time import monotonic
 
-from subopt.errors import NonFiniteLossError
+from subopt.errors import NonFiniteLossError, UsageError
 from subopt.profilers.device import release_memory
 from subopt.profilers.record.race import LeftOut
 
+from ..run_folder.checkpoint import step_of
 from ..run_folder.folder import RunFolder
 from ..run_folder.result import Result
 from ..training.events import Evaluated, Interrupting, Stepped, Warned
@@ -32,7 +33,7 @@ class Running:
     Attributes:
         entries: What is done.
         is_cut: Whether the time was over before the race was decided.
-        exit_status: What the process should end with, where a signal interrupted the training; else None.
+        is_interrupted: Whether a signal asked for the end.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Running:
         self._warned: set[str] = set()
         self.entries = folder.load_entries(plan)
         self.is_cut = False
-        self.exit_status: int | None = None
+        self.is_interrupted = False
 
     @property
     def standing(self) -> Standing:
@@ -59,8 +60,9 @@ class Running:
 
     def run(self) -> None:
         """Do what is left of the plan."""
+        self._free()  # what an earlier session was killed before
         self._tell()
-        while not self._is_interrupted and (following := self.standing.next()) is not None:
+        while not self._is_asked_to_end() and (following := self.standing.next()) is not None:
             if not self._is_time_for(*following):
                 self.is_cut = True
                 self._on_event(TimeUp())
@@ -77,9 +79,8 @@ class Running:
                 self._on_event(Dropped(entry.left_out))
         self._tell()
 
-    @property
-    def _is_interrupted(self) -> bool:
-        return self.exit_status is not None or self._interrupt.requested
+    def _is_asked_to_end(self) -> bool:
+        return self.is_interrupted or self._interrupt.requested
 
     def _train(self, run: Run, share: float) -> Entry | None:
         """Train a run up to a share of it; None where a signal interrupted it."""
@@ -87,6 +88,7 @@ class Running:
         candidate = run.candidate
         setting = candidate.setting(run.lr)
         step = rung_step(share, candidate.steps)
+        self._refuse_if_beyond(run, step)
         listener = _Listener(run, self._warned, self._on_event)
         point = Point(
             method=candidate.method, lr=run.lr, share=share, step=step, tokens=0, loss=None
@@ -110,15 +112,26 @@ class Running:
             left_out = LeftOut(method=candidate.method, reason=error.message)
         else:
             if result.interrupted:
-                self.exit_status = result.exit_status
                 return None
             found = self._found(self._folder.run_of(setting), listener, result)
             point = point.model_copy(update={"tokens": result.tokens} | found)
+        finally:
+            self.is_interrupted = listener.is_interrupted
         return Entry(
             point=None if left_out else point,
             left_out=left_out,
             wall_seconds=monotonic() - began_s,
         )
+
+    def _refuse_if_beyond(self, run: Run, step: int) -> None:
+        """Refuse to compare a run that somebody has trained further: its loss at the rung is not known any more."""
+        folder = self._folder.run_of(run.candidate.setting(run.lr))
+        newest = folder.newest_checkpoint()
+        if newest is not None and step_of(newest) > step:
+            raise UsageError(
+                f"the run in {folder.path} has been trained beyond step {step}, where the race would compare it",
+                "go on with that run alone, or start the race over with --force and without --resume",
+            )
 
     def _found(self, folder: RunFolder, listener: _Listener, result: Result) -> dict[str, object]:
         """Return the loss to compare: held out, or the mean training loss of the second half of the steps so far."""
@@ -168,15 +181,17 @@ def _row(standing: Standing, run: Run, training: Run | None) -> RunRow:
 
 
 class _Listener:
-    """Hears a run's events: passes on what a race tells too, and notes the last held-out loss.
+    """Hears a run's events: passes on what a race tells too, and notes what the race needs.
 
     Attributes:
         evaluated: The last evaluation, or None.
+        is_interrupted: Whether a signal came, be it in the last step.
     """
 
     def __init__(self, run: Run, warned: set[str], on_event: OnEvent) -> None:
         self._run, self._warned, self._on_event = run, warned, on_event
         self.evaluated: Evaluated | None = None
+        self.is_interrupted = False
 
     def __call__(self, event: TrainingEvent) -> None:
         match event:
@@ -190,6 +205,7 @@ class _Listener:
                     self._warned.add(message)
                     self._on_event(event)
             case Interrupting():
+                self.is_interrupted = True
                 self._on_event(event)
             case _:
                 pass

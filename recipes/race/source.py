@@ -56,6 +56,6 @@ def source_of_profile(
         DoesNotFitError: Nothing fits the budget.
     """
     path = folder / "recipe.yaml"
-    advice = recommend(profile, budget_bytes=budget_bytes, device=device)
-    recipe = to_recipe(advice, profile, recipe_path=path, steps=steps)
+    advice = recommend(profile, budget_bytes=budget_bytes, device=device, steps=steps)
+    recipe = to_recipe(advice, profile, recipe_path=path)
     return RaceSource(recipe, path, profile, budget_bytes, device)

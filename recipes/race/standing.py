@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .candidates import Candidate
 from .design import Rung
 from .folder import Entry, Point, RacePlan
-from .rate_grid import HIGHEST, LOWEST, half_decades_from
+from .rate_grid import half_decades_from, within
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,9 @@ class Standing:
         """Return the runs of a method: around its own rate, and further out while the best is at an end."""
         design, share = self._plan.design, self._plan.design.rate_rungs[0].share
         below = (design.rates - 1) // 2
-        around = [half_decades_from(candidate.start_lr, k - below) for k in range(design.rates)]
-        runs = [Run(candidate, lr) for lr in around]
+        around = (half_decades_from(candidate.start_lr, k - below) for k in range(design.rates))
+        rates = dict.fromkeys([within(lr) for lr in around])
+        runs = [Run(candidate, lr) for lr in rates]
         for _ in range(design.moves):
             further = self._further_out(runs, share)
             if further is None:
@@ -167,7 +168,7 @@ class Standing:
         rates = [run.lr for run in runs]
         outwards = -1 if best.lr == min(rates) else 1 if best.lr == max(rates) else 0
         lr = half_decades_from(best.lr, outwards)
-        return Run(best.candidate, lr) if outwards and LOWEST <= lr <= HIGHEST else None
+        return Run(best.candidate, lr) if outwards and lr == within(lr) else None
 
     def _leader(self, candidate: Candidate) -> Leader | None:
         """Return a method's best run at the last rung that all of its runs there have come to.

@@ -208,9 +208,9 @@ class _Training:
         self._on_event(event)
 
     def _is_due(self, every: int) -> bool:
-        """Whether something is due now; what ends the run comes once, after its last step."""
+        """Whether something is due now; what ends the run, or pauses it, comes once, after its last step."""
         step = self._progress.step
-        return every > 0 and step % every == 0 and step < self._recipe.schedule.steps
+        return every > 0 and step % every == 0 and step < self._last_step
 
     def _evaluate(self) -> None:
         step = self._progress.step
