@@ -142,25 +142,6 @@ def profile_memory_limit(profile: Profile) -> MemoryLimit:
     return read_memory_limit("auto") if asked_bytes is None else MemoryLimit(asked_bytes, "cuda")
 
 
-class MemoryLimit(NamedTuple):
-    """The memory that training is to fit in, and the kind of device it is of."""
-
-    total_bytes: int
-    device: DeviceType
-
-
-def read_memory_limit(text: str) -> MemoryLimit:
-    """Return the memory of a GPU in `24G`; for `auto` the first GPU's, else what this machine has without one."""
-    if text != "auto":
-        return MemoryLimit(parse_size(text), "cuda")
-    from subopt.profilers.device import gpu_status, main_memory_bytes
-
-    gpu = gpu_status()
-    if gpu is not None:
-        return MemoryLimit(gpu.total_bytes, "cuda")
-    return MemoryLimit(main_memory_bytes(), "cpu")
-
-
 def describe_budget(text: str, budget: Budget) -> str:
     """Return how a size was read and how much of it a training run may fill."""
     return (
