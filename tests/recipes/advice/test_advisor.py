@@ -416,6 +416,15 @@ def test_score_is_the_rule_as_written():
     assert known.gain == pytest.approx(without_time.gain - 0.10 * math.log2(1.2))
 
 
+def test_a_shorter_step_alone_is_no_reason_to_leave_adamw():
+    """One timing of a step is off by this much on a busy machine."""
+    fast = {method: 1.0 for method in METHODS if method != BASELINE}
+    profile = make_profile(step_ms=fast, model_ms=20.0)
+    advice = recommend(profile, budget_bytes=20 * GIB, fine_tunes=True)
+    assert advice.chosen.method == BASELINE
+    assert row_of(advice, "soap").overhead.share < -0.2
+
+
 def test_the_baseline_scores_zero_whatever_its_step_takes():
     profile = make_profile(step_ms={BASELINE: 500.0})
     assert row_of(recommend(profile, budget_bytes=20 * GIB), BASELINE).score == 0.0
@@ -492,7 +501,7 @@ def test_larger_batch_makes_the_same_step_cheaper():
 def test_speed_takes_the_cheapest_step_not_worse_than_adamw():
     fast = {"adafactor": 5.0, "galore": 1.0, "lion": 0.5}
     advice = recommend(make_profile(step_ms=fast), budget_bytes=20 * GIB, objective="speed")
-    assert advice.chosen.method == "lion"  # a little worse in a step, and not after equal time
+    assert advice.chosen.method == "adafactor"
     assert order(advice).index("galore") > order(advice).index(BASELINE)
 
 
