@@ -47,4 +47,4 @@ def train_command(recipe: Path, advice: Advice) -> str:
     """Return the command that goes on from a recipe: after a race the run, before it a race within the run."""
     is_raced = advice.chosen is not None and advice.chosen.is_raced
     command = shlex.join(["subopt", "train", str(recipe)])
-    return command if is_raced else f"{command} --race   (the first tenth of the run decides)"
+    return command if is_raced else f"{command} --race   (its first tenth finds the rate)"
