@@ -21,6 +21,10 @@ _COMMON = options_of(CommonOptions).keys()
 _KEPT_BESIDE = _COMMON | {"params", "param_names", "method"}
 
 
+# Options that earlier versions did not save, with what these did: a run goes on as it began.
+EARLIER_OPTIONS = {"basis_lr_cap": 0.01, "ridge": "absolute"}
+
+
 class Composed(torch.optim.Optimizer):
     """W <- W - lr (scale * lift(moments(project(G))) + weight_decay * W), for every parameter.
 
@@ -146,7 +150,8 @@ class Composed(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; unlike the base class, cast nothing: float32 bases stay float32 under bfloat16 parameters.
 
-        An option that the saved groups lack, since an earlier version wrote them, keeps this optimizer's value. Earlier
+        An option that the saved groups lack, since an earlier version wrote them, gets what that version did
+        (`EARLIER_OPTIONS`) or keeps this optimizer's value. Earlier
         versions wrote the options of every method into every group: those that are not the group's own are dropped.
 
         Raises:
@@ -261,4 +266,5 @@ def _completed(saved: Mapping[str, Any], own: Mapping[str, Any] | None) -> dict[
     names = part_names(own if is_earlier else {**own, **saved}, {})
     known = _COMMON | known_options(names).keys()
     kept = {key: saved[key] for key in saved if key in known or key not in OPTION_NAMES}
-    return {key: own[key] for key in own if key in known} | kept | names
+    earlier = {key: value for key, value in EARLIER_OPTIONS.items() if key in own}
+    return {key: own[key] for key in own if key in known} | earlier | kept | names
