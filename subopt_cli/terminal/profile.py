@@ -66,5 +66,5 @@ def _warnings(profile: Profile) -> Iterator[str]:
     if profile.interrupted:
         yield "The profile was interrupted: it holds what was complete by then."
     if profile.missing:
-        more = f" and {len(profile.missing) - 1} more" if len(profile.missing) > 1 else ""
+        more = f"; {len(profile.missing) - 1} more" if len(profile.missing) > 1 else ""
         yield f"Missing: {profile.missing[0].partition(': ')[0]}{more} (why: --details)."
