@@ -45,29 +45,29 @@ class Task:
 
 
 TASKS = {
-    "gpt": Task("dev", "language", "language_model.py", 8, 300, 64, 2),
+    "gpt": Task("dev", "language", "language_model.py", 8, 250, 64, 2),
     "gpt_torch_init": Task(
-        "dev", "language", "language_model.py", 4, 300, 96, 2,
-        {"width": 96, "initialisation": "torch"},
+        "dev", "language", "language_model.py", 4, 250, 128, 2,
+        {"width": 128, "initialisation": "torch"},
     ),
     "gpt_finetune": Task(
         "dev", "language", "finetuned_language_model.py", 8, 200, 64, 2, fine_tunes=True
     ),
-    "addition": Task("dev", "sequence", "addition.py", 64, 300, 64, 2),
-    "vit": Task("dev", "vision", "vision_transformer.py", 32, 300, 64, 3),
-    "autoencoder": Task("dev", "vision", "autoencoder.py", 64, 400, 128, 6),
-    "table": Task("dev", "table", "table.py", 64, 400, 96, 5),
-    "graph": Task("dev", "graph", "graph.py", 64, 300, 96, 2),
-    "gru": Task("held_out", "language", "gru_language_model.py", 8, 300, 64, 1),
+    "addition": Task("dev", "sequence", "addition.py", 32, 400, 64, 2),
+    "vit": Task("dev", "vision", "vision_transformer.py", 32, 300, 64, 2),
+    "autoencoder": Task("dev", "vision", "autoencoder.py", 64, 700, 128, 6),
+    "table": Task("dev", "table", "table.py", 64, 600, 96, 5),
+    "graph": Task("dev", "graph", "graph.py", 64, 400, 96, 2),
+    "gru": Task("held_out", "language", "gru_language_model.py", 4, 300, 64, 1),
     "gpt_small_batch": Task(
-        "held_out", "language", "language_model.py", 2, 400, 48, 4, {"width": 48, "depth": 4}
+        "held_out", "language", "language_model.py", 2, 300, 48, 4, {"width": 48, "depth": 4}
     ),
-    "text_classifier": Task("held_out", "language", "text_classifier.py", 16, 300, 48, 2),
-    "convnet": Task("held_out", "vision", "convnet.py", 32, 300, 48, 2),
-    "denoiser": Task("held_out", "vision", "denoiser.py", 16, 300, 24, 3),
+    "text_classifier": Task("held_out", "language", "text_classifier.py", 8, 250, 48, 2),
+    "convnet": Task("held_out", "vision", "convnet.py", 16, 350, 48, 2),
+    "denoiser": Task("held_out", "vision", "denoiser.py", 8, 350, 24, 3),
     "digits_finetune": Task(
         "held_out", "vision", "finetuned_digits.py", 32, 200, 48, 2, fine_tunes=True
     ),
     "poisson": Task("held_out", "pde", "poisson.py", 64, 400, 48, 3),
-    "recommender": Task("held_out", "recommender", "recommender.py", 256, 400, 64, 3),
+    "recommender": Task("held_out", "recommender", "recommender.py", 512, 600, 64, 3),
 }  # fmt: skip

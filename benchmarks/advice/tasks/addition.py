@@ -1,4 +1,4 @@
-"""A transformer that learns to add two numbers of three digits, written as text."""
+"""A transformer that learns to add two numbers of two digits, written as text."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 PLUS, EQUALS = 10, 11
 VOCABULARY = 12
-DIGITS = 3
-QUESTION = 2 * DIGITS + 2  # abc+def=
+DIGITS = 2
+QUESTION = 2 * DIGITS + 2  # ab+cd=
 LENGTH = QUESTION + DIGITS + 1
 HELD_OUT = 512
 HELD_OUT_EVERY = 10  # sums with a first number divisible by this are never trained on

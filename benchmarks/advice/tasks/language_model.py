@@ -16,7 +16,7 @@ from random_batches import RandomBatches
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HELD_OUT_WINDOWS = 192
+HELD_OUT_WINDOWS = 96
 TEXT = tuple(LIBRARY)
 
 

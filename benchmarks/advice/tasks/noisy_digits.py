@@ -12,8 +12,8 @@ from torch import Tensor
 
 CLASSES = 10
 SIDE = 12
-CANVAS_MARGIN = SIDE - 8
-NOISE = 0.4
+PLACES = range(1, 4)  # of the 8 x 8 image on it
+NOISE = 0.25
 BRIGHTEST = 16  # of the data set's grey values
 HELD_OUT_EVERY = 5  # every fifth image is never trained on
 HELD_OUT_SEED = 1
@@ -32,7 +32,7 @@ def digits(*, held_out: bool, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
 def placed(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return each 8 x 8 image at a random place of a canvas, shape (count, 1, SIDE, SIDE)."""
     canvas = torch.zeros(len(images), 1, SIDE, SIDE)
-    places = torch.randint(CANVAS_MARGIN + 1, (len(images), 2), generator=generator).tolist()
+    places = torch.randint(PLACES.start, PLACES.stop, (len(images), 2), generator=generator).tolist()
     for index, (top, left) in enumerate(places):
         canvas[index, 0, top : top + 8, left : left + 8] = images[index]
     return canvas

@@ -36,19 +36,26 @@ def build_model(width: int = 48, depth: int = 3) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, 1))
 
 
-@torch.enable_grad()
 def loss(model: nn.Module, batch: Batch) -> Tensor:
     """Mean square of the residual inside and, weighted, of u on the boundary, as a share of that of f."""
     inside, boundary = batch
+    f = source(inside)
+    with torch.enable_grad():  # derivatives with respect to the points, in an evaluation too
+        residual = laplacian(model, inside) + f
+    total = residual.square().mean() + BOUNDARY_WEIGHT * model(boundary).square().mean()
+    relative: Tensor = total / f.square().mean()
+    return relative if torch.is_grad_enabled() else relative.detach()
+
+
+def laplacian(model: nn.Module, inside: Tensor) -> Tensor:
+    """Return u_xx + u_yy at points of shape (count, 2)."""
     points = inside.detach().requires_grad_()
     (slope,) = torch.autograd.grad(model(points).sum(), points, create_graph=True)
-    laplacian = torch.zeros(len(points))
+    total = torch.zeros(len(points))
     for axis in range(2):
         (second,) = torch.autograd.grad(slope[:, axis].sum(), points, create_graph=True)
-        laplacian = laplacian + second[:, axis]
-    f = source(inside)
-    total = (laplacian + f).square().mean() + BOUNDARY_WEIGHT * model(boundary).square().mean()
-    return total / f.square().mean()
+        total = total + second[:, axis]
+    return total
 
 
 def points(generator: torch.Generator, batch_size: int) -> Batch:

@@ -53,8 +53,8 @@ def fixed_windows(blocks: Tensor, count: int) -> Tensor:
 
 
 def in_batches(windows: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Yield the windows, at least 64 at a time: held-out batches need no gradients and may be larger."""
-    yield from windows.split(max(batch_size, 64))
+    """Yield the windows, at least 32 at a time: held-out batches need no gradients and may be larger."""
+    yield from windows.split(max(batch_size, 32))
 
 
 LIBRARY: Sequence[str] = (

@@ -8,8 +8,8 @@ from random_batches import RandomBatches
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-USERS, ITEMS, RANK = 3000, 1500, 4
-RATINGS = 120_000
+USERS, ITEMS, RANK = 1000, 500, 4
+RATINGS = 100_000
 HELD_OUT = 4_000
 NOISE = 0.3
 SEED = 7
@@ -50,7 +50,7 @@ class Recommender(nn.Module):
         return rated
 
 
-def build_model(width: int = 16) -> Recommender:
+def build_model(width: int = 32) -> Recommender:
     """Build it."""
     return Recommender(width)
 

@@ -1,13 +1,17 @@
 """A vision transformer that names handwritten digits."""
 
+from collections.abc import Iterator
+
+import torch
+from convnet import Batch, loss
 from language_model import Block
-from noisy_digits import CLASSES, SIDE
-from convnet import batches, eval_batches, loss
+from noisy_digits import CLASSES, digits, held_out_generator, noisy
+from random_batches import RandomBatches
 from torch import Tensor, nn
 
 __all__ = ["batches", "build_model", "eval_batches", "loss"]
 
-PATCH = 3
+SIDE, PATCH = 8, 2
 
 
 class ViT(nn.Module):
@@ -31,6 +35,26 @@ class ViT(nn.Module):
         return logits
 
 
-def build_model(width: int = 64, depth: int = 3) -> ViT:
+def build_model(width: int = 64, depth: int = 2) -> ViT:
     """Build the transformer."""
     return ViT(width, depth)
+
+
+def labelled(generator: torch.Generator, batch_size: int) -> Batch:
+    """Return random training images with noise, and their labels."""
+    images, labels = digits(held_out=False)
+    chosen = torch.randint(len(images), (batch_size,), generator=generator)
+    return noisy(images[chosen, None], generator), labels[chosen]
+
+
+def batches(batch_size: int) -> RandomBatches:
+    """Pairs of float32 (batch_size, 1, SIDE, SIDE) and int64 (batch_size,)."""
+    return RandomBatches(labelled, batch_size)
+
+
+def eval_batches(batch_size: int) -> Iterator[Batch]:
+    """All held-out images under fixed noise."""
+    images, labels = digits(held_out=True)
+    size = max(batch_size, 128)
+    noised = noisy(images[:, None], held_out_generator())
+    yield from zip(noised.split(size), labels.split(size), strict=True)
