@@ -15,7 +15,7 @@ from subopt.recipes.schema import (
     Schedule,
 )
 
-from .methods import SEARCHES
+from .methods import SEARCHES, Search
 from .task_list import Task
 
 CPU = torch.device("cpu")
@@ -33,7 +33,8 @@ def recipe_of(
     options: Mapping[str, OptionValue] | None = None,
 ) -> Recipe:
     """Return the recipe of one run: a tenth of warm-up, a cosine to a tenth, clipping at 1, no weight decay."""
-    fallback = Fallback(lr=float(f"{lr * SEARCHES[method].fallback:.3g}"))
+    search = SEARCHES.get(method, Search(start=lr))
+    fallback = Fallback(lr=float(f"{lr * search.fallback:.3g}"))
     return Recipe(
         model=Model(target=str(task.path), kwargs=dict(task.kwargs)),
         data=Data(batch_size=task.batch_size),

@@ -15,10 +15,11 @@ import torch
 
 from subopt.profilers.target.load import load_target
 from subopt.profilers.target.loaded import LoadedTarget
+from subopt.recipes.schema import Recipe
 from subopt.recipes.training.stepper import Stepper
 from subopt.recipes.training.trainable import Trainable, make_trainable
 
-from .methods import SEARCHES, best_rate, next_rate
+from .methods import BASELINE, SEARCHES, best_rate, neighbour, next_rate
 from .recipes import CPU, recipe_of
 from .rows import Row, append_row, losses_by_rate, read_rows
 from .step_times import step_time_ratios, steps_of
@@ -38,19 +39,20 @@ def target_of(task: str) -> LoadedTarget:
     return load_target(str(TASKS[task].path), TASKS[task].kwargs)
 
 
-def ratios_of(task: str, path: Path) -> dict[str, float]:
-    """Return the step times of a task, AdamW's being 1; measured once, then read from the file."""
+def ratio_of(task: str, method: str, path: Path) -> float:
+    """Return a method's step time on a task, AdamW's being 1; measured once, then read from the file."""
     known: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if task not in known:
-        known[task] = step_time_ratios(TASKS[task], target_of(task))
+    own = known.setdefault(task, {})
+    if method not in own:
+        asked = SEARCHES if method in SEARCHES else (BASELINE, method)
+        own |= step_time_ratios(TASKS[task], target_of(task), asked)
         path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    return known[task]
+    return own[method]
 
 
-def run(task: str, method: str, lr: float, seed: int, ratio: float) -> Row:
-    """Train one model and return its row; stop where the loss is lost."""
-    shape, steps, began = TASKS[task], steps_of(TASKS[task], ratio), time.perf_counter()
-    recipe = recipe_of(shape, method, lr, steps=steps, seed=seed)
+def run(task: str, recipe: Recipe, ratio: float) -> Row:
+    """Train a recipe and return its row; stop where the loss is lost."""
+    shape, steps, began = TASKS[task], recipe.schedule.steps, time.perf_counter()
     trainable = make_trainable(recipe, target_of(task), CPU)
     stepper = Stepper(trainable, trainable.begin())
     first_loss = trainable.evaluate(0).loss
@@ -70,8 +72,9 @@ def run(task: str, method: str, lr: float, seed: int, ratio: float) -> Row:
         "task": task, "half": shape.half, "kind": shape.kind, "parameters": _size(trainable),
         "width": shape.width, "depth": shape.depth, "examples_per_step": shape.batch_size,
         "tokens_per_step": tokens, "fine_tunes": shape.fine_tunes,
-        "method": method, "lr": lr, "fallback_lr": recipe.optimizer.fallback.lr, "seed": seed,
-        "steps": steps, "step_ms_ratio": ratio,
+        "method": recipe.optimizer.method, "lr": recipe.optimizer.lr,
+        "fallback_lr": recipe.optimizer.fallback.lr, "weight_decay": recipe.optimizer.weight_decay,
+        "options": recipe.optimizer.options, "seed": recipe.seed, "steps": steps, "step_ms_ratio": ratio,
         "status": status, "first_loss": first_loss, "loss": curve[-1][1] if status == "done" else None,
         "curve": curve, "train_curve": train_curve, "seconds": time.perf_counter() - began,
     }  # fmt: skip
@@ -101,7 +104,7 @@ def wanted(rows: list[Row]) -> Iterator[Wanted]:
     in_turn = [name for pair in zip(*halves, strict=True) for name in pair]
     for method, search in SEARCHES.items():
         for task in in_turn:
-            start = search.start / 10 if TASKS[task].fine_tunes else search.start
+            start = neighbour(search.start, -2 if TASKS[task].fine_tunes else 0)
             lr = next_rate(losses_by_rate(rows, task, method), start)
             if lr is not None:
                 yield task, method, lr, 0
@@ -126,7 +129,10 @@ def train(
         if task is None:
             print("nothing left to run")
             return
-        row = run(task, method, lr, seed, ratios_of(task, step_times)[method])
+        ratio = ratio_of(task, method, step_times)
+        steps = steps_of(TASKS[task], ratio)
+        recipe = recipe_of(TASKS[task], method, lr, steps=steps, seed=seed)
+        row = run(task, recipe, ratio)
         append_row(path, row)
         loss = "diverged" if row["loss"] is None else f"{row['loss']:.4f}"
         print(f"{task} {method} {lr:g} seed {seed}: {loss}, {row['seconds']:.1f} s", flush=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from collections.abc import Iterable
 from functools import partial
 
 from subopt.optimizers import get_method
@@ -14,7 +15,7 @@ from subopt.profilers.timing.interleaved import (
 from subopt.recipes.training.stepper import Stepper
 from subopt.recipes.training.trainable import make_trainable
 
-from .methods import BASELINE, SEARCHES
+from .methods import BASELINE
 from .recipes import CPU, recipe_of
 from .task_list import Task
 
@@ -22,12 +23,12 @@ MOST_ROUNDS, ROUNDS_S = 30, 8.0
 NO_LR = 1e-12  # the weights stay what they were
 
 
-def step_time_ratios(task: Task, target: LoadedTarget) -> dict[str, float]:
+def step_time_ratios(task: Task, target: LoadedTarget, methods: Iterable[str]) -> dict[str, float]:
     """Return the mean time of a step by method, AdamW's being 1: all in turn, in one process, refreshes by their share.
 
     A step is all of it: batch, forward, backward, clipping, update.
     """
-    steppers = {name: _stepper(task, target, name) for name in SEARCHES}
+    steppers = {name: _stepper(task, target, name) for name in methods}
     runs = [partial(_next_step, stepper, itertools.count(1)) for stepper in steppers.values()]
     times = interleaved_ms(runs, MOST_ROUNDS, ROUNDS_S, [CPU])
     mean_ms = {

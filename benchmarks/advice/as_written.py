@@ -1,0 +1,71 @@
+"""What `subopt recommend` writes for each task, trained as it is written."""
+
+import gzip
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from subopt.profilers.record.profile import Profile
+from subopt.recipes.advice.advisor import recommend, to_recipe
+from subopt.recipes.schema import Evaluation, Recipe
+
+from .recipes import EVAL_BATCHES
+from .rows import Row, append_row, read_rows
+from .runs import ratio_of, run
+from .step_times import steps_of
+from .task_list import TASKS
+
+AMPLE_BYTES = 2**36
+
+
+def profile(task: str, folder: Path) -> None:
+    """Write a task's quick profile, as a user makes it, where there is none yet."""
+    to, shape = profile_path(task, folder), TASKS[task]
+    if to.exists():
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / "profile.json"
+        arguments = [f"{key}={value}" for key, value in shape.kwargs.items()]
+        words = ("profile", str(shape.path), *arguments, "--batch-size", str(shape.batch_size))
+        command = [sys.executable, "-m", "subopt", *words, "--detail", "quick", "-o", str(plain)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        folder.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
+
+
+def profile_path(task: str, folder: Path) -> Path:
+    """Return the file of a task's profile."""
+    return folder / f"{task}.json.gz"
+
+
+def recommended(task: str, folder: Path, step_times: Path) -> tuple[Recipe, float]:
+    """Return the recipe that `subopt recommend` writes, over AdamW's time, and its step's time beside AdamW's."""
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / "profile.json"
+        plain.write_bytes(gzip.decompress(profile_path(task, folder).read_bytes()))
+        found = Profile.load(plain)
+    advice = recommend(found, budget_bytes=AMPLE_BYTES, device="cpu")
+    row, _ = advice.require_chosen()
+    ratio = ratio_of(task, row.method, step_times)
+    steps = steps_of(TASKS[task], ratio)
+    recipe = to_recipe(advice, found, recipe_path=TASKS[task].path.parent / "recipe.yaml", steps=steps)
+    return recipe.model_copy(update={"eval": Evaluation(batches=EVAL_BATCHES)}), ratio
+
+
+def train_recommended(path: Path, profiles: Path, step_times: Path) -> None:
+    """Train each task's recommended recipe where the file has no run of the same settings."""
+    for task in TASKS:
+        recipe, ratio = recommended(task, profiles, step_times)
+        if any(row["task"] == task and _is_of(row, recipe) for row in read_rows(path)):
+            continue
+        row = run(task, recipe, ratio)
+        append_row(path, row)
+        print(f"{task} {row['method']} {row['lr']:g}: {row['loss']}", flush=True)
+
+
+def _is_of(row: Row, recipe: Recipe) -> bool:
+    chosen = recipe.optimizer
+    settings = (chosen.method, chosen.lr, chosen.fallback.lr, chosen.weight_decay, chosen.options)
+    names = ("method", "lr", "fallback_lr", "weight_decay", "options")
+    return row["steps"] == recipe.schedule.steps and settings == tuple(row[name] for name in names)

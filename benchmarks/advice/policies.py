@@ -1,0 +1,92 @@
+"""What one could do without knowing how the runs end."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from .methods import BASELINE, SEARCHES
+from .outcomes import Outcomes, Run
+from .prior import portfolio_of
+from .races import Choice, Design, race
+
+# A task, and all the others, to the choices that are equally likely.
+Decide = Callable[[Outcomes, Sequence[Outcomes]], list[Choice]]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A way to choose a method and a rate."""
+
+    name: str
+    decide: Decide
+
+
+QUICK = ((0.02, 2), (0.05, 1))
+RACES = {
+    "rates of the first method": Design(1, QUICK),
+    "two methods, compared at 30 %": Design(2, QUICK, ((0.3, 1),)),
+    "four methods, compared at 30 %": Design(4, QUICK, ((0.3, 1),)),
+}
+
+
+def tuned(method: str, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take one method at its best rate, found by whole runs."""
+    run = task.tuned(method)
+    tried = sum(name == method for name, _ in task.rows)
+    return [Choice(run or (method, SEARCHES[method].start), max(tried - 1.0, 0.0))]
+
+
+def constant(run: Run, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take one method at one rate, whatever the task."""
+    return [Choice(run, 0.0)]
+
+
+def best_constant_method(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take, tuned, the method that is best on all the other tasks when tuned."""
+
+    def regret(method: str) -> float:
+        return statistics.fmean(_tuned_regret(method, other) for other in others)
+
+    return tuned(min(SEARCHES, key=regret), task, others)
+
+
+def best_constant_rate(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take the method and rate that are best on all the other tasks."""
+    common = sorted(set.intersection(*(set(other.rows) for other in (*others, task))))
+    if not common:
+        return constant((BASELINE, SEARCHES[BASELINE].start), task, others)
+    best = min(common, key=lambda run: statistics.fmean(other.regret(run) for other in others))
+    return constant(best, task, others)
+
+
+def random_method(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take any method at its prior rate."""
+    return [Choice(run, 0.0) for run in portfolio_of(task.task)]
+
+
+def prior_alone(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take the first method of the prior at its prior rate."""
+    return [Choice(portfolio_of(task.task)[0], 0.0)]
+
+
+def raced(design: Design, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take what a race of the prior's portfolio chooses."""
+    return [race(task, portfolio_of(task.task), design)]
+
+
+def policies() -> list[Policy]:
+    """Return all policies, in the order of the report."""
+    return [
+        *(Policy(f"always {method}, tuned", partial(tuned, method)) for method in SEARCHES),
+        Policy("best method of the other tasks, tuned", best_constant_method),
+        Policy("soap at 0.01", partial(constant, ("soap", 0.01))),
+        Policy("best method and rate of the other tasks", best_constant_rate),
+        Policy("any method at its prior rate", random_method),
+        Policy("prior alone", prior_alone),
+        *(Policy(f"race: {name}", partial(raced, design)) for name, design in RACES.items()),
+    ]
+
+
+def _tuned_regret(method: str, task: Outcomes) -> float:
+    return task.regret(task.tuned(method) or (method, SEARCHES[method].start))

@@ -1,0 +1,52 @@
+"""What the first part of a run tells: of a method's rates, and of methods each at its best rate."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .outcomes import Outcomes, Run
+
+
+@dataclass(frozen=True)
+class Told:
+    """How well the order at a share of the run tells the order at its end.
+
+    Attributes:
+        right: In how many of the cases the best one then was the best at the end.
+        regret: Mean of log(loss at the end of the best one then / lowest loss at the end).
+        cases: How many cases there are.
+    """
+
+    right: float
+    regret: float
+    cases: int
+
+
+def rates_told(tasks: Iterable[Outcomes], share: float) -> Told:
+    """Return what a share tells of the rates of one method: a case is a task and a method."""
+    groups = []
+    for task in tasks:
+        for method in {method for method, _ in task.rows}:
+            groups.append((task, [run for run in task.rows if run[0] == method]))
+    return _told(groups, share)
+
+
+def methods_told(tasks: Iterable[Outcomes], share: float) -> Told:
+    """Return what a share tells of methods, each at its best rate: a case is a task."""
+    groups = []
+    for task in tasks:
+        best = (task.tuned(method) for method in sorted({method for method, _ in task.rows}))
+        groups.append((task, [run for run in best if run is not None]))
+    return _told(groups, share)
+
+
+def _told(groups: Sequence[tuple[Outcomes, list[Run]]], share: float) -> Told:
+    lost = []
+    for task, runs in groups:
+        if len(runs) > 1:
+            then = min(runs, key=lambda run: task.at(run, share)[0])
+            lowest = min(task.loss(run) for run in runs)
+            lost.append(math.log(task.loss(then) / lowest))
+    right = statistics.fmean(loss == 0 for loss in lost)
+    return Told(right, statistics.fmean(lost), len(lost))
