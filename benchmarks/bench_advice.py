@@ -6,6 +6,8 @@
     python benchmarks/bench_advice.py recommended             # trains what recommend writes, as it is written
     python benchmarks/bench_advice.py asked                   # runs what policies ask for and nobody has
     python benchmarks/bench_advice.py render                  # policies against the rows: seconds
+
+Rows are described in `advice/rows.py`, tasks and halves in `advice/task_list.py`.
 """
 
 import argparse

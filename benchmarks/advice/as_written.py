@@ -49,7 +49,9 @@ def recommended(task: str, folder: Path, step_times: Path) -> tuple[Recipe, floa
     row, _ = advice.require_chosen()
     ratio = ratio_of(task, row.method, step_times)
     steps = steps_of(TASKS[task], ratio)
-    recipe = to_recipe(advice, found, recipe_path=TASKS[task].path.parent / "recipe.yaml", steps=steps)
+    recipe = to_recipe(
+        advice, found, recipe_path=TASKS[task].path.parent / "recipe.yaml", steps=steps
+    )
     return recipe.model_copy(update={"eval": Evaluation(batches=EVAL_BATCHES)}), ratio
 
 

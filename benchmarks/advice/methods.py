@@ -43,7 +43,9 @@ def neighbour(lr: float, steps: int) -> float:
 
 def between(first: float, last: float) -> list[float]:
     """Return the grid's rates from `first` to `last`."""
-    return [neighbour(first, step) for step in range(_half_decades(last) - _half_decades(first) + 1)]
+    return [
+        neighbour(first, step) for step in range(_half_decades(last) - _half_decades(first) + 1)
+    ]
 
 
 def _half_decades(lr: float) -> int:
@@ -67,6 +69,8 @@ def next_rate(losses: dict[float, float], start: float) -> float | None:
     if not losses:
         return start
     best = best_rate(losses)
-    wanted = [neighbour(min(losses), -1)] if best is None else [neighbour(best, 1), neighbour(best, -1)]
+    wanted = (
+        [neighbour(min(losses), -1)] if best is None else [neighbour(best, 1), neighbour(best, -1)]
+    )
     untried = [lr for lr in wanted if lr not in losses and LOWEST <= lr <= HIGHEST]
     return untried[0] if untried else None

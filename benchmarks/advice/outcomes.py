@@ -15,6 +15,15 @@ LEAST_STEPS = 10
 Run = tuple[str, float]  # method, rate
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a policy ends with: a run, its loss, and the training that was spent on others, in whole runs."""
+
+    run: Run
+    loss: float
+    cost: float = 0.0
+
+
 @dataclass
 class Outcomes:
     """The runs of one task with the first seed.
@@ -39,7 +48,8 @@ class Outcomes:
     @cached_property
     def best(self) -> float:
         """The lowest loss of all runs."""
-        return min(map(loss_of, self.rows.values()))
+        recipe = [] if self.as_written is None else [self.as_written]
+        return min(map(loss_of, [*self.rows.values(), *recipe]))
 
     @property
     def untrained(self) -> float:
@@ -48,13 +58,17 @@ class Outcomes:
 
     def loss(self, run: Run) -> float:
         """Return the loss at the end; the untrained one where the run diverged."""
-        row = self._row(run)
-        loss = math.inf if row is None else loss_of(row)
-        return loss if math.isfinite(loss) else self.untrained
+        return self._end(self._row(run))
 
-    def regret(self, run: Run) -> float:
-        """Return log(loss / lowest loss of any run)."""
-        return math.log(self.loss(run) / self.best)
+    def choice(self, run: Run, cost: float = 0.0) -> Choice:
+        """Return a run as what a policy ends with."""
+        return Choice(run, self.loss(run), cost)
+
+    def recipe(self) -> Choice:
+        """Return the recipe that `subopt recommend` wrote as what a policy ends with."""
+        row = self.as_written
+        run = ("", 0.0) if row is None else (row["method"], row["lr"])
+        return Choice(run, self._end(row))
 
     def at(self, run: Run, share: float) -> tuple[float, float]:
         """Return the held-out loss at a share of the run, infinite after it diverged, and the share it is of.
@@ -74,6 +88,10 @@ class Outcomes:
         own = [run for run in self.rows if run[0] == method]
         best = min(own, key=lambda run: loss_of(self.rows[run]), default=None)
         return best if best is not None and math.isfinite(loss_of(self.rows[best])) else None
+
+    def _end(self, row: Row | None) -> float:
+        loss = math.inf if row is None else loss_of(row)
+        return loss if math.isfinite(loss) else self.untrained
 
     def _row(self, run: Run) -> Row | None:
         if run not in self.rows:

@@ -1,14 +1,15 @@
 """What one could do without knowing how the runs end."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from .methods import BASELINE, SEARCHES
-from .outcomes import Outcomes, Run
+from .outcomes import Choice, Outcomes, Run
 from .prior import portfolio_of
-from .races import Choice, Design, race
+from .races import Design, race
 
 # A task, and all the others, to the choices that are equally likely.
 Decide = Callable[[Outcomes, Sequence[Outcomes]], list[Choice]]
@@ -34,21 +35,21 @@ def tuned(method: str, task: Outcomes, others: Sequence[Outcomes]) -> list[Choic
     """Take one method at its best rate, found by whole runs."""
     run = task.tuned(method)
     tried = sum(name == method for name, _ in task.rows)
-    return [Choice(run or (method, SEARCHES[method].start), max(tried - 1.0, 0.0))]
+    return [task.choice(run or (method, SEARCHES[method].start), max(tried - 1.0, 0.0))]
 
 
 def constant(run: Run, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     """Take one method at one rate, whatever the task."""
-    return [Choice(run, 0.0)]
+    return [task.choice(run)]
 
 
 def best_constant_method(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     """Take, tuned, the method that is best on all the other tasks when tuned."""
 
-    def regret(method: str) -> float:
+    def elsewhere(method: str) -> float:
         return statistics.fmean(_tuned_regret(method, other) for other in others)
 
-    return tuned(min(SEARCHES, key=regret), task, others)
+    return tuned(min(SEARCHES, key=elsewhere), task, others)
 
 
 def best_constant_rate(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
@@ -56,18 +57,23 @@ def best_constant_rate(task: Outcomes, others: Sequence[Outcomes]) -> list[Choic
     common = sorted(set.intersection(*(set(other.rows) for other in (*others, task))))
     if not common:
         return constant((BASELINE, SEARCHES[BASELINE].start), task, others)
-    best = min(common, key=lambda run: statistics.fmean(other.regret(run) for other in others))
+    best = min(common, key=lambda run: statistics.fmean(regret(other, run) for other in others))
     return constant(best, task, others)
 
 
 def random_method(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     """Take any method at its prior rate."""
-    return [Choice(run, 0.0) for run in portfolio_of(task.task)]
+    return [task.choice(run) for run in portfolio_of(task.task)]
+
+
+def as_written(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take the recipe that `subopt recommend` writes from a quick profile."""
+    return [task.recipe()]
 
 
 def prior_alone(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     """Take the first method of the prior at its prior rate."""
-    return [Choice(portfolio_of(task.task)[0], 0.0)]
+    return [task.choice(portfolio_of(task.task)[0])]
 
 
 def raced(design: Design, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
@@ -84,9 +90,15 @@ def policies() -> list[Policy]:
         Policy("best method and rate of the other tasks", best_constant_rate),
         Policy("any method at its prior rate", random_method),
         Policy("prior alone", prior_alone),
+        Policy("recommend, as written", as_written),
         *(Policy(f"race: {name}", partial(raced, design)) for name, design in RACES.items()),
     ]
 
 
+def regret(task: Outcomes, run: Run) -> float:
+    """Return log(loss / lowest loss of any run of the task)."""
+    return math.log(task.loss(run) / task.best)
+
+
 def _tuned_regret(method: str, task: Outcomes) -> float:
-    return task.regret(task.tuned(method) or (method, SEARCHES[method].start))
+    return regret(task, task.tuned(method) or (method, SEARCHES[method].start))

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .methods import SEARCHES
 from .outcomes import Outcomes, Run
 
 
@@ -25,10 +26,11 @@ class Told:
 
 def rates_told(tasks: Iterable[Outcomes], share: float) -> Told:
     """Return what a share tells of the rates of one method: a case is a task and a method."""
-    groups = []
-    for task in tasks:
-        for method in {method for method, _ in task.rows}:
-            groups.append((task, [run for run in task.rows if run[0] == method]))
+    groups = [
+        (task, [run for run in task.rows if run[0] == method])
+        for task in tasks
+        for method in SEARCHES
+    ]
     return _told(groups, share)
 
 
@@ -36,7 +38,7 @@ def methods_told(tasks: Iterable[Outcomes], share: float) -> Told:
     """Return what a share tells of methods, each at its best rate: a case is a task."""
     groups = []
     for task in tasks:
-        best = (task.tuned(method) for method in sorted({method for method, _ in task.rows}))
+        best = (task.tuned(method) for method in SEARCHES)
         groups.append((task, [run for run in best if run is not None]))
     return _told(groups, share)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .methods import neighbour
-from .outcomes import Outcomes, Run
+from .outcomes import Choice, Outcomes, Run
 
 Rung = tuple[float, int]  # share of the run, how many go on
 
@@ -30,14 +30,6 @@ class Design:
     offsets: tuple[int, ...] = (-1, 0, 1)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A run that a policy ends with, and the training that it spent on others, in whole runs."""
-
-    run: Run
-    cost: float
-
-
 def race(task: Outcomes, portfolio: Sequence[Run], design: Design) -> Choice:
     """Return what a race chooses.
 
@@ -52,7 +44,7 @@ def race(task: Outcomes, portfolio: Sequence[Run], design: Design) -> Choice:
         going += _halved(task, _started(task, start, design, reached), design.rate_rungs, reached)
     going = _halved(task, going, design.method_rungs, reached) or list(portfolio[:1])
     winner = going[0]
-    return Choice(winner, sum(reached.values()) - reached.get(winner, 0.0))
+    return task.choice(winner, sum(reached.values()) - reached.get(winner, 0.0))
 
 
 def _started(task: Outcomes, start: Run, design: Design, reached: dict[Run, float]) -> list[Run]:

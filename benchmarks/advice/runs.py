@@ -16,7 +16,7 @@ import torch
 from subopt.profilers.target.load import load_target
 from subopt.profilers.target.loaded import LoadedTarget
 from subopt.recipes.schema import Recipe
-from subopt.recipes.training.stepper import Stepper
+from subopt.recipes.training.stepper import Step, Stepper
 from subopt.recipes.training.trainable import Trainable, make_trainable
 
 from .methods import BASELINE, SEARCHES, best_rate, neighbour, next_rate
@@ -41,7 +41,9 @@ def target_of(task: str) -> LoadedTarget:
 
 def ratio_of(task: str, method: str, path: Path) -> float:
     """Return a method's step time on a task, AdamW's being 1; measured once, then read from the file."""
-    known: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    known: dict[str, dict[str, float]] = (
+        json.loads(path.read_text("utf-8")) if path.exists() else {}
+    )
     own = known.setdefault(task, {})
     if method not in own:
         asked = SEARCHES if method in SEARCHES else (BASELINE, method)
@@ -58,9 +60,10 @@ def run(task: str, recipe: Recipe, ratio: float) -> Row:
     first_loss = trainable.evaluate(0).loss
     curve: list[tuple[float, float]] = []
     train_curve: list[tuple[float, float]] = []
-    tokens = 0
     status = "diverged"
-    for share, losses, tokens in _parts(stepper, steps):
+    tokens = 0
+    for share, done in _parts(stepper, steps):
+        tokens, losses = done[-1].tokens, [step.loss for step in done]
         held_out = trainable.evaluate(0).loss if all(map(math.isfinite, losses)) else math.nan
         if not held_out < LOST * first_loss:
             break
@@ -80,18 +83,16 @@ def run(task: str, recipe: Recipe, ratio: float) -> Row:
     }  # fmt: skip
 
 
-def _parts(stepper: Stepper, steps: int) -> Iterator[tuple[float, list[float], int]]:
-    """Take all steps; yield each share of the run with the training losses since the last one, and a step's tokens."""
+def _parts(stepper: Stepper, steps: int) -> Iterator[tuple[float, list[Step]]]:
+    """Take all steps; yield each share of the run with the steps since the last one, cut short by a lost loss."""
     step = 0
     for share in SHARES:
-        losses, tokens = [], 0
-        while step < max(1, round(share * steps)) and all(map(math.isfinite, losses)):
+        done: list[Step] = []
+        while step < max(1, round(share * steps)) and all(math.isfinite(one.loss) for one in done):
             step += 1
-            done = stepper.take(step)
-            losses.append(done.loss)
-            tokens = done.tokens
-        if losses:  # a short run has no step of its own between two early shares
-            yield share, losses, tokens
+            done.append(stepper.take(step))
+        if done:  # a short run has no step of its own between two early shares
+            yield share, done
 
 
 def _size(trainable: Trainable) -> int:
@@ -100,7 +101,9 @@ def _size(trainable: Trainable) -> int:
 
 def wanted(rows: list[Row]) -> Iterator[Wanted]:
     """Yield what is to be run next: method by method the walks, a task of each half in turn, then second seeds."""
-    halves = [[name for name, task in TASKS.items() if task.half == half] for half in ("dev", "held_out")]
+    halves = [
+        [name for name, task in TASKS.items() if task.half == half] for half in ("dev", "held_out")
+    ]
     in_turn = [name for pair in zip(*halves, strict=True) for name in pair]
     for method, search in SEARCHES.items():
         for task in in_turn:
@@ -121,7 +124,7 @@ def train(
     next_run: Callable[[list[Row]], Iterator[Wanted]],
     minutes: float,
 ) -> None:
-    """Run what `next_run` yields first for the rows so far, again and again, until nothing is left or the time is up."""
+    """Run what `next_run` yields first for the rows so far, until nothing is left or the time is up."""
     torch.set_num_threads(1)
     deadline = time.monotonic() + 60 * minutes
     while time.monotonic() < deadline:

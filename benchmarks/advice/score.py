@@ -45,10 +45,8 @@ def scores(policy: Policy, tasks: Sequence[Outcomes]) -> dict[str, Score]:
         baseline = task.tuned(BASELINE)
         usual = task.untrained if baseline is None else task.loss(baseline)
         found[task.task] = Score(
-            regret=statistics.fmean(task.regret(choice.run) for choice in choices),
-            behind_adamw=statistics.fmean(
-                math.log(task.loss(choice.run) / usual) for choice in choices
-            ),
+            regret=statistics.fmean(math.log(choice.loss / task.best) for choice in choices),
+            behind_adamw=statistics.fmean(math.log(choice.loss / usual) for choice in choices),
             cost=statistics.fmean(choice.cost for choice in choices),
         )
     return found

@@ -54,7 +54,11 @@ def _mean_ms(method: str, times_ms: list[float], steps: int) -> float:
     is_refresh = partial(record.refreshes_in, options=options)
     ordinary, refresh = ordinary_and_refresh_ms(times_ms, is_refresh)
     share = record.refreshes_by(steps) / steps
-    return ordinary + share * max(refresh - ordinary, 0.0) if share else statistics.median(times_ms[1:])
+    return (
+        ordinary + share * max(refresh - ordinary, 0.0)
+        if share
+        else statistics.median(times_ms[1:])
+    )
 
 
 def steps_of(task: Task, ratio: float) -> int:

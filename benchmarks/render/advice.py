@@ -55,15 +55,20 @@ def render(tasks: Sequence[Outcomes], notes: str) -> str:
     """
     every = policies()
     found = {policy.name: scores(policy, tasks) for policy in every}
-    return "\n".join([*_introduction(tasks), notes, *_goals(found, tasks), *_tables(every, found, tasks)])
+    return "\n".join([
+        *_introduction(tasks),
+        notes,
+        *_goals(found, tasks),
+        *_tables(every, found, tasks),
+    ])
 
 
 def _introduction(tasks: Sequence[Outcomes]) -> Iterator[str]:
     runs = sum(len(task.rows) for task in tasks)
     yield "# Is the advice right?\n"
     yield (
-        f"{len(tasks)} small tasks, {len(SEARCHES)} methods, {runs} runs; each run of a task takes the same time on one "
-        "core. A rate is searched by half decades until both neighbours of the best are worse. *Log regret* is "
+        f"{len(tasks)} small tasks, {len(SEARCHES)} methods, {runs} runs; each run of a task takes the same time on "
+        "one core. A rate is searched by half decades until both neighbours of the best are worse. *Log regret* is "
         "log(held-out loss / lowest held-out loss of any run of the task): 0.05 is 5 % behind. *Cost* is the training "
         "spent on runs that are not the result, in whole runs. The `held out` half of the tasks was named before the "
         "first run, and no constant is fitted to it. Written by `make bench-advice` from the rows beside this file; "
@@ -93,7 +98,10 @@ def _tables(
     )
     head = ("policy", "cost", *(f"{half.replace('_', ' ')}: {what}" for half in HALVES for what in
             ("mean", "median", "worst", "AdamW")))  # fmt: skip
-    yield table(head, [_policy_row(policy.name, found[policy.name], tasks) for policy in every]) + "\n"
+    yield (
+        table(head, [_policy_row(policy.name, found[policy.name], tasks) for policy in every])
+        + "\n"
+    )
     yield "## Each method at its best rate, by task\n"
     yield "Held-out loss and rate; the lowest loss in bold.\n"
     yield table(("task", "half", *SEARCHES), [_task_row(task) for task in tasks]) + "\n"
@@ -105,7 +113,9 @@ def _tables(
     yield table(_PREFIX_HEAD, [_prefix_row(tasks, share) for share in PREFIXES]) + "\n"
 
 
-def _policy_row(name: str, found: Mapping[str, Score], tasks: Sequence[Outcomes]) -> tuple[str, ...]:
+def _policy_row(
+    name: str, found: Mapping[str, Score], tasks: Sequence[Outcomes]
+) -> tuple[str, ...]:
     cells = [name, f"{summary(found, tasks, None).cost:.2f}"]
     for half in HALVES:
         own = summary(found, tasks, half)

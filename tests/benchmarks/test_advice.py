@@ -20,7 +20,17 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(FOLDER)
     for name in [name for name in sys.modules if name.partition(".")[0] in {"advice", "render"}]:
         monkeypatch.delitem(sys.modules, name)
-    from advice import methods, outcomes, policies, prefixes, races, runs, score, step_times, task_list
+    from advice import (
+        methods,
+        outcomes,
+        policies,
+        prefixes,
+        races,
+        runs,
+        score,
+        step_times,
+        task_list,
+    )
 
     return SimpleNamespace(
         methods=methods, outcomes=outcomes, policies=policies, prefixes=prefixes, races=races,
@@ -96,7 +106,7 @@ def test_a_run_that_diverged_counts_as_one_that_learned_nothing(bench):
     (task,) = bench.outcomes.outcomes(rows)
     assert task.at(("soap", 0.01), 0.05) == (4, 0.05)
     assert task.at(("soap", 0.01), 0.1)[0] == math.inf
-    assert task.regret(("soap", 0.01)) == pytest.approx(math.log(8 / 2))
+    assert task.loss(("soap", 0.01)) == 8.0
     assert task.tuned("soap") is None
     assert task.loss(("lion", 1e-3)) == 8.0
     assert task.missing == {("lion", 1e-3)}
@@ -145,14 +155,12 @@ def test_methods_are_compared_at_their_own_rung_each_at_its_best_rate(bench):
 
 
 def two_tasks(bench):
-    return bench.outcomes.outcomes(
-        [
-            row("gpt", "adamw", 0.01, (5, 4, 3, 2, 1.0)),
-            row("gpt", "soap", 0.01, (5, 4, 3, 2, 2.0)),
-            row("gru", "adamw", 0.01, (5, 4, 3, 2, 4.0)),
-            row("gru", "soap", 0.01, (5, 4, 3, 2, 1.0)),
-        ]
-    )
+    return bench.outcomes.outcomes([
+        row("gpt", "adamw", 0.01, (5, 4, 3, 2, 1.0)),
+        row("gpt", "soap", 0.01, (5, 4, 3, 2, 2.0)),
+        row("gru", "adamw", 0.01, (5, 4, 3, 2, 4.0)),
+        row("gru", "soap", 0.01, (5, 4, 3, 2, 1.0)),
+    ])
 
 
 def test_the_best_constant_of_a_task_is_chosen_without_looking_at_it(bench):
@@ -177,6 +185,15 @@ def test_a_score_is_how_far_behind_the_best_run_and_behind_tuned_adamw(bench):
     whole = bench.score.summary(found, tasks, None)
     assert (whole.mean, whole.worst) == pytest.approx((math.log(2) / 2, math.log(2)))
     assert bench.score.summary(found, tasks, "held_out").worst_behind_adamw < 0
+
+
+def test_a_recipe_is_judged_as_it_was_written_the_last_one_if_there_are_several(bench):
+    rows = [row("gpt", "adamw", 0.01, (5, 4, 3, 2, 1.0))]
+    recipes = [row("gpt", "soap", 0.02, (5, 4, 3, 2, loss)) for loss in (4.0, 2.0)]
+    (task,) = bench.outcomes.outcomes(rows, recipes)
+    (choice,) = bench.policies.as_written(task, [])
+    assert (choice.run, choice.loss, choice.cost) == (("soap", 0.02), 2.0, 0.0)
+    assert task.tuned("soap") is None  # no run of the search
 
 
 def test_what_a_share_tells_is_how_often_its_leader_leads_at_the_end(bench):

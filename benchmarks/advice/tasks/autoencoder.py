@@ -1,5 +1,6 @@
 """A deep autoencoder of handwritten digits at random places."""
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,7 @@ def build_model() -> nn.Sequential:
     """Build linear maps down to 16 numbers and up again, with a tanh between them."""
     widths = (*WIDTHS, *WIDTHS[-2::-1])
     layers: list[nn.Module] = []
-    for below, above in zip(widths, widths[1:], strict=False):
+    for below, above in itertools.pairwise(widths):
         layers += [nn.Linear(below, above), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 

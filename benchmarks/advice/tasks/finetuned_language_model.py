@@ -39,4 +39,6 @@ def batches(batch_size: int) -> RandomBatches:
 
 def eval_batches(batch_size: int) -> Iterator[Tensor]:
     """Fixed windows of text that is never trained on."""
-    yield from in_batches(fixed_windows(blocks_of(TEXT, held_out=True), HELD_OUT_WINDOWS), batch_size)
+    yield from in_batches(
+        fixed_windows(blocks_of(TEXT, held_out=True), HELD_OUT_WINDOWS), batch_size
+    )

@@ -46,10 +46,18 @@ class GPT(nn.Module):
     """Tokens (batch, length) to logits (batch, length, vocabulary)."""
 
     def __init__(
-        self, width: int, depth: int, heads: int, vocabulary: int = VOCABULARY, length: int = CONTEXT
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        vocabulary: int = VOCABULARY,
+        length: int = CONTEXT,
     ) -> None:
         super().__init__()
-        self.embedding, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.embedding, self.positions = (
+            nn.Embedding(vocabulary, width),
+            nn.Embedding(length, width),
+        )
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
@@ -100,4 +108,6 @@ def batches(batch_size: int) -> RandomBatches:
 
 def eval_batches(batch_size: int) -> Iterator[Tensor]:
     """Fixed windows of text that is never trained on."""
-    yield from in_batches(fixed_windows(blocks_of(TEXT, held_out=True), HELD_OUT_WINDOWS), batch_size)
+    yield from in_batches(
+        fixed_windows(blocks_of(TEXT, held_out=True), HELD_OUT_WINDOWS), batch_size
+    )

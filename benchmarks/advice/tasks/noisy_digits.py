@@ -32,7 +32,9 @@ def digits(*, held_out: bool, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
 def placed(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return each 8 x 8 image at a random place of a canvas, shape (count, 1, SIDE, SIDE)."""
     canvas = torch.zeros(len(images), 1, SIDE, SIDE)
-    places = torch.randint(PLACES.start, PLACES.stop, (len(images), 2), generator=generator).tolist()
+    places = torch.randint(
+        PLACES.start, PLACES.stop, (len(images), 2), generator=generator
+    ).tolist()
     for index, (top, left) in enumerate(places):
         canvas[index, 0, top : top + 8, left : left + 8] = images[index]
     return canvas

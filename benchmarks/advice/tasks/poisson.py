@@ -3,6 +3,7 @@
 f belongs to u = sin(pi x) sin(2 pi y) + sin(3 pi x) sin(pi y) / 2.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -31,7 +32,7 @@ def build_model(width: int = 48, depth: int = 3) -> nn.Sequential:
     """Build an MLP with tanh."""
     widths = [2, *[width] * depth]
     layers: list[nn.Module] = []
-    for below, above in zip(widths, widths[1:], strict=False):
+    for below, above in itertools.pairwise(widths):
         layers += [nn.Linear(below, above), nn.Tanh()]
     return nn.Sequential(*layers, nn.Linear(width, 1))
 

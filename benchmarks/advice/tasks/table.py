@@ -1,6 +1,7 @@
 """An MLP that predicts the worst values of a cell sample from their means and errors: scikit-learn's breast cancer."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -30,7 +31,7 @@ def build_model(width: int = 96, depth: int = 4) -> nn.Sequential:
     """Build an MLP with ReLU."""
     widths = [INPUTS, *[width] * depth]
     layers: list[nn.Module] = []
-    for below, above in zip(widths, widths[1:], strict=False):
+    for below, above in itertools.pairwise(widths):
         layers += [nn.Linear(below, above), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, OUTPUTS))
 

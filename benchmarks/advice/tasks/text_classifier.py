@@ -20,7 +20,10 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        self.embedding, self.positions = nn.Embedding(VOCABULARY, width), nn.Embedding(CONTEXT, width)
+        self.embedding, self.positions = (
+            nn.Embedding(VOCABULARY, width),
+            nn.Embedding(CONTEXT, width),
+        )
         self.blocks = nn.ModuleList(Block(width, heads=4) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, len(SOURCES))
