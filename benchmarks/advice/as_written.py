@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from common.conditions import ROOT
+
 from subopt.profilers.record.profile import Profile
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.schema import Evaluation, Recipe
@@ -27,11 +29,15 @@ def profile(task: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "profile.json"
         arguments = [f"{key}={value}" for key, value in shape.kwargs.items()]
-        words = ("profile", str(shape.path), *arguments, "--batch-size", str(shape.batch_size))
+        target = str(shape.path.relative_to(ROOT))
+        words = ("profile", target, *arguments, "--batch-size", str(shape.batch_size))
         command = [sys.executable, "-m", "subopt", *words, "--detail", "quick", "-o", str(plain)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
         folder.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
+        text = plain.read_text(encoding="utf-8").replace(
+            f"{ROOT}/", ""
+        )  # the same on every machine
+        to.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def profile_path(task: str, folder: Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from .designs import CHOSEN, COMPARED
 from .methods import BASELINE, SEARCHES
 from .outcomes import Choice, Outcomes, Run
 from .prior import portfolio_of
@@ -21,14 +22,6 @@ class Policy:
 
     name: str
     decide: Decide
-
-
-QUICK = ((0.02, 2), (0.05, 1))
-RACES = {
-    "rates of the first method": Design(1, QUICK),
-    "two methods, compared at 30 %": Design(2, QUICK, ((0.3, 1),)),
-    "four methods, compared at 30 %": Design(4, QUICK, ((0.3, 1),)),
-}
 
 
 def tuned(method: str, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
@@ -91,8 +84,13 @@ def policies() -> list[Policy]:
         Policy("any method at its prior rate", random_method),
         Policy("prior alone", prior_alone),
         Policy("recommend, as written", as_written),
-        *(Policy(f"race: {name}", partial(raced, design)) for name, design in RACES.items()),
+        *(Policy(f"race: {name}", partial(raced, design)) for name, design in CHOSEN.items()),
     ]
+
+
+def designs() -> list[Policy]:
+    """Return the designs of races that are compared, each as a policy."""
+    return [Policy(name, partial(raced, design)) for name, design in COMPARED.items()]
 
 
 def regret(task: Outcomes, run: Run) -> float:

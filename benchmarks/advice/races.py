@@ -21,6 +21,8 @@ class Design:
         moves: How many more rates each method may try further out, while its best is the lowest or the highest at the
             first rung.
         offsets: The rates that each begins with, in half decades from its prior.
+        lowered: Half decades below what the rate rungs chose that goes on: what leads early, within the warm-up, is too
+            high for the whole run.
     """
 
     methods: int
@@ -28,6 +30,7 @@ class Design:
     method_rungs: tuple[Rung, ...] = ()
     moves: int = 2
     offsets: tuple[int, ...] = (-1, 0, 1)
+    lowered: int = 0
 
 
 def race(task: Outcomes, portfolio: Sequence[Run], design: Design) -> Choice:
@@ -41,7 +44,8 @@ def race(task: Outcomes, portfolio: Sequence[Run], design: Design) -> Choice:
     reached: dict[Run, float] = {}
     going: list[Run] = []
     for start in portfolio[: design.methods]:
-        going += _halved(task, _started(task, start, design, reached), design.rate_rungs, reached)
+        kept = _halved(task, _started(task, start, design, reached), design.rate_rungs, reached)
+        going += [(method, neighbour(lr, -design.lowered)) for method, lr in kept]
     going = _halved(task, going, design.method_rungs, reached) or list(portfolio[:1])
     winner = going[0]
     return task.choice(winner, sum(reached.values()) - reached.get(winner, 0.0))

@@ -1,10 +1,10 @@
 """Runs as data: one JSON line each, appended as they end, read again by whoever judges a policy.
 
 Each line has `task`, `half` (dev, held_out), `kind`, `parameters`, `width`, `depth`, `examples_per_step`,
-`tokens_per_step`, `fine_tunes`; `method`, `lr`, `fallback_lr`, `seed`, and, where not 0 and none, `weight_decay` and `options`; `steps`, `step_ms_ratio` (the time of a
-step, AdamW's being 1); `status` (done, diverged); `first_loss` (held out, untrained), `loss` (held out, at the end; None
-where it diverged), `curve` ([share of the run's own steps, held-out loss], ...), `train_curve` ([share, mean training
-loss since the last share], ...), `seconds`.
+`tokens_per_step`, `fine_tunes`; `method`, `lr`, `fallback_lr`, `seed`, and, where not 0 and none, `weight_decay` and
+`options`; `steps`, `step_ms_ratio` (the time of a step, AdamW's being 1); `status` (done, diverged); `first_loss` (held
+out, untrained), `loss` (held out, at the end; None where it diverged), `curve` ([share of the run's own steps, held-out
+loss], ...), `train_curve` ([share, mean training loss since the last share], ...), `seconds`.
 """
 
 import json

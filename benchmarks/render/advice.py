@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from advice.methods import SEARCHES
 from advice.outcomes import Outcomes
-from advice.policies import Policy, policies
+from advice.policies import Policy, designs, policies
 from advice.prefixes import Told, methods_told, rates_told
 from advice.score import Score, Summary, scores, summary
 from advice.task_list import TASKS, Half
@@ -102,6 +102,8 @@ def _tables(
         table(head, [_policy_row(policy.name, found[policy.name], tasks) for policy in every])
         + "\n"
     )
+    yield "## Designs of a race, on the dev half\n"
+    yield table(_DESIGN_HEAD, [_design_row(policy, tasks) for policy in designs()]) + "\n"
     yield "## Each method at its best rate, by task\n"
     yield "Held-out loss and rate; the lowest loss in bold.\n"
     yield table(("task", "half", *SEARCHES), [_task_row(task) for task in tasks]) + "\n"
@@ -122,6 +124,15 @@ def _policy_row(
         cells += [f"{value:.3f}" for value in (own.mean, own.median)]
         cells += [f"{own.worst:.2f}", f"{own.worst_behind_adamw:+.2f}"]
     return tuple(cells)
+
+
+_DESIGN_HEAD = ("design", "cost", "mean", "median", "worst")
+
+
+def _design_row(policy: Policy, tasks: Sequence[Outcomes]) -> tuple[str, ...]:
+    own = summary(scores(policy, tasks), tasks, "dev")
+    values = (own.mean, own.median, own.worst)
+    return (policy.name, f"{own.cost:.2f}", *(f"{value:.3f}" for value in values))
 
 
 def _task_row(task: Outcomes) -> tuple[str, ...]:

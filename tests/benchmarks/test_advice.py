@@ -141,6 +141,15 @@ def test_a_race_moves_outwards_while_the_best_is_at_the_edge_as_often_as_it_may(
         assert choice.cost == pytest.approx(0.02 * (2 + moves))
 
 
+def test_what_leads_early_may_be_lowered_before_it_goes_on(bench):
+    rows = three_rates("soap", (7, 6, 5), (7, 6, 5), (7, 6, 5))
+    (task,) = bench.outcomes.outcomes(rows)
+    design = bench.races.Design(1, ((0.05, 1),), moves=0, lowered=1)
+    choice = bench.races.race(task, [("soap", 3e-3)], design)
+    assert choice.run == ("soap", 3e-3)
+    assert choice.cost == pytest.approx(2 * 0.05)
+
+
 def test_methods_are_compared_at_their_own_rung_each_at_its_best_rate(bench):
     rows = three_rates("soap", (7, 5, 6), (7, 5, 6), (7, 5, 6))
     rows += three_rates("adamw", (3, 4, 5), (3, 4, 5), (6, 7, 8))
