@@ -30,11 +30,15 @@ _SHOWN_NAMES = 4
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, and what was found, in one line; not `ok` where the user should read that first."""
+    """One thing that was looked at, and what was found, in one line; not `ok` where the user should read that first.
+
+    `value` is the number that was found, where it is one: the first batch's loss.
+    """
 
     name: str
     ok: bool
     detail: str
+    value: float | None = None
 
 
 def preflight(data: TrainingData, model: nn.Module, batch: Any) -> list[Check]:
@@ -92,7 +96,7 @@ def _check_loss(loss: torch.Tensor) -> Check:
             "the loss needs no gradient: it does not depend on any trainable parameter",
             "look for torch.no_grad(), detach() or .data between the model and the loss",
         )
-    return Check("loss", True, f"{value:.4g}: a scalar, finite, needs grad")
+    return Check("loss", True, f"{value:.4g}: a scalar, finite, needs grad", value)
 
 
 def _check_gradients(data: TrainingData, model: nn.Module, loss: torch.Tensor) -> list[Check]:

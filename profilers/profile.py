@@ -27,7 +27,7 @@ from .history.calibration import calibration, widened
 from .memory.simulation import fake_model
 from .method_table import MethodTable
 from .preflight import Check, preflight
-from .record.profile import Decomposition, Layer, Profile, Settings, Spent
+from .record.profile import Decomposition, Layer, Losses, Profile, Settings, Spent
 from .subspaces.follow import SubspaceRun
 from .subspaces.short_run import ShortRun
 from .target.batches import tokens_in
@@ -35,6 +35,7 @@ from .target.loaded import LoadedTarget
 from .target.random_state import RandomStream
 from .target.session import Session
 from .target.trained_parameters import refuse_sparse_gradients, trained_roles
+from .target.watched_outputs import WatchedOutputs
 from .timing.data_and_clip import time_data_and_clip
 from .timing.decompositions import time_shape
 from .timing.step import time_forward_backward
@@ -92,6 +93,7 @@ class _Run:
         self._gradients: dict[str, LayerMeasures] = {}
         self._decompositions: list[Decomposition] = []
         self._times_ms: dict[str, Any] = {}
+        self._losses: Losses | None = None
         self._missing: list[str] = []
         self._interrupted = False
 
@@ -104,9 +106,13 @@ class _Run:
             self._model = fake_model(session.build_model)
         else:
             self._model = session.build_on_device()
-            on_preflight(
-                preflight(session.target.data, self._model, session.place(self._first_batch))
-            )
+            with WatchedOutputs(self._model) as watched:
+                checks = preflight(
+                    session.target.data, self._model, session.place(self._first_batch)
+                )
+            on_preflight(checks)
+            first = next(check.value for check in checks if check.value is not None)
+            self._losses = Losses(first=first, outputs=watched.size)
         self._roles = trained_roles(self._model, session.target)
         refuse_sparse_gradients(self._model, self._roles)
         weights = weights_of(self._roles)
@@ -143,10 +149,14 @@ class _Run:
 
     def _train(self) -> None:
         run = ShortRun(self._session, self._model, self._batches, self._watch, self._report)
-        run.warm_up(self._settings.warmup_steps)
-        if self._settings.steps:
-            self._subspaces = run.follow(self._ranks(), self._settings.steps, self._cap_bytes())
-            self._missing += self._subspaces.missing
+        try:
+            run.warm_up(self._settings.warmup_steps)
+            if self._settings.steps:
+                self._subspaces = run.follow(self._ranks(), self._settings.steps, self._cap_bytes())
+                self._missing += self._subspaces.missing
+        finally:  # after an interrupt the steps that were taken have a loss too
+            if self._losses is not None:
+                self._losses = self._losses.model_copy(update={"run": run.losses})
 
     def _measure_gradients(self) -> None:
         session, count = self._session, self._settings.batches
@@ -260,6 +270,7 @@ class _Run:
             spent=[Spent(on=name, seconds=seconds) for name, seconds in spent],
             passes=self._watch.passes,
             missing=[*self._table.missing, *self._missing],
+            losses=self._losses,
             interrupted=self._interrupted,
             calibration=earlier,
             **self._times_ms,

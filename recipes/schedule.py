@@ -10,6 +10,9 @@ from .schema import Schedule
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+# Steps of a run of which nobody said how long it is.
+DEFAULT_STEPS = 1000
+
 
 def lr_factor(schedule: Schedule, step: int) -> float:
     """Return the learning rate of one optimizer step as a share of its peak.

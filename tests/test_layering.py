@@ -33,7 +33,7 @@ ROOMS = {
         *("history", "compare", "export"),
     ),
     "recipes": (
-        *("recipe", "scripts", "data", "plan", "evidence", "ranking", "advice"),
+        *("recipe", "scripts", "data", "plan", "prior", "evidence", "ranking", "advice"),
         *("run_folder", "training", "tracking", "race"),
     ),
     "subopt_cli": ("findings", "terminal", "report", "commands"),

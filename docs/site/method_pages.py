@@ -192,7 +192,7 @@ def _published(method: Method) -> str:
         relative = evidence.relative_rates[method.name]
         parts.append(f"Learning rate: {relative.factor:g} times AdamW's ({relative.source}).")
     parts.append(
-        "All of it is in [`recipes/evidence/published.yaml`](../../recipes/evidence/published.yaml)."
+        "All of it is in `recipes/evidence/sources`, which [`published_file.py`](../../recipes/evidence/published_file.py) reads."
     )
     return "\n\n".join(parts)
 
@@ -201,6 +201,8 @@ def _results(name: str) -> Iterator[tuple[str, ...]]:
     for result in load_evidence().results:
         if result.method == name and name != BASELINE:
             baseline = "" if result.baseline_value is None else f"{result.baseline_value:g}"
-            where = f"{result.paper.authors} {result.paper.year}, table {result.table}"
+            if result.baseline != BASELINE:
+                baseline += f" ({load_evidence().other_methods[result.baseline]})"
+            where = f"{result.paper.authors} {result.paper.year}, {result.place}"
             setting = f"{result.model}, {result.task}"
             yield setting, result.metric, f"{result.value:g}", baseline, where

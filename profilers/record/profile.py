@@ -59,6 +59,7 @@ __all__ = [
     "Gpu",
     "Layer",
     "LeftOut",
+    "Losses",
     "Memory",
     "MethodCost",
     "Noise",
@@ -95,11 +96,24 @@ class Target(Record):
     sha256: str | None = None
     synthetic_data: bool = False
     files: Files | None = None  # of which the data was; their paths are absolute
+    loads_weights: bool = False  # while it was built: from a checkpoint
 
     @property
     def is_hf(self) -> bool:
         """Whether the model is a Hugging Face config and not code of the user's."""
         return self.spec.startswith("hf:")
+
+
+class Losses(Record):
+    """What the loss was while the profile was made.
+
+    `first` is the first batch's before any step, `run` that of every step of the short run. `outputs` is the last
+    dimension of what the model returns: as many classes a language model chooses from; None where it is no tensor.
+    """
+
+    first: float
+    run: list[float] = []
+    outputs: Count | None = None
 
 
 class Gpu(Record):
@@ -160,6 +174,7 @@ class Profile(Record):
     spent: list[Spent] = []  # where the profile's own time went, the longest first
     passes: Count = 0  # forward and backward passes among it
     missing: list[str] = []
+    losses: Losses | None = None  # None where nothing was run, and in profiles of earlier versions
     interrupted: bool = False
     calibration: Calibration | None = None  # None where no run on this machine has ended yet
     race: Race | None = None

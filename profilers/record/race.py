@@ -55,6 +55,7 @@ class Contestant(Record):
     method: str
     options: dict[str, OptionValue] = {}
     lr: Rate
+    weight_decay: float | None = None
     step_ms: Milliseconds
     state_bytes: Bytes
     trials: Count
@@ -87,6 +88,7 @@ class Race(Record):
     minutes: Seconds
     spent_seconds: Seconds
     horizon_seconds: Seconds
+    share: float | None = None
     device: str
     precision: str
     batch_size: Count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from subopt.optimizers import create
 
@@ -39,6 +39,12 @@ class ShortRun:
         self._watch, self._report = watch, report
         groups = session.target.param_groups(model)
         self._optimizer = create(BASELINE, model, lr=_LR, groups=groups)
+        self._losses: list[Tensor] = []
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step so far."""
+        return [float(loss) for loss in self._losses]
 
     def warm_up(self, steps: int) -> None:
         """Take steps and look at nothing."""
@@ -66,5 +72,5 @@ class ShortRun:
     def _forward_backward(self) -> None:
         batch = self._session.place(next(self._batches))
         with self._watch.span(PASSES):
-            self._session.forward_backward(self._model, batch)
+            self._losses.append(self._session.forward_backward(self._model, batch))
         self._watch.passes += 1

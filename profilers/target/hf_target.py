@@ -30,6 +30,7 @@ from .hf_config import in_short, make_config, override, read_config
 from .hf_files import PREFIX, check_weights, fetched_weights, locate
 from .hf_tasks import Task, pick_task, random_batches, task_arguments
 from .loaded import LoadedTarget, replaced
+from .loaded_weights import LoadedWeights
 from .synthetic import parse_inputs
 from .training_data import TrainingData, loss_of_output
 
@@ -99,7 +100,8 @@ def load_hf_target(
         picked=picked.description,
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
     )
-    return LoadedTarget(data, code, record, folder, picked)
+    loaded = LoadedWeights(found=weights is not None)
+    return LoadedTarget(data, code, record, folder, picked, None, loaded)
 
 
 class LibraryCode:

@@ -14,6 +14,7 @@ from ..record.profile import Target
 from .arguments import Scalar, bind_arguments
 from .builder import Picked, line_of, optional_functions, pick_builder
 from .loaded import LoadedTarget
+from .loaded_weights import LoadedWeights
 from .synthetic import parse_inputs
 from .training_data import TrainingData, default_loss
 from .user_code import (
@@ -55,7 +56,9 @@ def load_target(
     synthetic = parse_inputs(inputs)
     place, attribute = _split(spec)
     file, modules, name = _locate(place, folder)
-    module = modules.load(name)
+    weights = LoadedWeights()
+    with weights.noticing():
+        module = modules.load(name)
     if module.__file__ is None or Path(module.__file__).resolve() != file:
         raise TargetError(
             f"importing {place} gave another file, {module.__file__}", "rename one of the two files"
@@ -80,7 +83,8 @@ def load_target(
         is_synthetic=synthetic is not None,
         inputs=tuple(inputs),
     )
-    return LoadedTarget(data, modules, record, folder, picked, functions.get("param_groups"))
+    make_groups = functions.get("param_groups")
+    return LoadedTarget(data, modules, record, folder, picked, make_groups, weights)
 
 
 def _split(spec: str) -> tuple[str, str | None]:

@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from subopt.errors import TargetError
 
 from ..record.profile import Target
 from .builder import Picked, a_type
+from .loaded_weights import LoadedWeights
 from .training_data import TrainingData
 from .user_code import CodeRunner
 
@@ -41,13 +42,19 @@ class LoadedTarget:
     _base: Path
     _picked: Picked
     _make_groups: Callable[[nn.Module], Any] | None = None
+    _weights: LoadedWeights = field(default_factory=LoadedWeights)
 
     @property
     def record(self) -> Target:
         """What was loaded, precisely enough to load it again."""
         data = self.data
         kwargs = {**self._model.kwargs, **data.arguments}
-        changes = {"kwargs": kwargs, "synthetic_data": data.is_synthetic, "files": data.files}
+        changes = {
+            "kwargs": kwargs,
+            "synthetic_data": data.is_synthetic,
+            "files": data.files,
+            "loads_weights": self._weights.found,
+        }
         return self._model.model_copy(update=changes)
 
     def load_arguments(self) -> dict[str, Any]:
@@ -72,7 +79,7 @@ class LoadedTarget:
         kwargs, builder = self._model.kwargs, self._picked.builder
         arguments = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         call = f"{self._picked.name}({arguments})"
-        with self.code.running(call), _initialised_without_data():
+        with self.code.running(call), _initialised_without_data(), self._weights.noticing():
             model: object = (
                 fresh_copy(builder) if isinstance(builder, nn.Module) else builder(**kwargs)
             )

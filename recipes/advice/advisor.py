@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method
 from subopt.profilers.record.profile import MethodCost, Profile
 
-from ..evidence.raced_settings import as_raced
+from ..evidence.raced_settings import as_raced, known_rate
 from ..plan.budget import Budget, DeviceType, read_budget
 from ..plan.method_options import changed_options
 from ..plan.reasons import plan_reasons
 from ..plan.solving import PlanRequest
+from ..prior.traits import Traits, traits_of_profile
 from ..ranking.planned import (
     Planned,
     asked_plans,
@@ -29,8 +30,9 @@ from .answer import Advice
 from .calibrated import earlier_runs
 from .changes import changes_that_fit
 from .proposal import needs_data, to_recipe
-from .reasons import ActivationsFillMemory, NothingFits, NotInstalled, SmallestChange
-from .verdict import choice_reasons, how_sure
+from .reasons import ActivationsFillMemory, ChosenRate, NothingFits, NotInstalled, SmallestChange
+from .regimes import regime_remarks
+from .verdict import choice_reasons, confidence_of, how_sure
 
 __all__ = ["Advice", "Row", "recommend", "to_recipe"]
 
@@ -48,6 +50,8 @@ def recommend(
     device: DeviceType = "cuda",
     request: PlanRequest | None = None,
     headroom: float = 0.0,
+    steps: int | None = None,
+    fine_tunes: bool | None = None,
 ) -> Advice:
     """Rank the profile's methods under a memory budget, choose one, and solve for the rest of the plan.
 
@@ -66,6 +70,8 @@ def recommend(
         device: Kind of the memory: `cuda` takes context and allocator reserve off the budget.
         request: What else is asked of the plan; it has the batch size then.
         headroom: Share of the usable budget to keep free.
+        steps: Optimizer steps of the run; the request's by default.
+        fine_tunes: Whether the run is fine-tuning; the request's by default.
 
     Raises:
         OptionError: An unknown method.
@@ -74,6 +80,10 @@ def recommend(
     """
     budget = read_budget(budget_bytes, device, headroom=headroom)
     request = PlanRequest(batch_size=batch_size) if request is None else request
+    if steps is not None:
+        request = replace(request, steps=steps)
+    if fine_tunes is not None:
+        request = replace(request, fine_tunes=fine_tunes)
     if objective == "memory" and request.batch_size == "auto":
         raise UsageError(
             "the largest batch fills the budget with every method, so there is no least memory to rank by",
@@ -102,6 +112,15 @@ class _Question:
     others: Sequence[MethodCost]
     unavailable: tuple[tuple[str, str], ...]
 
+    def traits(self, examples_per_step: int) -> Traits:
+        """The model and its run, with so many examples in a step."""
+        return traits_of_profile(
+            self.profile,
+            examples_per_step=examples_per_step,
+            steps=self.request.steps,
+            fine_tunes=self.request.fine_tunes,
+        )
+
 
 def _refusal(question: _Question, planned: Sequence[Planned]) -> Advice:
     """Say that nothing fits, and what would make it fit."""
@@ -119,7 +138,8 @@ def _refusal(question: _Question, planned: Sequence[Planned]) -> Advice:
         batch_size=planned[0].plan.batch_size,
         rows=rows,
         chosen=None,
-        reasons=(refusal, SmallestChange(changes[0]), *_remarks(question, None)),
+        traits=question.traits(planned[0].plan.examples_per_step),
+        reasons=(refusal, SmallestChange(changes[0]), *_remarks(question, rows, None)),
         changes=changes,
         unavailable=question.unavailable,
     )
@@ -132,20 +152,25 @@ def _choice(question: _Question, planned: Sequence[Planned], chosen: Planned) ->
     solved = tuple(plan_reasons(profile, question.request, plan))
     leaner = {item.row.method: item.plan.options for item in planned if item.plan.options}
     why = choice_reasons(chosen.row, rows, question.objective, profile, leaner)
+    traits = question.traits(plan.examples_per_step)
+    rate = known_rate(profile, chosen.row.method, traits)
     return Advice(
         objective=question.objective,
         budget=question.budget,
         batch_size=plan.batch_size,
         rows=rows,
         chosen=chosen.row,
-        reasons=(*why, *solved, *_remarks(question, chosen.row)),
+        traits=traits,
+        reasons=(*why, *solved, *_remarks(question, rows, chosen)),
         unavailable=question.unavailable,
         plan=plan,
         plan_reasons=solved,
+        confidence=confidence_of(profile, chosen.row, rows),
+        rate=ChosenRate(chosen.row.method, rate.lr, rate.reason),
     )
 
 
-def _remarks(question: _Question, chosen: Row | None) -> Iterator[Reason]:
+def _remarks(question: _Question, rows: Sequence[Row], chosen: Planned | None) -> Iterator[Reason]:
     """Yield what follows the answer: what fills the memory, how sure it is, what is missing, the budget."""
     profile, memory = question.profile, question.profile.memory
     peak, state = memory.peak_bytes or 0, memory.optimizer_state_bytes
@@ -153,7 +178,15 @@ def _remarks(question: _Question, chosen: Row | None) -> Iterator[Reason]:
     if state < _SMALL_STATE_SHARE * peak and activations > state:
         yield ActivationsFillMemory(peak, state, activations, profile.settings.batch_size)
     if chosen is not None:
-        yield how_sure(profile, chosen)
+        plan = chosen.plan
+        yield from regime_remarks(
+            profile,
+            question.traits(plan.examples_per_step),
+            rows,
+            is_asked=question.request.fine_tunes is not None,
+            accumulate=plan.accumulate,
+        )
+        yield how_sure(profile, chosen.row, rows)
         yield from needs_data(profile)
     if question.unavailable:
         yield NotInstalled(question.unavailable)
@@ -169,18 +202,18 @@ def _planned(question: _Question) -> tuple[list[Planned], Planned | None]:
         asked = smallest_plans(profile, costs, request, usable_bytes)
     else:
         asked = asked_plans(profile, costs, request, usable_bytes)
-        ranked = ranked_plans(asked, objective, usable_bytes)
+        ranked = ranked_plans(asked, objective)
         if best := _first_that_fits(ranked):
             return ranked, best
     solved = solved_plans(profile, costs, request, usable_bytes)
-    best = _first_that_fits(ranked_plans(least_changed(solved), objective, usable_bytes))
+    best = _first_that_fits(ranked_plans(least_changed(solved), objective))
     by_method = {item.row.method: item for item in [*asked, *solved]}
     if not by_method:
         raise UsageError(
             "no method of the profile can be run this way, or the profile does not know what that takes",
             "leave out --recompute on and --fused-backward on",
         )
-    return ranked_plans(by_method.values(), objective, usable_bytes), best
+    return ranked_plans(by_method.values(), objective), best
 
 
 def _first_that_fits(planned: Sequence[Planned]) -> Planned | None:

@@ -11,10 +11,13 @@ from subopt.units import format_bytes
 
 from ..plan.budget import Budget
 from ..plan.solving import Solved
+from ..prior.traits import Traits
 from ..ranking.row import Objective, Row
 from ..reason import Reason
+from .reasons import ChosenRate
 
 ChangeType = Literal["batch", "recompute", "fused backward", "method", "budget"]
+Confidence = Literal["high", "medium", "low"]
 Question = Literal["accumulate", "recompute", "fused_backward", "methods", "batch_size", "budget"]
 
 
@@ -49,11 +52,15 @@ class Advice:
         rows: Every method, best first.
         chosen: The best of the rows that fit as asked. Where none does, the best of those that were made to fit with
             their own options changed the least, so a row above it may fit too, with leaner ones. None where none fits.
+        traits: The model and its run, as the priors know them.
         reasons: What a person should know of the answer, in reading order: what, why, how sure.
         changes: Where nothing fits, what would make it fit, the smallest change first.
         unavailable: Methods that cannot be used here, and what to install for them.
         plan: What the chosen row is for; None where nothing fits.
         plan_reasons: What of the plan was solved for; among `reasons` too.
+        confidence: How sure the choice of the method is: `high` after a race that settles it with a clear lead, `low`
+            where the promise is within its error or the start of training says little.
+        rate: The chosen method's learning rate and where it comes from; None where nothing fits.
     """
 
     objective: Objective
@@ -61,11 +68,14 @@ class Advice:
     batch_size: int
     rows: tuple[Row, ...]
     chosen: Row | None
+    traits: Traits
     reasons: tuple[Reason, ...]
     changes: tuple[FittingChange, ...] = ()
     unavailable: tuple[tuple[str, str], ...] = ()
     plan: Solved | None = None
     plan_reasons: tuple[Reason, ...] = ()
+    confidence: Confidence = "low"
+    rate: ChosenRate | None = None
 
     @property
     def exit_status(self) -> int:

@@ -81,7 +81,7 @@ def _best(
 ) -> Planned | None:
     """Return the best ranked method among those with the least changed options."""
     planned = least_changed(solved_plans(profile, costs, request, budget.usable_bytes))
-    return next(iter(ranked_plans(planned, "quality", budget.usable_bytes)), None)
+    return next(iter(ranked_plans(planned, "quality")), None)
 
 
 def _change(question: Question, method: str, plan: Solved, budget_bytes: int) -> FittingChange:

@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from subopt.profilers.record.profile import Profile
 
 from ..data.paths import relative
-from ..evidence.published import PublishedLr, load_evidence, published_lr
-from ..evidence.raced_settings import RacedFallbackRate, known_rate, raced
-from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
+from ..evidence.raced_settings import KnownRate, fallback_rate, known_rate
 from ..plan.method_options import changed_options
 from ..ranking.row import Row
 from ..reason import Reason
 from ..schema import Checkpoint, Data, Evaluation, Fallback, Model, Optimizer, Recipe, Schedule, Why
 from .answer import Advice
 from .calibrated import step_correction
-from .reasons import ChosenRate, NeedsBatches, NeedsDataFiles, OtherBatchSize
-
-DEFAULT_STEPS = 1000
+from .reasons import ChosenRate, NeedsBatches, NeedsDataFiles
 
 # Warm-up over a tenth of the run, then cosine down to a tenth: Nguyen et al. 2025, appendix D. Gradients clipped at
 # norm 1: Liang et al. 2024, appendix A.1.
@@ -33,36 +28,33 @@ CLIP_NORM = 1.0
 # A run is evaluated and saved this many times.
 _PARTS = 5
 
-# A batch this many times smaller or larger than the published one is worth a word beside the learning rate.
-_OTHER_BATCH = 4
-
 
 def to_recipe(
     advice: Advice,
     profile: Profile,
     *,
     recipe_path: Path,
-    steps: int = DEFAULT_STEPS,
     evidence: Sequence[str] = (),
 ) -> Recipe:
     """Return the recipe that trains with the chosen method. The same arguments give the same recipe.
 
-    The learning rate is the one that won the race on this model, else the method's published one for the nearest model
-    size; what the method leaves alone is trained by a variant of AdamW and gets the race's rate for that, else AdamW's
-    published one.
+    The learning rate is the one that won the race on this model, else the prior's; what the method leaves alone is
+    trained by a variant of AdamW and gets the race's rate for that, else AdamW's. The weight decay is one that the rate
+    can bear.
 
     Args:
         advice: The advice; something was chosen.
         profile: The profile it was given for.
         recipe_path: Where the recipe will be written: the model file is named relative to its folder.
-        steps: Optimizer steps of the run.
         evidence: What `recipe_reasons` says, in words, for the file's `why.evidence`.
 
     Raises:
         DoesNotFitError: Nothing was chosen.
     """
     row, plan = advice.require_chosen()
-    rate, fallback_rate = known_rate(profile, row.method), _fallback_rate(profile, row.method)
+    traits, steps = advice.traits, advice.traits.steps
+    rate = known_rate(profile, row.method, traits)
+    fallback = fallback_rate(profile, row.method, traits)
     files = profile.target.files
     return Recipe(
         model=Model(
@@ -78,9 +70,9 @@ def to_recipe(
         optimizer=Optimizer(
             method=row.method,
             lr=rate.lr,
-            weight_decay=rate.weight_decay or 0.0,
+            weight_decay=rate.weight_decay,
             options=changed_options(row.cost),
-            fallback=Fallback(lr=fallback_rate.lr if fallback_rate else None),
+            fallback=_fallback(fallback, rate),
         ),
         schedule=Schedule(
             name="cosine",
@@ -102,22 +94,17 @@ def to_recipe(
 
 def recipe_reasons(advice: Advice, profile: Profile) -> Iterator[Reason]:
     """Yield what a recipe's choices rest on: evidence, what of the plan was solved for, learning rates, and doubts."""
-    row, plan = advice.require_chosen()
+    row, _ = advice.require_chosen()
     yield from row.evidence
     yield from advice.plan_reasons
     correction = step_correction(profile)
     if correction is not None and row.step_ms is not None:
         yield correction
-    rate = known_rate(profile, row.method)
+    rate = known_rate(profile, row.method, advice.traits)
     yield ChosenRate(row.method, rate.lr, rate.reason)
-    tokens, published = tokens_per_step(profile, plan.examples_per_step), rate.tokens_per_step
-    if tokens is not None and published is not None:
-        ratio = published / max(tokens, 1)
-        if not 1 / _OTHER_BATCH < ratio < _OTHER_BATCH:
-            yield OtherBatchSize(published, tokens)
-    fallback_rate = _fallback_rate(profile, row.method)
-    if fallback_rate is not None:
-        yield ChosenRate(row.method, fallback_rate.lr, fallback_rate.reason, is_fallback=True)
+    fallback = fallback_rate(profile, row.method, advice.traits)
+    if fallback is not None:
+        yield ChosenRate(row.method, fallback.lr, fallback.reason, is_fallback=True)
     yield from needs_data(profile)
 
 
@@ -130,14 +117,12 @@ def needs_data(profile: Profile) -> Iterator[Reason]:
         yield NeedsBatches(target.spec if target.file is None else Path(target.file).name)
 
 
-def _fallback_rate(profile: Profile, method: str) -> PublishedLr | None:
-    """Return the rate for what a method leaves alone: the race's, AdamW's published one, or None for AdamW itself."""
-    baseline = load_evidence().baseline
-    if method == baseline:
-        return None
-    rate = published_lr(baseline, trainable_parameters(profile), model_type(profile))
-    found = raced(profile, method)
-    return replace(rate, lr=found[0].fallback_lr, reason=RacedFallbackRate()) if found else rate
+def _fallback(found: KnownRate | None, main: KnownRate) -> Fallback:
+    """Return what trains the parameters that the method leaves alone; a decay of its own where it differs."""
+    if found is None:
+        return Fallback()
+    decay = None if found.weight_decay == main.weight_decay else found.weight_decay
+    return Fallback(lr=found.lr, weight_decay=decay)
 
 
 def relative_target(profile: Profile, recipe_path: Path) -> str:

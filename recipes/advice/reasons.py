@@ -8,7 +8,7 @@ from typing import Any, Literal
 from subopt.profilers.record.profile import Phase
 
 from ..evidence.published import Certainty
-from ..evidence.traits import Measure
+from ..prior.traits import Measure
 from ..ranking.row import EvidenceType, Objective, TimeOverhead
 from ..reason import Reason
 
@@ -127,8 +127,8 @@ class RacedRival(Rival):
     """No raced method is better by more than the seeds differ; this one comes closest."""
 
 
-class UnsureRival(Rival):
-    """The promise is smaller than its error."""
+class WaitingRival(Rival):
+    """The method promises more, but the start of training says too little to choose it without a race."""
 
 
 class LeanerRival(Rival):
@@ -164,7 +164,7 @@ class HowSure(Reason):
     device: str
     may_exceed_budget: bool
     missing_parts: int
-    grade: Literal["known", "likely", "a guess"]
+    confidence: Literal["high", "medium", "low"]
     grounds: tuple[Reason, ...]
 
 
@@ -176,6 +176,12 @@ class RacedSeeds(Reason):
 
 class RaceCutShort(Reason):
     """The race ended before its plan did."""
+
+
+class Comparisons(Reason):
+    """What to expect rests on comparisons of such runs."""
+
+    regime: str
 
 
 class PredictedLayers(Reason):
@@ -247,10 +253,3 @@ class ChosenRate(Reason):
     lr: float
     origin: Reason
     is_fallback: bool = False
-
-
-class OtherBatchSize(Reason):
-    """The learning rate was published for steps of quite another size."""
-
-    rate_tokens: int
-    step_tokens: int

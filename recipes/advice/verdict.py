@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from subopt.profilers.record.profile import Profile
 
 from ..evidence.doubts import SyntheticData
-from ..evidence.traits import Measure, measure_of
+from ..evidence.raced import RacedGain
+from ..evidence.start import early_doubts, starts_too_high
 from ..plan.budget import Fit
+from ..prior.traits import Measure, measure_of
 from ..ranking.reasons import LowRankLayers
-from ..ranking.row import Objective, Row
+from ..ranking.row import EvidenceType, Objective, Row
+from ..ranking.rule import counts_published
 from ..reason import Reason
 from . import reasons
+from .answer import Confidence
+
+# A race of fewer steps says little of a longer run, whatever its share.
+_TELLING_STEPS = 100
 
 # The options of the methods that fit with leaner ones only, by method.
 Leaner: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -60,7 +67,12 @@ def _decided(row: Row) -> Iterator[reasons.DecidedBy]:
     if row.expected is None:
         return
     decided_by = row.expected.decided_by
-    evidence = {"raced": row.raced, "predicted": row.predicted, "published": row.published}
+    evidence: dict[EvidenceType, Reason | None] = {
+        "raced": row.raced,
+        "prior": row.prior,
+        "predicted": row.predicted,
+        "published": row.published,
+    }
     others = {} if row.is_raced else {one.evidence_type: one.gain for one in row.expected.estimates}
     others.pop(decided_by, None)
     if (decisive := evidence[decided_by]) is not None:
@@ -95,7 +107,7 @@ def _why_baseline(
 ) -> Reason:
     """Why nothing else was chosen over plain AdamW."""
     if objective == "quality":
-        better = [row for row in others if row.is_promising and row.method in leaner]
+        better = [row for row in others if _score(row) > 0 and row.method in leaner]
         if better:
             best = max(better, key=_score)
             return reasons.LeanerRival(best.method, _promise(best, measure), leaner[best.method])
@@ -108,19 +120,21 @@ def _why_baseline(
         return reasons.NoRival()
     best = max(known, key=_score)
     rival = (best.method, _promise(best, measure))
-    if best.is_promising and best.fit is not Fit.YES:
+    if best.waits and _score(best) > 0 and objective == "quality":
+        return reasons.WaitingRival(*rival)
+    if _score(best) > 0 and best.fit is not Fit.YES:
         too_large = reasons.LargeRival if best.fit is Fit.NO else reasons.TightRival
         return too_large(*rival, best.peak.bytes)
-    if best.is_promising and objective != "quality":
+    if _score(best) > 0 and objective != "quality":
         return reasons.OtherObjective(*rival, objective)
-    return reasons.UnsureRival(*rival) if _score(best) > 0 else reasons.Rival(*rival)
+    return reasons.Rival(*rival)
 
 
 def _score(row: Row) -> float:
     return -math.inf if row.score is None else row.score
 
 
-def how_sure(profile: Profile, row: Row) -> reasons.HowSure:
+def how_sure(profile: Profile, row: Row, rows: Sequence[Row]) -> reasons.HowSure:
     """Return how sure the choice is, what it rests on and what weakens it."""
     grounds = list(_grounds(profile, row)) or [reasons.NotRaced()]
     if profile.target.synthetic_data and SyntheticData() not in grounds:
@@ -131,16 +145,40 @@ def how_sure(profile: Profile, row: Row) -> reasons.HowSure:
         device=profile.environment.device,
         may_exceed_budget=row.fit is Fit.MAYBE,
         missing_parts=len(profile.missing),
-        grade=_grade(row),
+        confidence=confidence_of(profile, row, rows),
         grounds=tuple(grounds),
     )
 
 
-def _grade(row: Row) -> Literal["known", "likely", "a guess"]:
-    """How far the promise can be trusted."""
-    if row.is_raced and row.raced is not None:
-        return "known" if row.raced.counts and len(row.raced.contestant.losses) > 1 else "likely"
-    return "likely" if row.is_promising else "a guess"
+def confidence_of(profile: Profile, chosen: Row, rows: Sequence[Row]) -> Confidence:
+    """Return how sure the choice of a method is.
+
+    `high`: a race of this run settles it: at least 30 % of the run and 100 steps, and a lead larger than its error.
+    `medium`: a race that ended sooner or left it open; or a promise larger than its error, and for plain AdamW that no
+    other method may lead within its error. `low`: the rest, and whatever is said while the first loss is far too high.
+    """
+    rivals = [row for row in rows if row is not chosen and row.is_recommendable]
+    if chosen.is_raced and chosen.raced is not None:
+        decisive = chosen.raced if not chosen.is_baseline else _closest_race(rivals)
+        return "high" if decisive is not None and _settles_for_good(decisive) else "medium"
+    if starts_too_high(profile) or (chosen.expected is None and not chosen.is_baseline):
+        return "low"
+    if chosen.is_baseline:
+        open_ones = [row for row in rivals if row.expected is not None]
+        can_lead = any(_score(row) + row.expected.error > 0 for row in open_ones if row.expected)
+        return "low" if can_lead else "medium"
+    return "medium" if chosen.is_promising else "low"
+
+
+def _closest_race(rivals: Sequence[Row]) -> RacedGain | None:
+    """The race's result of the method that came closest to the chosen one."""
+    raced = [row for row in rivals if row.is_raced]
+    return max(raced, key=_score).raced if raced else None
+
+
+def _settles_for_good(raced: RacedGain) -> bool:
+    steps = raced.contestant.steps * (raced.share or 0.0)
+    return raced.share is not None and raced.settles and raced.counts and steps >= _TELLING_STEPS
 
 
 def _grounds(profile: Profile, row: Row) -> Iterator[Reason]:
@@ -152,8 +190,10 @@ def _grounds(profile: Profile, row: Row) -> Iterator[Reason]:
             yield reasons.RaceCutShort()
     if row.is_raced:
         return
-    if row.predicted is not None:
+    if row.prior is not None:
+        yield reasons.Comparisons(row.prior.regime)
+    if row.predicted is not None and not early_doubts(profile):
         yield reasons.PredictedLayers(row.predicted.layers)
         yield from row.predicted.doubts
-    if row.published is not None and not row.is_baseline:
+    if row.published is not None and counts_published(row.published, row.prior):
         yield reasons.PublishedNear(row.published.certainty)

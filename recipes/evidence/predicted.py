@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 from subopt.profilers.record.profile import Layer, MethodCost, Profile
 
+from ..prior.traits import Measure, measure_of
 from ..reason import Reason
 from .doubts import Doubt, doubts_of
 from .layer_findings import LayerFindings, layer_findings
 from .method_family import family_of
 from .published import load_evidence
-from .traits import Measure, measure_of
 
 # Ten times the diagonality. AdaDiag takes away 7.7 to 11.4 % of Adam's perplexity (Nguyen et al. 2025, table 2); on a
 # LLaMA's gradients its basis is worth some 1.1 decades. Beyond two decades no more gain was seen: Muon's and SOAP's

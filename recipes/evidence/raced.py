@@ -8,11 +8,14 @@ from typing import Literal
 
 from subopt.profilers.record.profile import Contestant, Profile, Race
 
+from ..prior.traits import Measure, measure_of, model_kind
 from ..reason import Reason
-from .traits import Measure, measure_of, model_type
 
 # Runs of one method differ by about this share of the loss measure where a race repeated none with other seeds.
 UNKNOWN_SPREAD = 0.05
+# Methods are not told apart before about this much of a run: at 5 % their losses often stand in another order
+# than at the end.
+TELLING_SHARE = 0.29
 
 
 class OtherSetting(Reason):
@@ -36,6 +39,7 @@ class RacedGain(Reason):
         metric: The loss that was compared.
         horizon_s: Seconds of training steps of each run.
         baseline: The method it was compared with.
+        share: How much of the run was trained when it was decided; None for a race of short runs of their own.
     """
 
     contestant: Contestant
@@ -47,6 +51,12 @@ class RacedGain(Reason):
     metric: str
     horizon_s: float
     baseline: str
+    share: float | None = None
+
+    @property
+    def settles(self) -> bool:
+        """Whether it is of the question's settings and of enough of the run for one method to be told from another."""
+        return not self.differs and (self.share is None or self.share >= TELLING_SHARE)
 
     @property
     def expected_gain(self) -> float:
@@ -63,7 +73,7 @@ def gain_from_losses(loss: float, baseline_loss: float, kind: str | None) -> flo
     Args:
         loss: The method's loss; for a language model in nats per token.
         baseline_loss: The baseline's.
-        kind: The model's kind as `model_type` says it.
+        kind: The model's kind as `model_kind` says it.
     """
     if not (math.isfinite(loss) and math.isfinite(baseline_loss)):
         return None
@@ -83,7 +93,7 @@ def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | No
     entries = {} if race is None else {entry.method: entry for entry in race.contestants}
     if race is None or method not in entries:
         return None
-    gain, spread, counts = _gain(entries[method], race, model_type(profile))
+    gain, spread, counts = _gain(entries[method], race, model_kind(profile))
     return RacedGain(
         contestant=entries[method],
         gain=gain,
@@ -94,6 +104,7 @@ def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | No
         metric=race.metric,
         horizon_s=race.horizon_seconds,
         baseline=race.baseline,
+        share=race.share,
     )
 
 

@@ -1,16 +1,20 @@
-"""What a method is trained with: rate and options that a race of this very model found best, else the papers' rate."""
+"""What a method is trained with: rate and options that a race of this very model found best, else the prior's."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 from subopt.optimizers import get_method
-from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race
+from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race, Trial
 
 from ..plan.method_options import with_options
+from ..prior.gains import BASELINE
+from ..prior.rates import bearable_decay, prior_rate
+from ..prior.traits import Traits
 from ..reason import Reason
-from .published import PublishedLr, published_lr
-from .traits import model_type, trainable_parameters
+
+# Trials of one method whose steps differ by no more than this went equally far: options change the time of a step.
+_AS_FAR = 0.8
 
 
 class RacedRate(Reason):
@@ -19,14 +23,24 @@ class RacedRate(Reason):
     trials: int
     horizon_s: float
     device: str
+    share: float | None = None  # of the run, which the trials had; None for short runs of their own
 
 
 class RacedFallbackRate(Reason):
     """A learning rate is what the race on this model trained all parameters with that a method leaves alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class KnownRate:
+    """A peak learning rate, the decoupled weight decay beside it, and where the rate comes from."""
+
+    lr: float
+    weight_decay: float
+    reason: Reason
+
+
 def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
-    """Return a method's entry in the profile's race, with the race.
+    """Return a method's entry in the profile's race at the best setting of all its trials, with the race.
 
     Returns:
         The two; None where it was not raced, did not learn, or the model's file has changed since.
@@ -35,7 +49,20 @@ def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
     if race is None or race.target_sha256 != profile.target.sha256:
         return None
     entry = next((entry for entry in race.contestants if entry.method == method), None)
-    return None if entry is None or entry.verdict == "diverged" else (race, entry)
+    if entry is None or entry.verdict == "diverged":
+        return None
+    best = _best_trial(race, method)
+    if best is not None:
+        entry = entry.model_copy(update={"lr": best.lr, "options": best.options})
+    return race, entry
+
+
+def _best_trial(race: Race, method: str) -> Trial | None:
+    """Return the trial of the lowest loss among those that went about as far as any; None where none has a loss."""
+    trials = [trial for trial in race.trials if trial.method == method and trial.loss is not None]
+    furthest = max((trial.steps for trial in trials), default=0)
+    far = [trial for trial in trials if trial.steps >= _AS_FAR * furthest]
+    return min(far, key=lambda trial: trial.loss or 0.0, default=None)
 
 
 def as_raced(profile: Profile, cost: MethodCost) -> MethodCost:
@@ -52,12 +79,27 @@ def as_raced(profile: Profile, cost: MethodCost) -> MethodCost:
     return with_options(profile, cost, options)
 
 
-def known_rate(profile: Profile, method: str) -> PublishedLr:
-    """Return a method's learning rate for the profile's model, and the reason for it."""
-    rate = published_lr(method, trainable_parameters(profile), model_type(profile))
+def known_rate(profile: Profile, method: str, traits: Traits) -> KnownRate:
+    """Return the rate to train a method with: the best that was measured on this model, else the prior's.
+
+    A race's contestant has the best rate of its trials, so that none that was measured worse is written.
+    """
+    prior = prior_rate(method, traits)
     found = raced(profile, method)
     if found is None:
-        return rate
+        return KnownRate(prior.lr, prior.weight_decay, prior.reason)
     race, entry = found
-    reason = RacedRate(entry.trials, race.horizon_seconds, race.device)
-    return replace(rate, lr=entry.lr, reason=reason, tokens_per_step=None)
+    decay = prior.weight_decay if entry.weight_decay is None else entry.weight_decay
+    reason = RacedRate(entry.trials, race.horizon_seconds, race.device, race.share)
+    return KnownRate(entry.lr, bearable_decay(entry.lr, decay), reason)
+
+
+def fallback_rate(profile: Profile, method: str, traits: Traits) -> KnownRate | None:
+    """Return the rate for what a method leaves alone: the race's, or AdamW's; None for AdamW itself."""
+    if method == BASELINE:
+        return None
+    found = raced(profile, method)
+    if found is None:
+        return known_rate(profile, BASELINE, traits)
+    decay = prior_rate(BASELINE, traits).weight_decay
+    return KnownRate(found[0].fallback_lr, decay, RacedFallbackRate())

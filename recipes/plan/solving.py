@@ -23,6 +23,7 @@ from subopt.errors import UsageError
 from subopt.profilers.memory.batch_curve import LARGEST_BATCH
 from subopt.profilers.record.profile import MethodCost, Profile
 
+from ..schedule import DEFAULT_STEPS
 from .budget import Fit
 from .method_options import leaner_options, with_options
 from .passes import PassConfig, can_recompute, is_followed, largest_size
@@ -49,6 +50,8 @@ class PlanRequest:
         examples_per_step: Examples of a step; None: the micro-batch as asked times `accumulate`.
         recompute: Whether activations are computed again; `auto`: where nothing fits without.
         fused_backward: Whether weights are updated in the backward pass; `auto`: where nothing fits without.
+        steps: Optimizer steps of the run.
+        fine_tunes: Whether it is fine-tuning; None: where the model loads its weights from a checkpoint.
     """
 
     batch_size: int | Literal["auto"] | None = None
@@ -56,6 +59,8 @@ class PlanRequest:
     examples_per_step: int | None = None
     recompute: Choice = "auto"
     fused_backward: Choice = "auto"
+    steps: int = DEFAULT_STEPS
+    fine_tunes: bool | None = None
 
     @property
     def is_open(self) -> bool:
@@ -71,7 +76,7 @@ class PlanRequest:
         size = self.batch_size
         if isinstance(size, int) and size < 1:
             raise UsageError(f"a batch size of {size} trains nothing", "give 1 or more")
-        for name in ("accumulate", "examples_per_step"):
+        for name in ("accumulate", "examples_per_step", "steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name} of {value} trains nothing", "give 1 or more")
         whole, parts = self.examples_per_step, self.accumulate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,14 +9,16 @@ from pydantic import Field
 from torch import nn
 
 from subopt.errors import UsageError
-from subopt.optimizers import METHODS, get_method, parameter_roles
+from subopt.optimizers import METHODS, get_method
 from subopt.profilers.record.base import Record
 from subopt.profilers.record.race import LeftOut, OptionValue, Rate
 
 from ..advice.advisor import recommend
-from ..evidence.published import load_evidence, published, published_lr
-from ..evidence.traits import CONV_DIMENSIONS
+from ..evidence.published import load_evidence
 from ..plan.method_options import changed_options
+from ..prior.portfolio import portfolio
+from ..prior.rates import prior_rate
+from ..prior.traits import traits_of_model
 from .source import RaceSource
 
 # A budget that everything fits: the ranking is asked for without one.
@@ -38,7 +39,7 @@ def candidates_of(
     """Return the methods of a race, the baseline first and then the most promising, and those that cannot take part.
 
     Those asked for, in that order; else the profile's, as `subopt recommend` ranks them, and with a budget those that
-    fit it; else the recipe's own and all others, by their published gains.
+    fit it; else the recipe's own and all others, the most promising first.
 
     Raises:
         OptionError: An unknown method.
@@ -51,7 +52,7 @@ def candidates_of(
     elif known:
         names = list(known)
     else:
-        names = _by_published_gain(model, source)
+        names = _by_prior(model, source)
     names = list(dict.fromkeys([baseline, *names]))
     left_out = []
     for name in names:
@@ -83,14 +84,10 @@ def _profiled(source: RaceSource) -> dict[str, dict[str, Any]]:
     }
 
 
-def _by_published_gain(model: nn.Module, source: RaceSource) -> list[str]:
-    parameters, kind = size_and_type(model)
-
-    def loss_left(name: str) -> float:
-        near = published(name, parameters, kind)
-        return math.inf if near is None else -near.expected_gain
-
-    others = sorted(METHODS, key=loss_left)
+def _by_prior(model: nn.Module, source: RaceSource) -> list[str]:
+    traits = traits_of_model(model, steps=source.recipe.schedule.steps)
+    few = portfolio(traits, list(METHODS))
+    others = [*few, *(name for name in METHODS if name not in few)]
     return [source.recipe.optimizer.method, *others] if source.is_tuned else others
 
 
@@ -100,15 +97,6 @@ def _candidate(
     own = source.recipe.optimizer
     if source.is_tuned and own.method == name:
         return Candidate(method=name, options=dict(own.options), start_lr=own.lr)
-    rate = published_lr(name, *size_and_type(model))
+    traits = traits_of_model(model, steps=source.recipe.schedule.steps)
+    rate = prior_rate(name, traits)
     return Candidate(method=name, options=dict(known.get(name, {})), start_lr=rate.lr)
-
-
-def size_and_type(model: nn.Module) -> tuple[int, str | None]:
-    """Return the number of trained parameters, and `language`, `vision` or None, as `traits` tells from a profile."""
-    trained = [item for item in parameter_roles(model) if item.role != "frozen"]
-    parameters = sum(math.prod(item.shape) for item in trained)
-    if any(isinstance(module, nn.Embedding) for module in model.modules()):
-        return parameters, "language"
-    has_convolutions = any(len(item.shape) == CONV_DIMENSIONS for item in trained)
-    return parameters, "vision" if has_convolutions else None

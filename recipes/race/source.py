@@ -7,9 +7,11 @@ from pathlib import Path
 
 from subopt.profilers.record.profile import Profile
 
-from ..advice.proposal import CLIP_NORM, DEFAULT_STEPS, FINAL_RATIO, WARMUP_SHARE, relative_target
-from ..evidence.published import load_evidence, published_lr
-from ..evidence.traits import model_type, trainable_parameters
+from ..advice.proposal import CLIP_NORM, FINAL_RATIO, WARMUP_SHARE, relative_target
+from ..evidence.published import load_evidence
+from ..prior.rates import prior_rate
+from ..prior.traits import traits_of_profile
+from ..schedule import DEFAULT_STEPS
 from ..schema import Data, Model, Optimizer, Recipe, Schedule
 
 
@@ -41,7 +43,7 @@ def source_of_profile(
     """
     path = folder / "race.yaml"
     baseline = load_evidence().baseline
-    rate = published_lr(baseline, trainable_parameters(profile), model_type(profile))
+    rate = prior_rate(baseline, traits_of_profile(profile))
     recipe = Recipe(
         model=Model(
             target=relative_target(profile, path),
@@ -49,7 +51,7 @@ def source_of_profile(
             sha256=profile.target.sha256,
         ),
         data=Data(batch_size=profile.settings.batch_size),
-        optimizer=Optimizer(method=baseline, lr=rate.lr, weight_decay=rate.weight_decay or 0.0),
+        optimizer=Optimizer(method=baseline, lr=rate.lr, weight_decay=rate.weight_decay),
         schedule=Schedule(
             name="cosine",
             warmup_steps=int(DEFAULT_STEPS * WARMUP_SHARE),

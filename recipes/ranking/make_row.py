@@ -8,12 +8,14 @@ from dataclasses import replace
 from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.predicted import predicted_gain
-from ..evidence.published import load_evidence, published
+from ..evidence.published import published
 from ..evidence.raced import raced_gain
-from ..evidence.traits import model_type, tokens_per_step, trainable_parameters
+from ..evidence.start import early_doubts, starts_too_high
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt, peak_at
 from ..plan.step_time import whole_step_ms
+from ..prior.gains import BASELINE, prior_gain
+from ..prior.traits import Traits
 from ..reason import Reason
 from . import reasons
 from .row import Row
@@ -26,28 +28,36 @@ def make_row(
     baseline: MethodCost | None,
     batch_size: int,
     usable_bytes: int,
+    traits: Traits,
     *,
     peak: PeakAt | None = None,
 ) -> Row:
-    """Return a method's row at `batch_size` examples of a step, by default in one plain micro-batch."""
-    is_baseline = cost.method == load_evidence().baseline
+    """Return a method's row at `batch_size` examples of a step, by default in one plain micro-batch.
+
+    Gains predicted from gradients are not counted where these say little yet; and where the first loss is far above
+    that of guessing evenly, no other method stands above the baseline without a race.
+    """
+    is_baseline = cost.method == BASELINE
     peak = peak_at(profile, cost, batch_size) if peak is None else peak
     overhead = time_overhead(profile, cost, baseline, batch_size)
     raced = raced_gain(profile, cost.method, batch_size)
     predicted = predicted_gain(profile, cost)
-    near = published(
-        cost.method,
-        trainable_parameters(profile),
-        model_type(profile),
-        tokens_per_step(profile, batch_size),
-    )
+    prior = prior_gain(cost.method, traits)
+    near = published(cost.method, traits.parameters, traits.kind, traits.tokens_per_step)
     cut_short = profile.race is not None and profile.race.interrupted
     expected = (
         None
         if is_baseline
-        else expected_gain(raced, predicted, near, overhead, cut_short=cut_short)
+        else expected_gain(
+            raced,
+            prior,
+            None if early_doubts(profile) else predicted,
+            near,
+            overhead,
+            cut_short=cut_short,
+        )
     )
-    found = (overhead, raced, predicted, None if is_baseline else near)
+    found = (overhead, raced, prior, predicted, None if is_baseline else near)
     row = Row(
         method=cost.method,
         cost=cost,
@@ -57,8 +67,10 @@ def make_row(
         step_ms=whole_step_ms(profile, cost, batch_size),
         overhead=overhead,
         raced=raced,
+        prior=prior,
         predicted=predicted,
         published=near,
+        waits=not is_baseline and starts_too_high(profile),
         expected=expected,
         score=score(expected, is_baseline=is_baseline),
         evidence=(peak, *(item for item in found if item is not None)),
@@ -76,7 +88,7 @@ def _reasons(row: Row) -> Iterator[Reason]:
             yield reasons.NoPrediction()
         if row.published is None:
             yield reasons.NoComparison()
-        if not (row.raced or row.predicted or row.published):
+        if not (row.raced or row.prior or row.predicted or row.published):
             yield reasons.NothingKnown()
         if row.overhead is None:
             yield reasons.UnknownTime()

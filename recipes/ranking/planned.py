@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from subopt.profilers.record.profile import MethodCost, Profile
 
-from ..evidence.published import load_evidence
 from ..plan.method_options import with_options
 from ..plan.peaks import peak_at
 from ..plan.solving import RECOMPUTE_SHARE, PlanRequest, Solved, as_asked, can_run, solve
+from ..prior.gains import BASELINE
+from ..prior.traits import traits_of_profile
 from .make_row import make_row
 from .row import Objective, Row
 from .rule import sort_key, time_price
@@ -30,7 +31,7 @@ def asked_plans(
     """Return the methods as they are asked for; without those that cannot run that way."""
     plans = ((cost, as_asked(profile, cost, request)) for cost in costs)
     return [
-        Planned(_row(profile, cost, plan, usable_bytes), plan)
+        Planned(_row(profile, cost, plan, usable_bytes, request), plan)
         for cost, plan in plans
         if plan is not None
     ]
@@ -48,7 +49,8 @@ def solved_plans(
         plan = solve(profile, cost, usable_bytes, request)
         if plan is None:
             continue
-        row = _row(profile, with_options(profile, cost, plan.options), plan, usable_bytes)
+        leaner = with_options(profile, cost, plan.options)
+        row = _row(profile, leaner, plan, usable_bytes, request)
         if plan.recompute and request.recompute == "auto" and row.score is not None:
             row = replace(row, score=row.score - time_price(RECOMPUTE_SHARE))
         found.append(Planned(row, plan))
@@ -61,7 +63,7 @@ def smallest_plans(
     """Return the methods with one example per step, whether they fit or not; without those that cannot run that way."""
     able = [cost for cost in costs if can_run(profile, cost, request)]
     plans = [(cost, Solved(1, 1, peak_at(profile, cost, 1))) for cost in able]
-    return [Planned(_row(profile, cost, plan, usable_bytes), plan) for cost, plan in plans]
+    return [Planned(_row(profile, cost, plan, usable_bytes, request), plan) for cost, plan in plans]
 
 
 def least_changed(planned: Sequence[Planned]) -> list[Planned]:
@@ -74,18 +76,23 @@ def least_changed(planned: Sequence[Planned]) -> list[Planned]:
     return [item for item in planned if change(item) == least]
 
 
-def ranked_plans(
-    planned: Iterable[Planned], objective: Objective, usable_bytes: int
-) -> list[Planned]:
+def ranked_plans(planned: Iterable[Planned], objective: Objective) -> list[Planned]:
     """Return the methods best first; equal ones keep their order."""
-    return sorted(planned, key=lambda item: sort_key(item.row, objective, usable_bytes))
+    return sorted(planned, key=lambda item: sort_key(item.row, objective))
 
 
-def _row(profile: Profile, cost: MethodCost, plan: Solved, usable_bytes: int) -> Row:
-    name = load_evidence().baseline
-    baseline = next((row for row in profile.methods if row.method == name), None)
+def _row(
+    profile: Profile, cost: MethodCost, plan: Solved, usable_bytes: int, request: PlanRequest
+) -> Row:
+    baseline = next((row for row in profile.methods if row.method == BASELINE), None)
     examples = plan.examples_per_step
-    row = make_row(profile, cost, baseline, examples, usable_bytes, peak=plan.peak)
+    traits = traits_of_profile(
+        profile,
+        examples_per_step=examples,
+        steps=request.steps,
+        fine_tunes=request.fine_tunes,
+    )
+    row = make_row(profile, cost, baseline, examples, usable_bytes, traits, peak=plan.peak)
     if not plan.recompute or row.step_ms is None:
         return row
     passes_ms = (profile.forward_backward_ms or 0.0) * examples / profile.settings.batch_size

@@ -8,14 +8,15 @@ from typing import Literal, TypeAlias
 from subopt.profilers.record.profile import MethodCost
 
 from ..evidence.predicted import PredictedGain
-from ..evidence.published import Published, load_evidence
+from ..evidence.published import Published
 from ..evidence.raced import RacedGain
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt
+from ..prior.gains import BASELINE, PriorGain
 from ..reason import Reason
 
 Objective = Literal["quality", "speed", "memory"]
-EvidenceType = Literal["raced", "predicted", "published"]
+EvidenceType = Literal["raced", "prior", "predicted", "published"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class TimeOverhead(Reason):
     optimizer_ms: float | None = None
 
 
-Evidence: TypeAlias = PeakAt | TimeOverhead | RacedGain | PredictedGain | Published
+Evidence: TypeAlias = PeakAt | TimeOverhead | RacedGain | PriorGain | PredictedGain | Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,10 @@ class Row:
         step_ms: Forward, backward and optimizer step together; None where it was not measured.
         overhead: Time relative to the baseline; None where it is unknown.
         raced: Its result of the profile's race; None where it did not take part.
+        prior: The gain that comparisons of such runs lead to expect; None where there are none.
         predicted: The gain predicted from the profile's gradients; None where nothing measured speaks about it.
         published: The nearest published comparison with the baseline; None where there is none.
+        waits: Whether it has to be raced before it may stand above the baseline.
         expected: The gain to expect from these together; None where there are none, and for the baseline.
         score: What it ranks by for quality (see `rule.score`); None where nothing is known.
         evidence: What the row rests on, of the above.
@@ -98,8 +101,10 @@ class Row:
     step_ms: float | None
     overhead: TimeOverhead | None
     raced: RacedGain | None
+    prior: PriorGain | None
     predicted: PredictedGain | None
     published: Published | None
+    waits: bool
     expected: Expected | None
     score: float | None
     evidence: tuple[Evidence, ...]
@@ -108,12 +113,12 @@ class Row:
     @property
     def is_baseline(self) -> bool:
         """Whether it is the method that gains and overheads are measured against."""
-        return self.method == load_evidence().baseline
+        return self.method == BASELINE
 
     @property
     def is_raced(self) -> bool:
-        """Whether it was raced at the settings of the question."""
-        return self.raced is not None and self.raced.gain is not None and not self.raced.differs
+        """Whether a race at the settings of the question settles where it stands."""
+        return self.raced is not None and self.raced.gain is not None and self.raced.settles
 
     @property
     def is_promising(self) -> bool:

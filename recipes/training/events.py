@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 from subopt.optimizers.overrides import OverrideUse
 
+from ..prior.rates import HeavyDecay
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
@@ -35,6 +37,7 @@ class RunPlan:
         wall_time_s: Predicted time of the remaining steps, or None.
         switches: Recipe keys that are on, such as `recompute`.
         overrides: What each of the recipe's overrides gets, and last the rest; empty where there are none.
+        heavy_decay: What is wrong with the weight decay at this rate, or None.
     """
 
     target: str
@@ -57,6 +60,7 @@ class RunPlan:
     wall_time_s: float | None
     switches: tuple[str, ...] = ()
     overrides: tuple[OverrideUse, ...] = ()
+    heavy_decay: HeavyDecay | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import torch
 from subopt.optimizers import ParameterRole, get_method
 from subopt.optimizers.overrides import is_frozen, override_for, override_uses
 
+from ..prior.rates import heavy_decay
 from ..schema import Recipe
 from .events import RunPlan
 from .trainable import Trainable
@@ -48,6 +49,7 @@ def make_plan(
         wall_time_s=None if step_ms is None else step_ms * max(0, steps - start_step) / 1000,
         switches=tuple(key for key in _SWITCHES if attrgetter(key)(recipe)),
         overrides=override_uses(overrides, described) if overrides else (),
+        heavy_decay=heavy_decay(recipe.optimizer.lr, recipe.optimizer.weight_decay),
     )
 
 

@@ -86,6 +86,17 @@ def recommend(
     headroom: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the usable budget to keep free.")
     ] = 0.05,
+    steps: Annotated[
+        int,
+        typer.Option(min=1, help="Optimizer steps of the run: rates and promises depend on it."),
+    ] = 1000,
+    fine_tune: Annotated[
+        bool | None,
+        typer.Option(
+            "--fine-tune/--no-fine-tune",
+            help="Whether the run is fine-tuning.  [default: if the model loads weights]",
+        ),
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Only these methods, separated by commas.")
     ] = None,
@@ -106,7 +117,7 @@ def recommend(
 ) -> None:
     """Choose an optimizer for a memory budget and write the recipe.
 
-    Ranks all methods, by what the papers report and by what was measured on this model, and says why.
+    Ranks all methods, by comparisons of such runs and by what was measured on this model, and says why.
     """
     from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.advisor import recommend as advise
@@ -132,6 +143,8 @@ def recommend(
             examples_per_step=examples_per_step,
             recompute=recompute.wish,
             fused_backward=fused_backward.wish,
+            steps=steps,
+            fine_tunes=fine_tune,
         ),
         headroom=headroom,
         methods=split_names(methods),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subopt.recipes.advice import reasons
+from subopt.recipes.advice import reasons, regimes
 from subopt.recipes.evidence.published import Certainty
 from subopt.recipes.ranking.row import Evidence
 from subopt.recipes.reason import Reason
@@ -15,6 +15,7 @@ __all__ = ["described", "evidence_text", "words"]
 
 _DECIDED = {
     "raced": "the race on this model and data",
+    "prior": "what is known of such runs",
     "predicted": "the prediction from this model's gradients",
     "published": "the papers' numbers",
 }
@@ -44,9 +45,13 @@ register({
     reasons.BaselineDoesNotFit: "Plain AdamW does not fit: its peak is {peak_bytes:bytes}, {excess_bytes:bytes} too "
     "much.",
     reasons.NoRival: "Of nothing else here is anything known: not raced, nor predicted, nor published.",
+    regimes.FineTuning: "This is fine-tuning{is_asked:|, for the model loads weights (--no-fine-tune if it is not)}: "
+    "AdamW is hard to beat from weights that Adam trained, and the learning rate is lower.",
+    regimes.TooEarly: "The gradients say little yet, and nothing is predicted from them: {doubts}. A profile after "
+    "more steps may tell: subopt profile --warmup-steps {warmup_steps}.",
     reasons.Rival: f"Nothing else is worth its cost here: {_CLOSEST}",
     reasons.RacedRival: f"Nothing that was raced is better by more than the seeds differ: {_CLOSEST}",
-    reasons.UnsureRival: f"{{method}} promises {{promise}}: too little to choose it on; {_WOULD_SETTLE}.",
+    reasons.WaitingRival: f"{{method}} promises {{promise}}, but it is too early to say; {_WOULD_SETTLE}.",
     reasons.LeanerRival: f"{{method}} promises {{promise}}, but {_LEANER}",
     reasons.LargeRival: "{method} promises {promise}, but does not fit: its peak is {peak_bytes:bytes}.",
     reasons.TightRival: "{method} promises {promise}, but may not fit: its peak is {peak_bytes:bytes}.",
@@ -55,6 +60,7 @@ register({
     "{counts:|, which is inside the spread of the seeds}",
     reasons.RacedSeeds: "raced here with {seeds:seed}",
     reasons.RaceCutShort: "the race was cut short",
+    reasons.Comparisons: "comparisons of such runs ({regime})",
     reasons.PredictedLayers: "predicted from the gradients of {layers:layer}",
     reasons.NotRaced: "not raced on your model",
     reasons.NothingFits: "Nothing fits: {method} needs the least, {peak_bytes:bytes} in the {phase} phase, "
@@ -68,8 +74,6 @@ register({
     reasons.NeedsDataFiles: "The profile's data was synthetic. For a language model profile again with --data "
     "'texts/*.txt', or name the files in the recipe's data.files. For any other write a model.py whose build_model() "
     "returns this model and whose batches(batch_size) yields real data.",
-    reasons.OtherBatchSize: "that rate belongs to {rate_tokens:,} tokens per step and this run has {step_tokens:,}: "
-    "a smaller batch often wants a smaller rate",
     reasons.ChosenRate: "learning rate of {is_fallback:what {method} leaves alone|{method}} {lr:g}: {origin}",
 })
 
@@ -112,12 +116,25 @@ def _(sure: reasons.HowSure) -> str:
     reach = "{may_exceed_budget:, the peak's interval reaches beyond the budget|}"
     lacks = ", the profile lacks {missing_parts:part}" if sure.missing_parts else ""
     known = f"memory {was} {{memory_source}}, {_TIMES[sure.time_source]}{reach}{lacks}"
-    return filled(f"How sure: {known}; quality is {{grade}}: {{grounds}}.", sure)
+    return filled(
+        f"How sure: {known}; confidence in the choice is {{confidence}}: {{grounds}}.", sure
+    )
 
 
 @words.register
 def _(ground: reasons.PublishedNear) -> str:
     return f"published for {_HOW_NEAR[ground.certainty]}"
+
+
+@words.register
+def _(small: regimes.SmallBatch) -> str:
+    text = (
+        "With {tokens_per_step:,} tokens in a step no method has been seen to lead: the cheapest state "
+        "({leanest}) is as good"
+    )
+    if small.accumulate > 1:
+        text += ", and on one device smaller steps are better than accumulating {accumulate} micro-batches"
+    return filled(f"{text}.", small)
 
 
 @words.register

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from subopt.recipes.evidence import doubts, raced_settings
+from subopt.recipes.evidence import doubts, raced_settings, start
 from subopt.recipes.evidence.predicted import PredictedGain
-from subopt.recipes.evidence.published import (
-    NearestRate,
-    NoPublishedRate,
-    Published,
-    RelativeToNearest,
-)
+from subopt.recipes.evidence.published import Published, load_evidence
 from subopt.recipes.evidence.raced import OtherSetting, RacedGain
 from subopt.recipes.plan.peaks import PeakAt
+from subopt.recipes.prior.gains import PriorGain
+from subopt.recipes.prior.rates import FittedRate, HeavyDecay, RelatedRate
 from subopt.recipes.ranking import reasons
 from subopt.recipes.ranking.row import Evidence, TimeOverhead
+from subopt.recipes.reason import Reason
 
 from ..text import plural
 from ..units import format_ms
 from .words import filled, gain_text, register, words
 
 _UNKNOWN_TIME = "an unknown time per step"
-_NEAREST = (
-    "the published one for the nearest setting, {rate.model} ({rate.paper.authors} {rate.paper.year}, "
-    "{rate.place})"
-)
+_PRIOR = "the usual one for this width, length and batch; the best may be {times:.0f} times higher or lower"
 register({
     doubts.UntrainedGradients: "gradients of untrained weights",
     doubts.FewBatches: "{batches:batch|batches}",
@@ -37,13 +32,15 @@ register({
     reasons.NoComparison: "no published comparison with AdamW",
     reasons.NothingKnown: "so it ranks below the methods of which something is known",
     reasons.UnknownTime: _UNKNOWN_TIME,
+    HeavyDecay: "{weight_decay:g} takes {share:.1%} off the weights in every step at a rate of {lr:g}, against which "
+    "little is learned: try {bearable:g} or less",
     OtherSetting: "the race had another {setting} ({value})",
-    NearestRate: _NEAREST,
-    RelativeToNearest: f"{{factor:g}} times AdamW's {{rate.lr:g}} ({{source}}; {_NEAREST})",
-    NoPublishedRate: "no learning rate of {method} is published for such models; AdamW's as a starting point, try "
-    f"others ({_NEAREST})",
-    raced_settings.RacedRate: "the best of {trials:run} in the race on this model, {horizon_s:.3g} s of training each "
-    "on {device}",
+    PriorGain: "{gain:lower {measure}} than AdamW, give or take {error:.0%} ({regime})",
+    start.HighFirstLoss: "the first loss is {loss:.3g}, far above the {even_loss:.3g} of guessing evenly among "
+    "{classes} classes (are the initial weights too large?)",
+    start.OneDirection: "the gradients of {share:.0%} of the matrices have nearly one direction "
+    "(stable rank {stable_rank:.2g})",
+    start.SteepLoss: "the loss still falls steeply, from {first:.3g} to {last:.3g} in {steps:step}",
     raced_settings.RacedFallbackRate: "what the race on this model trained it with",
 })
 
@@ -52,7 +49,13 @@ def evidence_type(found: Evidence) -> str:
     """Return how a number is known: raced, predicted, published, measured, simulated, or by a formula."""
     if isinstance(found, PeakAt | TimeOverhead):
         return found.source
-    return {RacedGain: "raced", PredictedGain: "predicted", Published: "published"}[type(found)]
+    names: dict[type[Reason], str] = {
+        RacedGain: "raced",
+        PriorGain: "prior",
+        PredictedGain: "predicted",
+        Published: "published",
+    }
+    return names[type(found)]
 
 
 def time_text(overhead: TimeOverhead | None) -> str:
@@ -62,6 +65,25 @@ def time_text(overhead: TimeOverhead | None) -> str:
     how = "measured" if overhead.source == "measured" else "by FLOPs"
     more = f"{abs(overhead.share):.0%} {'more' if overhead.share > 0 else 'less'}"
     return f"{'the same' if abs(overhead.share) < 0.005 else more} time per step ({how})"
+
+
+@words.register
+def _(rate: FittedRate) -> str:
+    return filled(f"{_PRIOR} (fitted to {{tasks:task}})", rate, times=10**rate.decades_error)
+
+
+@words.register
+def _(rate: RelatedRate) -> str:
+    times = 10**rate.decades_error
+    return filled(f"{_PRIOR} (that of {{like}}: none of {{method}} is known)", rate, times=times)
+
+
+@words.register
+def _(rate: raced_settings.RacedRate) -> str:
+    text = "the best of {trials:run} in the race on this model, {horizon_s:.3g} s of training each on {device}"
+    if rate.share is not None:
+        text = "the best of {trials:run} of this model, each {share:.0%} of the run or less, on {device}"
+    return filled(text, rate)
 
 
 @words.register
@@ -108,12 +130,19 @@ def _(found: PredictedGain) -> str:
 
 @words.register
 def _(found: Published) -> str:
-    result, share = found.result, found.certainty.value
+    result, share = found.result, found.share
     text = (
-        "{less:.1%} {lower} {measure} than AdamW: {result.value:g} against {result.baseline_value:g}, {result.model}, "
-        "{result.task} ({result.paper.authors} {result.paper.year}, table {result.table})"
+        "{less:.1%} {lower} {measure} than {baseline}: {result.value:g} against {result.baseline_value:g}, "
+        "{result.model}, {result.task} ({result.paper.authors} {result.paper.year}, {result.place})"
     )
-    measure = result.metric if result.lower_is_better else f"error ({result.metric})"
+    measure = f"error ({result.metric})" if result.better == "higher" else result.metric
+    if result.better == "fewer":
+        measure = f"perplexity, by {result.metric},"
     lower = "lower" if found.gain >= 0 else "higher"
-    text = filled(text, found, less=abs(found.gain), lower=lower, measure=measure)
-    return text + f", counted at {share:.0%} because kind, size or batch differ" * (share < 1)
+    baseline = load_evidence().other_methods.get(result.baseline, "AdamW")
+    text = filled(
+        text, found, less=abs(found.gain), lower=lower, measure=measure, baseline=baseline
+    )
+    doubts = ["kind, size or batch differ"] * (found.certainty.value < 1)
+    doubts += ["its authors' own"] * (not result.is_independent)
+    return text + f", counted at {share:.0%}: {', '.join(doubts)}" * (share < 1)

@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from subopt.recipes.evidence.predicted import PredictedGain
     from subopt.recipes.evidence.published import Published
     from subopt.recipes.evidence.raced import RacedGain
+    from subopt.recipes.prior.gains import PriorGain
     from subopt.recipes.ranking.row import Estimate, Row
 
 _LEGEND = {
     "peak": "highest memory of a training step, with the phase that reaches it",
     "time": "of a training step, against one with AdamW",
     "gain expected": "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that "
-    "the method should take away in equal time, and the type of evidence that weighs most in it; by quality, one that "
-    "does not exceed its own error stands below plain AdamW",
-    "raced, predicted, published": "what each type says by itself: a race on this model after equal time; the "
-    "prediction from its gradients, and the papers' nearest comparison, after equally many steps. -: it says nothing",
+    "the method should take away in equal time, and the type of evidence that weighs most in it",
+    "raced, prior, predicted, published": "what each type says by itself: a race on this model after equal time; "
+    "comparisons of such runs, the prediction from its gradients, and the papers' nearest comparison, after equally "
+    "many steps. -: it says nothing",
     "peak is": "measured, simulated, or from a formula",
 }
 
@@ -124,13 +125,14 @@ def _decided_by(row: Row) -> str:
     return row.expected.decided_by if row.expected else DASH
 
 
-def _evidence_gain(evidence: RacedGain | PredictedGain | Published | None) -> str:
+def _evidence_gain(evidence: RacedGain | PriorGain | PredictedGain | Published | None) -> str:
     return _signed_share(evidence.gain if evidence else None)
 
 
 _EVIDENCE_COLUMNS: Columns[Row] = (
     TerminalColumn("raced", priority=4, cell=lambda row: _evidence_gain(row.raced)),
-    TerminalColumn("predicted", priority=4, cell=lambda row: _evidence_gain(row.predicted)),
+    TerminalColumn("prior", priority=4, cell=lambda row: _evidence_gain(row.prior)),
+    TerminalColumn("predicted", priority=5, cell=lambda row: _evidence_gain(row.predicted)),
     TerminalColumn("published", priority=5, cell=lambda row: _evidence_gain(row.published)),
 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ..findings.advice import words
 from ..text import DASH, beside, count, facts, plural, section
 from ..units import format_bytes, format_ms
 from .table import Columns, FittingTable, TerminalColumn, noted
@@ -45,7 +46,10 @@ def plan_facts(plan: RunPlan) -> RenderableType:
             "held-out",
             "no eval_batches in the model file and no data.files.eval: no held-out loss",
         ))
-    return Group(facts(pairs), check_list((name, detail, True) for name, detail in plan.checks))
+    checks = [(name, detail, True) for name, detail in plan.checks]
+    if plan.heavy_decay is not None:
+        checks.append(("weight decay", words(plan.heavy_decay), False))
+    return Group(facts(pairs), check_list(checks))
 
 
 def _overrides(plan: RunPlan) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +16,7 @@ from subopt.findings.summary import profile_summary
 from subopt.optimizers import METHODS
 from subopt.optimizers.state import low_bit
 from subopt.recipes.advice.advisor import recommend
+from subopt.recipes.prior.rates import heavy_decay
 from subopt.recipes.run_folder.result import Figures, Result
 from subopt.recipes.training.events import Evaluated, RunPlan, Stepped
 from subopt.terminal.advice import SHOWN, advice_report
@@ -482,6 +484,14 @@ RESULT = Result(
     checkpoint="runs/recipe/checkpoints/step-40",
     weights=None,
 )
+
+
+def test_a_decay_that_eats_the_weights_is_marked():
+    plan = replace(PLAN, heavy_decay=heavy_decay(0.1, 0.1))
+    text = " ".join(text_of(plan_facts(plan)).split())
+    assert "weight decay: 0.1 takes 1.0% off the weights in every step at a rate of 0.1" in text
+    assert "try 0.01 or less" in text
+    assert "weight decay" not in text_of(plan_facts(PLAN))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

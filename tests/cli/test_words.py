@@ -18,23 +18,24 @@ from subopt.findings.advice import described, evidence_text, words
 from subopt.optimizers import METHODS
 from subopt.profilers.record.profile import Calibration, Ratios
 from subopt.recipes.advice import reasons as advice
+from subopt.recipes.advice import regimes
 from subopt.recipes.advice.answer import FittingChange
 from subopt.recipes.advice.calibrated import EarlierRuns, StepCorrection, earlier_runs
-from subopt.recipes.evidence import doubts
+from subopt.recipes.evidence import doubts, start
 from subopt.recipes.evidence.predicted import PredictedGain
 from subopt.recipes.evidence.published import (
     Certainty,
-    NearestRate,
-    NoPublishedRate,
     Published,
-    RelativeToNearest,
     load_evidence,
+    published,
 )
 from subopt.recipes.evidence.raced import OtherSetting, RacedGain
 from subopt.recipes.evidence.raced_settings import RacedFallbackRate, RacedRate
 from subopt.recipes.plan import reasons as plan
 from subopt.recipes.plan.budget import Budget
 from subopt.recipes.plan.peaks import PeakAt
+from subopt.recipes.prior.gains import PriorGain
+from subopt.recipes.prior.rates import FittedRate, HeavyDecay, RelatedRate
 from subopt.recipes.ranking import reasons as ranking
 from subopt.recipes.ranking.row import TimeOverhead
 from subopt.recipes.reason import Reason
@@ -44,8 +45,7 @@ from ..recipes.advice_profile import contestant
 
 MIB = 2**20
 EVIDENCE = load_evidence()
-RATE = EVIDENCE.rates[0]
-RESULT = next(r for r in EVIDENCE.results if r.method == "adadiag" and r.lower_is_better)
+RESULT = next(r for r in EVIDENCE.results if r.method == "adadiag" and r.better == "lower")
 OVERHEAD = TimeOverhead(0.2, "measured", 3.0)
 GAIN = advice.ExpectedGain(0.08, 0.1, "loss", OVERHEAD)
 RIVAL = ("soap", GAIN)
@@ -58,12 +58,14 @@ RACED = RacedGain(
     contestant("soap", (1.98, 2.0)), 0.005, "loss", 0.01, False,
     (OtherSetting("precision", "bf16"),), "held-out loss", 30.0, "adamw",
 )  # fmt: skip
+PRIOR = PriorGain(0.15, 0.2, "small models", "perplexity")
+HIGH = start.HighFirstLoss(63.7, 5.55, 256)
 PUBLISHED = Published(RESULT, 0.077, Certainty.FAR)
 CHANGE = FittingChange(
     "batch", "accumulate", "adamw", {"rank": 8}, 4, 2, True, True, 90 * MIB, 100 * MIB, True
 )
 SURE = advice.HowSure(
-    "simulated", "measured", "cpu", True, 2, "likely",
+    "simulated", "measured", "cpu", True, 2, "medium",
     (advice.PredictedLayers(28), doubts.SyntheticData()),
 )  # fmt: skip
 
@@ -96,9 +98,13 @@ EXAMPLES = [
     doubts.InterruptedProfile(),
     doubts.EnergyBound(),
     doubts.NotMeasured("moments", "adafactor"),
-    NearestRate(RATE),
-    RelativeToNearest(RATE, 0.3, "a paper"),
-    NoPublishedRate(RATE, "momentum"),
+    PRIOR,
+    FittedRate(8, 0.4),
+    RelatedRate("block-adam", "adamw", 0.6),
+    HeavyDecay(0.1, 0.1, 0.01, 0.02),
+    HIGH,
+    start.OneDirection(0.8, 1.1),
+    start.SteepLoss(5.0, 3.0, 20),
     RacedRate(7, 30.0, "cpu"),
     RacedFallbackRate(),
     CHANGE,
@@ -119,7 +125,11 @@ EXAMPLES = [
     advice.NoRival(),
     advice.Rival(*RIVAL),
     advice.RacedRival(*RIVAL),
-    advice.UnsureRival(*RIVAL),
+    advice.WaitingRival(*RIVAL),
+    advice.Comparisons("small models"),
+    regimes.FineTuning(is_asked=True),
+    regimes.SmallBatch(4096, "lion", 2),
+    regimes.TooEarly((HIGH,), 100),
     advice.LeanerRival(*RIVAL, {"rank": 8}),
     advice.LargeRival(*RIVAL, 90 * MIB),
     advice.TightRival(*RIVAL, 90 * MIB),
@@ -137,7 +147,6 @@ EXAMPLES = [
     advice.NeedsBatches("model.py"),
     advice.NeedsDataFiles(),
     advice.ChosenRate("soap", 0.003, RacedRate(7, 30.0, "cpu")),
-    advice.OtherBatchSize(131_072, 32_768),
 ]  # fmt: skip
 # Numbers of records that are more than a reason, which stand elsewhere on the screen.
 UNSAID = {
@@ -145,13 +154,15 @@ UNSAID = {
     FittingChange: {"budget_bytes"},
     PredictedGain: {"coverage"},
 }
-ABSTRACT = {Reason, doubts.Doubt, advice.Promise}
+ABSTRACT = {Reason, doubts.Doubt, start.EarlyDoubt, advice.Promise}
 
 
 def reason_types() -> set[type[Reason]]:
     """All types of reasons, in whatever file of recipes/ they are."""
     names = [m.name for m in pkgutil.walk_packages(subopt.recipes.__path__, "subopt.recipes.")]
-    rooms = tuple(f"subopt.recipes.{room}" for room in ("plan", "evidence", "ranking", "advice"))
+    rooms = tuple(
+        f"subopt.recipes.{room}" for room in ("plan", "prior", "evidence", "ranking", "advice")
+    )
     modules = [importlib.import_module(n) for n in names if n.startswith(rooms)]
     found = {item for module in modules for item in vars(module).values() if isinstance(item, type)}
     return {item for item in found if issubclass(item, Reason)}
@@ -195,7 +206,8 @@ def test_a_reason_without_words_is_an_error():
         (PREDICTED, doubts.FewMatrices(0.4)),
         (RACED, OtherSetting("precision", "bf16")),
         (advice.SmallestChange(CHANGE), CHANGE),
-        (advice.ChosenRate("soap", 0.003, NearestRate(RATE)), NearestRate(RATE)),
+        (advice.ChosenRate("soap", 0.003, FittedRate(8, 0.4)), FittedRate(8, 0.4)),
+        (regimes.TooEarly((HIGH,), 100), HIGH),
     ],
 )
 def test_a_reason_says_what_it_is_made_of(reason, part):
@@ -258,10 +270,34 @@ def test_a_raced_gain_inside_the_spread_is_no_difference():
 def test_a_published_gain_cites_its_table():
     assert words(PUBLISHED) == (
         f"7.7% lower validation perplexity than AdamW: {RESULT.value:g} against {RESULT.baseline_value:g}, "
-        f"{RESULT.model}, {RESULT.task} ({RESULT.paper.authors} {RESULT.paper.year}, table {RESULT.table}), "
-        "counted at 50% because kind, size or batch differ"
+        f"{RESULT.model}, {RESULT.task} ({RESULT.paper.authors} {RESULT.paper.year}, {RESULT.place}), "
+        "counted at 25%: kind, size or batch differ, its authors' own"
     )
-    assert words(replace(PUBLISHED, certainty=Certainty.NEAR)).endswith(f"table {RESULT.table})")
+    near = words(replace(PUBLISHED, certainty=Certainty.NEAR))
+    assert near.endswith(f"{RESULT.place}), counted at 50%: its authors' own")
+    others = replace(
+        PUBLISHED, certainty=Certainty.NEAR, result=replace(RESULT, is_independent=True)
+    )
+    assert words(others).endswith(f"{RESULT.place})")
+
+
+def test_a_published_gain_names_what_it_is_against_and_what_it_counts():
+    galore = published("galore", 60_000_000, "language")
+    assert "higher validation perplexity than Adam with Stable-SPAM" in words(galore)
+    soap = published("soap", 130_000_000, "language")
+    assert words(soap).startswith("4.9% lower perplexity, by tokens to the same loss, than AdamW")
+
+
+def test_a_rate_says_how_far_off_it_may_be():
+    assert words(FittedRate(8, 0.5)) == (
+        "the usual one for this width, length and batch; the best may be 3 times higher or lower (fitted to 8 tasks)"
+    )
+    raced = words(RacedRate(7, 30.0, "cpu", 0.1))
+    assert raced == "the best of 7 runs of this model, each 10% of the run or less, on cpu"
+
+
+def test_a_small_batch_says_what_to_do_instead_of_accumulating():
+    assert "accumulating" not in words(regimes.SmallBatch(4096, "lion", 1))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Raced beats predicted beats published: how the types of evidence are weighed, and the reasons that are given."""
+"""A race beats all else: how the types of evidence are weighed, and the reasons that are given."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from subopt.optimizers import METHODS
 from subopt.recipes.advice.advisor import recommend
 from subopt.recipes.advice.reasons import (
     BaselineChosen,
+    Comparisons,
     DecidedBy,
     HowSure,
     MethodChosen,
-    NoRival,
     PredictedLayers,
     RaceCutShort,
     RacedRival,
@@ -24,7 +24,6 @@ from subopt.recipes.advice.reasons import (
     RaceResult,
     Rival,
     RunnerUp,
-    UnsureRival,
 )
 from subopt.recipes.evidence.predicted import PredictedGain, predicted_gain
 from subopt.recipes.evidence.published import published
@@ -34,18 +33,16 @@ from subopt.recipes.evidence.raced import (
     gain_from_losses,
     raced_gain,
 )
-from subopt.recipes.ranking.reasons import IsBaseline, NoComparison, NoPrediction, NothingKnown
+from subopt.recipes.prior.gains import GAIN_PER_DOUBLING, PriorGain, prior_gain
+from subopt.recipes.prior.traits import traits_of_profile
+from subopt.recipes.ranking.reasons import IsBaseline, NoComparison, NoPrediction
 from subopt.recipes.ranking.row import TimeOverhead
 from subopt.recipes.ranking.rule import (
     CUT_SHORT,
     FAR_ERROR,
-    GAIN_PER_DOUBLING,
     OTHER_SETTINGS,
     PREDICTED_ERROR,
-    PREDICTED_WEIGHT,
     PUBLISHED_ERROR,
-    PUBLISHED_WEIGHT,
-    RACED_WEIGHT,
     WORTH_A_CHANGE,
     expected_gain,
 )
@@ -92,47 +89,46 @@ def predicted(gain, certainty=1.0):
     return PredictedGain(gain, "loss", 1, 1.0, certainty, None, None, None, False, ())
 
 
+def prior(gain, error=0.1):
+    return PriorGain(gain, error, "small models", "loss")
+
+
 # ---- the mean, by hand
 
 
-def test_predicted_and_published_are_averaged_by_weight_and_certainty():
-    near = published("adadiag", 3_000_000, "language")  # far: half of it
-    found = expected_gain(None, predicted(0.2, 0.75), near, TimeOverhead(1.0, "formula"))
-    errors = (PREDICTED_ERROR, PUBLISHED_ERROR + 0.5 * FAR_ERROR)
-    weights = (
-        PREDICTED_WEIGHT / (errors[0] + 0.25 * 0.2),
-        PUBLISHED_WEIGHT / (errors[1] + 0.5 * near.gain),
+def test_estimates_are_averaged_by_error_and_certainty():
+    near = published("adadiag", 10_000_000, "language")  # its authors' own, six times as large
+    time = TimeOverhead(1.0, "formula")
+    found = expected_gain(None, prior(0.05), predicted(0.2, 0.75), near, time)
+    errors = (
+        0.1,
+        PREDICTED_ERROR + 0.25 * 0.2,
+        PUBLISHED_ERROR + 0.625 * FAR_ERROR + 0.625 * near.gain,
     )
-    gains = (0.75 * 0.2 - GAIN_PER_DOUBLING, 0.5 * near.gain - GAIN_PER_DOUBLING)
+    gains = (0.05, 0.75 * 0.2, 0.375 * near.gain)
+    weights = [1 / error**2 for error in errors]
     mean = sum(w * g for w, g in zip(weights, gains, strict=True)) / sum(weights)
-    error = sum(w * e for w, e in zip(weights, errors, strict=True)) / sum(weights)
-    assert found.gain == pytest.approx(mean)
-    assert found.error == pytest.approx(error)
-    assert found.decided_by == "predicted"
-    assert [e.evidence_type for e in found.estimates] == ["predicted", "published"]
+    assert found.gain == pytest.approx(mean - GAIN_PER_DOUBLING)
+    assert found.error == pytest.approx(0.1)
+    assert found.decided_by == "prior"
+    assert [e.evidence_type for e in found.estimates] == ["prior", "predicted", "published"]
 
 
 def test_nothing_known_is_none():
-    assert expected_gain(None, None, None, TimeOverhead(0.0, "formula")) is None
+    assert expected_gain(None, None, None, None, TimeOverhead(0.0, "formula")) is None
 
 
 def test_each_type_alone_is_shrunk_by_its_own_certainty():
-    near = published("adadiag", 60_000_000, "language")
-    assert expected_gain(None, None, near, None).gain == pytest.approx(near.gain)
-    assert expected_gain(None, predicted(0.1, 0.5), None, None).gain == pytest.approx(0.05)
+    near = published("galore", 60_000_000, "language")
+    assert expected_gain(None, None, None, near, None).gain == pytest.approx(near.gain)
+    assert expected_gain(None, None, predicted(0.1, 0.5), None, None).gain == pytest.approx(0.05)
+    assert expected_gain(None, prior(0.1), None, None, None).gain == pytest.approx(0.1)
 
 
-def test_weights_are_ordered():
-    assert RACED_WEIGHT > PREDICTED_WEIGHT > PUBLISHED_WEIGHT
-    assert PREDICTED_WEIGHT / PREDICTED_ERROR > PUBLISHED_WEIGHT / PUBLISHED_ERROR
-
-
-def test_a_huge_loss_in_a_far_setting_counts_little():
+def test_a_far_setting_does_not_count_beside_a_prior():
     far = published("galore", 1_000_000, "vision")
     assert far.gain < -0.2
-    found = expected_gain(None, predicted(0.08), far, None)
-    assert found.gain > 0
-    assert expected_gain(None, None, far, None).gain == pytest.approx(0.5 * far.gain)
+    assert expected_gain(None, prior(0.08), None, far, None).gain == pytest.approx(0.08)
 
 
 @given(gain=st.floats(-0.5, 0.5), other=st.floats(-0.5, 0.5), share=st.floats(-0.5, 30))
@@ -140,7 +136,7 @@ def test_more_of_any_gain_is_never_worse(gain, other, share):
     low, high = sorted((gain, other))
     near = published("adadiag", 60_000_000, "language")
     time = TimeOverhead(share, "formula")
-    worse, better = (expected_gain(None, predicted(g), near, time) for g in (low, high))
+    worse, better = (expected_gain(None, prior(g), predicted(g), near, time) for g in (low, high))
     assert worse.gain <= better.gain
 
 
@@ -161,19 +157,23 @@ def test_losses_without_a_share_give_none():
     assert gain_from_losses(1e300, 1e-300, None) is None
 
 
-def test_raced_beats_predicted_beats_published():
+def test_a_race_beats_all_else():
     plain = advise()
-    assert plain.chosen.method == "soap"  # predicted
-    assert row_of(plain, "soap").expected.decided_by == "predicted"
+    assert plain.chosen.method == "soap"
+    assert row_of(plain, "soap").expected.decided_by == "prior"
     against = advise(raced=race(contestant("galore", (1.8, 1.8)), contestant("soap", (2.2, 2.2))))
-    assert against.chosen.method == "galore"  # raced, however little energy it keeps
+    assert against.chosen.method == "galore"  # raced, however little is known for it
     assert against.chosen.expected.decided_by == "raced"
     assert order(against)[:3] == ["galore", "adamw", "soap"]
-    # Predicted against published: AdaDiag's papers promise much, and these gradients little.
-    poor = layer(diagonality=diagonality(raw=0.5, one_sided=0.01), agreement=agreement(raw=0.9))
-    both = row_of(advise(layers=(poor,)), "adadiag").expected
-    assert both.decided_by == "predicted"
-    assert both.gain < 0 < max(estimate.gain for estimate in both.estimates)
+
+
+@pytest.mark.parametrize(("share", "settles"), [(None, True), (0.3, True), (0.1, False)])
+def test_a_race_of_a_small_part_of_the_run_does_not_settle_which_method(share, settles):
+    advice = advise(raced=race(contestant("galore", (1.9, 1.9)), share=share))
+    galore = row_of(advice, "galore")
+    assert galore.is_raced is settles
+    assert (galore.expected.gain == pytest.approx(0.05)) is settles
+    assert (advice.chosen.method == "galore") is settles
 
 
 def test_time_is_in_a_race_already():
@@ -262,7 +262,7 @@ def test_a_race_at_other_settings_counts_less_and_says_so(changes, setting, valu
     raced = found.expected.estimates[0]
     error = 0.01 + 0.05  # the seeds' spread of 0.02 nats of 2, and half of the gain
     assert raced.expected == pytest.approx(OTHER_SETTINGS * 0.1)
-    assert raced.weight == pytest.approx(RACED_WEIGHT / error)
+    assert raced.weight == pytest.approx(1 / error**2)
     assert found.raced.differs == (OtherSetting(setting, value),)
     if other.chosen.method == "soap":
         assert OtherSetting(setting, value) in only(other.reasons, HowSure).grounds
@@ -285,25 +285,17 @@ def test_nothing_raced_that_fits_leaves_the_unraced():
 # ---- when plain AdamW is the answer
 
 
-def test_a_promise_smaller_than_its_error_is_adamws_and_a_race_would_settle_it():
-    little = layer(diagonality=diagonality(raw=0.1, one_sided=0.1, two_sided=0.3))
-    advice = advise(layers=(little,), costs=("adamw", "muon"))
-    muon = row_of(advice, "muon")
-    assert 0 < muon.score < muon.expected.error
-    assert advice.chosen.method == "adamw"
-    assert only(advice.reasons, UnsureRival).method == "muon"
-
-
 def test_nothing_worth_its_time_is_adamws():
     advice = advise(costs=[cost("adamw"), cost("muon", overhead_ms=2000.0)])
     assert advice.chosen.method == "adamw"
     assert only(advice.reasons, Rival).method == "muon"
 
 
-def test_nothing_known_is_adamws():
+def test_what_promises_nothing_is_no_reason_to_leave_adamw():
     advice = advise(costs=("adamw", "lion"))
     assert order(advice) == ["adamw", "lion"]
-    assert [type(reason) for reason in advice.reasons[:2]] == [BaselineChosen, NoRival]
+    assert [type(reason) for reason in advice.reasons[:2]] == [BaselineChosen, Rival]
+    assert advice.confidence == "low"  # lion's error is larger than what it lacks
 
 
 def test_speed_never_takes_what_gradients_speak_against():
@@ -315,6 +307,9 @@ def test_speed_never_takes_what_gradients_speak_against():
 def test_memory_goes_by_peak_and_then_by_gain():
     advice = advise(costs=("adamw", "muon", "galore"), objective="memory")
     assert order(advice) == ["muon", "adamw", "galore"]  # all of one size
+    lean = cost("galore").model_copy(update={"state_bytes": 100 * 2**20 - 1})
+    advice = advise(costs=("adamw", "muon", lean), objective="memory")
+    assert order(advice) == ["galore", "muon", "adamw"]  # a byte less, in a budget of 80 GiB
 
 
 # ---- the reasons
@@ -327,12 +322,14 @@ def test_the_choice_says_what_decided_and_who_comes_next():
     chosen, decided, second = advice.reasons[:3]
     assert (type(chosen), chosen.method) == (MethodChosen, "soap")
     assert chosen.promise.gain == advice.chosen.expected.gain
-    assert decided == DecidedBy("predicted", advice.chosen.predicted, {})
+    others = {"predicted": advice.chosen.predicted.gain}
+    assert decided == DecidedBy("prior", advice.chosen.prior, others)
     assert (type(second), second.method) == (RunnerUp, "soap-one-sided")
     assert 0 < second.behind < second.error
     assert not second.is_raced
     sure = only(advice.reasons, HowSure)
-    assert (sure.grade, sure.grounds) == ("likely", (PredictedLayers(1),))
+    assert sure.grounds == (Comparisons("small models"), PredictedLayers(1))
+    assert sure.confidence == advice.confidence == "medium"
 
 
 def test_a_clear_second_is_not_called_a_tie():
@@ -341,7 +338,32 @@ def test_a_clear_second_is_not_called_a_tie():
     assert second.behind == pytest.approx(0.2)
     assert second.behind > second.error
     assert type(only(advice.reasons, MethodChosen).promise) is RaceResult
-    assert (sure.grade, sure.grounds) == ("known", (RacedSeeds(2),))
+    assert (sure.confidence, sure.grounds) == ("medium", (RacedSeeds(2),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "confidence"),
+    [
+        ({"share": 0.3}, 1000, "high"),
+        ({"share": 1.0}, 100, "high"),
+        ({"share": 0.3}, 300, "medium"),  # 90 steps
+        ({"share": None}, 1000, "medium"),  # short runs of their own
+    ],
+)
+def test_only_a_race_of_enough_of_the_run_is_sure(changes, steps, confidence):
+    won = contestant("soap", (1.5, 1.5)).model_copy(update={"steps": steps})
+    advice = advise(raced=race(won, **changes))
+    assert advice.chosen.method == "soap"
+    assert advice.confidence == confidence
+
+
+def test_a_race_that_adamw_won_clearly_is_sure():
+    lost = contestant("soap", (2.5, 2.5)).model_copy(update={"steps": 1000})
+    advice = advise(raced=race(lost, share=0.3))
+    assert (advice.chosen.method, advice.confidence) == ("adamw", "high")
+    tied = contestant("soap", (2.0, 2.0)).model_copy(update={"steps": 1000})
+    advice = advise(raced=race(tied, share=0.3))
+    assert (advice.chosen.method, advice.confidence) == ("adamw", "medium")
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -350,11 +372,11 @@ def test_every_method_has_evidence_or_says_that_there_is_none(method):
     if row.is_baseline:
         assert row.reasons == (IsBaseline(),)
         return
-    known = [row.predicted, row.published]
+    known = [row.prior, row.predicted, row.published]
     assert set(row.evidence) == {row.peak, row.overhead, *known} - {None}
     assert (row.predicted is None) == (NoPrediction() in row.reasons)
     assert (row.published is None) == (NoComparison() in row.reasons)
-    assert (row.score is None) == (known == [None, None]) == (NothingKnown() in row.reasons)
+    assert row.score is not None
 
 
 def test_the_answer_does_not_depend_on_the_order_of_anything():
@@ -371,8 +393,9 @@ def test_the_same_profile_gives_the_same_answer():
     assert advise() == advise()
 
 
-def test_a_profile_without_measurements_falls_back_on_the_papers():
-    bare = advise(layers=(layer(),), costs=("adamw", "adadiag"))
-    expected = row_of(bare, "adadiag").expected
-    assert expected.decided_by == "published"
-    assert predicted_gain(profile([layer()]), cost("adadiag")) is None
+def test_a_profile_without_measurements_falls_back_on_the_prior():
+    bare = profile([layer()], ("adamw", "adadiag"))
+    found = row_of(recommend(bare, budget_bytes=BUDGET), "adadiag")
+    assert found.expected.decided_by == "prior"
+    assert found.prior == prior_gain("adadiag", traits_of_profile(bare))
+    assert predicted_gain(bare, cost("adadiag")) is None

@@ -200,8 +200,8 @@ def test_the_winner_of_a_race_resumes(run, tmp_path, monkeypatch):
         contestants=contestants, trials=trials,
     )  # fmt: skip
     raced = profile.model_copy(update={"race": race})
-    advice = recommend(raced, budget_bytes=2**30, device="cpu")
-    recipe = to_recipe(advice, raced, recipe_path=run.recipe_path, steps=8)
+    advice = recommend(raced, budget_bytes=2**30, device="cpu", steps=8)
+    recipe = to_recipe(advice, raced, recipe_path=run.recipe_path)
     assert (recipe.optimizer.method, recipe.optimizer.lr) == ("galore", 0.02)
     run.recipe_path.write_text(dump_recipe(recipe))
     check_resumes(run, ["checkpoint.every=4", "checkpoint.keep=9"], seed=3)

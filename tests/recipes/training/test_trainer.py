@@ -19,7 +19,8 @@ from subopt.errors import (
 )
 from subopt.optimizers import METHODS
 from subopt.recipes.plan.budget import read_budget
-from subopt.recipes.recipe.load import load_recipe
+from subopt.recipes.prior.rates import HeavyDecay
+from subopt.recipes.recipe.load import load_recipe, with_settings
 from subopt.recipes.training import events, session, trainable
 from subopt.recipes.training.metrics import read_metrics
 from subopt.recipes.training.trainer import plan, train
@@ -547,3 +548,13 @@ def test_a_damaged_checkpoint_is_named_and_so_is_the_way_on(run, tmp_path):
     with pytest.raises(FileFormatError, match=r"step-4.optimizer.pt is damaged") as caught:
         run("run", "checkpoint.every=1", resume=True)
     assert "to go on from step-3" in caught.value.hint
+
+
+@pytest.mark.parametrize(("decay", "is_heavy"), [(0.1, False), (0.2, True)])
+def test_a_plan_says_when_the_decay_eats_the_weights(run, tmp_path, decay, is_heavy):
+    recipe = with_settings(
+        load_recipe(run.recipe_path), [f"optimizer.weight_decay={decay}", "optimizer.lr=0.01"]
+    )
+    planned = plan(recipe, recipe_path=run.recipe_path, output=tmp_path / "run", device="cpu")
+    expected = HeavyDecay(0.01, decay, pytest.approx(0.002), pytest.approx(0.1))
+    assert planned.heavy_decay == (expected if is_heavy else None)
