@@ -28,7 +28,6 @@ NAME = "advice_cpu_202612"
 ROWS = RESULTS / f"{NAME}.jsonl"
 RECOMMENDED = RESULTS / f"{NAME}_recommended.jsonl"
 STEP_TIMES = RESULTS / f"{NAME}_step_times.json"
-PROFILES = RESULTS / "advice_profiles"
 NOTES = RESULTS / f"{NAME}_notes.md"
 
 
@@ -54,12 +53,12 @@ def train_asked(minutes: float) -> None:
 def profile_all(_: float) -> None:
     """Profile each task."""
     for task in TASKS:
-        profile(task, PROFILES)
+        profile(task)
 
 
 def recommend_all(_: float) -> None:
     """Train each recommended recipe."""
-    train_recommended(RECOMMENDED, PROFILES, STEP_TIMES)
+    train_recommended(RECOMMENDED, STEP_TIMES)
 
 
 def report(_: float) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from common.conditions import ROOT
 
-from subopt.profilers.record.profile import Profile
 from subopt.recipes.advice.advisor import recommend, to_recipe
 from subopt.recipes.schema import Evaluation, Recipe
 
+from .prior import profile_of, profile_path
 from .recipes import EVAL_BATCHES
 from .rows import Row, append_row, read_rows
 from .runs import ratio_of, run
@@ -21,9 +21,9 @@ from .task_list import TASKS
 AMPLE_BYTES = 2**36
 
 
-def profile(task: str, folder: Path) -> None:
+def profile(task: str) -> None:
     """Write a task's quick profile, as a user makes it, where there is none yet."""
-    to, shape = profile_path(task, folder), TASKS[task]
+    to, shape = profile_path(task), TASKS[task]
     if to.exists():
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -33,38 +33,30 @@ def profile(task: str, folder: Path) -> None:
         words = ("profile", target, *arguments, "--batch-size", str(shape.batch_size))
         command = [sys.executable, "-m", "subopt", *words, "--detail", "quick", "-o", str(plain)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
-        folder.mkdir(parents=True, exist_ok=True)
         text = plain.read_text(encoding="utf-8").replace(
             f"{ROOT}/", ""
         )  # the same on every machine
+        to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
-def profile_path(task: str, folder: Path) -> Path:
-    """Return the file of a task's profile."""
-    return folder / f"{task}.json.gz"
+def recommended(task: str, step_times: Path) -> tuple[Recipe, float]:
+    """Return the recipe that `subopt recommend` writes, cut to AdamW's time, and its step's time beside AdamW's."""
+    found, shape = profile_of(task), TASKS[task]
+    advice = recommend(found, budget_bytes=AMPLE_BYTES, device="cpu", steps=shape.steps)
+    recipe = to_recipe(advice, found, recipe_path=shape.path.with_name("recipe.yaml"))
+    ratio = ratio_of(task, recipe.optimizer.method, step_times)
+    changes = {
+        "schedule": recipe.schedule.over(steps_of(shape, ratio)),
+        "eval": Evaluation(batches=EVAL_BATCHES),
+    }
+    return recipe.model_copy(update=changes), ratio
 
 
-def recommended(task: str, folder: Path, step_times: Path) -> tuple[Recipe, float]:
-    """Return the recipe that `subopt recommend` writes, over AdamW's time, and its step's time beside AdamW's."""
-    with tempfile.TemporaryDirectory() as scratch:
-        plain = Path(scratch) / "profile.json"
-        plain.write_bytes(gzip.decompress(profile_path(task, folder).read_bytes()))
-        found = Profile.load(plain)
-    advice = recommend(found, budget_bytes=AMPLE_BYTES, device="cpu")
-    row, _ = advice.require_chosen()
-    ratio = ratio_of(task, row.method, step_times)
-    steps = steps_of(TASKS[task], ratio)
-    recipe = to_recipe(
-        advice, found, recipe_path=TASKS[task].path.parent / "recipe.yaml", steps=steps
-    )
-    return recipe.model_copy(update={"eval": Evaluation(batches=EVAL_BATCHES)}), ratio
-
-
-def train_recommended(path: Path, profiles: Path, step_times: Path) -> None:
+def train_recommended(path: Path, step_times: Path) -> None:
     """Train each task's recommended recipe where the file has no run of the same settings."""
     for task in TASKS:
-        recipe, ratio = recommended(task, profiles, step_times)
+        recipe, ratio = recommended(task, step_times)
         if any(row["task"] == task and _is_of(row, recipe) for row in read_rows(path)):
             continue
         row = run(task, recipe, ratio)

@@ -2,6 +2,7 @@
 
 import gzip
 from functools import cache
+from pathlib import Path
 
 from common.conditions import RESULTS
 
@@ -20,7 +21,12 @@ PROFILES = RESULTS / "advice_profiles"
 @cache
 def profile_of(task: str) -> Profile:
     """Return a task's quick profile."""
-    return Profile.model_validate_json(gzip.decompress((PROFILES / f"{task}.json.gz").read_bytes()))
+    return Profile.model_validate_json(gzip.decompress(profile_path(task).read_bytes()))
+
+
+def profile_path(task: str) -> Path:
+    """Return the file of a task's quick profile."""
+    return PROFILES / f"{task}.json.gz"
 
 
 @cache
