@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from .designs import CHOSEN, COMPARED
+from .designs import CHOSEN
 from .methods import BASELINE, SEARCHES
 from .outcomes import Choice, Outcomes, Run
-from .prior import portfolio_of
+from .prior import entrants_of, portfolio_of
 from .races import Design, race
 
 # A task, and all the others, to the choices that are equally likely.
@@ -70,8 +70,8 @@ def prior_alone(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
 
 
 def raced(design: Design, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
-    """Take what a race of the prior's portfolio chooses."""
-    return [race(task, portfolio_of(task.task), design)]
+    """Take what a race chooses that starts with the recommended method, then AdamW, then the prior's others."""
+    return [race(task, entrants_of(task.task, task.recipe().run[0]), design)]
 
 
 def policies() -> list[Policy]:
@@ -84,13 +84,13 @@ def policies() -> list[Policy]:
         Policy("any method at its prior rate", random_method),
         Policy("prior alone", prior_alone),
         Policy("recommend, as written", as_written),
-        *(Policy(f"race: {name}", partial(raced, design)) for name, design in CHOSEN.items()),
+        *(raced_policy(f"race: {name}", design) for name, design in CHOSEN.items()),
     ]
 
 
-def designs() -> list[Policy]:
-    """Return the designs of races that are compared, each as a policy."""
-    return [Policy(name, partial(raced, design)) for name, design in COMPARED.items()]
+def raced_policy(name: str, design: Design) -> Policy:
+    """Return a design of a race as a policy."""
+    return Policy(name, partial(raced, design))
 
 
 def regret(task: Outcomes, run: Run) -> float:

@@ -72,7 +72,6 @@ def test_a_search_that_diverges_goes_down_and_one_that_always_does_ends(bench):
 def test_rates_stand_on_one_grid_whoever_names_them(bench):
     assert bench.methods.neighbour(3e-3 / 10, 0) == 3e-4
     assert bench.methods.neighbour(1e-2, 3) == 3e-1
-    assert bench.methods.between(1e-3, 3e-2) == [1e-3, 3e-3, 1e-2, 3e-2]
 
 
 def test_every_run_of_a_task_takes_the_same_time(bench):
@@ -211,6 +210,17 @@ def test_what_a_share_tells_is_how_often_its_leader_leads_at_the_end(bench):
     early = bench.prefixes.rates_told(tasks, 0.02)
     assert (early.right, early.regret) == pytest.approx((0.0, math.log(2)))
     assert bench.prefixes.rates_told(tasks, 0.05).right == 1.0
+
+
+def test_rates_of_each_method_are_raced_alone_against_its_own_best(bench):
+    rows = three_rates("soap", (7, 5, 6), (7, 5, 6), (3, 2, 1))
+    rows += three_rates("adamw", (7, 5, 6), (7, 5, 6), (3, 2, 4))
+    tasks = bench.outcomes.outcomes(rows)
+    design = bench.races.Design(1, ((0.02, 1),), moves=0)
+    told = bench.prefixes.rates_raced(tasks, lambda method, task: 3e-3, design)
+    assert told.cases == 2  # methods without runs are left out
+    assert (told.right, told.regret) == pytest.approx((0.5, math.log(2) / 2))
+    assert not tasks[0].missing
 
 
 def test_runs_are_wanted_until_each_walk_has_ended_then_second_seeds(bench):
