@@ -8,7 +8,7 @@ UPWARDS = (0, 1)  # the prior's rate and the next higher one: what goes on is lo
 
 TENTH = Design(1, ((0.02, 1),), moves=1, offsets=UPWARDS, lowered=1)
 HALF = Design(1, ((0.05, 2),), ((0.3, 1),), moves=1, offsets=UPWARDS, lowered=1)
-MORE = Design(2, ((0.05, 2),), ((0.3, 2), (0.5, 1)), moves=1, offsets=UPWARDS, lowered=1)
+MORE = Design(2, ((0.1, 2),), ((0.2, 3), (0.5, 1)), moves=0)
 
 COMPARED = {
     "3 rates, 2 and 5 %": Design(1, EARLY),
@@ -24,9 +24,9 @@ COMPARED = {
     "2 methods, 2 rates, 5 % keeps 2, lowered, 30 %": Design(
         2, ((0.05, 2),), ((0.3, 1),), moves=1, offsets=UPWARDS, lowered=1
     ),
-    "2 methods, 2 rates, 5 % keeps 2, lowered, 30 % keeps 2, 50 %": MORE,
-    "3 methods, 2 rates, 5 % keeps 2, lowered, 30 % keeps 2, 50 %": Design(
-        3, ((0.05, 2),), ((0.3, 2), (0.5, 1)), moves=1, offsets=UPWARDS, lowered=1
+    "2 methods, 3 rates, 10 % keeps 2 each, 20 % keeps 3, 50 %": MORE,
+    "2 methods, 2 rates, 2 and 5 %, lowered, methods at 30 %": Design(
+        2, EARLY, ((0.3, 1),), moves=1, offsets=UPWARDS, lowered=1
     ),
     "4 methods, 3 rates, 2 and 5 %, methods at 30 %": Design(4, EARLY, ((0.3, 1),)),
     "4 methods, 3 rates, 2 and 5 %, lowered, methods at 30 %": Design(

@@ -64,6 +64,11 @@ def as_written(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     return [task.recipe()]
 
 
+def as_searched(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take the recommended method and rate, with what the method leaves alone as in the runs of the search."""
+    return [task.choice(task.recipe().run)]
+
+
 def prior_alone(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     """Take the first method of the prior at its prior rate."""
     return [task.choice(portfolio_of(task.task)[0])]
@@ -84,6 +89,7 @@ def policies() -> list[Policy]:
         Policy("any method at its prior rate", random_method),
         Policy("prior alone", prior_alone),
         Policy("recommend, as written", as_written),
+        Policy("recommend, embeddings and the rest at the method's own rate", as_searched),
         *(raced_policy(f"race: {name}", design) for name, design in CHOSEN.items()),
     ]
 

@@ -132,7 +132,7 @@ def _designs(tasks: Sequence[Outcomes]) -> Iterator[str]:
     yield (
         "`2 rates`: the prior's and the next higher one; `3 rates`: the next lower one too. More are tried further out "
         "while the best is at the edge. `lowered`: what the early rungs chose goes on at half a decade below it. "
-        "Methods: the recommended one, AdamW, then the prior's. *Any method*: each of the methods racing alone, against its "
+        "Methods: the recommended one, AdamW, then the prior's. *Any method*: each method racing alone, against its "
         "own best rate; `lowest`: how often that was found.\n"
     )
     own = [task for task in tasks if task.half == "dev"]
