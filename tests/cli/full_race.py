@@ -20,7 +20,8 @@ def made_up_race() -> Race:
         is_base = name == "adamw" or not pairs
         contestants.append(
             Contestant(
-                method=name, lr=0.03, weight_decay=0.01, step_ms=20.0, state_bytes=2**20, trials=3, steps=100, tokens=6400,
+                method=name, lr=0.03, weight_decay=0.01, step_ms=20.0, state_bytes=2**20, trials=3,
+                steps=100, tokens=6400,
                 losses=values, verdict=verdicts[name],
                 options={"period": 50} if name == "galore" else {},
                 difference=None if is_base else sum(pairs) / len(pairs),
