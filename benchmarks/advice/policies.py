@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from .designs import CHOSEN
-from .methods import BASELINE, SEARCHES
+from .methods import BASELINE, SEARCHES, next_rate
 from .outcomes import Choice, Outcomes, Run
 from .prior import entrants_of, portfolio_of
 from .races import Design, race
+from .rows import loss_of
+from .task_list import start_of
 
 # A task, and all the others, to the choices that are equally likely.
 Decide = Callable[[Outcomes, Sequence[Outcomes]], list[Choice]]
@@ -26,9 +28,13 @@ class Policy:
 
 def tuned(method: str, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     """Take one method at its best rate, found by whole runs."""
-    run = task.tuned(method)
-    tried = sum(name == method for name, _ in task.rows)
-    return [task.choice(run or (method, SEARCHES[method].start), max(tried - 1.0, 0.0))]
+    run = task.tuned(method) or (method, start_of(method, task.task))
+    losses: dict[float, float] = {}
+    while (lr := next_rate(losses, start_of(method, task.task))) is not None:
+        if (method, lr) not in task.rows:
+            break
+        losses[lr] = loss_of(task.rows[method, lr])
+    return [task.choice(run, max(len(losses) - 1.0, 0.0))]
 
 
 def constant(run: Run, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
