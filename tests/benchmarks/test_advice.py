@@ -195,6 +195,28 @@ def test_a_score_is_how_far_behind_the_best_run_and_behind_tuned_adamw(bench):
     assert bench.score.summary(found, tasks, "held_out").worst_behind_adamw < 0
 
 
+def test_a_policy_is_given_the_other_tasks_and_not_the_one_that_it_decides(bench):
+    tasks = two_tasks(bench)
+    seen = {}
+
+    def decide(task, others):
+        seen[task.task] = [other.task for other in others]
+        return [task.choice(("soap", 0.01))]
+
+    bench.score.scores(bench.policies.Policy("any", decide), tasks)
+    assert seen == {"gpt": ["gru"], "gru": ["gpt"]}
+
+
+def test_a_search_costs_the_runs_of_its_walk_but_one_and_no_others(bench):
+    rows = [
+        row("gpt", "soap", lr, (5, 4, 3, 2, end)) for lr, end in ((3e-3, 2), (1e-2, 1), (3e-2, 2))
+    ]
+    rows.append(row("gpt", "soap", 1e-4, (5, 4, 3, 2, 7)))  # another policy asked for it
+    (task,) = bench.outcomes.outcomes(rows)
+    (choice,) = bench.policies.tuned("soap", task, [])
+    assert (choice.run, choice.cost) == (("soap", 1e-2), 2.0)
+
+
 def test_a_recipe_is_judged_as_it_was_written_the_last_one_if_there_are_several(bench):
     rows = [row("gpt", "adamw", 0.01, (5, 4, 3, 2, 1.0))]
     recipes = [row("gpt", "soap", 0.02, (5, 4, 3, 2, loss)) for loss in (4.0, 2.0)]
