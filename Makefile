@@ -22,7 +22,7 @@ SIZE        ?= 60m
 ARGS        ?=
 
 .PHONY: help install demo test test-fast lint types docs build FORCE
-.PHONY: bench-env bench-steps bench-kernels bench-profile bench-memory bench-reasons bench-curves
+.PHONY: bench-advice bench-env bench-steps bench-kernels bench-profile bench-memory bench-reasons bench-curves
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,9 @@ docs: $(STAMP) ## build the documentation into build/site
 
 build: $(STAMP) ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
+
+bench-advice: $(STAMP) ## judge the advice on small tasks, half of them held out; ARGS=render from the rows alone
+	$(BIN)/python benchmarks/bench_advice.py $(ARGS)
 
 bench-env: $(BENCH_STAMP) ## make .venv-bench: subopt and the packages of benchmarks/peers.txt
 
