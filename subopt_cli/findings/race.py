@@ -143,7 +143,7 @@ def _trust(race: Race) -> Iterator[tuple[str, str]]:
         yield (
             "sure",
             (
-                f"{at}, by {percent(_gap(losses))}: a difference of a few per cent says little even there, and the rest "
+                f"{at}, by {percent(_gap(losses))}: a difference of a few per cent says little even there; the rest "
                 "of the run or another seed may turn it round."
             ),
         )
