@@ -15,6 +15,7 @@ from subopt.profilers.record.race import LeftOut, Race
 from subopt.profilers.target.batches import tokens_in
 
 from ..prior.traits import Traits, traits_of_model
+from ..run_folder.folder import content_of
 from ..run_folder.lock import locked
 from ..training.events import Warned, ignore
 from ..training.interrupt import Interrupt, interruptible
@@ -96,6 +97,7 @@ def race(
         KeyboardInterrupt: Ctrl-C before the first step.
     """
     began_s = monotonic()
+    content_of(output)  # which is no file
     folder = RaceFolder(output)
     unnoticed = "so a second race in this folder would not be noticed"
     with (

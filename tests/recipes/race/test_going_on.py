@@ -20,8 +20,8 @@ from subopt.recipes.training.trainer import train
 
 from .conftest import weights_of
 
-# Of the whole race: ten pieces, of 10 to 200 steps. In their middles, at their last steps, and after none.
-STOPS = [1, 9, 10, 11, 20, 27, 30, 40, 50, 60, 75, 80, 100, 110, 130, 140, 150, 200, 260, 330, 480]
+# In the middle of a piece, at its last step, at the next one's first, in the last piece but one, and before the end.
+STOPS = [1, 10, 11, 45, 140, 470]
 
 
 def points_in(folder):
@@ -48,27 +48,18 @@ def test_interrupted_at_any_step_it_goes_on_bit_for_bit(whole, races, stop_at):
     same_weights(weights_of(own.path), weights_of(other.path))
 
 
-def test_the_stops_are_those_they_say(whole):
+def test_the_race_has_the_steps_that_the_stops_are_in(whole):
     runner, expected = whole
-    ends, total = [], 0
-    for trial in expected.trials:
-        total += trial.steps
     steps = runner.of(events.RunStepped)
-    assert len(steps) == total
-    pairs = zip(steps, [*steps[1:], None], strict=True)
-    for number, (step, following) in enumerate(pairs, start=1):
-        if following is None or (step.method, step.lr) != (following.method, following.lr):
-            ends.append(number)
-    assert {10, 20, 30} <= set(ends)
-    assert max(STOPS) < total
-    assert len(ends) >= 8
+    assert len(steps) == sum(trial.steps for trial in expected.trials) > max(STOPS)
+    assert [event.step for event in steps[:11]] == [*range(1, 11), 1]
 
 
 class KilledError(BaseException):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("kill_at", [1, 10, 35, 55, 95, 140, 300])
+@pytest.mark.parametrize("kill_at", [10, 55, 300])
 def test_killed_at_any_step_it_goes_on_bit_for_bit(whole, races, monkeypatch, kill_at):
     """As by a signal that nothing can be done about: no checkpoint, no line, no result."""
     runner, expected = whole
