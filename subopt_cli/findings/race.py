@@ -78,9 +78,10 @@ def plan_sentence(plan: RacePlan) -> str:
     """Return what a race does, before it does it."""
     design, names = plan.design, ", ".join(candidate.method for candidate in plan.candidates)
     rates = " and ".join(percent(rung.share) for rung in design.rate_rungs)
+    each = " each" if len(plan.candidates) > 1 else ""
     last = "".join(f", methods at {percent(rung.share)}" for rung in design.method_rungs)
     return (
-        f"{names}: {plural(design.rates, 'rate')} each and up to {design.moves} further out, compared at {rates} of "
+        f"{names}: {plural(design.rates, 'rate')}{each} and up to {design.moves} further out, compared at {rates} of "
         f"the run{last}; those that stop take at most {percent(design.cost_runs)} of a run, "
         f"{format_ms(1000 * design.cost_runs * plan.run_seconds)}"
     )

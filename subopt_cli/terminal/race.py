@@ -27,7 +27,8 @@ def race_report(race: Race, next_command: str | None) -> list[RenderableType]:
         next_command: The command with which the winner's run goes on; None where there is no winner.
     """
     parts: list[RenderableType] = [race_facts_table(race)]
-    parts.append(_contestants(race) if is_seeded(race) else section("Runs", _runs(race)))
+    if race.trials:
+        parts.append(_contestants(race) if is_seeded(race) else section("Runs", _runs(race)))
     if race.left_out:
         pairs = [(item.method, item.reason) for item in race.left_out]
         parts.append(section("Not in the race", facts(pairs)))

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from subopt.errors import FileFormatError, UsageError
-
 from subopt.recipes.race.folder import RaceFolder
 from subopt.recipes.race.race import Budget
 
@@ -85,7 +84,8 @@ CANDIDATE = {"method": "lion", "start_lr": 0.1, "steps": 400}
     [
         {"candidates": []}, {"step_times": {"lion": {"ordinary_ms": 1}}}, {"run_seconds": -1}, {"more": 1},
         {"step_times": {"adamw": {"ordinary_ms": 0}}}, {"schema_version": 1}, {"spent_seconds": 1e300},
-        {"design": {}}, {"design": {"methods": 1, "rates": 10**12, "moves": 0, "rate_rungs": [{"share": 0.1, "keep": 1}]}},
+        {"design": {}},
+        {"design": {"methods": 1, "rates": 10**12, "moves": 0, "rate_rungs": [{"share": 0.1, "keep": 1}]}},
         {"design": {"methods": 1, "rates": 3, "moves": 0, "rate_rungs": []}},
         {"candidates": [CANDIDATE, CANDIDATE], "step_times": {}},
         {"candidates": [CANDIDATE | {"start_lr": -1}], "step_times": {}},

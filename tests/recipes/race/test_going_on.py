@@ -1,4 +1,4 @@
-"""Interrupted anywhere a race goes on as if it had not been, and its winner is the run that it would have been alone."""
+"""A race that is interrupted anywhere goes on as if it had not been; its winner is the run it would have been alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class KilledError(BaseException):
 @pytest.mark.parametrize("kill_at", [10, 55, 300])
 def test_killed_at_any_step_it_goes_on_bit_for_bit(whole, races, monkeypatch, kill_at):
     """As by a signal that nothing can be done about: no checkpoint, no line, no result."""
-    runner, expected = whole
+    _, expected = whole
     steps = 0
 
     def dying(event):
@@ -142,7 +142,7 @@ def test_the_winners_run_is_what_it_would_have_been_alone(whole, alone, tmp_path
     ).read_bytes()
 
 
-@pytest.mark.parametrize("moved", [0, 1, 2, 3])
+@pytest.mark.parametrize("moved", [0, 1, 2])
 def test_moving_goes_on_wherever_it_was_killed(whole, tmp_path, monkeypatch, moved):
     runner, race = whole
     shutil.copytree(runner.folder, tmp_path, dirs_exist_ok=True)
@@ -161,9 +161,7 @@ def test_moving_goes_on_wherever_it_was_killed(whole, tmp_path, monkeypatch, mov
     with monkeypatch.context() as patch:
         patch.setattr(path_type, "replace", dying)
         with pytest.raises(KilledError):
-            for _ in range(moved + 1):
-                move_winner(folder, race.winner, output)
-                raise KilledError  # nothing was left to move
+            move_winner(folder, race.winner, output)
     recipe = move_winner(folder, race.winner, output)
     move_winner(folder, race.winner, output)  # once more changes nothing
     assert losses_of(output).keys() == set(range(1, race.winner.steps + 1))
