@@ -13,6 +13,8 @@ from subopt.profilers.record.base import Record
 
 # A run's first steps tell nothing of a rate, however short the run is.
 LEAST_STEPS = 10
+# Rungs nearer to each other than this tell the same.
+_APART = 1.5
 # So many halvings end with one, whatever they begin with.
 MOST_RUNGS = 16
 
@@ -69,7 +71,7 @@ class Design(Record):
         return self.model_copy(update={"methods": methods, "method_rungs": rungs})
 
     def over(self, steps: int) -> Design:
-        """Return the same for runs of so many steps: no rung before `LEAST_STEPS`, and no two at the same place."""
+        """Return the same for runs of so many steps: no rung before `LEAST_STEPS`, and no two close together."""
         least = min(LEAST_STEPS / steps, 1.0)
         rungs = {
             "rate_rungs": _raised(self.rate_rungs, least),
@@ -84,10 +86,13 @@ class Design(Record):
 
 
 def _raised(rungs: Sequence[Rung], least: float) -> tuple[Rung, ...]:
-    kept = {
-        max(rung.share, least): rung.keep for rung in rungs
-    }  # of one place the last, which keeps the fewest
-    return tuple(Rung(share=share, keep=keep) for share, keep in kept.items())
+    raised: list[Rung] = []
+    for rung in rungs:
+        share = max(rung.share, least)
+        if raised and share < _APART * raised[-1].share:
+            raised.pop()  # of two at one place the later one stays, which keeps fewer
+        raised.append(rung.model_copy(update={"share": share}))
+    return tuple(raised)
 
 
 # Rates of one method can be told apart in the first per cents of a run; methods not before about 30 %: earlier, those

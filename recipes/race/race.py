@@ -239,15 +239,25 @@ def _planned(
         run_s = time_of_steps_ms(steps, step_times[own.method], own.method, own.options) / 1000
     others = (one for one in candidates[1:] if one.method in step_times)
     entered = [own, *(_over(run_s, one, step_times[one.method]) for one in others)]
+    settled = _over_all(design, entered)
+    fewest = fixed or budget.least_methods or 1
+    while budget.share and len(entered) > fewest and settled.cost_runs > budget.share * (1 + 1e-9):
+        too_many = LeftOut(method=entered.pop().method, reason="the budget buys no more methods")
+        unable, settled = [*unable, too_many], _over_all(design, entered)
     return RacePlan(
         settings=settings,
-        design=design.among(len(entered)).over(min(one.steps for one in entered)),
+        design=settled,
         candidates=entered,
-        step_times=step_times,
+        step_times={one.method: step_times[one.method] for one in entered},
         run_seconds=run_s,
         left_out=[*absent, *unable],
         spent_seconds=monotonic() - began_s,
     )
+
+
+def _over_all(design: Design, entered: Sequence[Candidate]) -> Design:
+    """Return a design among these, whose shortest run has the fewest steps."""
+    return design.among(len(entered)).over(min(one.steps for one in entered))
 
 
 def _over(run_s: float, candidate: Candidate, step_time: CandidateStepTime) -> Candidate:

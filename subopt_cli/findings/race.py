@@ -172,10 +172,11 @@ def _rate(race: Race) -> Iterator[tuple[str, str]]:
 
 
 def _cost(race: Race) -> str:
-    text = f"The settings that stop took {percent(race.cost_runs)} of a run"
+    who = "All settings so far" if race.winner is None else "The settings that stopped"
+    text = f"{who} took {percent(race.cost_runs)} of a run"
     if race.horizon_seconds:
         text += f" (a run is {format_ms(1000 * race.horizon_seconds)} of steps)"
-    return f"{text}; {format_ms(1000 * race.spent_seconds)} in all, the winner's part included."
+    return f"{text}; {format_ms(1000 * race.spent_seconds)} in all."
 
 
 def _equal_time(race: Race) -> Iterator[tuple[str, str]]:

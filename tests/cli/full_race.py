@@ -37,7 +37,8 @@ def made_up_race() -> Race:
     common = {"step_ms": 200.0, "state_bytes": 2**20, "weight_decay": 0.1, "steps": 1000}
     contestants = [
         Contestant(
-            method="soap", lr=0.03, trials=4, tokens=19200, losses=[1.5], difference=-0.3, difference_error=0.02, difference_spread=0.1,
+            method="soap", lr=0.03, trials=4, tokens=19200, losses=[1.5], difference=-0.3,
+            difference_error=0.02, difference_spread=0.1,
             verdict="one seed only", options={"period": 5}, **common,
         ),
         Contestant(

@@ -77,7 +77,8 @@ def test_a_single_method_is_compared_with_none():
 def test_in_short_runs_rungs_that_fall_together_are_one():
     cheap = designs(2)[0]
     assert cheap.over(1000) == cheap
-    assert cheap.over(250).rate_rungs == (Rung(share=0.04, keep=2), Rung(share=0.05, keep=1))
+    assert cheap.over(400).rate_rungs == (Rung(share=0.025, keep=2), Rung(share=0.05, keep=1))
+    assert cheap.over(250).rate_rungs == (Rung(share=0.05, keep=1),)
     assert cheap.over(100).rate_rungs == (Rung(share=0.1, keep=1),)
     assert cheap.over(100).cost_runs == pytest.approx(2 * 3 * 0.1 + 0.3)
     tiny = cheap.over(12)

@@ -95,6 +95,20 @@ def test_a_plan_counts_refreshes_where_they_come_and_writes_nothing(races):
     assert not races.path(".").exists()
 
 
+def test_a_slow_method_that_breaks_the_budget_stays_out(tmp_path, fixed_step_times, monkeypatch):
+    """Over its few steps no rung lies early, so that the race of two would cost more than was given."""
+    monkeypatch.setitem(STEP_MS, "adamw", 10_000.0)
+    runner = Races(tmp_path)
+    plan = plan_race(runner.source, budget=Budget(share=0.5), device="cpu")
+    assert plan.design.cost_runs <= 0.5
+    assert [one.method for one in plan.candidates] == ["lion"]
+    assert ("adamw", "the budget buys no more methods") in [
+        (i.method, i.reason) for i in plan.left_out
+    ]
+    asked = plan_race(runner.source, budget=Budget(share=0.5), methods=["adamw"], device="cpu")
+    assert len(asked.candidates) == 2  # who is asked for takes part
+
+
 def test_the_difference_is_paired_over_held_out_batches(whole):
     runner, race = whole
     folder = RaceFolder(runner.path("."))
