@@ -82,13 +82,14 @@ def test_killed_at_any_step_it_goes_on_bit_for_bit(whole, races, monkeypatch, ki
 
 def test_killed_after_a_piece_and_before_its_line(whole, races):
     """The run is paused at its rung, and nobody has written down with what loss."""
-    _, expected = whole
+    runner, expected = whole
     races(stop_at=65)
     file = races.path("points.jsonl")
     lines = file.read_text().splitlines(keepends=True)
     assert json.loads(lines[-1])["point"]["step"] == 20  # where the recipe evaluates anyway
     file.write_text("".join(lines[:-1]))
     assert races(resume=True) == expected
+    assert points_in(races.path(".")) == points_in(runner.path("."))
 
 
 def test_a_line_that_a_kill_cut_short_is_done_again(whole, races):
