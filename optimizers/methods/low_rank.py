@@ -129,7 +129,6 @@ DLRT_METHOD = LowRankMethod(
     capabilities=frozenset({"bf16_parameters", "closure", "needs_closure", "rank"}),
     layers=frozenset({"linear", "conv"}),
     # A coarser or finer truncation; the largest rank, which memory is counted at, is the same.
-    searched={"tau": (0.1, 0.03)},
     test_inputs=(
         {},
         {"integrator": "sgd", "rank_mode": "fixed", "rank": 2},

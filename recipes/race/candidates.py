@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 
 from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method
-from subopt.profilers.record.base import Count, Record
+from subopt.profilers.record.base import Record
 from subopt.profilers.record.race import LeftOut, OptionValue, Rate
 
 from ..evidence.published import load_evidence
 from ..prior.portfolio import portfolio
 from ..prior.rates import prior_rate
 from ..prior.traits import Traits
-from .rate_grid import within
+from .rate_grid import HIGHEST, LOWEST, within
 from .source import RaceSource
 
 
@@ -28,10 +29,10 @@ class Candidate(Record):
 
     method: str
     options: dict[str, OptionValue] = Field(default_factory=dict)
-    start_lr: Rate
+    start_lr: Annotated[float, Field(ge=LOWEST, le=HIGHEST)]
     fallback_lr: Rate | None = None
-    weight_decay: float = 0.0
-    steps: Count
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    steps: Annotated[int, Field(ge=1, le=10**12)]
 
     def setting(self, lr: float) -> Setting:
         """Return the method at another rate.
@@ -100,7 +101,7 @@ def make_candidate(source: RaceSource, traits: Traits, method: str) -> Candidate
         return Candidate(
             method=method,
             options=dict(own.options),
-            start_lr=own.lr,
+            start_lr=within(own.lr),
             fallback_lr=own.fallback.lr,
             weight_decay=own.weight_decay,
             steps=traits.steps,

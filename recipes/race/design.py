@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from subopt.profilers.record.base import Record
 
 # A run's first steps tell nothing of a rate, however short the run is.
 LEAST_STEPS = 10
+# Rungs nearer to each other than this tell the same.
+_APART = 1.5
 # So many halvings end with one, whatever they begin with.
 MOST_RUNGS = 16
 
@@ -42,9 +45,11 @@ class Design(Record):
 
     @model_validator(mode="after")
     def _rungs_climb(self) -> Self:
-        shares = [rung.share for rung in (*self.rate_rungs, *self.method_rungs)]
-        if any(low >= high for low, high in pairwise(shares)):
-            raise ValueError("each rung must lie behind the one before")
+        for rungs in (self.rate_rungs, self.method_rungs):
+            if any(low.share >= high.share for low, high in pairwise(rungs)):
+                raise ValueError("each rung must lie behind the one before")
+        if self.method_rungs and self.method_rungs[0].share < self.rate_rungs[-1].share:
+            raise ValueError("methods are compared after their rates")
         return self
 
     @property
@@ -65,10 +70,29 @@ class Design(Record):
         rungs = self.method_rungs if methods > 1 else ()
         return self.model_copy(update={"methods": methods, "method_rungs": rungs})
 
+    def over(self, steps: int) -> Design:
+        """Return the same for runs of so many steps: no rung before `LEAST_STEPS`, and no two close together."""
+        least = min(LEAST_STEPS / steps, 1.0)
+        rungs = {
+            "rate_rungs": _raised(self.rate_rungs, least),
+            "method_rungs": _raised(self.method_rungs, least),
+        }
+        return self.model_copy(update=rungs)
+
     @property
     def decided_at(self) -> float:
         """The share of the run after which one candidate is left."""
         return (self.rate_rungs + self.method_rungs)[-1].share
+
+
+def _raised(rungs: Sequence[Rung], least: float) -> tuple[Rung, ...]:
+    raised: list[Rung] = []
+    for rung in rungs:
+        share = max(rung.share, least)
+        if raised and share < _APART * raised[-1].share:
+            raised.pop()  # of two at one place the later one stays, which keeps fewer
+        raised.append(rung.model_copy(update={"share": share}))
+    return tuple(raised)
 
 
 # Rates of one method can be told apart in the first per cents of a run; methods not before about 30 %: earlier, those
@@ -90,6 +114,7 @@ def designs(methods: int) -> tuple[Design, ...]:
 def design_for(
     share: float,
     *,
+    steps: int,
     most_methods: int,
     fixed_methods: int | None = None,
     with_winner: bool = False,
@@ -98,19 +123,21 @@ def design_for(
 
     Args:
         share: The budget, in whole runs.
+        steps: The steps of a whole run.
         most_methods: How many methods could take part.
         fixed_methods: How many have to; None leaves it to the budget, which buys methods before careful rates.
         with_winner: Whether the winner's part, up to the decision, counts too.
     """
     counts = [fixed_methods] if fixed_methods else range(1, most_methods + 1)
-    every = [design for count in counts for design in designs(count)]
+    every = [design.over(steps) for count in counts for design in designs(count)]
     within = [one for one in every if _cost(one, with_winner=with_winner) <= share * (1 + 1e-9)]
     return max(within, key=lambda design: (design.methods, design.cost_runs), default=None)
 
 
-def least_cost_runs(methods: int, *, with_winner: bool = False) -> float:
-    """Return what the cheapest race of so many methods takes, in whole runs."""
-    return min(_cost(design, with_winner=with_winner) for design in designs(methods))
+def least_cost_runs(methods: int, *, steps: int, with_winner: bool = False) -> float:
+    """Return what the cheapest race of so many methods takes, in whole runs of so many steps."""
+    every = (design.over(steps) for design in designs(methods))
+    return min(_cost(design, with_winner=with_winner) for design in every)
 
 
 def _cost(design: Design, *, with_winner: bool) -> float:

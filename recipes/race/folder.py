@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -50,7 +50,7 @@ class Point(Record):
 
     method: str
     lr: Rate
-    share: float
+    share: Annotated[float, Field(gt=0, le=1)]
     step: Count
     tokens: Count
     loss: float | None

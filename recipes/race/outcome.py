@@ -10,6 +10,7 @@ from typing import Literal
 from subopt.profilers.record.race import Contestant, CurvePoint, Race, Trial
 
 from ..evidence.published import load_evidence
+from .candidates import Candidate
 from .folder import Entry, Point, RacePlan
 from .setup import RaceSetup
 from .standing import Leader, Run, Standing
@@ -30,9 +31,10 @@ def outcome(
     winner = leaders[0].run if leaders and is_over else None
     share = min((leader.share for leader in leaders[:2]), default=0.0)
     base = next((one for one in leaders if one.run.candidate.method == _baseline(plan)), None)
-    runs = standing.runs()
+    runs = [run for run in standing.runs() if standing.points(run)]
     stopped = (standing.points(run) for run in runs if run != winner)
-    best = winner or (leaders[0].run if leaders else runs[0])
+    own = plan.candidates[0]
+    best = winner or (leaders[0].run if leaders else Run(own, own.start_lr))
     return Race(
         baseline=_baseline(plan),
         metric="held-out loss" if setup.target.data.has_eval else "training loss",
@@ -117,7 +119,7 @@ def _contestant(
     return _record(
         plan,
         leader.run,
-        trials=sum(run.candidate == leader.run.candidate for run in standing.runs()),
+        trials=_tried(standing, leader.run.candidate),
         losses=[] if own.loss is None else [own.loss],
         tokens=own.tokens,
         difference=difference,
@@ -137,7 +139,7 @@ def _diverged(
         _record(
             plan,
             Run(candidate, candidate.start_lr),
-            trials=sum(run.candidate == candidate for run in standing.runs()),
+            trials=_tried(standing, candidate),
             losses=[],
             tokens=0,
             difference=None,
@@ -177,6 +179,12 @@ def _record(
         difference_error=difference_error,
         verdict=verdict,
     )
+
+
+def _tried(standing: Standing, candidate: Candidate) -> int:
+    """How many of a method's rates have come to a rung."""
+    own = (run for run in standing.runs() if run.candidate == candidate)
+    return sum(bool(standing.points(run)) for run in own)
 
 
 def _point_at(standing: Standing, run: Run, share: float) -> Point:

@@ -15,6 +15,7 @@ from subopt.profilers.record.race import LeftOut, Race
 from subopt.profilers.target.batches import tokens_in
 
 from ..prior.traits import Traits, traits_of_model
+from ..run_folder.folder import content_of
 from ..run_folder.lock import locked
 from ..training.events import Warned, ignore
 from ..training.interrupt import Interrupt, interruptible
@@ -39,10 +40,14 @@ _USABLE_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a race may cost: a share of one run, taken by the candidates that do not win; or minutes in all."""
+    """What a race may cost: a share of one run, taken by the candidates that do not win; or minutes in all.
+
+    `least_methods`: of a share that nobody asked for; it grows to what a race of so many methods takes.
+    """
 
     share: float | None = None
     minutes: float | None = None
+    least_methods: int | None = None
 
     def __post_init__(self) -> None:
         given = self.minutes if self.share is None else self.share
@@ -92,6 +97,7 @@ def race(
         KeyboardInterrupt: Ctrl-C before the first step.
     """
     began_s = monotonic()
+    content_of(output)  # which is no file
     folder = RaceFolder(output)
     unnoticed = "so a second race in this folder would not be noticed"
     with (
@@ -227,21 +233,31 @@ def _planned(
     own, steps = candidates[0], setup.recipe.schedule.steps
     run_s = time_of_steps_ms(steps, step_times[own.method], own.method, own.options) / 1000
     fixed = None if methods is None else len(candidates)
-    design = _design(budget, run_s, monotonic() - began_s, len(candidates), fixed)
+    design = _design(budget, steps, run_s, monotonic() - began_s, len(candidates), fixed)
     if design.methods > 1:
         step_times, unable = timed(candidates[: design.methods])
         run_s = time_of_steps_ms(steps, step_times[own.method], own.method, own.options) / 1000
     others = (one for one in candidates[1:] if one.method in step_times)
     entered = [own, *(_over(run_s, one, step_times[one.method]) for one in others)]
+    settled = _over_all(design, entered)
+    fewest = fixed or budget.least_methods or 1
+    while budget.share and len(entered) > fewest and settled.cost_runs > budget.share * (1 + 1e-9):
+        too_many = LeftOut(method=entered.pop().method, reason="the budget buys no more methods")
+        unable, settled = [*unable, too_many], _over_all(design, entered)
     return RacePlan(
         settings=settings,
-        design=design.among(len(entered)),
+        design=settled,
         candidates=entered,
-        step_times=step_times,
+        step_times={one.method: step_times[one.method] for one in entered},
         run_seconds=run_s,
         left_out=[*absent, *unable],
         spent_seconds=monotonic() - began_s,
     )
+
+
+def _over_all(design: Design, entered: Sequence[Candidate]) -> Design:
+    """Return a design among these, whose shortest run has the fewest steps."""
+    return design.among(len(entered)).over(min(one.steps for one in entered))
 
 
 def _over(run_s: float, candidate: Candidate, step_time: CandidateStepTime) -> Candidate:
@@ -264,25 +280,34 @@ def _traits(source: RaceSource, setup: RaceSetup) -> Traits:
 
 
 def _design(
-    budget: Budget, run_s: float, spent_s: float, most_methods: int, fixed_methods: int | None
+    budget: Budget,
+    steps: int,
+    run_s: float,
+    spent_s: float,
+    most_methods: int,
+    fixed_methods: int | None,
 ) -> Design:
     """Return what the budget buys.
 
     Raises:
         UsageError: It buys nothing.
     """
-    if budget.share is not None:
-        design = design_for(budget.share, most_methods=most_methods, fixed_methods=fixed_methods)
-        least, with_winner = least_cost_runs(fixed_methods or 1), False
-    else:
-        minutes = budget.minutes or 0.0
-        share = (60 * minutes * _USABLE_SHARE - spent_s) / run_s
-        design = design_for(
-            share, most_methods=most_methods, fixed_methods=fixed_methods, with_winner=True
-        )
-        least, with_winner = least_cost_runs(fixed_methods or 1, with_winner=True), True
+    share, with_winner = budget.share, budget.share is None  # minutes are for all of it
+    if share is None:
+        share = (60 * (budget.minutes or 0.0) * _USABLE_SHARE - spent_s) / run_s
+    if budget.least_methods is not None:
+        count = fixed_methods or min(budget.least_methods, most_methods)
+        share = max(share, least_cost_runs(count, steps=steps))
+    design = design_for(
+        share,
+        steps=steps,
+        most_methods=most_methods,
+        fixed_methods=fixed_methods,
+        with_winner=with_winner,
+    )
     if design is not None:
         return design
+    least = least_cost_runs(fixed_methods or 1, steps=steps, with_winner=with_winner)
     what = "one method's rates" if fixed_methods in {None, 1} else f"{fixed_methods} methods"
     takes = f"a race of {what} takes {least:.0%} of a run"
     if with_winner:

@@ -157,7 +157,7 @@ class Standing:
             if further is None:
                 break
             runs.append(further)
-        return runs
+        return sorted(runs, key=lambda run: run.lr)
 
     def _further_out(self, runs: Sequence[Run], share: float) -> Run | None:
         """Return the next run beyond the best one, where that is at an end of those tried; None where it is not."""

@@ -78,9 +78,10 @@ def plan_sentence(plan: RacePlan) -> str:
     """Return what a race does, before it does it."""
     design, names = plan.design, ", ".join(candidate.method for candidate in plan.candidates)
     rates = " and ".join(percent(rung.share) for rung in design.rate_rungs)
+    each = " each" if len(plan.candidates) > 1 else ""
     last = "".join(f", methods at {percent(rung.share)}" for rung in design.method_rungs)
     return (
-        f"{names}: {plural(design.rates, 'rate')} each and up to {design.moves} further out, compared at {rates} of "
+        f"{names}: {plural(design.rates, 'rate')}{each} and up to {design.moves} further out, compared at {rates} of "
         f"the run{last}; those that stop take at most {percent(design.cost_runs)} of a run, "
         f"{format_ms(1000 * design.cost_runs * plan.run_seconds)}"
     )
@@ -143,7 +144,7 @@ def _trust(race: Race) -> Iterator[tuple[str, str]]:
         yield (
             "sure",
             (
-                f"{at}, by {percent(_gap(losses))}: a difference of a few per cent says little even there, and the rest "
+                f"{at}, by {percent(_gap(losses))}: a difference of a few per cent says little even there; the rest "
                 "of the run or another seed may turn it round."
             ),
         )
@@ -171,10 +172,11 @@ def _rate(race: Race) -> Iterator[tuple[str, str]]:
 
 
 def _cost(race: Race) -> str:
-    text = f"The settings that stop took {percent(race.cost_runs)} of a run"
+    who = "All settings so far" if race.winner is None else "The settings that stopped"
+    text = f"{who} took {percent(race.cost_runs)} of a run"
     if race.horizon_seconds:
         text += f" (a run is {format_ms(1000 * race.horizon_seconds)} of steps)"
-    return f"{text}; {format_ms(1000 * race.spent_seconds)} in all, the winner's part included."
+    return f"{text}; {format_ms(1000 * race.spent_seconds)} in all."
 
 
 def _equal_time(race: Race) -> Iterator[tuple[str, str]]:

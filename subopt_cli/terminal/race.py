@@ -27,7 +27,8 @@ def race_report(race: Race, next_command: str | None) -> list[RenderableType]:
         next_command: The command with which the winner's run goes on; None where there is no winner.
     """
     parts: list[RenderableType] = [race_facts_table(race)]
-    parts.append(_contestants(race) if is_seeded(race) else section("Runs", _runs(race)))
+    if race.trials:
+        parts.append(_contestants(race) if is_seeded(race) else section("Runs", _runs(race)))
     if race.left_out:
         pairs = [(item.method, item.reason) for item in race.left_out]
         parts.append(section("Not in the race", facts(pairs)))
@@ -54,7 +55,7 @@ def _runs(race: Race) -> RenderableType:
     columns: Columns[Trial] = (
         TerminalColumn("method", is_text=True, cell=lambda run: run.method),
         TerminalColumn("rate", cell=lambda run: f"{run.lr:.2g}"),
-        TerminalColumn("state", is_text=True, cell=lambda run: run.status),
+        TerminalColumn("state", is_text=True, cell=lambda run: _state(race, run)),
         TerminalColumn("step", cell=lambda run: f"{run.steps:,}"),
         *map(rung_column, rungs_of(runs)),
         TerminalColumn(
@@ -65,6 +66,11 @@ def _runs(race: Race) -> RenderableType:
     hidden = len(runs) - len(shown)
     table = item_table(columns, shown, [_STYLES.get(run.status, "") for run in shown])
     return noted(table, f"and {hidden} more in race.json" if hidden else None)
+
+
+def _state(race: Race, run: Trial) -> str:
+    """A run's state; before the race is decided none that is stopped has been stopped for good."""
+    return "paused" if race.winner is None and run.status == "stopped" else run.status
 
 
 def rung_column(share: float) -> TerminalColumn[Trial]:

@@ -166,7 +166,7 @@ def test_every_chart_has_a_figure_and_every_view_fits_its_traces(page):
     figures = page.figures
     drawn = [a["id"] for tag, a in page.elements if tag == "div" and a.get("class") == "chart"]
     assert sorted(drawn) == sorted(figures)
-    assert len(drawn) == 21
+    assert len(drawn) == 22
     pickers = {a["data-chart"] for tag, a in page.elements if tag == "select"}
     assert pickers == {name for name, figure in figures.items() if "views" in figure}
     for figure in figures.values():
