@@ -31,16 +31,20 @@ class Design(Record):
 
     Attributes:
         methods: How many take part.
-        rates: Learning rates that each begins with, half a decade apart around the one to start from.
+        rates: Learning rates that each begins with, half a decade apart around the one to start from; of two, that one
+            and the next higher.
         moves: How many more each may try further out, while its best is the lowest or the highest.
         rate_rungs: Where the rates of one method are compared with each other.
-        method_rungs: Where the methods, each at its best rate, are compared.
+        lowers: Whether half a decade below what was best goes on: within the warm-up a rate looks best that is too high
+            for the whole run.
+        method_rungs: Where what is left of all methods is compared.
     """
 
     methods: Annotated[int, Field(ge=1, le=1000)]
     rates: Annotated[int, Field(ge=1, le=20)]
     moves: Annotated[int, Field(ge=0, le=20)]
     rate_rungs: Annotated[tuple[Rung, ...], Field(min_length=1, max_length=MOST_RUNGS)]
+    lowers: bool = False
     method_rungs: Annotated[tuple[Rung, ...], Field(max_length=MOST_RUNGS)] = ()
 
     @model_validator(mode="after")
@@ -57,18 +61,17 @@ class Design(Record):
         """The most that candidates which do not win can take, in whole runs: the winner's own part is the run."""
         cost, going = 0.0, self.rates + self.moves
         for rung in self.rate_rungs:
-            cost += self.methods * (going - rung.keep) * rung.share
-            going = rung.keep
+            kept = min(rung.keep, going)
+            cost += self.methods * (going - kept) * rung.share
+            going = kept
+        if self.lowers:  # what goes on may be runs that nobody has begun
+            cost += self.methods * going * self.rate_rungs[-1].share
         going *= self.methods
         for rung in self.method_rungs:
-            cost += (going - rung.keep) * rung.share
-            going = rung.keep
+            kept = min(rung.keep, going)
+            cost += (going - kept) * rung.share
+            going = kept
         return cost
-
-    def among(self, methods: int) -> Design:
-        """Return the same with so many methods: a single one is compared with none."""
-        rungs = self.method_rungs if methods > 1 else ()
-        return self.model_copy(update={"methods": methods, "method_rungs": rungs})
 
     def over(self, steps: int) -> Design:
         """Return the same for runs of so many steps: no rung before `LEAST_STEPS`, and no two close together."""
@@ -95,20 +98,28 @@ def _raised(rungs: Sequence[Rung], least: float) -> tuple[Rung, ...]:
     return tuple(raised)
 
 
-# Rates of one method can be told apart in the first per cents of a run; methods not before about 30 %: earlier, those
-# that learn quickly at first look best. See docs/race.md.
-_QUICK = (Rung(share=0.02, keep=2), Rung(share=0.05, keep=1))
-_CAREFUL = (Rung(share=0.05, keep=2), Rung(share=0.10, keep=1))
+# Rates of one method can be told apart in the first per cents of a run, where the best looks half a decade too high;
+# methods not before about 30 %: earlier, those that learn quickly at first look best. Chosen on the dev half of the
+# advice benchmark, for a tenth of a run, half a run, and one and a half runs. See docs/race.md.
+_EARLY = (Rung(share=0.02, keep=1),)
 _METHODS = (Rung(share=0.30, keep=1),)
+_BEHIND_THE_WARM_UP = (Rung(share=0.10, keep=2),)
 
 
 def designs(methods: int) -> tuple[Design, ...]:
     """Return the designs for so many methods, the cheapest first."""
-    last = _METHODS if methods > 1 else ()
-    return (
-        Design(methods=methods, rates=3, moves=1, rate_rungs=_QUICK, method_rungs=last),
-        Design(methods=methods, rates=3, moves=2, rate_rungs=_CAREFUL, method_rungs=last),
+    quick = Design(methods=methods, rates=2, moves=1, rate_rungs=_EARLY, lowers=True)
+    if methods == 1:
+        return (quick,)
+    late = (Rung(share=0.20, keep=methods + 1), Rung(share=0.50, keep=1))
+    careful = Design(
+        methods=methods, rates=3, moves=0, rate_rungs=_BEHIND_THE_WARM_UP, method_rungs=late
     )
+    return (quick.model_copy(update={"method_rungs": _METHODS}), careful)
+
+
+# So many methods race where nobody names others: more of them, each with less of the budget, chose no better.
+USUAL_METHODS = 2
 
 
 def design_for(
@@ -125,10 +136,11 @@ def design_for(
         share: The budget, in whole runs.
         steps: The steps of a whole run.
         most_methods: How many methods could take part.
-        fixed_methods: How many have to; None leaves it to the budget, which buys methods before careful rates.
+        fixed_methods: How many have to; None leaves it to the budget.
         with_winner: Whether the winner's part, up to the decision, counts too.
     """
-    counts = [fixed_methods] if fixed_methods else range(1, most_methods + 1)
+    most = min(most_methods, USUAL_METHODS)
+    counts = [fixed_methods] if fixed_methods else range(1, most + 1)
     every = [design.over(steps) for count in counts for design in designs(count)]
     within = [one for one in every if _cost(one, with_winner=with_winner) <= share * (1 + 1e-9)]
     return max(within, key=lambda design: (design.methods, design.cost_runs), default=None)

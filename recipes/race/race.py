@@ -257,7 +257,9 @@ def _planned(
 
 def _over_all(design: Design, entered: Sequence[Candidate]) -> Design:
     """Return a design among these, whose shortest run has the fewest steps."""
-    return design.among(len(entered)).over(min(one.steps for one in entered))
+    return design.model_copy(update={"methods": len(entered)}).over(
+        min(one.steps for one in entered)
+    )
 
 
 def _over(run_s: float, candidate: Candidate, step_time: CandidateStepTime) -> Candidate:

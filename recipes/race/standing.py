@@ -39,10 +39,11 @@ class Leader:
 class Standing:
     """How a race stands after some entries.
 
-    First the rates of each method are halved among themselves, then the methods, each at its best rate. While the best
-    of a method's rates is the lowest or the highest of them at the first rung, one further out is tried. A rung is
-    decided when everyone in it has come there. So the order of the entries does not matter, and an interrupted race
-    goes on as it would have.
+    First the rates of each method are halved among themselves, then what is left of all methods. While the best of a
+    method's rates is the lowest or the highest of them at the first rung, one further out is tried. Where the design
+    lowers rates, the run half a decade below goes on, from its beginning if it is a new one. A rung is decided when
+    everyone in it has come there. So the order of the entries does not matter, and an interrupted race goes on as it
+    would have.
 
     Attributes:
         going_on: The runs that nobody has stopped.
@@ -113,13 +114,25 @@ class Standing:
         rounds, going_on, are_decided = [], [], True
         for candidate in self._candidates:
             own, kept, is_decided = self._halve(self._started(candidate), design.rate_rungs)
+            if is_decided and design.lowers:
+                more, kept, is_decided = self._lowered(kept)
+                own += more
             rounds += own
             going_on += kept
             are_decided &= is_decided
-        if not are_decided or len(self._candidates) < 2:
-            return rounds, going_on, are_decided
-        last, going_on, is_decided = self._halve(going_on, design.method_rungs)
+        if not are_decided:
+            return rounds, going_on, False
+        rungs = design.method_rungs if len(going_on) > 1 else ()
+        last, going_on, is_decided = self._halve(going_on, rungs)
         return [*rounds, *last], going_on, is_decided
+
+    def _lowered(self, best: Sequence[Run]) -> tuple[list[Round], list[Run], bool]:
+        """Return the round of the runs half a decade below these, at the same rung; one that diverges gives way."""
+        rung = self._plan.design.rate_rungs[-1]
+        lower = (within(half_decades_from(run.lr, -1)) for run in best)
+        runs = [Run(run.candidate, lr) for run, lr in zip(best, lower, strict=True)]
+        rounds, kept, is_decided = self._halve(runs, [rung])
+        return rounds, kept or (list(best) if is_decided else []), is_decided
 
     def _halve(
         self, runs: Sequence[Run], rungs: Iterable[Rung]
@@ -171,20 +184,18 @@ class Standing:
         return Run(best.candidate, lr) if outwards and lr == within(lr) else None
 
     def _leader(self, candidate: Candidate) -> Leader | None:
-        """Return a method's best run at the last rung that all of its runs there have come to.
+        """Return a method's best run at its last round that is decided and that somebody came through.
 
-        Where none has been decided, the best of those that came to the first.
+        Where there is none, the best of those that have come to the first rung.
         """
         own = list(self._own_rounds(candidate))
         decided = [each for each in own if self._best(each.runs, each.rung) is not None]
-        rung = (decided or own)[-1 if decided else 0].rung if own else None
-        if rung is None:
-            return None
-        runs = next(each.runs for each in own if each.rung == rung)
-        known = [(loss, run) for run in runs if (loss := self.loss(run, rung.share)) is not None]
-        finite = [item for item in known if math.isfinite(item[0])]
-        best = min(finite, key=lambda item: item[0], default=None)
-        return None if best is None else Leader(best[1], rung.share)
+        for each in [*reversed(decided), *own[:1]]:
+            losses = [(self._loss(run, each.rung.share), run) for run in each.runs]
+            loss, run = min(losses, key=lambda item: item[0])
+            if math.isfinite(loss):
+                return Leader(run, each.rung.share)
+        return None
 
     def _own_rounds(self, candidate: Candidate) -> Iterator[Round]:
         """Yield a method's part of the rounds, in order."""

@@ -161,7 +161,26 @@ def _gap(losses: Sequence[float]) -> float:
     return max(0.0, (following - best) / abs(following)) if following else 0.0
 
 
+def _lowered(race: Race, contestant: Contestant) -> Trial | None:
+    """Return the higher rate of a method that looked better than the one which goes on, where they were compared last."""
+    own = [run for run in race.trials if run.method == contestant.method]
+    chosen = next((run for run in own if run.lr == contestant.lr), None)
+    if chosen is None or not chosen.curve or chosen.curve[0].share is None:
+        return None
+    share, loss = chosen.curve[0].share, chosen.curve[0].loss
+    higher = [run for run in own if run.lr > chosen.lr and (loss_at(run, share) or loss) < loss]
+    return min(higher, key=lambda run: loss_at(run, share) or loss, default=None)
+
+
 def _rate(race: Race) -> Iterator[tuple[str, str]]:
+    lowered = [run for one in race.contestants if (run := _lowered(race, one)) is not None]
+    if lowered:
+        looked = ", ".join(f"{run.method}'s {run.lr:.2g}" for run in lowered)
+        yield (
+            "rates",
+            f"{looked} looked best within the warm-up. What looks best there is too high for a whole run, so half a "
+            "decade below it goes on.",
+        )
     ends = [(one, rate_at_the_end(race, one)) for one in race.contestants]
     told = [f"{one.method}'s {one.lr:.2g} ({end})" for one, end in ends if end]
     if told:

@@ -74,7 +74,7 @@ class RatePlot:
 
 
 def _state(run: Trial) -> str:
-    return "best" if run.status == "going on" else run.status
+    return "chosen" if run.status == "going on" else run.status
 
 
 def _bar(loss: float | None, low: float, span: float, *, is_ascii: bool) -> str:

@@ -23,11 +23,11 @@ GRID = [
 STEPS = 1000
 
 
-def plan_of(methods, *, rates, moves, rate_rungs, method_rungs, start=1e-2):
+def plan_of(methods, *, rates, moves, rate_rungs, method_rungs, lowers=False, start=1e-2):
     return RacePlan(
         settings={},
         design=Design(
-            methods=len(methods), rates=rates, moves=moves,
+            methods=len(methods), rates=rates, moves=moves, lowers=lowers,
             rate_rungs=[Rung(share=share, keep=keep) for share, keep in rate_rungs],
             method_rungs=[Rung(share=share, keep=keep) for share, keep in method_rungs],
         ),
@@ -55,7 +55,7 @@ def played(plan, loss_of):
     return order, Standing(plan, entries)
 
 
-def twin(methods, start, rates, moves, rate_rungs, method_rungs, loss_of):
+def twin(methods, start, rates, moves, rate_rungs, lowers, method_rungs, loss_of):
     """The same from the whole table: which runs exist, how far each goes, and who is left."""
     furthest, finalists = {}, []
     for method in methods:
@@ -76,8 +76,13 @@ def twin(methods, start, rates, moves, rate_rungs, method_rungs, loss_of):
             furthest |= {(method, lr): share for lr in going}
             alive = [lr for lr in going if math.isfinite(loss_of(method, lr, share))]
             going = sorted(alive, key=lambda lr: loss_of(method, lr, share))[:keep]
+        if lowers:
+            lower = [GRID[max(GRID.index(lr) - 1, 0)] for lr in going]
+            furthest |= {(method, lr): share for lr in lower if (method, lr) not in furthest}
+            furthest |= {(method, lr): max(furthest[method, lr], share) for lr in lower}
+            going = [lr for lr in lower if math.isfinite(loss_of(method, lr, share))] or going
         finalists += [(method, lr) for lr in going]
-    if len(methods) > 1:
+    if len(finalists) > 1:
         for share, keep in method_rungs:
             furthest |= dict.fromkeys(finalists, share)
             alive = [one for one in finalists if math.isfinite(loss_of(*one, share))]
@@ -106,19 +111,21 @@ def races(draw):
             table[key] = math.inf if values.random() < diverging else loss
         return table[key]
 
-    return (methods, start, rates, moves, rate_rungs, method_rungs, loss_of)
+    lowers = draw(st.booleans())
+    return (methods, start, rates, moves, rate_rungs, lowers, method_rungs, loss_of)
 
 
 @settings(max_examples=400, deadline=None)
 @given(races())
 def test_halving_against_its_twin(race):
-    methods, start, rates, moves, rate_rungs, method_rungs, loss_of = race
+    methods, start, rates, moves, rate_rungs, lowers, method_rungs, loss_of = race
     plan = plan_of(
         methods,
         rates=rates,
         moves=moves,
         rate_rungs=rate_rungs,
         method_rungs=method_rungs,
+        lowers=lowers,
         start=start,
     )
     order, standing = played(plan, loss_of)
@@ -144,13 +151,14 @@ def test_halving_against_its_twin(race):
 @settings(max_examples=100, deadline=None)
 @given(races(), st.randoms(use_true_random=False))
 def test_the_order_of_the_entries_does_not_matter(race, numbers):
-    methods, start, rates, moves, rate_rungs, method_rungs, loss_of = race
+    methods, start, rates, moves, rate_rungs, lowers, method_rungs, loss_of = race
     plan = plan_of(
         methods,
         rates=rates,
         moves=moves,
         rate_rungs=rate_rungs,
         method_rungs=method_rungs,
+        lowers=lowers,
         start=start,
     )
     order, standing = played(plan, loss_of)
@@ -184,6 +192,26 @@ def test_it_goes_further_out_while_the_best_is_at_an_end():
     assert [lr for _, lr, _ in order] == [3e-3, 1e-2, 3e-2, 1e-3, 3e-4]
     order, _ = played(plan, lambda method, lr, share: abs(lr - 1e-2))
     assert [lr for _, lr, _ in order] == [3e-3, 1e-2, 3e-2]
+
+
+def test_half_a_decade_below_the_best_goes_on():
+    wanted = {"rates": 2, "moves": 1, "rate_rungs": [(0.02, 1)], "method_rungs": [], "lowers": True}
+    order, standing = played(plan_of(["soap"], **wanted), lambda method, lr, share: -lr)
+    assert [lr for _, lr, _ in order] == [1e-2, 3e-2, 1e-1]
+    assert [run.lr for run in standing.going_on] == [3e-2]
+    assert [leader.run.lr for leader in standing.leaders()] == [3e-2]
+    order, standing = played(plan_of(["soap"], **wanted), lambda method, lr, share: abs(lr - 3e-3))
+    assert [lr for _, lr, _ in order] == [1e-2, 3e-2, 3e-3, 1e-3]  # the last one is new
+    assert [run.lr for run in standing.going_on] == [1e-3]
+
+
+def test_a_lowered_rate_that_diverges_gives_way():
+    wanted = {"rates": 2, "moves": 0, "rate_rungs": [(0.02, 1)], "method_rungs": [], "lowers": True}
+    _, standing = played(
+        plan_of(["soap"], **wanted), lambda method, lr, share: lr if lr > 3e-3 else math.inf
+    )
+    assert [run.lr for run in standing.going_on] == [1e-2]
+    assert [leader.run.lr for leader in standing.leaders()] == [1e-2]
 
 
 def test_where_everything_diverges_it_goes_lower_and_ends_with_nobody():
