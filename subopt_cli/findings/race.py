@@ -162,7 +162,7 @@ def _gap(losses: Sequence[float]) -> float:
 
 
 def _lowered(race: Race, contestant: Contestant) -> Trial | None:
-    """Return the higher rate of a method that looked better than the one which goes on, where they were compared last."""
+    """Return the higher rate of a method that looked better than the one which goes on; None where none did."""
     own = [run for run in race.trials if run.method == contestant.method]
     chosen = next((run for run in own if run.lr == contestant.lr), None)
     if chosen is None or not chosen.curve or chosen.curve[0].share is None:
