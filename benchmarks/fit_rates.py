@@ -24,6 +24,7 @@ from subopt.optimizers import METHODS
 from subopt.profilers.target.batches import tokens_in
 from subopt.profilers.target.load import load_target
 from subopt.recipes.evidence.published import load_evidence
+from subopt.recipes.prior.rates import LEAST_TOKENS
 from subopt.recipes.prior.traits import Traits, traits_of_model
 
 ADVICE = RESULTS / "advice_cpu_202612.jsonl"
@@ -210,7 +211,11 @@ class Law:
         row[self.names.index(point.method)] = 1.0
         row[-4] = -math.log10(setting.width / REFERENCE["width"])
         row[-3] = -math.log10(setting.steps / REFERENCE["steps"])
-        row[-2] = math.log10(setting.tokens / REFERENCE["tokens"]) if setting.tokens else 0.0
+        row[-2] = (
+            math.log10(max(setting.tokens, LEAST_TOKENS) / REFERENCE["tokens"])
+            if setting.tokens
+            else 0.0
+        )
         row[-1] = float(setting.fine_tunes)
         return row
 

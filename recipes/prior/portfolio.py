@@ -27,11 +27,17 @@ def portfolio(traits: Traits, available: Sequence[str]) -> tuple[str, ...]:
         available: Method ids that can run and fit.
     """
     ranked = [name for name in by_prior_gain(traits) if name in available]
-    unlike = [name for name in ranked if get_method(name).resolve().get("state_dtype") is None]
+    unlike = list({_apart_from_storage(name): name for name in reversed(ranked)}.values())[::-1]
     lean = [name for name in unlike if _is_lean(name)]
     wanted = [*unlike[:1], *(name for name in unlike if name == BASELINE), *lean[:1], *unlike]
     chosen = list(dict.fromkeys(wanted))[:MOST]
     return tuple(sorted(chosen, key=ranked.index))
+
+
+def _apart_from_storage(name: str) -> str:
+    """What a method does, whatever it stores its state in: the same text for AdamW and AdamW in 8 bits."""
+    options = get_method(name).resolve()
+    return repr(sorted((key, value) for key, value in options.items() if key != "state_dtype"))
 
 
 def _is_lean(name: str) -> bool:

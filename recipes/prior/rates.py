@@ -3,7 +3,8 @@
     log10 lr = log10 a - w log10(width / 256) - s log10(steps / 1000) + b log10(tokens a step / 8192) [+ fine-tuning]
 
 with `a` of the method, w of its way of stepping (see `rates.yaml`), s, b and the fine-tuning factor of all. The token
-term counts for language models alone. Clipped, then rounded to the half-decade grid 1e-3, 3e-3, 1e-2, ...
+term counts for language models alone, from 1,024 tokens on. The rate is clipped, then rounded to the half-decade grid
+1e-3, 3e-3, 1e-2, ...
 `benchmarks/fit_rates.py` fits the constants and says how far off they are on tasks that they were not fitted to.
 """
 
@@ -24,6 +25,9 @@ from .traits import Traits
 
 # Beyond these a recipe's rate is a mistake, whatever a law says.
 LOWEST, HIGHEST = 1e-6, 1.0
+
+# Steps of fewer tokens want no lower rate: at 260 to 520 tokens the best ones are those of this many.
+LEAST_TOKENS = 1024
 
 # Decoupled weight decay multiplies the weights by 1 - lr wd in every step. The most that we found in published, tuned
 # runs is 0.0008 (Muon at 0.008 with 0.1, of Wen et al. 2025). At 0.001 weights without a gradient halve in 700 steps.
@@ -83,9 +87,10 @@ def prior_rate(method: str, traits: Traits) -> PriorRate:
     decades -= own.get("width", exponents["width"]) * _log_ratio(traits.width, "width")
     decades -= exponents["steps"] * _log_ratio(traits.steps, "steps")
     if traits.tokens_per_step is not None and traits.kind == "language":
-        decades += exponents["tokens"] * _log_ratio(traits.tokens_per_step, "tokens")
+        tokens = max(traits.tokens_per_step, LEAST_TOKENS)
+        decades += exponents["tokens"] * _log_ratio(tokens, "tokens")
     if traits.fine_tunes:
-        decades += constants["fine_tuning_decades"]
+        decades += _fine_tuning(constants["fine_tuning"], traits.parameters)
     lr = on_grid(min(max(10**decades, LOWEST), HIGHEST))
     error = constants["decades_error"]
     reason: Reason = FittedRate(tasks, error)
@@ -94,6 +99,12 @@ def prior_rate(method: str, traits: Traits) -> PriorRate:
         reason = RelatedRate(method, own["like"], error)
     decay = constants["weight_decay"].get(traits.kind, 0.0)
     return PriorRate(lr, error, bearable_decay(lr, decay), reason)
+
+
+def _fine_tuning(constants: dict[str, float], parameters: int) -> float:
+    """Return the decades that fine-tuning is below training from scratch: more for larger models."""
+    tenfolds = math.log10(max(parameters, 1) / constants["parameters"])
+    return constants["decades"] + constants["decades_per_tenfold"] * max(tenfolds, 0.0)
 
 
 def on_grid(lr: float) -> float:
@@ -106,7 +117,9 @@ def bearable_decay(lr: float, weight_decay: float) -> float:
     """Return a weight decay that shrinks the weights by no more than `MOST_DECAY_A_STEP` at this rate."""
     if not too_much_decay(lr, weight_decay):
         return weight_decay
-    return float(f"{MOST_DECAY_A_STEP / lr:.1g}")
+    most = MOST_DECAY_A_STEP / lr
+    digit = 10.0 ** math.floor(math.log10(most) + 1e-9)
+    return float(f"{math.floor(most / digit + 1e-9) * digit:.1g}")
 
 
 def heavy_decay(lr: float, weight_decay: float) -> HeavyDecay | None:

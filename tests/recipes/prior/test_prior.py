@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from subopt.optimizers import METHODS, get_method
@@ -126,6 +128,25 @@ def test_rates_agree_with_what_is_published_and_with_small_models(method, traits
     assert half_decades(prior_rate(method, traits).lr, published) <= 1.3
 
 
+@pytest.mark.parametrize(("traits", "lr"), [(LLAMA_60M, 3e-3), (LLAMA_1B, 1e-3)])
+def test_adamw_gets_the_papers_rates_for_the_papers_models(traits, lr):
+    assert prior_rate("adamw", traits).lr == lr
+
+
+@pytest.mark.parametrize(
+    ("traits", "lr"),
+    [
+        (
+            Traits("language", 110_000_000, 1219, 72, 4_096, 10_000, True),
+            3e-5,
+        ),  # BERT-base: 2e-5 to 5e-5
+        (Traits("language", 6_700_000_000, 5106, 224, 65_536, 1_200, True), 3e-5),  # LLaMA 7B: 2e-5
+    ],
+)
+def test_large_models_are_fine_tuned_at_the_usual_rates(traits, lr):
+    assert prior_rate("adamw", traits).lr == lr
+
+
 def test_rates_fall_with_width_and_length_and_for_fine_tuning():
     assert prior_rate("adamw", replace(TINY, width=4096)).lr < prior_rate("adamw", TINY).lr
     assert prior_rate("adamw", replace(TINY, steps=10**6)).lr < prior_rate("adamw", TINY).lr
@@ -147,6 +168,7 @@ def test_decay_is_scaled_to_what_a_rate_can_bear():
     assert bearable_decay(1e-3, 0.1) == 0.1
     assert bearable_decay(0.1, 0.1) == pytest.approx(0.01)
     assert bearable_decay(1.0, 0.1) == pytest.approx(0.001)
+    assert bearable_decay(0.006, 1.0) == pytest.approx(0.1)  # 0.167 rounded down
     assert too_much_decay(0.1, 0.1)
     assert not too_much_decay(0.008, 0.1)  # Muon's in Wen et al. 2025
 
@@ -214,3 +236,13 @@ def test_a_portfolio_has_what_is_available_alone():
     assert portfolio(TINY, ["lion"]) == ("lion",)
     assert set(portfolio(TINY, ["lion", "adamw", "galore"])) == {"lion", "adamw", "galore"}
     assert portfolio(TINY, []) == ()
+    assert portfolio(TINY, ["galore-8bit", "adamw-8bit"]) == ("galore-8bit", "adamw-8bit")
+    assert portfolio(TINY, ["adamw-8bit", "adamw"]) == ("adamw",)
+
+
+@given(lr=st.floats(1e-9, 100), decay=st.floats(0, 1))
+def test_a_bearable_decay_is_bearable(lr, decay):
+    found = bearable_decay(lr, decay)
+    assert found <= decay
+    assert not too_much_decay(lr, found)
+    assert found == decay or found > 0.49e-3 / lr
