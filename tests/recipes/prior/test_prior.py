@@ -17,6 +17,7 @@ from subopt.recipes.prior.rates import (
     FittedRate,
     RelatedRate,
     bearable_decay,
+    beside_rate,
     on_grid,
     prior_rate,
     too_much_decay,
@@ -108,6 +109,22 @@ def test_every_method_has_a_rate(method, traits):
     assert 1e-6 <= found.lr <= 1
     assert 0.1 < found.decades_error < 1
     assert not too_much_decay(found.lr, found.weight_decay)
+
+
+@pytest.mark.parametrize(
+    ("method", "times"), [("adamw", 1), ("soap", 1), ("muon", 0.3), ("lion", 3), ("galore-8bit", 0.3)]
+)
+def test_what_a_method_leaves_alone_is_trained_in_proportion(method, times):
+    """As in the runs of the advice benchmark, that the methods' own rates are fitted to."""
+    found = prior_rate(method, TINY)
+    assert found.fallback_lr == pytest.approx(times * found.lr)
+    assert beside_rate(method, 1e-2, TINY) == pytest.approx(times * 1e-2)
+
+
+def test_muons_share_falls_with_the_width_for_adamws_rate_does():
+    wide = replace(LLAMA_1B, width=64 * 100)
+    assert beside_rate("muon", 0.1, TINY) == pytest.approx(10 * beside_rate("muon", 0.1, wide))
+    assert beside_rate("soap", 0.1, TINY) == beside_rate("soap", 0.1, wide)
 
 
 @pytest.mark.parametrize(
