@@ -259,7 +259,9 @@ class Law:
         """Return what to add to the constants, so that the mean log regret is least."""
 
         def cost(move: float) -> float:
-            regrets = [curve.regret(self.best(curve.method, curve.setting) + move) for curve in found]
+            regrets = [
+                curve.regret(self.best(curve.method, curve.setting) + move) for curve in found
+            ]
             return statistics.fmean(regrets) + MOVE_COST * move**2
 
         return min(MOVES, key=cost)
@@ -327,7 +329,9 @@ def main() -> None:
         for point in points:
             print(f"{point.task:32} {point.method:22} {10**point.decades:.2g}  {point.setting}")
         return
-    print("left out                          points  mean   rms (decades)  regret at the rounded rate")
+    print(
+        "left out                          points  mean   rms (decades)  regret at the rounded rate"
+    )
     errors: list[float] = []
     regrets: list[float] = []
     for task, law in left_out(points, found).items():
@@ -348,7 +352,9 @@ def main() -> None:
         tasks[point.method].add(point.task)
     for name, value in zip(law.names, law.found, strict=True):
         move = law.moves.get(name)
-        shown = f"{value:+.2f}" if move is None else f"{10 ** (value + move):.2g}  moved {move:+.2f}"
+        shown = (
+            f"{value:+.2f}" if move is None else f"{10 ** (value + move):.2g}  moved {move:+.2f}"
+        )
         print(f"{name:22} {shown:>22}  tasks {len(tasks.get(name, ()))}")
 
 

@@ -34,7 +34,7 @@ def train_shorter(runs: Path, shorter: Path) -> None:
                     print(f"{name} {steps} steps at {lr:g}: {row['loss']}", flush=True)
 
 
-def worth_of_doubling(runs: Path, shorter: Path) -> Iterator[tuple[Row, float]]:
+def gains_by_doubling(runs: Path, shorter: Path) -> Iterator[tuple[Row, float]]:
     """Yield, for each shorter run's task and length, a row of it and the gain by twice the steps.
 
     The gain is a share of perplexity for language models, else of the loss: 1 - (measure / measure at the shorter

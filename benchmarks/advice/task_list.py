@@ -2,9 +2,9 @@
 
 The halves were written down before the first run. Whoever fits a constant of the advice looks at `dev` alone.
 
-The last four of `dev` were added on 1 December 2026, after the runs of the others and before any of their own: the half
-had no partial differential equation, no recommender, no recurrent and no plain convolutional net, and a law fitted to it
-knew nothing of these. Equations, models and data are others than those that are held out, and the models, sizes and
+The last four of `dev` were added on 1 December 2026, after the runs of the others and before any of their own: the
+half had no partial differential equation, no recommender, no recurrent and no plain convolutional net, and a law fitted
+to it knew nothing of these. Equations, models and data are others than those that are held out, and models, sizes and
 lengths were written down before it was known which method or rate is best on them.
 """
 

@@ -48,6 +48,7 @@ def expected_gain(
     published: Published | None,
     overhead: TimeOverhead | None,
     *,
+    doubling: float = GAIN_PER_DOUBLING,
     cut_short: bool = False,
 ) -> Expected | None:
     """Return the gain over plain AdamW at equal wall time to expect from all that is known of a method.
@@ -55,19 +56,19 @@ def expected_gain(
     A race at the settings of the question decides alone: time is in its result. Otherwise every gain g shrinks towards
     no difference by its own certainty c, pays for the time of a step, and what is left is averaged by its error:
 
-        expected = sum w (c g - time) / sum w,     time = 0.10 log2(1 + overhead), 0 for a race
+        expected = sum w (c g - time) / sum w,     time = d log2(1 + overhead), 0 for a race
         w = 1 / (error + (1 - c) |g|)^2
 
     with errors of the seeds' spread, the prior's own, 0.30 predicted, and 0.03 + 0.30 (1 - c) published. What is
     published for another kind of model, or a size or batch far from these, does not count beside a prior. A step that
-    takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time; twice the steps are worth 0.10. An
-    unknown overhead costs nothing here and is named among the reasons. The error of the mean is the least of the
-    estimates' errors, for they rest on much the same comparisons.
+    takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time, and twice the steps are worth
+    d = `doubling` to such a run. An unknown overhead costs nothing here and is named among the reasons. The error of
+    the mean is the least of the estimates' errors, for they rest on much the same comparisons.
 
     Returns:
         The expected gain, a share of the loss measure; None where nothing is known.
     """
-    time = 0.0 if overhead is None else time_price(overhead.share)
+    time = 0.0 if overhead is None else time_price(overhead.share, doubling)
     estimates = _estimates(raced, prior, predicted, published, time, cut_short=cut_short)
     if not estimates:
         return None
@@ -82,9 +83,9 @@ def expected_gain(
     )
 
 
-def time_price(overhead: float) -> float:
-    """Return what steps that take `overhead` longer cost at equal time, as a share of the loss measure."""
-    return GAIN_PER_DOUBLING * math.log2(1 + overhead)
+def time_price(overhead: float, doubling: float) -> float:
+    """Return what steps that take `overhead` longer cost at equal time, where twice the steps are worth `doubling`."""
+    return doubling * math.log2(1 + overhead)
 
 
 def _estimates(

@@ -112,7 +112,8 @@ def test_every_method_has_a_rate(method, traits):
 
 
 @pytest.mark.parametrize(
-    ("method", "times"), [("adamw", 1), ("soap", 1), ("muon", 0.3), ("lion", 3), ("galore-8bit", 0.3)]
+    ("method", "times"),
+    [("adamw", 1), ("soap", 1), ("muon", 0.3), ("lion", 3), ("galore-8bit", 0.3)],
 )
 def test_what_a_method_leaves_alone_is_trained_in_proportion(method, times):
     """As in the runs of the advice benchmark, that the methods' own rates are fitted to."""
@@ -138,7 +139,7 @@ def test_muons_share_falls_with_the_width_for_adamws_rate_does():
         ("muon", replace(LLAMA_60M, tokens_per_step=524_288), 2e-2),  # Jordan et al. 2024
         ("adamw", TINY, 5.5e-3),  # tiny models want 3e-3 to 1e-2
         ("soap", TINY, 1e-2),
-        ("lion", TINY, 5.5e-4),
+        ("lion", TINY, 1e-3),  # 1e-3 to 3e-3 on most of the dev half
     ],
 )
 def test_rates_agree_with_what_is_published_and_with_small_models(method, traits, published):
