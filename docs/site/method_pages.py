@@ -192,7 +192,8 @@ def _published(method: Method) -> str:
         relative = evidence.relative_rates[method.name]
         parts.append(f"Learning rate: {relative.factor:g} times AdamW's ({relative.source}).")
     parts.append(
-        "All of it is in `recipes/evidence/sources`, which [`published_file.py`](../../recipes/evidence/published_file.py) reads."
+        "All of it is in `recipes/evidence/sources`, which "
+        "[`published_file.py`](../../recipes/evidence/published_file.py) reads."
     )
     return "\n\n".join(parts)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from subopt.profilers.record.profile import Profile
 
 from ..evidence.start import EarlyDoubt, early_doubts
-from ..prior.gains import regime_of
+from ..prior.gains import is_small_batch
 from ..prior.traits import Traits
 from ..ranking.row import Row
 from ..reason import Reason
@@ -45,8 +45,9 @@ def regime_remarks(
     if traits.fine_tunes:
         yield FineTuning(is_asked)
     tokens = traits.tokens_per_step
-    if tokens is not None and regime_of(traits) == "small batches":
-        lean = min(rows, key=lambda row: row.cost.state_bytes)
+    as_good = [row for row in rows if row.is_baseline or (row.prior and row.prior.gain >= 0)]
+    if tokens is not None and as_good and is_small_batch(traits):
+        lean = min(as_good, key=lambda row: row.cost.state_bytes)
         yield SmallBatch(tokens, lean.method, accumulate)
     doubts = early_doubts(profile)
     if doubts:

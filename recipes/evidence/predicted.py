@@ -5,7 +5,8 @@
 averaged over the trained matrices by their size, in shares of the loss measure, after equally many steps. `decades` is
 how many times ten more of the second moment's norm the method's basis puts on the diagonal, `agreement` what the cosine
 with the full preconditioner's step gains in it, `kept` the gradient energy inside the method's subspace (see
-`layer_findings`). `docs/advice.md` says where the constants come from and how far off they are.
+`layer_findings`). The constants start from published pairs, named beside them;
+`docs/advice.md` says how far off the formula is.
 """
 
 from __future__ import annotations

@@ -72,10 +72,9 @@ def by_prior_gain(traits: Traits) -> list[str]:
     return sorted(gains, key=lambda name: -gains[name])
 
 
-def regime_of(traits: Traits) -> str:
-    """Return the name of the regime that a run is in."""
-    name: str = _regime(traits)["name"]
-    return name
+def is_small_batch(traits: Traits) -> bool:
+    """Whether the run is in a regime of small batches, in which no method has been seen to lead."""
+    return "tokens_per_step_below" in _regime(traits)["when"]
 
 
 def _regime(traits: Traits) -> Mapping[str, Any]:

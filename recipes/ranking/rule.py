@@ -62,13 +62,14 @@ def expected_gain(
     with errors of the seeds' spread, the prior's own, 0.30 predicted, and 0.03 + 0.30 (1 - c) published. What is
     published for another kind of model, or a size or batch far from these, does not count beside a prior. A step that
     takes `overhead` longer leaves 1 / (1 + overhead) of the steps in the same time, and twice the steps are worth
-    d = `doubling` to such a run. An unknown overhead costs nothing here and is named among the reasons. The error of
-    the mean is the least of the estimates' errors, for they rest on much the same comparisons.
+    d = `doubling` to such a run. A shorter step is worth nothing here, for timings are off by as much and a method has to
+    promise something itself; an unknown overhead costs nothing and is named among the reasons. The error of the mean is
+    the least of the estimates' errors, for they rest on much the same comparisons.
 
     Returns:
         The expected gain, a share of the loss measure; None where nothing is known.
     """
-    time = 0.0 if overhead is None else time_price(overhead.share, doubling)
+    time = 0.0 if overhead is None else time_price(max(overhead.share, 0.0), doubling)
     estimates = _estimates(raced, prior, predicted, published, time, cut_short=cut_short)
     if not estimates:
         return None

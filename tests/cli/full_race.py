@@ -20,7 +20,8 @@ def made_up_race() -> Race:
         is_base = name == "adamw" or not pairs
         contestants.append(
             Contestant(
-                method=name, lr=0.03, step_ms=20.0, state_bytes=2**20, trials=3, steps=100, tokens=6400,
+                method=name, lr=0.03, weight_decay=0.01, step_ms=20.0, state_bytes=2**20, trials=3,
+                steps=100, tokens=6400,
                 losses=values, verdict=verdicts[name],
                 options={"period": 50} if name == "galore" else {},
                 difference=None if is_base else sum(pairs) / len(pairs),
@@ -40,7 +41,7 @@ def made_up_race() -> Race:
                 )
             )  # fmt: skip
     return Race(
-        baseline="adamw", metric="held-out loss", minutes=20, spent_seconds=900, horizon_seconds=2.0,
+        baseline="adamw", metric="held-out loss", minutes=20, spent_seconds=900, horizon_seconds=2.0, share=1.0,
         device="cpu", precision="fp32", batch_size=8, seeds=[0, 1], fallback_lr=0.03,
         contestants=contestants, trials=trials, accumulate=2, target_sha256="9f" * 32, interrupted=True,
         left_out=[LeftOut(method="dlrt", reason="no layer that dlrt could replace")],

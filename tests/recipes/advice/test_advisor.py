@@ -32,6 +32,7 @@ from subopt.recipes.advice.reasons import (
     PublishedNear,
     Rival,
 )
+from subopt.recipes.advice.regimes import SmallBatch
 from subopt.recipes.evidence.published import load_evidence
 from subopt.recipes.plan import method_options
 from subopt.recipes.plan.budget import Fit, read_budget
@@ -415,6 +416,15 @@ def test_score_is_the_rule_as_written():
     assert known.gain == pytest.approx(without_time.gain - 0.10 * math.log2(1.2))
 
 
+def test_a_shorter_step_alone_is_no_reason_to_leave_adamw():
+    """One timing of a step is off by this much on a busy machine."""
+    fast = {method: 1.0 for method in METHODS if method != BASELINE}
+    profile = make_profile(step_ms=fast, model_ms=20.0)
+    advice = recommend(profile, budget_bytes=20 * GIB, fine_tunes=True)
+    assert advice.chosen.method == BASELINE
+    assert row_of(advice, "soap").overhead.share < -0.2
+
+
 def test_the_baseline_scores_zero_whatever_its_step_takes():
     profile = make_profile(step_ms={BASELINE: 500.0})
     assert row_of(recommend(profile, budget_bytes=20 * GIB), BASELINE).score == 0.0
@@ -491,7 +501,7 @@ def test_larger_batch_makes_the_same_step_cheaper():
 def test_speed_takes_the_cheapest_step_not_worse_than_adamw():
     fast = {"adafactor": 5.0, "galore": 1.0, "lion": 0.5}
     advice = recommend(make_profile(step_ms=fast), budget_bytes=20 * GIB, objective="speed")
-    assert advice.chosen.method == "lion"  # a little worse in a step, and not after equal time
+    assert advice.chosen.method == "adafactor"
     assert order(advice).index("galore") > order(advice).index(BASELINE)
 
 
@@ -547,6 +557,21 @@ def test_says_what_is_usable_and_how_sure_it_is():
     near = (PublishedNear(advice.chosen.published.certainty),) if advice.chosen.published else ()
     assert sure.grounds == (Comparisons("language models from scratch"), *near)
     assert (sure.may_exceed_budget, sure.missing_parts) == (False, 0)
+
+
+def test_a_small_batch_wants_the_cheapest_state_and_no_accumulation():
+    advice = recommend(make_profile(tokens=4_096), budget_bytes=20 * GIB)
+    assert advice.chosen.method == BASELINE
+    found = only(advice.reasons, SmallBatch)
+    as_good = [row for row in advice.rows if row.is_baseline or row.prior.gain >= 0]
+    assert found.leanest == min(as_good, key=lambda row: row.cost.state_bytes).method
+    assert (found.tokens_per_step, found.accumulate) == (4_096, 1)
+    twice = recommend(
+        make_profile(tokens=4_096), budget_bytes=20 * GIB, request=PlanRequest(accumulate=2)
+    )
+    assert only(twice.reasons, SmallBatch) == SmallBatch(8_192, found.leanest, 2)
+    large = recommend(make_profile(), budget_bytes=20 * GIB)
+    assert SmallBatch not in map(type, large.reasons)
 
 
 # ---- questions that make no sense

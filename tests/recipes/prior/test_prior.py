@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from subopt.optimizers import METHODS, get_method
-from subopt.recipes.prior.gains import by_prior_gain, prior_gain, regime_of
+from subopt.recipes.prior.gains import by_prior_gain, is_small_batch, prior_gain
 from subopt.recipes.prior.portfolio import portfolio
 from subopt.recipes.prior.rates import (
     FittedRate,
@@ -194,7 +194,14 @@ def test_decay_is_scaled_to_what_a_rate_can_bear():
 # ---- gains
 
 
+def regime_of(traits):
+    return prior_gain("soap", traits).regime
+
+
 def test_regimes_of_runs():
+    assert is_small_batch(replace(LLAMA_60M, tokens_per_step=8192))
+    assert not is_small_batch(LLAMA_60M)
+    assert not is_small_batch(TINY)  # there our own runs speak
     assert regime_of(TINY) == "small models"
     assert regime_of(LLAMA_60M) == "language models from scratch"
     assert regime_of(replace(LLAMA_60M, tokens_per_step=8192)) == "small batches"
