@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from advice.as_written import profile, train_recommended
+from advice.designs import COMPARED
 from advice.lengths import train_shorter
 from advice.outcomes import outcomes
-from advice.policies import designs, policies
+from advice.policies import policies, raced_policy
 from advice.rows import Row, read_rows
 from advice.runs import Wanted, train, wanted
 from advice.score import scores
@@ -37,7 +38,8 @@ NOTES = RESULTS / f"{NAME}_notes.md"
 def asked(rows: list[Row]) -> Iterator[Wanted]:
     """Yield the runs that a policy asks for and that are not among the rows."""
     tasks = outcomes(rows, read_rows(RECOMMENDED))
-    for policy in (*policies(), *designs()):
+    compared = [raced_policy(name, design) for name, design in COMPARED.items()]
+    for policy in (*policies(), *compared):
         scores(policy, tasks)
     for task in tasks:
         yield from ((task.task, method, lr, 0) for method, lr in sorted(task.missing))

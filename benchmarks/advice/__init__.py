@@ -1,9 +1,11 @@
 """The advice against runs of every method at every rate: tasks, their runs as data, and policies judged on them.
 
-task_list    the tasks, and which half of them no constant may be fitted to
-methods      the methods, where the search for a rate begins, the rate of what they leave alone
-step_times   the time of a step beside AdamW's
-runs         one line for each training run
-lengths      what twice the steps are worth
-policies     what to do without knowing the rows, and what it would have come to
+task_list, tasks/       the tasks, and which half of them no constant may be fitted to
+methods, recipes        the methods, their search for a rate, and the recipe of a run
+step_times, runs, rows  the time of a step beside AdamW's; training; one line for each run
+lengths                 what twice the steps are worth
+prior, as_written       what is known without a race, and what `subopt recommend` writes
+outcomes, races         what the runs of a task came to; successive halving on their curves
+designs, policies       what one could do without knowing how the runs end
+score, prefixes         how far that stays behind, and what the first part of a run tells
 """

@@ -41,13 +41,6 @@ def neighbour(lr: float, steps: int) -> float:
     return float(f"{MANTISSAS[exponent % 2]}e{exponent // 2}")
 
 
-def between(first: float, last: float) -> list[float]:
-    """Return the grid's rates from `first` to `last`."""
-    return [
-        neighbour(first, step) for step in range(_half_decades(last) - _half_decades(first) + 1)
-    ]
-
-
 def _half_decades(lr: float) -> int:
     mantissa, exponent = f"{lr:.0e}".split("e")
     return 2 * int(exponent) + MANTISSAS.index(int(mantissa))

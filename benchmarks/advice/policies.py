@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from .designs import CHOSEN, COMPARED
-from .methods import BASELINE, SEARCHES
+from .designs import CHOSEN
+from .methods import BASELINE, SEARCHES, next_rate
 from .outcomes import Choice, Outcomes, Run
-from .prior import portfolio_of
+from .prior import entrants_of, portfolio_of
 from .races import Design, race
+from .rows import loss_of
+from .task_list import start_of
 
 # A task, and all the others, to the choices that are equally likely.
 Decide = Callable[[Outcomes, Sequence[Outcomes]], list[Choice]]
@@ -26,9 +28,13 @@ class Policy:
 
 def tuned(method: str, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     """Take one method at its best rate, found by whole runs."""
-    run = task.tuned(method)
-    tried = sum(name == method for name, _ in task.rows)
-    return [task.choice(run or (method, SEARCHES[method].start), max(tried - 1.0, 0.0))]
+    run = task.tuned(method) or (method, start_of(method, task.task))
+    losses: dict[float, float] = {}
+    while (lr := next_rate(losses, start_of(method, task.task))) is not None:
+        if (method, lr) not in task.rows:
+            break
+        losses[lr] = loss_of(task.rows[method, lr])
+    return [task.choice(run, max(len(losses) - 1.0, 0.0))]
 
 
 def constant(run: Run, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
@@ -64,14 +70,19 @@ def as_written(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     return [task.recipe()]
 
 
+def as_searched(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
+    """Take the recommended method and rate, with what the method leaves alone as in the runs of the search."""
+    return [task.choice(task.recipe().run)]
+
+
 def prior_alone(task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
     """Take the first method of the prior at its prior rate."""
     return [task.choice(portfolio_of(task.task)[0])]
 
 
 def raced(design: Design, task: Outcomes, others: Sequence[Outcomes]) -> list[Choice]:
-    """Take what a race of the prior's portfolio chooses."""
-    return [race(task, portfolio_of(task.task), design)]
+    """Take what a race chooses that starts with the recommended method, then AdamW, then the prior's others."""
+    return [race(task, entrants_of(task.task, task.recipe().run[0]), design)]
 
 
 def policies() -> list[Policy]:
@@ -84,13 +95,14 @@ def policies() -> list[Policy]:
         Policy("any method at its prior rate", random_method),
         Policy("prior alone", prior_alone),
         Policy("recommend, as written", as_written),
-        *(Policy(f"race: {name}", partial(raced, design)) for name, design in CHOSEN.items()),
+        Policy("recommend, embeddings and the rest at the method's own rate", as_searched),
+        *(raced_policy(f"race: {name}", design) for name, design in CHOSEN.items()),
     ]
 
 
-def designs() -> list[Policy]:
-    """Return the designs of races that are compared, each as a policy."""
-    return [Policy(name, partial(raced, design)) for name, design in COMPARED.items()]
+def raced_policy(name: str, design: Design) -> Policy:
+    """Return a design of a race as a policy."""
+    return Policy(name, partial(raced, design))
 
 
 def regret(task: Outcomes, run: Run) -> float:

@@ -2,11 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .methods import SEARCHES
 from .outcomes import Outcomes, Run
+from .races import Design, race
+
+Start = Callable[[str, str], float]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,27 @@ def methods_told(tasks: Iterable[Outcomes], share: float) -> Told:
     return _told(groups, share)
 
 
+def rates_raced(tasks: Iterable[Outcomes], start: Start, design: Design) -> Told:
+    """Return what a race tells of the rates of one method: a case is a task and a method that races alone.
+
+    Choices that nobody has run are left out.
+
+    Args:
+        tasks: The runs.
+        start: The rate to start from, of a method on a task.
+        design: Of one method.
+    """
+    lost = []
+    for task in tasks:
+        for method in SEARCHES:
+            best, asked = task.tuned(method), set(task.missing)
+            run = race(task, [(method, start(method, task.task))], design).run
+            task.missing &= asked  # what is wanted for a table is not asked for
+            if best is not None and run in task.rows:
+                lost.append(math.log(task.loss(run) / task.loss(best)))
+    return _of(lost)
+
+
 def _told(groups: Sequence[tuple[Outcomes, list[Run]]], share: float) -> Told:
     lost = []
     for task, runs in groups:
@@ -50,5 +74,9 @@ def _told(groups: Sequence[tuple[Outcomes, list[Run]]], share: float) -> Told:
             then = min(runs, key=lambda run: task.at(run, share)[0])
             lowest = min(task.loss(run) for run in runs)
             lost.append(math.log(task.loss(then) / lowest))
+    return _of(lost)
+
+
+def _of(lost: Sequence[float]) -> Told:
     right = statistics.fmean(loss == 0 for loss in lost)
     return Told(right, statistics.fmean(lost), len(lost))

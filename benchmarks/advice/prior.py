@@ -1,4 +1,4 @@
-"""What is known before anything is measured: the prior's portfolio of methods, each with the prior's rate."""
+"""What is known before anything is measured: methods, the recommended one first, each at the prior's rate."""
 
 import gzip
 from functools import cache
@@ -11,7 +11,7 @@ from subopt.recipes.prior.portfolio import portfolio
 from subopt.recipes.prior.rates import prior_rate
 from subopt.recipes.prior.traits import traits_of_profile
 
-from .methods import SEARCHES
+from .methods import BASELINE, SEARCHES
 from .outcomes import Run
 from .task_list import TASKS
 
@@ -31,7 +31,19 @@ def profile_path(task: str) -> Path:
 
 @cache
 def portfolio_of(task: str) -> list[Run]:
-    """Return methods, best first, each at the rate to start from, of those that have runs."""
-    traits = traits_of_profile(profile_of(task), steps=TASKS[task].steps)
-    methods = portfolio(traits, tuple(SEARCHES))
-    return [(method, prior_rate(method, traits).lr) for method in methods]
+    """Return the prior's methods that have runs, best first."""
+    known = portfolio(traits_of_profile(profile_of(task), steps=TASKS[task].steps), tuple(SEARCHES))
+    return [(method, rate_of(method, task)) for method in known]
+
+
+@cache
+def entrants_of(task: str, recommended: str) -> list[Run]:
+    """Return what a race starts with, best first: the recommended method, AdamW, then the prior's others."""
+    others = dict(portfolio_of(task))
+    methods = dict.fromkeys((recommended, BASELINE, *others))
+    return [(method, rate_of(method, task)) for method in methods if method in SEARCHES]
+
+
+def rate_of(method: str, task: str) -> float:
+    """Return the prior's rate."""
+    return prior_rate(method, traits_of_profile(profile_of(task), steps=TASKS[task].steps)).lr

@@ -20,11 +20,11 @@ from subopt.recipes.schema import Recipe
 from subopt.recipes.training.stepper import Step, Stepper
 from subopt.recipes.training.trainable import Trainable, make_trainable
 
-from .methods import BASELINE, SEARCHES, best_rate, neighbour, next_rate
+from .methods import BASELINE, SEARCHES, best_rate, next_rate
 from .recipes import CPU, recipe_of
 from .rows import Row, append_row, losses_by_rate, read_rows
 from .step_times import step_time_ratios, steps_of
-from .task_list import TASKS
+from .task_list import TASKS, start_of
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 # A held-out loss this many times the untrained one will not come back.
@@ -106,10 +106,9 @@ def wanted(rows: list[Row]) -> Iterator[Wanted]:
         [name for name, task in TASKS.items() if task.half == half] for half in ("dev", "held_out")
     ]
     in_turn = [name for pair in zip_longest(*halves) for name in pair if name is not None]
-    for method, search in SEARCHES.items():
+    for method in SEARCHES:
         for task in in_turn:
-            start = neighbour(search.start, -2 if TASKS[task].fine_tunes else 0)
-            lr = next_rate(losses_by_rate(rows, task, method), start)
+            lr = next_rate(losses_by_rate(rows, task, method), start_of(method, task))
             if lr is not None:
                 yield task, method, lr, 0
     for method in SEARCHES:

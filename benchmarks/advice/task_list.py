@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from .methods import SEARCHES, neighbour
+
 Half = Literal["dev", "held_out"]
 Kind = Literal["language", "vision", "sequence", "table", "pde", "graph", "recommender"]
 TASK_FILES = Path(__file__).resolve().parent / "tasks"
@@ -80,3 +82,8 @@ TASKS = {
     "poisson": Task("held_out", "pde", "poisson.py", 64, 400, 48, 3),
     "recommender": Task("held_out", "recommender", "recommender.py", 512, 600, 64, 3),
 }  # fmt: skip
+
+
+def start_of(method: str, task: str) -> float:
+    """Return the rate that the search of a method begins with; fine-tuning begins a decade lower."""
+    return neighbour(SEARCHES[method].start, -2 if TASKS[task].fine_tunes else 0)

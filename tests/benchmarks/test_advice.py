@@ -72,7 +72,6 @@ def test_a_search_that_diverges_goes_down_and_one_that_always_does_ends(bench):
 def test_rates_stand_on_one_grid_whoever_names_them(bench):
     assert bench.methods.neighbour(3e-3 / 10, 0) == 3e-4
     assert bench.methods.neighbour(1e-2, 3) == 3e-1
-    assert bench.methods.between(1e-3, 3e-2) == [1e-3, 3e-3, 1e-2, 3e-2]
 
 
 def test_every_run_of_a_task_takes_the_same_time(bench):
@@ -196,6 +195,28 @@ def test_a_score_is_how_far_behind_the_best_run_and_behind_tuned_adamw(bench):
     assert bench.score.summary(found, tasks, "held_out").worst_behind_adamw < 0
 
 
+def test_a_policy_is_given_the_other_tasks_and_not_the_one_that_it_decides(bench):
+    tasks = two_tasks(bench)
+    seen = {}
+
+    def decide(task, others):
+        seen[task.task] = [other.task for other in others]
+        return [task.choice(("soap", 0.01))]
+
+    bench.score.scores(bench.policies.Policy("any", decide), tasks)
+    assert seen == {"gpt": ["gru"], "gru": ["gpt"]}
+
+
+def test_a_search_costs_the_runs_of_its_walk_but_one_and_no_others(bench):
+    rows = [
+        row("gpt", "soap", lr, (5, 4, 3, 2, end)) for lr, end in ((3e-3, 2), (1e-2, 1), (3e-2, 2))
+    ]
+    rows.append(row("gpt", "soap", 1e-4, (5, 4, 3, 2, 7)))  # another policy asked for it
+    (task,) = bench.outcomes.outcomes(rows)
+    (choice,) = bench.policies.tuned("soap", task, [])
+    assert (choice.run, choice.cost) == (("soap", 1e-2), 2.0)
+
+
 def test_a_recipe_is_judged_as_it_was_written_the_last_one_if_there_are_several(bench):
     rows = [row("gpt", "adamw", 0.01, (5, 4, 3, 2, 1.0))]
     recipes = [row("gpt", "soap", 0.02, (5, 4, 3, 2, loss)) for loss in (4.0, 2.0)]
@@ -211,6 +232,17 @@ def test_what_a_share_tells_is_how_often_its_leader_leads_at_the_end(bench):
     early = bench.prefixes.rates_told(tasks, 0.02)
     assert (early.right, early.regret) == pytest.approx((0.0, math.log(2)))
     assert bench.prefixes.rates_told(tasks, 0.05).right == 1.0
+
+
+def test_rates_of_each_method_are_raced_alone_against_its_own_best(bench):
+    rows = three_rates("soap", (7, 5, 6), (7, 5, 6), (3, 2, 1))
+    rows += three_rates("adamw", (7, 5, 6), (7, 5, 6), (3, 2, 4))
+    tasks = bench.outcomes.outcomes(rows)
+    design = bench.races.Design(1, ((0.02, 1),), moves=0)
+    told = bench.prefixes.rates_raced(tasks, lambda method, task: 3e-3, design)
+    assert told.cases == 2  # methods without runs are left out
+    assert (told.right, told.regret) == pytest.approx((0.5, math.log(2) / 2))
+    assert not tasks[0].missing
 
 
 def test_runs_are_wanted_until_each_walk_has_ended_then_second_seeds(bench):
