@@ -139,6 +139,14 @@ def test_small_models_gain_more_by_more_steps_and_fine_tuning_less():
     assert worth_of_doubling(large) == GAIN_PER_DOUBLING < worth_of_doubling(small)
 
 
+def test_the_rows_of_small_models_pay_the_price_of_small_models():
+    row = row_of(advise(costs=[cost("adamw"), cost("soap", overhead_ms=55.0)]), "soap")
+    (estimate,) = (one for one in row.expected.estimates if one.evidence_type == "prior")
+    assert row.overhead.share == pytest.approx(0.5)
+    assert row.prior.regime == "small models"
+    assert estimate.expected == pytest.approx(estimate.gain - 0.2 * math.log2(1.5))
+
+
 def test_nothing_known_is_none():
     assert expected_gain(None, None, None, None, TimeOverhead(0.0, "formula")) is None
 
