@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast, overload
 import torch
 from torch import Tensor
 
+from .bases.online_pca import is_basis_lr_capped
 from .composition import OPTION_NAMES, known_options, part_names, resolved, update_for
 from .options import CommonOptions, options_of
 from .state import low_bit
@@ -18,6 +19,10 @@ from .updates.basis import phase_of
 _COMMON = options_of(CommonOptions).keys()
 # What a group holds beside options; a schedule records rates of its own there, such as `initial_lr`.
 _KEPT_BESIDE = _COMMON | {"params", "param_names", "method"}
+
+
+# Options that earlier versions did not save, with what these did: a run goes on as it began.
+EARLIER_OPTIONS = {"basis_lr_cap": 0.01, "ridge": "absolute"}
 
 
 class Composed(torch.optim.Optimizer):
@@ -145,7 +150,8 @@ class Composed(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; unlike the base class, cast nothing: float32 bases stay float32 under bfloat16 parameters.
 
-        An option that the saved groups lack, since an earlier version wrote them, keeps this optimizer's value. Earlier
+        An option that the saved groups lack, since an earlier version wrote them, gets what that version did
+        (`EARLIER_OPTIONS`) or keeps this optimizer's value. Earlier
         versions wrote the options of every method into every group: those that are not the group's own are dropped.
 
         Raises:
@@ -212,7 +218,10 @@ class Composed(torch.optim.Optimizer):
         return total
 
     def diagnostics(self) -> dict[str, float]:
-        """Return what went on inside: counts over all parameters and the worst ||P^T P - I||_F of their bases."""
+        """Return what went on inside: counts over all parameters and the worst ||P^T P - I||_F of their bases.
+
+        `capped_basis_lrs`: groups whose basis moves at `basis_lr_cap` now, and not at its ratio of their rate.
+        """
         counts = {"refreshes": 0.0, "kept_bases": 0.0, "nonfinite_gradients": 0.0}
         worst = 0.0
         for state in self.state.values():
@@ -221,6 +230,7 @@ class Composed(torch.optim.Optimizer):
             for name in ("basis_left", "basis_right"):
                 if name in state:
                     worst = max(worst, orthonormality_error(state[name]))
+        counts["capped_basis_lrs"] = float(sum(map(is_basis_lr_capped, self.param_groups)))
         return {**counts, "max_orthonormality_error": worst}
 
 
@@ -256,4 +266,5 @@ def _completed(saved: Mapping[str, Any], own: Mapping[str, Any] | None) -> dict[
     names = part_names(own if is_earlier else {**own, **saved}, {})
     known = _COMMON | known_options(names).keys()
     kept = {key: saved[key] for key in saved if key in known or key not in OPTION_NAMES}
-    return {key: own[key] for key in own if key in known} | kept | names
+    earlier = {key: value for key, value in EARLIER_OPTIONS.items() if key in own}
+    return {key: own[key] for key in own if key in known} | earlier | kept | names

@@ -6,6 +6,9 @@ import ctypes
 import gc
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,8 @@ from subopt import __version__
 from subopt.errors import UsageError
 
 from .record import profile as schema
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # version 2: a number, or "max"
 
 
 def resolve_device(text: str | None) -> torch.device:
@@ -56,6 +61,16 @@ def environment(device: torch.device) -> schema.Environment:
         threads=torch.get_num_threads(),
         gpu=gpu_status(device.index or 0) if device.type == "cuda" else None,
     )
+
+
+def main_memory_bytes() -> int:
+    """Return the main memory that this process may use: the machine's, or less where its control group has a limit."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        return installed
+    return min(installed, int(limit)) if limit.isdecimal() else installed
 
 
 def gpu_status(index: int = 0) -> schema.Gpu | None:
@@ -115,6 +130,21 @@ def _other_processes(pynvml: Any, handle: Any) -> int:
     except pynvml.NVMLError:  # some drivers and partitions do not tell
         return 0
     return sum(process.pid != os.getpid() for process in running)
+
+
+@contextmanager
+def quick_release() -> Iterator[None]:
+    """Let the collector look, within the block, at what is made in it alone: all of torch takes it half a second."""
+    # Whoever froze something has seen to that, and what is frozen thaws as a whole.
+    if gc.get_freeze_count() > 0:
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def release_memory() -> None:

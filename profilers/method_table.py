@@ -26,13 +26,11 @@ from .memory.footprint import (
     simulated_footprints,
 )
 from .memory.simulation import SimulatedModel, SimulationError, needs_closure
+from .record.cost import BASELINE
 from .record.profile import Memory, MethodCost
 from .target.session import Session
 from .timing import clock
 from .timing.step import StepTime, disturbed, time_step, time_whole_step
-
-# The method whose step and state everything is compared with.
-BASELINE = "adamw"
 
 # Passes as short as these are made before every timed step: such a model and its state are no larger than the
 # processor's caches, and a step that follows another one finds there what it does not find in training.
@@ -60,18 +58,22 @@ class MethodTable:
         self._session, self._weights, self._report = session, weights, report
         self._tokens = tokens
         self.missing: list[str] = []
-        rows = method_costs(
-            weights,
-            dict.fromkeys([BASELINE, *methods]),
-            {"rank": session.settings.rank},
-            tokens=tokens,
-        )
+        rows = self._costs(list(dict.fromkeys([BASELINE, *methods])))
         device = constants_of(session)
         self.memory: Memory = memory_by_formula(weights, rows[0].state_bytes)
         self._rows = {
             row.method: row.model_copy(update={"peak": peak_by_formula(self.memory, row, device)})
             for row in rows
         }
+
+    def _costs(self, methods: Sequence[str]) -> list[MethodCost]:
+        """Return the rows of these methods by formula; the first updates of each are followed for it."""
+        wishes, rows = {"rank": self._session.settings.rank}, []
+        for done, name in enumerate(methods):
+            self._report(Progress("costs", done, len(methods), name))
+            rows += method_costs(self._weights, [name], wishes, tokens=self._tokens)
+        self._report(Progress("costs", len(methods), len(methods)))
+        return rows
 
     @property
     def passes_peak_bytes(self) -> int | None:
@@ -89,7 +91,7 @@ class MethodTable:
     def find_memory(self, model: nn.Module, batch: Any) -> None:
         """Measure memory where there is a GPU, for which the model makes room; follow it where there is none."""
         session = self._session
-        self._report(Progress("memory", 0, len(self._rows)))
+        self._report_memory(0, "forward and backward")
         if session.device.type == "cuda":
             self._measure_memory(model)
         left = [row for row in self._rows.values() if not _is_followed(row)]
@@ -114,6 +116,7 @@ class MethodTable:
         if step is None:  # the baseline was measured
             step = simulated.step_peaks(BASELINE, baseline.options, groups_of)
         self.memory = explained(self.memory, simulated, step)
+        self._report_memory(len(self._rows), "other batch sizes")
         points = batch_curve(
             simulated, session.settings.batch_size, session.batch_of_size, self.missing
         )
@@ -138,9 +141,10 @@ class MethodTable:
         self._rows[footprint.method] = row.model_copy(update={"peak": footprint.peak})
         if footprint.method == BASELINE:
             self.memory = footprint.memory
-        self._report(
-            Progress("memory", sum(map(_is_followed, self._rows.values())), len(self._rows))
-        )
+        self._report_memory(sum(map(_is_followed, self._rows.values())), footprint.method)
+
+    def _report_memory(self, done: int, item: str) -> None:
+        self._report(Progress("memory", done, len(self._rows), item))
 
     def time_steps(self, model: nn.Module, batch: Any, *, rounds: int, budget_s: float) -> None:
         """Time every method's steps interleaved with the baseline's.
@@ -160,7 +164,7 @@ class MethodTable:
         found: dict[str, StepTime] = {}
         try:
             for done, (name, row) in enumerate(self._rows.items()):
-                self._report(Progress("optimizer steps", done, len(self._rows)))
+                self._report(Progress("optimizer steps", done, len(self._rows), name))
                 left_s = budget_s - (time.perf_counter() - begin_s)
                 share_s = max(0.0, left_s) / (len(self._rows) - done)
                 time_method = self._time_whole_step if needs_closure(name) else self._time_step
@@ -171,6 +175,7 @@ class MethodTable:
                     passes()  # one that was cut short left no gradients
                     continue
                 self._take_in(name, found[name])
+            self._report(Progress("optimizer steps", len(self._rows), len(self._rows), "again"))
             interleaved = {name: taken for name, taken in found.items() if not needs_closure(name)}
             for name in disturbed(interleaved):
                 left_s = budget_s - (time.perf_counter() - begin_s)

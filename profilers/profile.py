@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from subopt.optimizers import METHODS, ParameterRole, get_method, matrix_shape
 from subopt.optimizers.updates.basis import resolve_rank
 
 from .costs.formula import unusable, weights_of
-from .device import environment
+from .device import environment, quick_release
 from .effort import EFFORTS, OnProgress, Progress
 from .gradients.measure_layers import (
     LEAST_GROUP_BYTES,
@@ -41,6 +42,8 @@ from .timing.decompositions import time_shape
 from .timing.step import time_forward_backward
 from .timing.stopwatch import Stopwatch
 
+OnStage = Callable[[str, Profile], None]
+
 # Batches that a plain forward and backward pass is timed on.
 _TIMED_BATCHES = 5
 
@@ -52,6 +55,7 @@ def run_profile(
     methods: Sequence[str] | None = None,
     progress: OnProgress = lambda _: None,
     on_preflight: Callable[[list[Check]], None] = lambda _: None,
+    on_stage: OnStage = lambda name, profile: None,
 ) -> Profile:
     """Measure a model and what every method would cost on it.
 
@@ -61,6 +65,8 @@ def run_profile(
         methods: Method ids; None means all.
         progress: Called as stages advance.
         on_preflight: Called with the checks made before anything long.
+        on_stage: Called after each stage with its name and the profile as far as it is. After "memory" it holds what
+            every method takes, after "gradients" the spectra, after "optimizer steps" all that a first answer needs.
 
     Returns:
         The profile. After Ctrl-C it holds what was complete, `missing` names the rest, `interrupted` is true.
@@ -74,7 +80,9 @@ def run_profile(
     with RandomStream(settings.seed).active():
         run = _Run(Session(target, settings), names, progress)
         run.prepare(on_preflight)
-        run.go()
+        with quick_release():
+            run.find_costs()
+            run.go(on_stage)
         return run.profile()
 
 
@@ -98,10 +106,11 @@ class _Run:
         self._interrupted = False
 
     def prepare(self, on_preflight: Callable[[list[Check]], None]) -> None:
-        """Build the model, check it, and fill in what shapes alone say."""
-        self._report(Progress("loading", 0, 1))
+        """Build the model and check it."""
+        self._report(Progress("loading", 0, 2, "batches"))
         session = self._session
         self._first_batch = next(self._batches)
+        self._report(Progress("loading", 1, 2, "model"))
         if self._settings.simulate:
             self._model = fake_model(session.build_model)
         else:
@@ -115,16 +124,22 @@ class _Run:
             self._losses = Losses(first=first, outputs=watched.size)
         self._roles = trained_roles(self._model, session.target)
         refuse_sparse_gradients(self._model, self._roles)
+        self._report(Progress("loading", 2, 2))
+
+    def find_costs(self) -> None:
+        """Fill in what shapes alone say."""
         weights = weights_of(self._roles)
         reasons = {name: unusable(get_method(name), weights) for name in self._methods}
         self._methods = [name for name, reason in reasons.items() if reason is None]
         self._missing += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
         tokens = tokens_in(self._first_batch)
         self._settings = self._settings.model_copy(update={"tokens_per_batch": tokens})
-        self._table = MethodTable(session, weights, self._methods, self._report, tokens=tokens)
+        self._table = MethodTable(
+            self._session, weights, self._methods, self._report, tokens=tokens
+        )
 
-    def go(self) -> None:
-        """Run the stages in order; on Ctrl-C, note what is not there."""
+    def go(self, on_stage: OnStage) -> None:
+        """Run the stages in order, telling after each what there is; on Ctrl-C, note what is not there."""
         stages = list(self._stages())
         for index, (name, stage) in enumerate(stages):
             try:
@@ -134,6 +149,7 @@ class _Run:
                 self._interrupted = True
                 self._missing += [f"{name}: interrupted" for name, _ in stages[index:]]
                 return
+            on_stage(name, self.profile())
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
         # After the check's real pass: a table that the user's code caches is then cached with real values.
@@ -171,14 +187,19 @@ class _Run:
             stale=self._subspaces.stale,
             watch=self._watch,
             inputs_first={item.name for item in self._roles if item.inputs_first},
-            on_batch=lambda done, total: self._report(Progress("gradients", done, total)),
+            on_batch=partial(self._note_batch, "gradients"),
         )
         try:
             for layer in measuring:
                 self._gradients[layer.name] = layer
+                self._report(replace(self._latest, item=layer.name))
         finally:  # after an interrupt the layers that are done need their notes too
             self._note_one_sided()
             self._note_without_gradient()
+
+    def _note_batch(self, stage: str, done: int, total: int) -> None:
+        self._latest = Progress(stage, done, total)
+        self._report(self._latest)
 
     def _note_one_sided(self) -> None:
         found = [layer.measures.diagonality for layer in self._gradients.values() if layer.measures]
@@ -206,8 +227,12 @@ class _Run:
         timed = self._placed[-_TIMED_BATCHES:]
         with self._watch.span(PASSES):
             self._times_ms["forward_backward_ms"] = time_forward_backward(
-                self._session.forward_backward, self._model, timed
+                self._session.forward_backward,
+                self._model,
+                timed,
+                lambda done: self._note_batch(PASSES, done, len(timed)),
             )
+        self._note_batch(PASSES, len(timed), len(timed))
         self._watch.passes += len(timed)
         others = time_data_and_clip(self._model, self._batches, self._session.place)
         self._times_ms |= vars(others)
@@ -220,16 +245,23 @@ class _Run:
     def _time_decompositions(self) -> None:
         counts = Counter(matrix_shape(item.shape) for item in self._matrices())
         for done, (shape, count) in enumerate(counts.items()):
-            self._report(Progress("decompositions", done, len(counts)))
+            progress = Progress("decompositions", done, len(counts), f"{shape[0]} x {shape[1]}")
+            self._report(progress)
             times = time_shape(
                 shape,
                 count,
                 self._settings.rank,
                 self._session.device,
                 budget_s=self._effort.shape_s,
+                repeat_s=self._effort.repeat_s,
+                on_kernel=partial(self._note_kernel, progress),
             )
             self._decompositions += times.rows
             self._missing += times.skipped
+        self._report(Progress("decompositions", len(counts), len(counts)))
+
+    def _note_kernel(self, progress: Progress, kernel: str) -> None:
+        self._report(replace(progress, item=f"{progress.item} {kernel}".rstrip()))
 
     def _matrices(self) -> list[ParameterRole]:
         return [item for item in self._roles if item.role == "matrix"]

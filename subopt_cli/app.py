@@ -17,6 +17,7 @@ from .commands import (
     compare,
     doctor,
     export,
+    lr,
     methods,
     profile,
     race,
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.command("profile")(profile.profile)
 app.command("recommend")(recommend.recommend)
+app.command("lr")(lr.lr)
 app.command("race")(race.race)
 app.command("train")(train.train)
 app.command("report")(report.report)

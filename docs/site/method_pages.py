@@ -75,8 +75,8 @@ def _use(method: Method) -> str:
 
 
 def _some_options(method: Method) -> dict[str, Any]:
-    """The options most worth seeing: of those a search tries, or else the rank and the period, with their defaults."""
-    shown = [*method.searched] or [key for key in ("rank", "period") if key in method.tunable]
+    """The options most worth seeing, the rank and the period, with their defaults."""
+    shown = [key for key in ("rank", "period") if key in method.tunable]
     return {key: method.defaults[key] for key in shown if method.defaults[key] is not None}
 
 
@@ -111,11 +111,6 @@ def _options(method: Method) -> str:
     if method.fixed:
         fixed = ", ".join(f"`{key}: {_yaml(value)}`" for key, value in method.fixed.items())
         text += f"\nWhat makes it this method and cannot be set: {fixed}."
-    if method.searched:
-        tried = "; ".join(
-            f"`{key}`: {', '.join(map(_yaml, values))}" for key, values in method.searched.items()
-        )
-        text += f"\n\nA [race](../race.md) searches, beside the learning rate, {tried}."
     return text
 
 

@@ -24,10 +24,6 @@ from ..updates.rounding import without_rounding
 from .completion import orthonormal_factor, solver_rounding
 from .decompositions import LinAlgError, canonical_signs, left_basis, two_sided_bases
 
-# With Adam on P, lr_P = 5 lr_W of the paper overshoots above this: ||P^T P - I|| reached 22 at r = 128, lr_W = 0.01.
-ADAM_LR_CAP = 0.01
-# Gradient descent on P is stable below 1 / (4 (e1 + lambda)), e1 <= 1 the top energy share; times lr / peak lr.
-SGD_LR = 0.2
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
 
@@ -85,6 +81,9 @@ class OnlinePCAOptions(BasisOptions):
     rank: float | None = rank_field()
     basis_optimizer: str = choice("adam", ("adam", "sgd"), "what moves an online-PCA basis")
     basis_lr_ratio: float = number(5.0, 0, 1e6, "learning rate of the basis, as a multiple of lr")
+    basis_lr_cap: float | None = number(
+        None, 0, 1e6, "most that the learning rate of the basis becomes; none: no limit"
+    )
     ortho_weight: float = number(0.1, 0, 1e6, "weight of the orthonormality term (lambda)")
     retract_every: int = whole(
         0, 0, "steps between QR retractions of an online-PCA basis; 0: never"
@@ -105,9 +104,13 @@ class OnlinePCA(Rotated):
     the next gradient. With two sides the first P^T G Q is diagonal. What rounding leaves of other entries, and of D's
     that should be zero, is set to zero (see `completion.without_rounding`).
 
-    Differs from the paper: lr_P = alpha lr_W (alpha 5) is capped for Adam and replaced for SGD, see the constants; an
-    optional QR retraction every `retract_every` steps. Of two sides the paper gives the operator and says "online
-    SVD"; that eq. 6 moves both is our reading. Source: Liang et al. 2024, algorithm 1 and section 4.3.
+    lr_P = alpha lr_W, with alpha (`basis_lr_ratio`) 5. Adam on P moves every entry by up to lr_P, and a large one takes
+    P away from orthonormal: ||P^T P - I|| reached 22 at r = 128 and lr_W = 0.01. `basis_lr_cap` limits it. Gradient
+    descent on P is stable below lr_P = 1 / (4 (e1 + lambda)), e1 <= 1 the top direction's share of the energy.
+
+    Differs from the paper: the optional cap, and an optional QR retraction every `retract_every` steps. Of two sides
+    the paper gives the operator and says "online SVD"; that eq. 6 moves both is our reading. Source: Liang et al. 2024,
+    algorithm 1 and section 4.3.
 
     Memory: m r numbers in the basis dtype, 3 m r with Adam; (m + n) r and 3 (m + n) r with two sides. With 8-bit
     moments Adam's two are 8-bit too, as in the paper, and only P stays whole. The second side shrinks Adam's moments
@@ -232,18 +235,30 @@ def _descend(
     options: Options,
 ) -> None:
     """P <- P - lr_P (D + weight_decay P) in place, or by Adam's step on D; not at all where D is not usable."""
-    lr: float | Tensor = options["lr"]
-    decay, share = options["weight_decay"], usable.to(P.dtype)
+    decay = options["weight_decay"]
+    lr_P = _basis_lr(options) * usable.to(P.dtype)
     if options["basis_optimizer"] == "sgd":
-        lr_P = SGD_LR * _share_of_peak(lr, options.get("initial_lr", lr)) * share
         P.sub_(D.add_(P, alpha=decay).mul_(lr_P))
         return
-    lr_P = _minimum(options["basis_lr_ratio"] * lr, ADAM_LR_CAP) * share
     moments = {"exp_avg": state[side.exp_avg], "exp_avg_sq": state[side.exp_avg_sq]}
     own = {"betas": _BETAS, "eps": _EPS, "lr": lr_P, "weight_decay": decay}
     if not fused_adam.descend(P, D, moments, age, own):
         step = MOMENTS["adam"].step(D, moments, age, own)
         P.sub_(torch.add(step, P, alpha=decay).mul_(lr_P))
+
+
+def _basis_lr(options: Options) -> float | Tensor:
+    """Return lr_P: lr times `basis_lr_ratio`, at most `basis_lr_cap`."""
+    rate, cap = options["basis_lr_ratio"] * options["lr"], options["basis_lr_cap"]
+    if cap is None:
+        return rate  # type: ignore[no-any-return]
+    return rate.clamp(max=cap) if isinstance(rate, Tensor) else min(rate, cap)
+
+
+def is_basis_lr_capped(options: Options) -> bool:
+    """Return whether a group's basis moves at its cap, and not at its ratio of the group's rate."""
+    cap = options.get("basis_lr_cap")
+    return cap is not None and bool(options["basis_lr_ratio"] * options["lr"] > cap)
 
 
 def _moment_slot_type(options: Options) -> SlotType:
@@ -254,14 +269,3 @@ def _moment_slot_type(options: Options) -> SlotType:
 def orthonormalised(P: Tensor) -> Tensor:
     """Return the orthonormal factor of P = QR with a positive diagonal of R, shape (m, r), completed where P is not."""
     return orthonormal_factor(P, solver_rounding(P.dtype) * torch.linalg.matrix_norm(P))
-
-
-def _share_of_peak(lr: float | Tensor, peak: float | Tensor) -> float | Tensor:
-    """The schedule's factor, at most 1; torch's schedulers record the rate that they scale as `initial_lr`."""
-    if isinstance(peak, Tensor):
-        return _minimum(lr / peak, 1.0)
-    return _minimum(lr / peak, 1.0) if peak > 0 else 0.0
-
-
-def _minimum(value: float | Tensor, cap: float) -> float | Tensor:
-    return torch.clamp(value, max=cap) if isinstance(value, Tensor) else min(value, cap)

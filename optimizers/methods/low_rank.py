@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 
 from ..low_rank.convert import dense_state_dict, largest_rank, replace_layers
 from ..low_rank.integrator import INTEGRATORS
@@ -22,6 +21,7 @@ from ..low_rank.linear import LowRankLinear
 from ..low_rank.optimizer import DLRT
 from ..matrices import matrix_shape
 from ..options import Options
+from ..state.form_mode import FormMode
 from ..state.layout import Dtypes, layout_bytes
 from ..state.storage_tracker import StorageTracker
 from .method import Method
@@ -129,7 +129,6 @@ DLRT_METHOD = LowRankMethod(
     capabilities=frozenset({"bf16_parameters", "closure", "needs_closure", "rank"}),
     layers=frozenset({"linear", "conv"}),
     # A coarser or finer truncation; the largest rank, which memory is counted at, is the same.
-    searched={"tau": (0.1, 0.03)},
     test_inputs=(
         {},
         {"integrator": "sgd", "rank_mode": "fixed", "rank": 2},
@@ -156,7 +155,7 @@ def _transient_bytes(
 ) -> int:
     resolved = dict(options)
     (m, n), q = shape, largest_rank(shape, resolved)
-    with FakeTensorMode():
+    with FormMode():
         U, S, V = (torch.empty(rows, q, dtype=dtype) for rows in (m, q, n))
         layer = LowRankLinear(U, S, V)
         optimizer = DLRT(layer.parameters(), layer, **resolved)

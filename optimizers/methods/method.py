@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
@@ -49,8 +49,6 @@ class Method:
             eigenbases does; "shares_basis": its rank is of one basis for the second moments of all output neurons.
         layers: The types of layers it puts its own in the place of; the weights of others go to its fallback. Empty
             for a method that leaves the model's layers alone.
-        searched: For the one or two options whose best value depends on the model, the values a race tries beside
-            learning rates, the default first. None of them takes more memory than the default.
         test_inputs: Valid options that tests try.
         error_inputs: Invalid options and a pattern of the message they give.
     """
@@ -65,7 +63,6 @@ class Method:
     state_formula: str = ""
     capabilities: frozenset[str] = frozenset()
     layers: frozenset[LayerType] = frozenset()
-    searched: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     test_inputs: tuple[Mapping[str, Any], ...] = ()
     error_inputs: tuple[tuple[Mapping[str, Any], str], ...] = ()
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from .method import ADAM, BAD_BETAS, BAD_PERIOD, record
 
-# What a race tries: its runs are too short to spend 100 steps on the graft's own.
-_FIRST_STEPS = {"start_step": (101, 11)}
-
 PRECONDITIONER_METHODS = (
     record(
         "shampoo", "row and column preconditioners of blocks, grafted to RMSProp's step length",
@@ -17,7 +14,6 @@ PRECONDITIONER_METHODS = (
         ),
         state_formula="2(m^2 + n^2) per block + 2mn",
         capabilities=("refreshes", "whitens"),
-        searched=_FIRST_STEPS,
         test_inputs=(
             {"start_step": 2, "period": 1},
             {"start_step": 1, "period": 2, "block_size": 4},
@@ -42,7 +38,6 @@ PRECONDITIONER_METHODS = (
         ),
         state_formula="(m + n + 2)l + 2 + 2mn, the sketches for every block",
         capabilities=("refreshes", "rank", "whitens"),
-        searched=_FIRST_STEPS,
         test_inputs=(
             {"start_step": 2, "period": 1},
             {"rank": 2, "start_step": 1, "period": 2, "block_size": 4},
@@ -64,11 +59,11 @@ PRECONDITIONER_METHODS = (
         "Yen et al. 2023, Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization",
         "algorithm 1",
         options={"update": "shared-basis", "rank": 32},
-        tunable=(*ADAM, "rank", "graft"),
+        tunable=(*ADAM, "rank", "graft", "ridge"),
         state_formula="kn + mk^2 + m + 2mn, n the inputs",
         capabilities=("rank", "shares_basis", "waits_for_device"),
         test_inputs=(
-            {"rank": 2},
+            {"rank": 2, "ridge": "absolute"},
             {"rank": 0.5, "graft": "none", "betas": (0.0, 0.999)},
             {"graft": "sgd"},
         ),

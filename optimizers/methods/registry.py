@@ -43,18 +43,8 @@ _LOW_RANK = (
 
 _ONLINE_PCA = (
     *_LOW_RANK, "clip_momentum", "state_dtype",
-    "basis_optimizer", "basis_lr_ratio", "ortho_weight", "retract_every",
+    "basis_optimizer", "basis_lr_ratio", "basis_lr_cap", "ortho_weight", "retract_every",
 )  # fmt: skip
-
-# What a race tries of an option, the default first: beta2 for few steps (Adam) and the other published pair (Lion), the
-# two periods that did best in Nguyen et al. 2025, section 5.3 and figure 10, and alpha, which Liang et al. 2024,
-# section 5.3, say must be small. A tenth of a race may be shorter than GaLore's T; SOAP's T trades quality for time.
-_ADAM_BETAS = {"betas": ((0.9, 0.999), (0.9, 0.95))}
-_LION_BETAS = {"betas": ((0.9, 0.99), (0.95, 0.98))}
-_PERIODS = {"period": (200, 500)}
-_GALORE_PERIODS = {"period": (200, 50)}
-_SOAP_PERIODS = {"period": (10, 50)}
-_BASIS_RATES = {"basis_lr_ratio": (5.0, 1.0)}
 
 _BAD_REFRESH = ({"on_refresh": "forget"}, "Invalid on_refresh")
 _BAD_ONLINE_PCA = (
@@ -87,7 +77,6 @@ def _rotated(
         options={"basis": basis, "moments": moments},
         tunable=(*tunable, *_PERIODIC),
         capabilities=("refreshes",),
-        searched=_PERIODS,
         test_inputs=(
             {},
             {"period": 3, "on_refresh": "rotate"},
@@ -102,7 +91,7 @@ def _rotated(
 _unrotated(
     "adamw", "adam", "the usual baseline: two moments per weight", ADAM,
     paper="Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization", section="algorithm 2",
-    state_formula="2mn", searched=_ADAM_BETAS,
+    state_formula="2mn",
 )  # fmt: skip
 _unrotated(
     "adafactor", "adafactor", "second moment as a row times a column, with momentum", _ADAFACTOR,
@@ -116,7 +105,7 @@ _unrotated(
 _unrotated(
     "lion", "lion", "the sign of an interpolated momentum; one moment", ADAM,
     paper="Chen et al. 2023, Symbolic Discovery of Optimization Algorithms", section="algorithm 2",
-    state_formula="mn", searched=_LION_BETAS,
+    state_formula="mn",
 )  # fmt: skip
 _unrotated(
     "momentum", "momentum", "gradient descent with averaged gradients", ADAM,
@@ -164,7 +153,6 @@ _add(
     ),
     state_formula="mr + 2nr",
     capabilities=("refreshes", "rank", "projects"),
-    searched=_GALORE_PERIODS,
     test_inputs=(
         {},
         {"moments": "lion", "period": 3},
@@ -186,7 +174,6 @@ _add(
     tunable=_ONLINE_PCA,
     state_formula="mr + 2nr + 2mr",
     capabilities=("rank", "projects"),
-    searched=_BASIS_RATES,
     test_inputs=(
         {},
         {"basis_optimizer": "sgd"},
@@ -203,7 +190,6 @@ _add(
     tunable=_ONLINE_PCA,
     state_formula="2r^2 + (m + n)r + 2(m + n)r",
     capabilities=("rank", "projects"),
-    searched=_BASIS_RATES,
     test_inputs=(
         {},
         {"basis_optimizer": "sgd"},
@@ -221,7 +207,6 @@ _add(
     options={"basis": "identity", "moments": "adam", "state_dtype": "8bit"},
     tunable=("betas", "eps"),
     state_formula="2mn, codes of one byte",
-    searched=_ADAM_BETAS,
 )  # fmt: skip
 for _name, _of, _summary, _formula in (
     (
@@ -244,7 +229,6 @@ for _name, _of, _summary, _formula in (
         tunable=tuple(option for option in _full.tunable if option != "state_dtype"),
         state_formula=_formula,
         capabilities=tuple(_full.capabilities),
-        searched=_full.searched,
         test_inputs=_full.test_inputs,
         error_inputs=_full.error_inputs,
     )  # fmt: skip
@@ -309,7 +293,6 @@ for _name, _basis, _summary, _section, _formula in (
         },
         state_formula=_formula,
         capabilities=("refreshes",),
-        searched=_SOAP_PERIODS,
         test_inputs=(
             {"period": 2},
             {"period": 2, "use_current_gradient": True, "skip_first": False, "solver": "exact"},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,21 +12,23 @@ from torch._guards import detect_fake_mode
 
 from ..bases.decompositions import FLOAT64_MAX_SIDE
 
+Piece = TypeVar("Piece")
+
 # What one batched decomposition holds of its input; vectors and products need about as much again, each.
 CHUNK_BYTES = 64 * 2**20
 
 
-def chunks(count: int, side: int) -> Iterator[slice]:
+def chunks(count: int, side: int) -> Iterable[slice]:
     """Return consecutive slices of `count` matrices, each at most CHUNK_BYTES in float64 but never empty."""
     size = max(1, CHUNK_BYTES // (8 * side * side))
     return enough(slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def enough(pieces: Iterator[slice]) -> Iterator[slice]:
+def enough(pieces: Iterable[Piece]) -> Iterable[Piece]:
     """Return the pieces of work as they are; under fake tensors the first two.
 
-    All but the last are of one size, and what each makes is gone or replaced when the next has made its own: no later
-    one takes more memory than the second, and without data there is nothing else to find out.
+    For pieces of which none takes more memory than the second, and whose results are gone or replaced when the next has
+    made its own: without data there is nothing else to find out.
     """
     return pieces if detect_fake_mode() is None else itertools.islice(pieces, 2)
 

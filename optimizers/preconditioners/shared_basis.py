@@ -10,7 +10,7 @@ Source: Yen et al. 2023, Block Low-Rank Preconditioner with Shared Basis for Sto
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ..bases.decompositions import LinAlgError
 from ..bases.online_pca import orthonormalised
 from ..flops import Flops
-from ..options import Options, eps_field, rank_field
+from ..options import Options, choice, eps_field, rank_field
 from ..state.layout import Layout, Slot
 from ..updates.basis import Shape, State, resolve_rank
 from .grafting import GraftedOptions
@@ -40,6 +40,11 @@ class SharedBasisOptions(GraftedOptions):
 
     eps: float = eps_field(1e-12)
     rank: float | None = rank_field(smallest=2)
+    ridge: str = choice(
+        "relative",
+        ("relative", "absolute"),
+        "what eps is added as: a share of each neuron's sum of eigenvalues, or a number as in its paper",
+    )
 
 
 class SharedBasis:
@@ -49,15 +54,18 @@ class SharedBasis:
         R~_i = B^T M_i B,    M_i = B_old R_i B_old^T + g_i g_i^T
         R_i <- R~_i - sigma_i I,    sigma_i the smallest eigenvalue of R~_i
         rho_i <- rho_i + ||M_i - B R_i B^T||_2
-        u_i = (B R_i B^T + (rho_i + eps) I)^(-1/2) g_i    (eq. 6)
+        u_i = (B R_i B^T + (rho_i + ridge_i) I)^(-1/2) g_i    (eq. 6)
+
+    ridge_i is eps tr(R~_i), so that the scale of the gradients drops out, or with `ridge` "absolute" the paper's eps.
 
     All are sums, as AdaGrad's: nothing decays. At k = d what sigma_i takes from R_i comes back through rho_i, and u_i
-    is (sum g_i g_i^T + eps I)^(-1/2) g_i exactly. One decomposition serves statistics and step, so both happen in
+    is (sum g_i g_i^T + ridge_i I)^(-1/2) g_i exactly. One decomposition serves statistics and step, so both happen in
     `precondition`, from the start step on.
 
     Differs from the paper: B starts from the first gradient that is not zero, and zero gradients leave it alone; a step
     is computed in units of the largest entry, because the fourth powers in A leave float32's range; eigenvalues
-    that rounding makes negative count as 0, and eps as no less than what rounding leaves of the largest one. Neurons
+    that rounding makes negative count as 0, and the ridge as no less than what rounding leaves of the largest one; the
+    ridge is relative unless told otherwise. Neurons
     whose eigenvalues cannot be found keep R~_i unshrunk and rho_i, take no step, and are counted in `kept_bases`,
     once for all.
 
@@ -109,7 +117,7 @@ class SharedBasis:
         old = state["shared_basis"].to(G.dtype)
         image = subspace_image(old, state["coefficients"], X, unit)
         new = torch.where(largest > 0, orthonormalised(image), old)
-        step = _refit(X, old, new, unit, state, options["eps"])
+        step = _refit(X, old, new, unit, state, options)
         state["shared_basis"].copy_(new)  # last: `old` may be this very tensor
         return step
 
@@ -161,7 +169,9 @@ def subspace_image(B: Tensor, R: Tensor, X: Tensor, unit: Tensor) -> Tensor:
     return (X.mT @ Z.addcmul_(squares, H)).addmm_(B, inner)
 
 
-def _refit(X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, eps: float) -> Tensor:
+def _refit(
+    X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, options: Options
+) -> Tensor:
     """Move R and rho to the new basis and return the step. X = G / unit is overwritten."""
     m, k = len(X), new.shape[1]
     C = new.mT @ old
@@ -185,6 +195,7 @@ def _refit(X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, eps:
             continue
         smallest = solved.smallest()
         shift = smallest.clamp_min(0).to(h.dtype)[:, None]
+        trace = projected.diagonal(dim1=1, dim2=2).sum(1)
         projected.diagonal(dim1=1, dim2=2).sub_(shift)
         state["coefficients"][rows] = _out_of_units(projected, unit)
         norm = shift
@@ -193,7 +204,7 @@ def _refit(X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, eps:
             norm = residual.norm(POWER_STEPS)
         rho = _in_range(state["escaped"][rows] + _out_of_units(norm[:, 0], unit))
         state["escaped"][rows] = rho
-        damping = _damping(rho, solved.largest - smallest, unit, eps)
+        damping = _damping(rho, solved.largest - smallest, trace, unit, options)
         scale[rows] = damping.rsqrt().to(h.dtype)[:, None]
         in_units = damping / unit.double().square()
         W[rows] = solved.inverse_root_times(
@@ -202,14 +213,24 @@ def _refit(X: Tensor, old: Tensor, new: Tensor, unit: Tensor, state: State, eps:
     return W @ new.mT if is_complete else X.mul_(scale * unit).addmm_(W, new.mT)
 
 
-def _damping(rho: Tensor, largest: Tensor, unit: Tensor, eps: float) -> Tensor:
-    """Return rho + eps of eq. 6, in float64; eps is no less than the rounding of R's largest eigenvalue, in units."""
-    info = torch.finfo(rho.dtype)
-    rounding = info.eps * largest * unit.double().square()
-    return (rho + rounding.clamp_min(eps)).clamp_min_(info.tiny)
+def _damping(rho: Tensor, largest: Tensor, trace: Tensor, unit: Tensor, options: Options) -> Tensor:
+    """Return rho + ridge of eq. 6, in float64; the ridge is no less than the rounding of R's largest eigenvalue.
+
+    Args:
+        rho: Shape (N,).
+        largest: R's largest eigenvalues, in units, shape (N,), float64.
+        trace: R~'s sums of eigenvalues, in units, shape (N,).
+        unit: The scale of G.
+        options: `eps` and `ridge`.
+    """
+    info, square = torch.finfo(rho.dtype), unit.double().square()
+    rounding = info.eps * largest * square
+    if options["ridge"] == "relative":
+        return (rho + rounding.maximum(options["eps"] * trace * square)).clamp_min_(info.tiny)
+    return (rho + rounding.clamp_min(options["eps"])).clamp_min_(info.tiny)
 
 
-def _chunks(m: int, k: int) -> Iterator[slice]:
+def _chunks(m: int, k: int) -> Iterable[slice]:
     size = max(1, CHUNK_NUMBERS // (k * k))
     return enough(slice(start, start + size) for start in range(0, m, size))
 

@@ -10,7 +10,7 @@ Legend: A k x k symmetric, N of them; T = Q^T A Q tridiagonal, with diagonal d a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import cache
 
 import torch
@@ -28,7 +28,7 @@ _NODES = 14
 EPS = torch.finfo(torch.float32).eps
 
 
-def batches(count: int, side: int) -> Iterator[slice]:
+def batches(count: int, side: int) -> Iterable[slice]:
     """Return consecutive slices of `count` matrices, each of at most BATCH_NUMBERS numbers."""
     size = max(1, BATCH_NUMBERS // (side * side))
     return enough(slice(start, min(start + size, count)) for start in range(0, count, size))
@@ -85,7 +85,7 @@ class Tridiagonal:
         y = torch.empty_like(x.mT, dtype=self._dtype, memory_format=torch.contiguous_format).copy_(
             x.mT
         )
-        for start, v in enumerate(self._reflectors, start=1):
+        for start, v in enough(enumerate(self._reflectors, start=1)):
             _reflect(y[start:], v)
         upper, d = self._bound + shift / self._size, self._d + shift / self._size
         root = _root_times(d, self._e, y.double(), upper) * self._size.rsqrt()
@@ -145,7 +145,7 @@ def _smallest(d: Tensor, e: Tensor, rounding: Tensor, bound: Tensor) -> Tensor:
     inverses, _, middle = _eliminated(rows - s, d[h] - s, couplings)
     is_below = (inverses >= 0).flatten(0, 1).all(0) & (middle > 0)
     s = torch.where(is_below, s, -bound.clamp_min(tiny))
-    for _ in range(_LAGUERRE_STEPS):
+    for _ in enough(range(_LAGUERRE_STEPS)):
         S1, S2 = _sums_of_inverses(*_eliminated(rows - s, d[h] - s, couplings))
         step = k / (S1 + ((k - 1) * (k * S2 - S1.square())).clamp_min_(0).sqrt_())
         # Not finite, or backwards, by rounding: at the eigenvalue.
@@ -196,7 +196,7 @@ def _sums_of_inverses(p: Tensor, r: Tensor, middle: Tensor) -> tuple[Tensor, Ten
 def _recurrence(start: Tensor, factor: Tensor) -> Tensor:
     """Return x_i = start_i + factor_i x_(i - 1), all of them; start is overwritten."""
     rows = start.unbind(0)
-    for before, row, f in zip(rows, rows[1:], factor.unbind(0)[1:], strict=False):
+    for before, row, f in enough(zip(rows, rows[1:], factor.unbind(0)[1:], strict=False)):
         row.addcmul_(f, before)
     return start
 
@@ -209,12 +209,12 @@ def _root_times(d: Tensor, e: Tensor, y: Tensor, upper: Tensor) -> Tensor:
     )
     shifted = d[:, None] + nodes * upper
     solved = y[:, None].expand_as(shifted).clone()
-    for i in range(1, len(d)):
+    for i in enough(range(1, len(d))):
         ratio = e[i - 1] / shifted[i - 1]
         shifted[i].addcmul_(ratio, e[i - 1], value=-1)
         solved[i].addcmul_(ratio, solved[i - 1], value=-1)
     solved[-1] /= shifted[-1]
-    for i in range(len(d) - 2, -1, -1):
+    for i in enough(range(len(d) - 2, -1, -1)):
         solved[i].addcmul_(e[i], solved[i + 1], value=-1).div_(shifted[i])
     return solved.mul_(weights).sum(1) * upper.sqrt()
 

@@ -70,7 +70,8 @@ class HfacOptions(AdafactorOptions):
 def adam(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     """Adam: M = EMA[G], V = EMA[G^2], step M / (sqrt(V) + eps).
 
-    eps stands outside the root, as in torch.optim.AdamW (paper 1's algorithm prints it inside, its ODE outside).
+    eps stands outside the root, as in torch.optim.AdamW (paper 1's algorithm prints it inside, its ODE outside). With
+    an eps of 0, what has had no gradient yet takes no step: 0 / 0 is 0.
     Source: Kingma and Ba 2015; in rotated coordinates Nguyen et al. 2025, algorithm 1.
     """
     step = torch.zeros_like(G)
@@ -89,7 +90,14 @@ def adam_without_momentum(G: Tensor, state: State, t: int, options: Options) -> 
 def _rms_normalised(M: Tensor, G: Tensor, state: State, beta2: float, eps: float) -> Tensor:
     V = average_square(state["exp_avg_sq"], G, beta2)
     denominator = (V.sqrt() if V is state["exp_avg_sq"] else V.sqrt_()).add_(eps)
+    if eps == 0:
+        denominator = _without_zeros(denominator)
     return torch.div(M, denominator, out=denominator)
+
+
+def _without_zeros(denominator: Tensor) -> Tensor:
+    """Return a denominator, in place, that turns what it would divide by 0 into 0."""
+    return denominator.masked_fill_(denominator == 0, torch.inf)
 
 
 def adafactor_without_momentum(G: Tensor, state: State, t: int, options: Options) -> Tensor:
@@ -105,7 +113,7 @@ def adafactor_without_momentum(G: Tensor, state: State, t: int, options: Options
     r = average(state["row_sq"], square.sum(1).add_(n * options["eps"]), beta2)
     s = average(state["col_sq"], _column_sums(square).add_(m * options["eps"]), beta2)
     tiny = torch.finfo(r.dtype).tiny
-    row = (r / r.mean()).clamp_min_(tiny).rsqrt_()
+    row = (r / r.mean().clamp_min_(tiny)).clamp_min_(tiny).rsqrt_()
     column = (s / m).clamp_min_(tiny).rsqrt_()
     # ||U||^2 before there is a U: two matrix-vector products instead of two passes over m n numbers.
     rms = (torch.dot(row.square(), square @ column.square()) / G.numel()).sqrt_()
@@ -137,8 +145,11 @@ def hfac(G: Tensor, state: State, t: int, options: Options) -> Tensor:
     u = average(state["row_avg"], row_mean, beta1)
     v = average(state["col_avg"], column_mean, beta1)
     step = adafactor_without_momentum(G, state, t, options)
-    phi = (u - row_mean).mul_(beta1).div_((state["row_sq"] / n).sqrt_())
-    psi = (v - column_mean).mul_(beta1).div_((state["col_sq"] / m).sqrt_())
+    row_root, column_root = (state["row_sq"] / n).sqrt_(), (state["col_sq"] / m).sqrt_()
+    if options["eps"] == 0:
+        row_root, column_root = _without_zeros(row_root), _without_zeros(column_root)
+    phi = (u - row_mean).mul_(beta1).div_(row_root)
+    psi = (v - column_mean).mul_(beta1).div_(column_root)
     if options["clip_momentum"]:
         return step.add_(_clipped(0.5 * (phi[:, None] + psi), options["clip_threshold"]))
     return step.add_(phi[:, None], alpha=0.5).add_(psi, alpha=0.5)

@@ -40,6 +40,8 @@ def descend(W: Tensor, G: Tensor, state: State, t: int, options: Options) -> boo
 
     Memory: transient, a copy of M and V where they are not of G's dtype.
     """
+    if options["eps"] == 0:  # the kernel divides 0 by 0
+        return False
     M, V = state["exp_avg"], state["exp_avg_sq"]
     if type(M) is not Tensor or M.dtype != G.dtype:
         M, V = low_bit.read(M, G.dtype), low_bit.read(V, G.dtype)

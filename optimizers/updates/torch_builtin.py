@@ -127,7 +127,7 @@ class Muon(Update):
             nesterov=group["nesterov"],
             ns_coefficients=_NS_COEFFICIENTS,
             ns_steps=group["ns_steps"],
-            eps=group["eps"],
+            eps=max(group["eps"], torch.finfo(torch.bfloat16).tiny),  # 0 / 0 is no step
             adjust_lr_fn=group["adjust_lr"],
             has_complex=False,
         )
@@ -192,11 +192,16 @@ class Adafactor(Update):
                 d=group["clip_threshold"],
                 beta2_decay=group["beta2_decay"],
                 weight_decay=group["weight_decay"],
-                eps1=group["eps"],
+                eps1=_divisible(group["eps"], parameter.dtype),  # type: ignore[arg-type]  # torch takes None
                 eps2=group["eps2"],
                 maximize=False,
             )
         count_nonfinite(state, finite)
+
+
+def _divisible(eps: float | None, dtype: torch.dtype) -> float | None:
+    """Return torch's eps[0] with a square that can be divided by: 0 / 0 is no step."""
+    return None if eps is None else max(eps, float(torch.finfo(dtype).tiny) ** 0.5)
 
 
 class _EveryNumberIsOne(TorchFunctionMode):

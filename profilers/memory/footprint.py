@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,15 @@ from .cuda_child import (
     measured_peak,
 )
 from .device_overhead import CPU, UNKNOWN_GPU, DeviceConstants, gpu_constants
-from .phases import HIGH_FACTOR, LOW_FACTOR, StepPeaks, simulated_memory, simulated_peak
+from .phases import (
+    HIGH_FACTOR,
+    LOW_FACTOR,
+    StepPeaks,
+    by_category,
+    highest_instant,
+    simulated_memory,
+    simulated_peak,
+)
 from .savings import savings
 from .simulation import GroupsOf, SimulatedModel, SimulationError
 
@@ -90,13 +99,17 @@ def explained(memory: Memory, simulated: SimulatedModel, step: StepPeaks) -> Mem
     Both are from the simulation. Where the peak was measured, what it holds beyond the followed tensors is an entry of
     its own; where it holds less, kernels of the device keep less than the followed ones, and nothing is listed.
     """
+    changes = savings(simulated.timeline, simulated.peaks, step)
     found = contents(simulated.timeline, simulated.peaks, step)
-    beyond = (memory.peak_bytes or 0) - sum(entry.bytes for entry in found)
+    parts = Counter(by_category(highest_instant(simulated.peaks, step)))
+    beyond = (memory.peak_bytes or 0) - parts.total()
+    if beyond < 0:
+        return memory.model_copy(update={"savings": changes})
     if beyond > 0:
         name = "not followed (library workspaces, rounding)"
         found = [*found, Content(name=name, category="temporary", bytes=beyond)]
-    changes = savings(simulated.timeline, simulated.peaks, step)
-    return memory.model_copy(update={"contents": found if beyond >= 0 else [], "savings": changes})
+        parts["temporary"] += beyond
+    return memory.model_copy(update={"contents": found, "at_peak": dict(parts), "savings": changes})
 
 
 def constants_of(session: Session) -> DeviceConstants:

@@ -73,6 +73,11 @@ def training_phases(model: ModelPeaks, step: StepPeaks) -> dict[Phase, Counter[s
     return phases
 
 
+def highest_instant(model: ModelPeaks, step: StepPeaks) -> Counter[str]:
+    """Return the bytes by category at the highest instant of training."""
+    return max(training_phases(model, step).values(), key=Counter.total)
+
+
 def simulated_peak(
     model: ModelPeaks,
     step: StepPeaks,
@@ -115,9 +120,9 @@ def simulated_memory(model: ModelPeaks, step: StepPeaks) -> Memory:
     """Return the memory table of training with the method whose step is given.
 
     Temporaries are what is alive at the highest instant beyond weights, gradients, state and kept activations; not
-    all of those need be alive at that instant, so the categories sum to the peak or more.
+    all of those need be alive at that instant, so the categories sum to the peak or more. `at_peak` sums to it.
     """
-    top = max(training_phases(model, step).values(), key=Counter.total)
+    top = highest_instant(model, step)
     kept = min(top["activation"], model.activation_bytes)
     return Memory(
         parameter_bytes=model.parameter_bytes,
@@ -126,5 +131,6 @@ def simulated_memory(model: ModelPeaks, step: StepPeaks) -> Memory:
         temporary_bytes=top.total() - top["parameter"] - top["gradient"] - top["state"] - kept,
         optimizer_state_bytes=step.state_bytes,
         peak_bytes=top.total(),
+        at_peak=by_category(top),
         source="simulated",
     )

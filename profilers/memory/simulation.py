@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subopt.errors import UserCodeError
 from subopt.optimizers import create, get_method, stored_bytes
+from subopt.optimizers.methods.transient import update_bytes
 from subopt.optimizers.state.storage_tracker import StorageTracker
 
 from ..record.base import Phase
-from ..shape_classes import only_gradient_of, shape_classes
 from ..target.loaded import fresh_copy, without_address_warnings
 from .module_scopes import module_scopes
 from .phases import ModelPeaks, StepPeaks
@@ -140,17 +139,21 @@ class SimulatedModel:
         with self.mode:
             groups = groups_of(self.model) if groups_of else None
             optimizer = create(method, self.model, groups=groups, **settings)
-            state_bytes = 0
-            most = [0] * WATCHED_STEPS
-            for alike in shape_classes(optimizer):
-                with only_gradient_of(alike[0], optimizer):
-                    kept, temporary = self._follow_updates(optimizer)
-                state_bytes += len(alike) * kept
-                most = [max(pair) for pair in zip(most, temporary, strict=True)]
+        found = [
+            update_bytes(parameter, parameter.grad, group)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        state_bytes = sum(each.state for each in found)
         held = self._held + Counter({"state": state_bytes})
-        first, ordinary, last = (held + Counter({"temporary": size}) for size in most)
-        refresh = max(first, last, key=Counter.total) if has_decompositions(method) else None
-        return StepPeaks(state_bytes, ordinary, refresh)
+        ordinary = max((each.ordinary for each in found), default=0)
+        refresh = max((max(each.first, each.refresh) for each in found), default=0)
+        return StepPeaks(
+            state_bytes,
+            held + Counter({"temporary": ordinary}),
+            held + Counter({"temporary": refresh}) if has_decompositions(method) else None,
+        )
 
     def _whole_step_peaks(
         self, method: str, settings: Mapping[str, Any], groups_of: GroupsOf | None
@@ -181,20 +184,6 @@ class SimulatedModel:
         step = peaks["step"]
         refresh = step if has_decompositions(method) else None
         return StepPeaks(state_bytes, step, refresh, (peaks["forward"], peaks["backward"]))
-
-    def _follow_updates(self, optimizer: torch.optim.Optimizer) -> tuple[int, list[int]]:
-        """Return the state bytes of the one parameter with a gradient, and the temporary bytes of its first updates."""
-        temporary = []
-        with self._tracker as tracker:
-            before = tracker.live_bytes.total()
-            tracker.category = "temporary"
-            for _ in range(WATCHED_STEPS):
-                tracker.reset_peak()
-                optimizer.step()
-                temporary.append(tracker.peak_bytes.total() - tracker.live_bytes.total())
-            kept = tracker.live_bytes.total() - before
-        optimizer.state.clear()
-        return kept, temporary
 
 
 def at_its_largest(method: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from .base import MOST, Bytes, Category, Count, Milliseconds, Phase, Record, Shape, Source
 
+BASELINE = "adamw"  # the method that overheads are beyond, and whose training `Memory` describes
+
 
 class Content(Record):
     """Something that is alive at the highest instant of training, such as the logits of the loss."""
@@ -49,6 +51,9 @@ class BatchPoint(Record):
 class Memory(Record):
     """What plain AdamW training of this model takes, by category, and where the numbers come from.
 
+    The categories' own fields say what there is of each over a whole step, which is never all alive at once: all
+    gradients, everything the forward pass leaves behind. `at_peak` splits the highest instant and sums to `peak_bytes`;
+    empty where that instant was not followed.
     `contents` lists the largest things alive at the peak, `savings` what would free more, both the largest first.
     `by_batch` has several batch sizes, plain and recomputed, each smallest first; empty where they were not followed.
     """
@@ -59,6 +64,7 @@ class Memory(Record):
     temporary_bytes: Bytes | None = None
     optimizer_state_bytes: Bytes
     peak_bytes: Bytes | None = None
+    at_peak: dict[Category, Bytes] = {}
     source: Source
     contents: list[Content] = []
     savings: list[Saving] = []

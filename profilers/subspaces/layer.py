@@ -77,7 +77,7 @@ class FollowedLayer:
             index: The step, from 0.
             gradient: Its gradient, m x n, m <= n, any float dtype. Not modified.
             momentum: The optimizer's average of the gradients up to this one, m x n; None where it keeps none.
-            group: The optimizer's options for this layer: `lr`, and `betas` and `initial_lr` where it has them.
+            group: The optimizer's options for this layer: `lr`, and `betas` where it has them.
         """
         raw = solvable(gradient)
         norm = float(torch.linalg.vector_norm(raw, dtype=torch.float64))
@@ -124,7 +124,7 @@ class FollowedLayer:
         if lag in self._when.lags and bool(torch.isfinite(P).all()):
             kept = captured_energy(orthonormalised(P), G, [self._size.rank])
             self._curves.add_tracked(lag, kept[0])
-        options = self._options | {k: group[k] for k in ("lr", "initial_lr") if k in group}
+        options = self._options | {"lr": group["lr"]}
         usable = torch.ones((), dtype=torch.bool, device=G.device)
         # The method counts its steps from 1, and was fitted at the first.
         _TRACKER.follow(state, G, _TRACKER.project(state, G), usable, lag + 1, options)

@@ -11,7 +11,7 @@ from subopt.optimizers import create
 
 from ..effort import OnProgress, Progress
 from ..gradients.measure_layers import PASSES
-from ..method_table import BASELINE
+from ..record.cost import BASELINE
 from ..target.session import Session
 from ..timing.stopwatch import Stopwatch
 from .follow import SubspaceRun, follow_subspaces

@@ -78,14 +78,17 @@ def time_shape(
     device: torch.device,
     *,
     budget_s: float = DEFAULT_BUDGET_S,
+    repeat_s: float = math.inf,
+    on_kernel: Callable[[str], None] = lambda name: None,
 ) -> DecompositionTimes:
     """Time every kernel at one shape, interleaved, within a budget.
 
     What a run would cost is predicted from a quarter of the shape, by the cube of the size. Kernels are taken from the
     cheapest up, and what is left of the budget after a first run of each decides about the next; the rest are named in
     `skipped`. Then they are repeated in rounds, each once per round, so that a disturbance of the machine falls on all
-    of them: three in all, then as many as the budget leaves room for, ten at most. On an NVIDIA GPU the singular value
-    decomposition is tried under every driver that gives back the matrix, and the fastest is kept and named.
+    of them: three in all, then as many as the budget and `repeat_s` leave room for, ten at most. On an NVIDIA GPU the
+    singular value decomposition is tried under every driver that gives back the matrix, and the fastest is kept and
+    named.
 
     Args:
         shape: (m, n), in either orientation.
@@ -93,6 +96,8 @@ def time_shape(
         rank: r, or a share of min(m, n).
         device: Where to run.
         budget_s: Most seconds to spend, by that prediction.
+        repeat_s: Seconds of repeats after which there is no round beyond the three.
+        on_kernel: Called with each kernel's name before its first run, and with none's before each further round.
 
     Returns:
         A row per kernel, median and interquartile range of a run in ms. `times_online_pca` is the median over the
@@ -103,13 +108,13 @@ def time_shape(
     predicted_s = _predicted_s(m, n, rank, device)
     begin_s = time.perf_counter()
     problem = make_problem(m, n, rank, device)
-    timed, left_out = _first_round(problem, predicted_s, begin_s + budget_s)
+    timed, left_out = _first_round(problem, predicted_s, begin_s + budget_s, on_kernel)
     notes = [f"left out at {m} x {n} to stay within {budget_s:g} s: {', '.join(left_out)}"]
     skipped = notes if left_out else []
     if ONLINE_PCA not in timed:
         return DecompositionTimes([], skipped)
     in_order = [timed[kernel] for kernel in KERNELS if kernel in timed]
-    _more_rounds(in_order, begin_s, budget_s)
+    _more_rounds(in_order, begin_s + budget_s, repeat_s, on_kernel)
     reference_ms = _quantile(timed[ONLINE_PCA].times_ms, 0.5)
     return DecompositionTimes(
         [_row(one, problem, count, reference_ms) for one in in_order], skipped
@@ -159,7 +164,10 @@ def _predicted_s(m: int, n: int, rank: int | float, device: torch.device) -> dic
 
 
 def _first_round(
-    problem: KernelInputs, predicted_s: dict[Kernel, float], end_s: float
+    problem: KernelInputs,
+    predicted_s: dict[Kernel, float],
+    end_s: float,
+    on_kernel: Callable[[str], None],
 ) -> tuple[dict[Kernel, Timed], list[str]]:
     """Run kernels once, from the cheapest up, while there is time for them; return those, and notes on the others."""
     timed: dict[Kernel, Timed] = {}
@@ -170,6 +178,7 @@ def _first_round(
         if _LEAST_RUNS * predicted_s[kernel] > left_s:
             left_out.append(f"{kernel.name} ({predicted_s[kernel]:.1f} s a run)")
             continue
+        on_kernel(kernel.name)
         timed[kernel] = fastest(kernel, problem)
         block, (first_ms, *_) = timed[kernel].block, timed[kernel].times_ms
         reserved_s += (LEAST_REPEATS - 1) * block.count * first_ms / 1e3
@@ -187,14 +196,18 @@ def fastest(kernel: Kernel, problem: KernelInputs) -> Timed:
     return min(tried, key=lambda one: one.times_ms[0])
 
 
-def _more_rounds(timed: list[Timed], begin_s: float, budget_s: float) -> None:
+def _more_rounds(
+    timed: list[Timed], end_s: float, repeat_s: float, on_kernel: Callable[[str], None]
+) -> None:
     """Repeat the kernels, interleaved."""
-    rounds_begin_s = time.perf_counter()
+    begin_s = time.perf_counter()
     for done in range(1, MOST_REPEATS):
         now_s = time.perf_counter()
-        a_round_s = (now_s - rounds_begin_s) / max(1, done - 1)
-        if done >= LEAST_REPEATS and now_s + a_round_s > begin_s + budget_s:
+        spent_s = now_s - begin_s
+        is_over = now_s + spent_s / max(1, done - 1) > end_s or spent_s > repeat_s
+        if done >= LEAST_REPEATS and is_over:
             break
+        on_kernel("")
         for one in timed:
             one.times_ms.append(one.block.sample_ms())
 

@@ -260,16 +260,20 @@ def _typical(times_ms: Sequence[float]) -> float:
 
 
 def time_forward_backward(
-    forward_backward: Callable[[nn.Module, Any], object], model: nn.Module, batches: Sequence[Any]
+    forward_backward: Callable[[nn.Module, Any], object],
+    model: nn.Module,
+    batches: Sequence[Any],
+    on_batch: Callable[[int], None] = lambda done: None,
 ) -> float:
     """Return the median time of a forward and backward pass in ms; the last batch's gradients stay in place.
 
-    The first batch warms up and is not counted, unless it is the only one.
+    The first batch warms up and is not counted, unless it is the only one. `on_batch` is called before each.
     """
     devices = clock.devices_of(model)
-    times_ms = [
-        clock.timed_ms(partial(forward_backward, model, batch), devices) for batch in batches
-    ]
+    times_ms: list[float] = []
+    for done, batch in enumerate(batches):
+        on_batch(done)
+        times_ms.append(clock.timed_ms(partial(forward_backward, model, batch), devices))
     return _typical(times_ms)
 
 

@@ -40,7 +40,9 @@ class KnownRate:
 
 
 def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
-    """Return a method's entry in the profile's race at the best setting of all its trials, with the race.
+    """Return a method's entry in the profile's race, with the race.
+
+    In races of earlier versions, which were short runs of their own, at the best setting of all its trials.
 
     Returns:
         The two; None where it was not raced, did not learn, or the model's file has changed since.
@@ -51,7 +53,7 @@ def raced(profile: Profile, method: str) -> tuple[Race, Contestant] | None:
     entry = next((entry for entry in race.contestants if entry.method == method), None)
     if entry is None or entry.verdict == "diverged":
         return None
-    best = _best_trial(race, method)
+    best = _best_trial(race, method) if race.share is None else None
     if best is not None:
         entry = entry.model_copy(update={"lr": best.lr, "options": best.options})
     return race, entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from subopt.profilers.record.cost import BASELINE
 from subopt.profilers.record.profile import MethodCost, Profile
 
 
@@ -21,9 +22,21 @@ def outside_optimizer_ms(profile: Profile, batch_size: int) -> float | None:
 
 
 def whole_step_ms(profile: Profile, cost: MethodCost, batch_size: int) -> float | None:
-    """Return the time of an average training step with a method, refreshes included; None where none was timed."""
-    rest_ms = outside_optimizer_ms(profile, batch_size)
-    return None if rest_ms is None or cost.step_ms is None else rest_ms + cost.step_ms
+    """Return the time of an average training step with a method, refreshes included; None where none was timed.
+
+    It is the baseline's step and the overhead that was timed in turn with it, so that the times of all methods and
+    their overheads are of one step, whatever else the machine did while each was timed.
+    """
+    rest_ms, optimizer_ms = outside_optimizer_ms(profile, batch_size), _optimizer_ms(profile, cost)
+    return None if rest_ms is None or optimizer_ms is None else rest_ms + optimizer_ms
+
+
+def _optimizer_ms(profile: Profile, cost: MethodCost) -> float | None:
+    """The baseline's optimizer step and the overhead over it; the method's own time where one of the two is unknown."""
+    baseline_ms = next((row.step_ms for row in profile.methods if row.method == BASELINE), None)
+    if baseline_ms is None or cost.overhead_ms is None:
+        return cost.step_ms
+    return baseline_ms + cost.overhead_ms
 
 
 def relative_step_time(profile: Profile, cost: MethodCost, batch_size: int) -> float | None:
@@ -31,7 +44,7 @@ def relative_step_time(profile: Profile, cost: MethodCost, batch_size: int) -> f
 
         overhead / (whole step - overhead)
 
-    The overhead was timed in turn with the baseline's step, so whole step - overhead is the baseline's at that moment.
+    The overhead was timed in turn with the baseline's step, so whole step - overhead is the baseline's step.
     """
     whole_ms = whole_step_ms(profile, cost, batch_size)
     if whole_ms is None or cost.overhead_ms is None or whole_ms <= max(cost.overhead_ms, 0.0):

@@ -1,102 +1,118 @@
-"""Who takes part in a race, with which options, and at which learning rate its search begins."""
+"""Who takes part in a race, and at which learning rate each begins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
 from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method
 from subopt.profilers.record.base import Record
 from subopt.profilers.record.race import LeftOut, OptionValue, Rate
 
-from ..advice.advisor import recommend
 from ..evidence.published import load_evidence
-from ..plan.method_options import changed_options
 from ..prior.portfolio import portfolio
 from ..prior.rates import prior_rate
-from ..prior.traits import traits_of_model
+from ..prior.traits import Traits
+from .rate_grid import HIGHEST, LOWEST, within
 from .source import RaceSource
-
-# A budget that everything fits: the ranking is asked for without one.
-_ANY_BYTES = 2**50
 
 
 class Candidate(Record):
-    """A method at the start, its options where they differ from the defaults, and the rate its search begins at."""
+    """A method at the start: its options where they differ from the defaults, and the rate that the others lie around.
+
+    `fallback_lr` trains, at `start_lr`, what the method leaves alone; at another rate both move together. None where it
+    trains everything itself. `weight_decay` is that of the start too (see `setting`). `steps` are those of a whole run.
+    """
 
     method: str
     options: dict[str, OptionValue] = Field(default_factory=dict)
-    start_lr: Rate
+    start_lr: Annotated[float, Field(ge=LOWEST, le=HIGHEST)]
+    fallback_lr: Rate | None = None
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    steps: Annotated[int, Field(ge=1, le=10**12)]
+
+    def setting(self, lr: float) -> Setting:
+        """Return the method at another rate.
+
+        What is left alone is trained at a rate that moves in proportion, and the share of a weight that decays in a
+        step, lr * weight_decay, stays what it is: so rates are compared, and not decays.
+        """
+        factor = lr / self.start_lr
+        return Setting(
+            method=self.method,
+            lr=lr,
+            fallback_lr=None if self.fallback_lr is None else within(self.fallback_lr * factor),
+            weight_decay=min(self.weight_decay / factor, 1.0),
+        )
 
 
-def candidates_of(
-    source: RaceSource, model: nn.Module, methods: Sequence[str] | None
-) -> tuple[list[Candidate], list[LeftOut]]:
-    """Return the methods of a race, the baseline first and then the most promising, and those that cannot take part.
+class Setting(Record):
+    """A method at one learning rate: one run of the race."""
 
-    Those asked for, in that order; else the profile's, as `subopt recommend` ranks them, and with a budget those that
-    fit it; else the recipe's own and all others, the most promising first.
+    method: str
+    lr: Rate
+    fallback_lr: Rate | None = None
+    weight_decay: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What its folder is called, such as `soap-0.01`."""
+        return f"{self.method}-{self.lr:g}"
+
+
+def methods_of(
+    source: RaceSource, traits: Traits, asked: Sequence[str] | None
+) -> tuple[list[str], list[LeftOut]]:
+    """Return the methods that could race, in the order in which a budget buys them, and those that cannot.
+
+    The recipe's own comes first: with the least budget it is the only one. Those asked for follow it; or else AdamW
+    and the prior's portfolio, of what fits by the profile.
 
     Raises:
         OptionError: An unknown method.
-        UsageError: A method that was asked for needs a package that is not installed, or there is nothing to race.
+        UsageError: A method that was asked for needs a package that is not installed.
     """
-    baseline = load_evidence().baseline
-    known = _profiled(source)
-    if methods is not None:
-        names = [get_method(name).name for name in methods]
-    elif known:
-        names = list(known)
+    own, baseline, known = source.recipe.optimizer.method, load_evidence().baseline, source.options
+    if asked is not None:
+        names = [get_method(name).name for name in asked]
     else:
-        names = _by_prior(model, source)
-    names = list(dict.fromkeys([baseline, *names]))
-    left_out = []
-    for name in names:
-        extra = get_method(name).missing_extra(known.get(name))
-        if extra is not None:
-            reason = f"needs a package that is not installed: pip install 'subopt[{extra}]'"
-            if methods is not None:
-                raise UsageError(f"{name} {reason}")
-            left_out.append(LeftOut(method=name, reason=reason))
-    absent = {item.method for item in left_out}
-    candidates = [_candidate(name, source, known, model) for name in names if name not in absent]
-    if len(candidates) < 2:
-        raise UsageError(
-            f"there is nothing to race {baseline} against",
-            "name other methods with --methods, or a larger --gpu-mem",
-        )
-    return candidates, left_out
+        fitting = list(METHODS) if known is None else list(known)
+        names = [*(name for name in [baseline] if name in fitting), *portfolio(traits, fitting)]
+    left_out, able = [], []
+    for name in dict.fromkeys([own, *names]):
+        extra = get_method(name).missing_extra((known or {}).get(name))
+        if extra is None:
+            able.append(name)
+            continue
+        reason = f"needs a package that is not installed: pip install 'subopt[{extra}]'"
+        if asked is not None or name == own:
+            raise UsageError(f"{name} {reason}")
+        left_out.append(LeftOut(method=name, reason=reason))
+    return able, left_out
 
 
-def _profiled(source: RaceSource) -> dict[str, dict[str, Any]]:
-    """Return the options of the profile's methods, best ranked first; with a budget, of those that fit it."""
-    if source.profile is None or not source.profile.methods:
-        return {}
-    advice = recommend(source.profile, budget_bytes=source.budget_bytes or _ANY_BYTES)
-    return {
-        row.method: changed_options(row.cost)
-        for row in advice.rows
-        if source.budget_bytes is None or row.is_recommendable
-    }
-
-
-def _by_prior(model: nn.Module, source: RaceSource) -> list[str]:
-    traits = traits_of_model(model, steps=source.recipe.schedule.steps)
-    few = portfolio(traits, list(METHODS))
-    others = [*few, *(name for name in METHODS if name not in few)]
-    return [source.recipe.optimizer.method, *others] if source.is_tuned else others
-
-
-def _candidate(
-    name: str, source: RaceSource, known: Mapping[str, Mapping[str, Any]], model: nn.Module
-) -> Candidate:
+def make_candidate(source: RaceSource, traits: Traits, method: str) -> Candidate:
+    """Return a method as it enters the race: the recipe's own as the recipe has it, another at the prior's rate."""
     own = source.recipe.optimizer
-    if source.is_tuned and own.method == name:
-        return Candidate(method=name, options=dict(own.options), start_lr=own.lr)
-    traits = traits_of_model(model, steps=source.recipe.schedule.steps)
-    rate = prior_rate(name, traits)
-    return Candidate(method=name, options=dict(known.get(name, {})), start_lr=rate.lr)
+    if method == own.method:
+        return Candidate(
+            method=method,
+            options=dict(own.options),
+            start_lr=within(own.lr),
+            fallback_lr=own.fallback.lr,
+            weight_decay=own.weight_decay,
+            steps=traits.steps,
+        )
+    rate = prior_rate(method, traits)
+    is_baseline = method == load_evidence().baseline
+    return Candidate(
+        method=method,
+        options=(source.options or {}).get(method, {}),
+        start_lr=rate.lr,
+        fallback_lr=None if is_baseline else prior_rate(load_evidence().baseline, traits).lr,
+        weight_decay=rate.weight_decay,
+        steps=traits.steps,
+    )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from subopt.profilers.record.race import CurvePoint, LeftOut, Trial
+from subopt.profilers.record.race import LeftOut
 
 from ..training.events import Interrupting, Warned
 from .folder import RacePlan
-from .trial import Order
+
+RunState: TypeAlias = Literal["waiting", "training", "going on", "stopped", "diverged"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pacing:
+class TimingSteps:
     """A method's steps are being timed; `done` of `total` timings are over."""
 
     method: str
@@ -24,34 +25,41 @@ class Pacing:
 
 @dataclass(frozen=True, slots=True)
 class RacePlanned:
-    """The race is laid out, or goes on; `done` of its trials are over."""
+    """The race is laid out, or goes on where an earlier session ended."""
 
     plan: RacePlan
-    done: int
 
 
 @dataclass(frozen=True, slots=True)
-class TrialStarted:
-    """A trial begins: number `number`, from 1, of the `total` planned."""
+class RunRow:
+    """A run as the live table shows it: `step` of `steps`, its last loss at a rung, and whether it goes on."""
 
-    order: Order
-    number: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class PointReached:
-    """A trial has come to a point of its learning curve."""
-
-    order: Order
-    point: CurvePoint
+    method: str
+    lr: float
+    step: int
+    steps: int
+    loss: float | None
+    state: RunState
 
 
 @dataclass(frozen=True, slots=True)
-class TrialEnded:
-    """A trial is over and on disk."""
+class Stood:
+    """How the race stands: every run there is, and how much of the most that there can be is done, in steps."""
 
-    trial: Trial
+    rows: tuple[RunRow, ...]
+    done_runs: float
+    total_runs: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunStepped:
+    """The run that is training has taken a step."""
+
+    method: str
+    lr: float
+    step: int
+    steps: int
+    loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +71,26 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class TimeUp:
-    """The minutes are over before the plan is done."""
+    """The minutes are over before the race is decided: the best run known so far wins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One run is left: it goes on, and is the result."""
+
+    method: str
+    lr: float
+    step: int
 
 
 Event: TypeAlias = (
-    Pacing
+    TimingSteps
     | RacePlanned
-    | TrialStarted
-    | PointReached
-    | TrialEnded
+    | Stood
+    | RunStepped
     | Dropped
     | TimeUp
+    | Decided
     | Interrupting
     | Warned
 )

@@ -1,28 +1,39 @@
-"""The running of a planned race: its searches interleaved, then its finals, every finished trial on disk at once."""
+"""A race that is planned: piece by piece of its runs, each on disk at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
 from time import monotonic
 
-from subopt.errors import DoesNotFitError, OptionError, PreflightError
+from subopt.errors import NonFiniteLossError, UsageError
 from subopt.profilers.device import release_memory
-from subopt.profilers.record.race import LeftOut, OptionValue, Race, Trial
+from subopt.profilers.record.race import LeftOut
 
+from ..run_folder.checkpoint import step_of
+from ..run_folder.folder import RunFolder
+from ..run_folder.result import Result
+from ..training.events import Evaluated, Interrupting, Stepped, Warned
+from ..training.events import Event as TrainingEvent
 from ..training.interrupt import Interrupt
-from .candidates import Candidate
-from .events import Dropped, OnEvent, PointReached, TimeUp, TrialEnded, TrialStarted
-from .folder import Entry, RaceFolder, RacePlan
-from .search import Search, best_of
-from .step_time import steps_within
-from .trial import Order, RaceSetup, run_trial
-from .verdicts import MethodResult, contestants_of, finalists_of, method_results, repeats
+from ..training.metrics import read_metrics
+from ..training.trainer import train
+from .design import rung_step
+from .events import Dropped, OnEvent, RunRow, RunState, RunStepped, Stood, TimeUp
+from .folder import Entry, Point, RaceFolder, RacePlan
+from .setup import RaceSetup
+from .standing import Run, Standing
+from .step_time import CANNOT_RUN
 
 
 class Running:
-    """A planned race, from its beginning or from the trials in the folder that an earlier session finished.
+    """A planned race, from its beginning or from the points that an earlier session came to.
 
-    It ends early where the user interrupts it, or at `end_s` by `time.monotonic`.
+    It ends early where the user interrupts it, or where the next piece would not end by `end_s` of `time.monotonic`.
+
+    Attributes:
+        entries: What is done.
+        is_cut: Whether the time was over before the race was decided.
+        is_interrupted: Whether a signal asked for the end.
     """
 
     def __init__(
@@ -32,173 +43,169 @@ class Running:
         folder: RaceFolder,
         *,
         interrupt: Interrupt,
-        end_s: float,
+        end_s: float | None,
         on_event: OnEvent,
     ) -> None:
         self._setup, self._plan, self._folder = setup, plan, folder
-        self._interrupt, self._on_event = interrupt, on_event
-        self._end_s = end_s
-        self._entries = folder.load_entries(plan)
-        self._baseline = plan.contestants[0].method
-        self._searches = {
-            candidate.method: Search(candidate, seed=plan.seeds[0])
-            for candidate in plan.contestants
-        }
-        self._is_cut = False
-        for trial in self._trials():
-            if trial.role == "search":
-                self._searches[trial.method].replay(trial)
+        self._interrupt, self._on_event, self._end_s = interrupt, on_event, end_s
+        self._warned: set[str] = set()
+        self.entries = folder.load_entries(plan)
+        self.is_cut = False
+        self.is_interrupted = False
 
     @property
-    def done(self) -> int:
-        """Trials that are over."""
-        return len(self._trials())
+    def standing(self) -> Standing:
+        """How the race stands."""
+        return Standing(self._plan, self.entries)
 
-    def run(self, minutes: float) -> Race:
-        """Do what is left of the plan, as far as the time goes; `minutes` were asked for."""
-        search_end_s = self._end_s - self._plan.finals_seconds
-        first, *others = self._plan.contestants
-        self._search([first], search_end_s)
-        self._search(others, search_end_s)
-        if not self._interrupt.requested:
-            self._finals()
-        if self._is_cut and not self._interrupt.requested:
-            self._on_event(TimeUp())
-        return self._result(minutes)
+    def run(self) -> None:
+        """Do what is left of the plan."""
+        self._free()  # what an earlier session was killed before
+        self._tell()
+        while not self._is_asked_to_end() and (following := self.standing.next()) is not None:
+            if not self._is_time_for(*following):
+                self.is_cut = True
+                self._on_event(TimeUp())
+                break
+            self._tell(training=following[0])
+            entry = self._train(*following)
+            release_memory()  # before the next one is built: one model is alive at a time
+            if entry is None:
+                break
+            self.entries.append(entry)
+            self._folder.append(entry)
+            self._free()
+            if entry.left_out is not None:
+                self._on_event(Dropped(entry.left_out))
+        self._tell()
 
-    def _trials(self) -> list[Trial]:
-        return [entry.trial for entry in self._entries if entry.trial is not None]
+    def _is_asked_to_end(self) -> bool:
+        return self.is_interrupted or self._interrupt.requested
 
-    def _dropped(self) -> list[LeftOut]:
-        return [entry.left_out for entry in self._entries if entry.left_out is not None]
-
-    def _in_the_race(self) -> list[Candidate]:
-        gone = {item.method for item in self._dropped()}
-        return [candidate for candidate in self._plan.contestants if candidate.method not in gone]
-
-    def _search(self, candidates: Sequence[Candidate], end_s: float) -> None:
-        """Run the trials of these methods' searches interleaved, one of each in every round."""
-        for number in range(self._plan.trials):
-            for candidate in candidates:
-                search = self._searches[candidate.method]
-                if len(search.trials) > number or candidate not in self._in_the_race():
-                    continue
-                if not self._is_time(end_s):
-                    return
-                lr, options = search.propose()
-                trial = self._run(self._order(candidate, lr, options), search.is_hopeless, end_s)
-                if trial is not None:
-                    search.tell(trial)
-                elif candidate in self._in_the_race():
-                    return
-
-    def _finals(self) -> None:
-        """Repeat the best settings with the other seeds, seed by seed."""
-        chosen = finalists_of(self._method_results(), self._baseline, self._plan.finalists)
-        for seed in self._plan.seeds[1:]:
-            for result in chosen:
-                best = result.best
-                if best is None or any(repeats(trial, best, seed) for trial in self._trials()):
-                    continue
-                if not self._is_time(self._end_s):
-                    return
-                order = self._order(result.candidate, best.lr, best.options, seed)
-                self._run(order, lambda part, loss: False, self._end_s)
-
-    def _is_time(self, end_s: float) -> bool:
-        is_time = not self._interrupt.requested and monotonic() < end_s
-        self._is_cut |= not is_time
-        return is_time
-
-    def _method_results(self) -> list[MethodResult]:
-        return method_results(self._in_the_race(), self._trials())
-
-    def _order(
-        self,
-        candidate: Candidate,
-        lr: float,
-        options: dict[str, OptionValue],
-        seed: int | None = None,
-    ) -> Order:
-        plan = self._plan
-        step_time = plan.step_times[candidate.method]
-        steps, step_ms = steps_within(plan.horizon_seconds, step_time, candidate.method, options)
-        return Order(
-            method=candidate.method,
-            options=options,
-            lr=lr,
-            seed=plan.seeds[0] if seed is None else seed,
-            role="search" if seed is None else "final",
-            steps=steps,
-            step_ms=step_ms,
-            fallback_lr=None if candidate.method == self._baseline else self._fallback_lr(),
-        )
-
-    def _fallback_lr(self) -> float:
-        """The baseline's best rate: of what the other methods leave alone."""
-        best = best_of(self._searches[self._baseline].trials)
-        return self._plan.contestants[0].start_lr if best is None else best.lr
-
-    def _run(
-        self, order: Order, is_hopeless: Callable[[int, float], bool], end_s: float
-    ) -> Trial | None:
-        """Run a trial and put it on disk; None where it was cut short or could not be run."""
+    def _train(self, run: Run, share: float) -> Entry | None:
+        """Train a run up to a share of it; None where a signal interrupted it."""
         began_s = monotonic()
-        done = len(self._trials())
-        self._on_event(TrialStarted(order, done + 1, max(self._plan.total, done + 1)))
-        trial, left_out = None, None
-        try:
-            trial = run_trial(
-                self._setup,
-                order,
-                is_hopeless=is_hopeless,
-                is_over=lambda: not self._is_time(end_s),
-                on_point=lambda point: self._on_event(PointReached(order, point)),
-            )
-        except (DoesNotFitError, OptionError, PreflightError) as error:
-            if order.method == self._baseline:
-                raise
-            left_out = LeftOut(method=order.method, reason=error.message)
-        release_memory()  # before the next one is built: one model is alive at a time
-        if trial is None and left_out is None:
-            return None
-        wall_s = monotonic() - began_s
-        self._entries.append(Entry(trial=trial, left_out=left_out, wall_seconds=wall_s))
-        self._folder.append(self._entries[-1])
-        self._on_event(Dropped(left_out) if left_out else TrialEnded(self._trials()[-1]))
-        return trial
-
-    def _result(self, minutes: float) -> Race:
-        setup, plan = self._setup, self._plan
-        found = self._method_results()
-        result = {item.candidate.method for item in found}
-        late = [
-            LeftOut(method=candidate.method, reason="the time was over before its first trial")
-            for candidate in self._in_the_race()
-            if candidate.method not in result
-        ]
-        return Race(
-            baseline=self._baseline,
-            metric="held-out loss" if setup.target.data.has_eval else "training loss",
-            minutes=minutes,
-            spent_seconds=plan.spent_seconds + sum(entry.wall_seconds for entry in self._entries),
-            horizon_seconds=plan.horizon_seconds,
-            device=str(setup.device),
-            precision=setup.recipe.precision,
-            batch_size=setup.recipe.data.batch_size,
-            accumulate=setup.recipe.data.accumulate,
-            target_sha256=setup.target.record.sha256,
-            seeds=plan.seeds,
-            fallback_lr=self._fallback_lr(),
-            contestants=contestants_of(
-                found,
-                self._trials(),
-                baseline=self._baseline,
-                seeds=plan.seeds,
-                step_times=plan.step_times,
-                horizon_s=plan.horizon_seconds,
-            ),
-            left_out=[*plan.left_out, *self._dropped(), *late],
-            trials=self._trials(),
-            interrupted=self._is_cut,
+        candidate = run.candidate
+        setting = candidate.setting(run.lr)
+        step = rung_step(share, candidate.steps)
+        self._refuse_if_beyond(run, step)
+        listener = _Listener(run, self._warned, self._on_event)
+        point = Point(
+            method=candidate.method, lr=run.lr, share=share, step=step, tokens=0, loss=None
         )
+        left_out = None
+        try:
+            result = train(
+                self._setup.recipe_of(candidate, setting),
+                recipe_path=self._setup.recipe_path,
+                output=self._folder.run_of(setting).path,
+                resume=True,
+                device=str(self._setup.device),
+                until=step,
+                on_event=listener,
+            )
+        except NonFiniteLossError:
+            pass  # the point says so: it has no loss
+        except CANNOT_RUN as error:
+            if len(self._plan.candidates) == 1:
+                raise
+            left_out = LeftOut(method=candidate.method, reason=error.message)
+        else:
+            if result.interrupted:
+                return None
+            found = self._found(self._folder.run_of(setting), listener, result)
+            point = point.model_copy(update={"tokens": result.tokens} | found)
+        finally:
+            self.is_interrupted = listener.is_interrupted
+        return Entry(
+            point=None if left_out else point,
+            left_out=left_out,
+            wall_seconds=monotonic() - began_s,
+        )
+
+    def _refuse_if_beyond(self, run: Run, step: int) -> None:
+        """Refuse to compare a run that somebody has trained further: its loss at the rung is not known any more."""
+        folder = self._folder.run_of(run.candidate.setting(run.lr))
+        newest = folder.newest_checkpoint()
+        if newest is not None and step_of(newest) > step:
+            raise UsageError(
+                f"the run in {folder.path} has been trained beyond step {step}, where the race would compare it",
+                "go on with that run alone, or start the race over with --force and without --resume",
+            )
+
+    def _found(self, folder: RunFolder, listener: _Listener, result: Result) -> dict[str, object]:
+        """Return the loss to compare: held out, or the mean training loss of the second half of the steps so far."""
+        evaluated = listener.evaluated
+        if evaluated is not None and evaluated.step == result.step:
+            return {"loss": evaluated.loss, "batch_losses": list(evaluated.batch_losses)}
+        if self._setup.target.data.has_eval:
+            return {"loss": result.eval_loss}
+        entries = read_metrics(folder.metrics)
+        late = [e["loss"] for e in entries if e["step"] > result.step // 2 and "loss" in e]
+        return {"loss": statistics.fmean(late)}
+
+    def _free(self) -> None:
+        """Delete the checkpoints of the runs that were stopped."""
+        standing = self.standing
+        for run in standing.runs():
+            if run not in standing.going_on:
+                self._folder.discard_checkpoints(run.candidate.setting(run.lr))
+
+    def _is_time_for(self, run: Run, share: float) -> bool:
+        """Whether a run can come to its next rung before the time is over, by the pace of the plan."""
+        if self._end_s is None:
+            return True
+        begin = max((point.share for point in self.standing.points(run)), default=0.0)
+        return monotonic() + (share - begin) * self._plan.run_seconds <= self._end_s
+
+    def _tell(self, training: Run | None = None) -> None:
+        """Tell how the race stands, and which run trains now."""
+        standing = self.standing
+        rows = tuple(_row(standing, run, training) for run in standing.runs())
+        done = sum(row.step / row.steps for row in rows)
+        design = self._plan.design
+        self._on_event(Stood(rows, done, design.cost_runs + design.decided_at))
+
+
+def _row(standing: Standing, run: Run, training: Run | None) -> RunRow:
+    points = standing.points(run)
+    last = points[-1] if points else None
+    state: RunState = "waiting" if last is None else "going on"
+    if run == training:
+        state = "training"
+    elif last is not None and run not in standing.going_on:
+        state = "diverged" if last.loss is None else "stopped"
+    steps = run.candidate.steps
+    step, loss = (0, None) if last is None else (last.step, last.loss)
+    return RunRow(run.candidate.method, run.lr, step, steps, loss, state)
+
+
+class _Listener:
+    """Hears a run's events: passes on what a race tells too, and notes what the race needs.
+
+    Attributes:
+        evaluated: The last evaluation, or None.
+        is_interrupted: Whether a signal came, be it in the last step.
+    """
+
+    def __init__(self, run: Run, warned: set[str], on_event: OnEvent) -> None:
+        self._run, self._warned, self._on_event = run, warned, on_event
+        self.evaluated: Evaluated | None = None
+        self.is_interrupted = False
+
+    def __call__(self, event: TrainingEvent) -> None:
+        match event:
+            case Stepped():
+                method, lr = self._run.candidate.method, self._run.lr
+                self._on_event(RunStepped(method, lr, event.step, event.steps, event.loss))
+            case Evaluated():
+                self.evaluated = event
+            case Warned(message):
+                if message not in self._warned:  # every run of the race would say the same
+                    self._warned.add(message)
+                    self._on_event(event)
+            case Interrupting():
+                self.is_interrupted = True
+                self._on_event(event)
+            case _:
+                pass

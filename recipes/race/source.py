@@ -1,65 +1,61 @@
-"""What a race is run on: the recipe that every candidate gets, and what is known before it starts."""
+"""What a race is run on: a recipe, and what is known of the other methods."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from subopt.profilers.record.profile import Profile
 
-from ..advice.proposal import CLIP_NORM, FINAL_RATIO, WARMUP_SHARE, relative_target
-from ..evidence.published import load_evidence
-from ..prior.rates import prior_rate
-from ..prior.traits import traits_of_profile
-from ..schedule import DEFAULT_STEPS
-from ..schema import Data, Model, Optimizer, Recipe, Schedule
+from ..advice.advisor import recommend
+from ..advice.proposal import to_recipe
+from ..plan.budget import DeviceType
+from ..plan.method_options import changed_options
+from ..schema import OptionValue, Recipe
+
+# A budget that everything fits: rows are asked for without one.
+_ANY_BYTES = 2**50
 
 
 @dataclass(frozen=True)
 class RaceSource:
-    """A recipe or a profile, as a race reads it.
+    """A recipe, and the profile of its model where there is one.
 
     Attributes:
-        recipe: Model, data, precision, clipping, weight decay, overrides and the schedule's shape, for everyone.
+        recipe: The run: model, data, schedule, precision, clipping, overrides, and the method it names.
         recipe_path: The file that the recipe's paths are relative to.
-        profile: The profile that ranks the methods and that the results join, or None.
-        budget_bytes: Memory that a contestant has to fit in; None: whatever the device has.
-        is_tuned: Whether the recipe's own method, rate and options are somebody's choice, and where its search begins.
+        profile: The profile that knows what fits, and that the result joins; None without one.
+        budget_bytes: Memory that a candidate has to fit in; None: whatever the device has.
+        device: Kind of that memory.
     """
 
     recipe: Recipe
     recipe_path: Path
     profile: Profile | None = None
     budget_bytes: int | None = None
-    is_tuned: bool = True
+    device: DeviceType = "cuda"
+
+    @cached_property
+    def options(self) -> dict[str, dict[str, OptionValue]] | None:
+        """Return the profile's methods with their options, without those that do not fit; None without a profile."""
+        if self.profile is None or not self.profile.methods:
+            return None
+        budget_bytes = self.budget_bytes or _ANY_BYTES
+        advice = recommend(self.profile, budget_bytes=budget_bytes, device=self.device)
+        fitting = (row for row in advice.rows if row.is_recommendable)
+        return {row.method: changed_options(row.cost) for row in fitting}
 
 
 def source_of_profile(
-    profile: Profile, *, folder: Path, budget_bytes: int | None = None
+    profile: Profile, *, folder: Path, budget_bytes: int, device: DeviceType, steps: int
 ) -> RaceSource:
-    """Return the source of a race of a profile's methods, treated as the recipe of `subopt recommend` would.
+    """Return the race of the recipe that `subopt recommend` would write into a folder for a profile.
 
-    The target is named relative to `folder`, and a contestant has to fit in `budget_bytes`.
+    Raises:
+        DoesNotFitError: Nothing fits the budget.
     """
-    path = folder / "race.yaml"
-    baseline = load_evidence().baseline
-    rate = prior_rate(baseline, traits_of_profile(profile))
-    recipe = Recipe(
-        model=Model(
-            target=relative_target(profile, path),
-            kwargs=dict(profile.target.kwargs),
-            sha256=profile.target.sha256,
-        ),
-        data=Data(batch_size=profile.settings.batch_size),
-        optimizer=Optimizer(method=baseline, lr=rate.lr, weight_decay=rate.weight_decay),
-        schedule=Schedule(
-            name="cosine",
-            warmup_steps=int(DEFAULT_STEPS * WARMUP_SHARE),
-            steps=DEFAULT_STEPS,
-            final_ratio=FINAL_RATIO,
-        ),
-        clip_norm=CLIP_NORM,
-        precision=profile.settings.dtype,
-        seed=profile.settings.seed,
-    )
-    return RaceSource(recipe, path, profile, budget_bytes, is_tuned=False)
+    path = folder / "recipe.yaml"
+    advice = recommend(profile, budget_bytes=budget_bytes, device=device, steps=steps)
+    recipe = to_recipe(advice, profile, recipe_path=path)
+    return RaceSource(recipe, path, profile, budget_bytes, device)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from subopt.errors import DoesNotFitError, OptionError, PreflightError
+from subopt.errors import DoesNotFitError, OptionError, PreflightError, UsageError
 from subopt.optimizers import get_method
 from subopt.profilers.device import release_memory
 from subopt.profilers.record.base import Bytes, Milliseconds, Record
@@ -25,13 +25,16 @@ from subopt.profilers.timing.interleaved import (
 
 from ..training.stepper import Stepper
 from ..training.trainable import make_trainable
-from .candidates import Candidate
-from .trial import RaceSetup
+from .candidates import Candidate, Setting
+from .setup import RaceSetup
 
 # Everyone is timed this often, a few steps at a time: what else the machine does then is spread over all.
 ROUNDS = 3
 _MOST_STEPS = 40  # of a round
 _ROUND_S = 0.5
+
+# What keeps one method out of a race, and not everyone.
+CANNOT_RUN = (DoesNotFitError, OptionError, PreflightError, UsageError)
 
 # The weights stay what they were.
 _NO_LR = 1e-12
@@ -125,7 +128,7 @@ def measure_step_times(
                 continue
             try:
                 found[candidate.method].append(_round(setup, candidate, evaluate=turn == 0))
-            except (DoesNotFitError, OptionError, PreflightError) as error:
+            except CANNOT_RUN as error:
                 if index == 0:
                     raise
                 left_out[candidate.method] = LeftOut(method=candidate.method, reason=error.message)
@@ -137,9 +140,10 @@ def measure_step_times(
 def _round(setup: RaceSetup, candidate: Candidate, *, evaluate: bool) -> CandidateStepTime:
     method = get_method(candidate.method)
     options = refreshing_every_other_step(method.name, candidate.options)
-    recipe = setup.recipe_of(
-        method.name, options, _NO_LR, steps=_MOST_STEPS, seed=setup.recipe.seed, fallback_lr=_NO_LR
-    )
+    timed = candidate.model_copy(update={"options": options, "steps": _MOST_STEPS})
+    fallback_lr = None if candidate.fallback_lr is None else _NO_LR
+    setting = Setting(method=method.name, lr=_NO_LR, fallback_lr=fallback_lr)
+    recipe = setup.recipe_of(timed, setting)
     begin_s = time.perf_counter()
     trainable = make_trainable(recipe, setup.target, setup.device)
     stepper, numbers = Stepper(trainable, trainable.begin()), itertools.count(1)

@@ -78,6 +78,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return [path for _, path in sorted(steps)]
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def save_checkpoint(
     folder: Path,
     model: nn.Module,

@@ -78,6 +78,11 @@ class Result:
     best_eval_loss: float | None = None
     exit_status: int = 0
 
+    @property
+    def tensor_peak_bytes(self) -> int | None:
+        """The highest memory of the tensors, which is what was predicted; None where only the process is known."""
+        return self.actual.peak_bytes if self.peak_source == "allocator" else None
+
     def save(self, path: Path) -> None:
         """Write it as indented JSON, in one step."""
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")

@@ -27,11 +27,12 @@ _END = object()
 
 @dataclass(frozen=True, slots=True)
 class HeldOutLoss:
-    """The mean loss over the batches, each weighted by its tokens; how many batches, and tokens (`tokens_in`)."""
+    """The mean loss over the batches, each weighted by its tokens (`tokens_in`), their number, and each one's loss."""
 
     loss: float
     batches: int
     tokens: int
+    batch_losses: tuple[float, ...]
 
 
 def held_out_loss(
@@ -82,7 +83,7 @@ def held_out_loss(
     means = torch.stack(losses).cpu().double()
     counted = weights > 0
     loss = means[counted] @ weights[counted] / weights.sum()
-    return HeldOutLoss(float(loss), len(losses), sum(tokens))
+    return HeldOutLoss(float(loss), len(losses), sum(tokens), tuple(means.tolist()))
 
 
 def _held_out_batches(data: TrainingData, batch_size: int, most: int) -> Iterator[Any]:

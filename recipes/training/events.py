@@ -88,11 +88,12 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The held-out loss after `step` steps, over `batches` batches."""
+    """The held-out loss after `step` steps, over `batches` batches, and the loss of each."""
 
     step: int
     loss: float
     batches: int
+    batch_losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

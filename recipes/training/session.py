@@ -13,6 +13,7 @@ from subopt.profilers.target.loaded import LoadedTarget
 from subopt.units import format_bytes
 
 from ..plan.budget import read_budget
+from ..run_folder.checkpoint import step_of
 from ..run_folder.folder import RunFolder
 from ..schema import Recipe
 from .device_memory import free_bytes, less_memory
@@ -74,7 +75,7 @@ def open_session(
 
     trainable = make_trainable(recipe, target, place)
     checkpoint = folder.newest_checkpoint() if resume else None
-    start_step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+    start_step = step_of(checkpoint) if checkpoint else 0
     return TrainingSession(
         **vars(trainable),
         recipe_path=recipe_path,

@@ -53,7 +53,7 @@ def summarize(
         peak_source=session.memory.source,
         output=str(folder.path),
         checkpoint=None if checkpoint is None else str(checkpoint),
-        weights=str(folder.weights) if interrupt is None else None,
+        weights=str(folder.weights) if progress.step == plan.steps else None,
         best=None if best is None else str(folder.best),
         best_step=None if best is None else best.step,
         best_eval_loss=None if best is None else best.eval_loss,

@@ -63,6 +63,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     device: str | None = None,
+    until: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Result:
     """Train a recipe's model and leave everything about the run in its folder.
@@ -74,6 +75,8 @@ def train(
         resume: Go on from the newest checkpoint in it; from the beginning where there is none.
         force: Start over in an existing folder, train a changed model file, or a run that is predicted not to fit.
         device: Device, or None for the best there is.
+        until: The step after which to pause, with a checkpoint and a held-out loss; the recipe's last by default.
+            `resume` goes on from there, bit for bit as if the run had not paused.
         on_event: Called with every event as it happens, in this thread.
 
     Returns:
@@ -106,14 +109,16 @@ def train(
             if result.step >= recipe.schedule.steps:
                 on_event(Warned(f"the run in {output} is already complete: {result.step} steps"))
                 return result
-        return _Training(session, on_event).run(resume=resume, force=force)
+        last = recipe.schedule.steps if until is None else min(until, recipe.schedule.steps)
+        return _Training(session, last, on_event).run(resume=resume, force=force)
 
 
 class _Training:
-    """One session of a run, from its checkpoint or its beginning to its end or an interrupt."""
+    """One session of a run, from its checkpoint or its beginning to its last step or an interrupt."""
 
-    def __init__(self, session: TrainingSession, on_event: OnEvent) -> None:
+    def __init__(self, session: TrainingSession, last_step: int, on_event: OnEvent) -> None:
         self._session = session
+        self._last_step = last_step
         self._recipe = session.recipe
         self._folder = session.folder
         self._on_event = on_event
@@ -130,25 +135,29 @@ class _Training:
         self._folder.prepare(self._recipe, self._session.recipe_path, resume=resume)
         self._checkpointer.go_on(self._progress.step, is_same_run=not force)
         self._on_event(Started(self._session.plan))
-        steps = self._recipe.schedule.steps
         self._started_s = time.perf_counter()
         with (
             MetricsLog(self._folder.metrics, from_step=self._progress.step) as self._metrics,
             interruptible(self._on_event) as interrupt,
         ):
-            while self._progress.step < steps and not interrupt.requested:
+            while self._progress.step < self._last_step and not interrupt.requested:
                 self._step()
                 if self._is_due(self._recipe.eval.every):
                     self._evaluate()
                 if self._is_due(self._recipe.checkpoint.every):
                     self._save()
-            interrupted = self._progress.step < steps
+            interrupted = self._progress.step < self._last_step
             self._save()
             if not interrupted:
                 # What the evaluation runs is the user's code: the trained weights are safe before it may fail.
-                self._checkpointer.save_weights()
+                if self._is_complete:
+                    self._checkpointer.save_weights()
                 self._evaluate()
         return self._finish(interrupt if interrupted else None)
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._progress.step == self._recipe.schedule.steps
 
     def _restore(self, *, resume: bool) -> None:
         checkpoint = self._session.checkpoint
@@ -199,9 +208,9 @@ class _Training:
         self._on_event(event)
 
     def _is_due(self, every: int) -> bool:
-        """Whether something is due now; what ends the run comes once, after its last step."""
+        """Whether something is due now; what ends the run, or pauses it, comes once, after its last step."""
         step = self._progress.step
-        return every > 0 and step % every == 0 and step < self._recipe.schedule.steps
+        return every > 0 and step % every == 0 and step < self._last_step
 
     def _evaluate(self) -> None:
         step = self._progress.step
@@ -213,7 +222,7 @@ class _Training:
                 f"the held-out loss became {found.loss} at step {step}"
             )
         self._progress = replace(self._progress, eval_loss=found.loss, eval_step=step)
-        event = Evaluated(step, found.loss, found.batches)
+        event = Evaluated(step, found.loss, found.batches, found.batch_losses)
         self._metrics.evaluated(event)
         self._on_event(event)
         self._checkpointer.save_if_best(step, found)
@@ -234,6 +243,8 @@ class _Training:
             checkpoint=self._checkpointer.newest,
             best=self._checkpointer.best,
         )
+        if not self._is_complete and interrupt is None:  # a pause is no run to learn from
+            return result
         result = add_to_history(self._session, result, self._on_event)
         if interrupt is None:
             result.save(self._folder.result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,10 +13,13 @@ from ..units import format_bytes, parse_size
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
-    from subopt.recipes.plan.budget import Budget
+    from subopt.recipes.plan.budget import Budget, DeviceType
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")
+]
+Details = Annotated[
+    bool, typer.Option("--details", help="Show every table and what its columns mean, too.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Device = Annotated[
@@ -26,9 +29,8 @@ Rank = Annotated[
     str,
     typer.Option(help="Rank of gradient subspaces (galore, osd), or a share of the short side."),
 ]
-GPU_MEMORY_HELP = (
-    "Memory to fit in: 24G = 24GiB (2^30 bytes each), 24GB (10^9), or auto (ask the driver)."
-)
+GPU_MEMORY_HELP = "Memory to fit in: 24G = 24GiB (2^30 bytes each), 24GB (10^9), or auto (the GPU's, or main memory)."
+HEADROOM = 0.05  # share of the usable budget that stays free
 
 DEFAULT_PROFILE = Path(".subopt/profile.json")
 
@@ -114,25 +116,30 @@ def split_names(text: str | None) -> list[str] | None:
     return names
 
 
-def read_gpu_memory(text: str) -> int:
-    """Return the bytes in `24G`, or for `auto` what the driver reports as the first GPU's memory."""
+class MemoryLimit(NamedTuple):
+    """The memory that training is to fit in, and the kind of device it is of."""
+
+    total_bytes: int
+    device: DeviceType
+
+
+def read_memory_limit(text: str) -> MemoryLimit:
+    """Return the memory of a GPU in `24G`; for `auto` the first GPU's, else what this machine has without one."""
     if text != "auto":
-        return parse_size(text)
-    from subopt.profilers.device import gpu_status
+        return MemoryLimit(parse_size(text), "cuda")
+    from subopt.profilers.device import gpu_status, main_memory_bytes
 
     gpu = gpu_status()
-    if gpu is None:
-        raise UsageError("--gpu-mem auto found no NVIDIA GPU here", "give a size, such as 24G")
-    return gpu.total_bytes
+    if gpu is not None:
+        return MemoryLimit(gpu.total_bytes, "cuda")
+    return MemoryLimit(main_memory_bytes(), "cpu")
 
 
-def memory_limits(profile: Profile) -> tuple[int | None, int | None]:
-    """Return the bytes that training a profile's model is to fit in, and those of them that a run may fill."""
-    from subopt.recipes.plan.budget import read_budget
-
+def profile_memory_limit(profile: Profile) -> MemoryLimit:
+    """Return the memory that a profile was asked about, else its GPU's, else what `auto` finds here."""
     gpu = profile.environment.gpu
-    budget_bytes = profile.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
-    return budget_bytes, read_budget(budget_bytes).usable_bytes if budget_bytes else None
+    asked_bytes = profile.settings.gpu_mem_bytes or (gpu.total_bytes if gpu else None)
+    return read_memory_limit("auto") if asked_bytes is None else MemoryLimit(asked_bytes, "cuda")
 
 
 def describe_budget(text: str, budget: Budget) -> str:

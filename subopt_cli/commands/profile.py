@@ -10,18 +10,19 @@ import typer
 
 from ..errors import UsageError
 from ..units import parse_size
+from ._advice import own_advice, recommend_command
 from ._options import (
     DEFAULT_PROFILE,
     GPU_MEMORY_HELP,
     Debug,
+    Details,
     Device,
     Json,
     Rank,
     check_can_write,
     check_may_replace,
-    memory_limits,
     parse_rank,
-    read_gpu_memory,
+    read_memory_limit,
 )
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def profile(
     to: Annotated[
         Path, typer.Option("--output", "-o", help="The file to write.")
     ] = DEFAULT_PROFILE,
+    details: Details = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -139,8 +141,9 @@ def profile(
     from subopt.profilers.effort import EFFORTS
     from subopt.profilers.record.profile import Settings
 
+    from ..terminal.details.profile import profile_report
     from ..terminal.output import Output
-    from ..terminal.profile import profile_report
+    from ..terminal.profile import profile_screen
 
     output = Output(as_json=as_json)
     check_can_write(to)
@@ -162,14 +165,18 @@ def profile(
         detail=detail.value,
         simulate=simulate,
         seed=seed,
-        gpu_mem_bytes=None if gpu_mem is None else read_gpu_memory(gpu_mem),
+        gpu_mem_bytes=None if gpu_mem is None else read_memory_limit(gpu_mem).total_bytes,
         max_memory_bytes=None if max_memory is None else parse_size(max_memory),
     )
     found = _measured(output, target, pairs, inputs or [], files, settings)
     found.save(to)
     output.note(f"wrote {to}")
     output.document(found.model_dump(mode="json"))
-    output.show(*profile_report(found, usable_bytes=memory_limits(found)[1]))
+    advice, command = own_advice(found), recommend_command(to, gpu_mem)
+    output.show(*profile_screen(found, advice, command))
+    if details:
+        usable_bytes = None if advice is None else advice.budget.usable_bytes
+        output.show("", *profile_report(found, usable_bytes=usable_bytes))
     if found.interrupted:
         output.warning("interrupted: the profile holds what was complete")
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import UsageError
+from ._advice import DEFAULT_RECIPE, recommend_command, train_command
 from ._options import (
     DEFAULT_PROFILE,
     GPU_MEMORY_HELP,
+    HEADROOM,
     Debug,
+    Details,
     Json,
     check_can_write,
     describe_budget,
-    read_gpu_memory,
+    read_memory_limit,
     split_names,
 )
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.answer import Advice
-
-DEFAULT_RECIPE = Path("recipe.yaml")
 
 # First line of a recipe file of ours. It carries a checksum of the rest: a file that somebody has edited since
 # is theirs, and is not overwritten.
@@ -85,7 +87,7 @@ def recommend(
     ] = Switch.auto,
     headroom: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the usable budget to keep free.")
-    ] = 0.05,
+    ] = HEADROOM,
     steps: Annotated[
         int,
         typer.Option(min=1, help="Optimizer steps of the run: rates and promises depend on it."),
@@ -104,8 +106,12 @@ def recommend(
         Path, typer.Option("--output", "-o", help="The recipe to write.")
     ] = DEFAULT_RECIPE,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what every row of the table rests on.")
-    ] = False,
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="Say what one method's numbers rest on; writes no recipe."
+        ),
+    ] = None,
+    details: Details = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Show every method, not the best ones alone.")
     ] = False,
@@ -117,7 +123,7 @@ def recommend(
 ) -> None:
     """Choose an optimizer for a memory budget and write the recipe.
 
-    Ranks all methods, by comparisons of such runs and by what was measured on this model, and says why.
+    Ranks all methods by races of this model, comparisons of such runs, what its gradients predict, and says why.
     """
     from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.advisor import recommend as advise
@@ -126,16 +132,22 @@ def recommend(
     from subopt.recipes.recipe.load import dump_recipe
 
     from ..findings.advice import evidence_text, words
+    from ..findings.answer import answer_of
+    from ..terminal.advice import advice_screen
+    from ..terminal.details.advice import advice_report
     from ..terminal.output import Output
 
     output = Output(as_json=as_json)
-    check_can_write(to)
-    if not force:
-        refuse_foreign_file(to)
+    if explain is None:
+        check_can_write(to)
+        if not force:
+            refuse_foreign_file(to)
     found = Profile.load(profile)
+    limit = read_memory_limit(gpu_mem)
     advice = advise(
         found,
-        budget_bytes=read_gpu_memory(gpu_mem),
+        budget_bytes=limit.total_bytes,
+        device=limit.device,
         objective=objective.value,
         request=PlanRequest(
             batch_size=_parse_batch_size(batch_size),
@@ -150,7 +162,21 @@ def recommend(
         methods=split_names(methods),
     )
     output.document(_document(advice))
-    output.show(*_report(advice, gpu_mem, explain=explain, everything=everything))
+    if explain is not None:
+        output.show(_explained(advice, found, explain))
+        return
+    command = recommend_command(profile, gpu_mem)
+    screen = advice_screen(
+        advice,
+        found,
+        answer_of(advice, found, train_command(to, advice)),
+        _more(advice, command, profile),
+        everything=everything,
+    )
+    output.show(*screen)
+    if details:
+        budget_line = describe_budget(gpu_mem, advice.budget)
+        output.show("", *advice_report(advice, found, budget_line, everything=everything))
     advice.require_chosen(hint=words(advice.changes[0]) if advice.changes else None)
     evidence = [evidence_text(reason) for reason in recipe_reasons(advice, found)]
     write_recipe(to, dump_recipe(to_recipe(advice, found, recipe_path=to, evidence=evidence)))
@@ -169,13 +195,30 @@ def _document(advice: Advice) -> dict[str, Any]:
     }
 
 
-def _report(
-    advice: Advice, gpu_mem: str, *, explain: bool, everything: bool
-) -> list[RenderableType]:
-    from ..terminal.advice import advice_report
+def _more(advice: Advice, command: str, profile: Path) -> list[tuple[str, str]]:
+    """Return the commands that say more."""
+    method = advice.chosen.method if advice.chosen else advice.rows[0].method
+    report = "subopt report" if profile == DEFAULT_PROFILE else f"subopt report {profile}"
+    return [("why", f"{command} --explain {method}"), ("more", f"--details, or {report}")]
 
-    budget_line = describe_budget(gpu_mem, advice.budget)
-    return advice_report(advice, budget_line, explain=explain, everything=everything)
+
+def _explained(advice: Advice, profile: Profile, method: str) -> RenderableType:
+    """Return what one method's numbers rest on.
+
+    Raises:
+        OptionError: There is no such method.
+        UsageError: It is not among those asked for, or of the profile.
+    """
+    from subopt.optimizers import get_method
+
+    from ..terminal.details.explain import explanation
+
+    name = get_method(method).name
+    row = next((row for row in advice.rows if row.method == name), None)
+    if row is None:
+        known = ", ".join(row.method for row in advice.rows)
+        raise UsageError(f"{name} is not among the methods compared here", f"they are {known}")
+    return explanation(row, profile, advice.traits)
 
 
 def _parse_batch_size(text: str | None) -> int | Literal["auto"] | None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..units import format_bytes
-from ._options import DEFAULT_PROFILE, Debug, check_can_write, check_may_replace, memory_limits
+from ._advice import own_advice, recommend_command
+from ._options import DEFAULT_PROFILE, Debug, check_can_write, check_may_replace
 
 
 def report(
@@ -38,8 +39,7 @@ def report(
         hint = "name another file with -o, or use --force"
         check_may_replace(to, MARK, "a report of subopt", hint)
     found = Profile.load(profile)
-    budget_bytes, usable_bytes = memory_limits(found)
-    page = render(found, budget_bytes=budget_bytes, usable_bytes=usable_bytes).encode()
+    page = render(found, own_advice(found), recommend_command(profile)).encode()
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(to.name + ".partial")
     partial.write_bytes(page)

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from ..errors import UsageError
-from ._options import Debug, Device
+from . import _racing
+from ._options import Debug, Device, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import RenderableType
+
+    from subopt.recipes.race.race import Budget
     from subopt.recipes.schema import Recipe
     from subopt.recipes.tracking.trackers import Tracker
     from subopt.recipes.training.events import OnEvent
 
     from ..terminal.output import Output
 
-RUNS = Path("runs")
+RUNS = _racing.RUNS
 
 
 class Asked(TypedDict):
@@ -65,6 +69,21 @@ def train(
             help="Train although it may not fit, the model changed, or the folder exists.",
         ),
     ] = False,
+    race: Annotated[
+        bool,
+        typer.Option(
+            "--race", help="Begin with a race of learning rates; the best setting's run goes on."
+        ),
+    ] = False,
+    share: Annotated[str | None, _racing.share_option(_racing.RATES_SHARE)] = None,
+    minutes: _racing.Minutes = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="With --race: other methods beside the recipe's own, separated by commas.",
+            show_default=False,
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool,
         typer.Option(
@@ -114,12 +133,66 @@ def train(
     names = parse_trackers(track + (",tensorboard" if tensorboard else ""))
     trackers = installed_trackers(names)
     asked = Asked(recipe_path=recipe_path, output=folder, resume=resume, force=force, device=device)
+    budget = _budget(race, share, minutes, methods)
+    before = _racing.Asked(
+        folder / "race", split_names(methods), resume=resume, force=force, device=device
+    )
     if dry_run:
         with output.guarded_stdout():
             planned = plan(settled, **asked)
         output.show(plan_facts(planned))
+        if budget is not None:
+            output.show(_planned_race(settled, recipe_path, budget, before))
         return
+    if budget is not None:
+        settled, asked = _raced(output, settled, budget, asked, before)
     _run(output, settled, asked, trackers)
+
+
+def _budget(
+    race: bool, share: str | None, minutes: float | None, methods: str | None
+) -> Budget | None:
+    """Return what the race before the run may cost; None where there is to be none."""
+    if race:
+        return _racing.read_budget(share, minutes, _racing.RATES_SHARE)
+    if (share, minutes, methods) != (None, None, None):
+        raise UsageError(
+            "--share, --minutes and --methods are a race's", "say --race, or leave them out"
+        )
+    return None
+
+
+def _planned_race(
+    recipe: Recipe, recipe_path: Path, budget: Budget, asked: _racing.Asked
+) -> RenderableType:
+    """Return what the race before the run would do."""
+    from subopt.recipes.race.race import plan_race
+    from subopt.recipes.race.source import RaceSource
+
+    from ..findings.race import plan_sentence
+    from ..text import facts
+
+    source = RaceSource(recipe, recipe_path)
+    plan = plan_race(
+        source, budget=budget, methods=asked.methods, force=asked.force, device=asked.device
+    )
+    return facts([("race", plan_sentence(plan))])
+
+
+def _raced(
+    output: Output, recipe: Recipe, budget: Budget, asked: Asked, before: _racing.Asked
+) -> tuple[Recipe, Asked]:
+    """Race, and return the winner's recipe and run, which is to be resumed."""
+    from subopt.recipes.race.source import RaceSource
+    from subopt.recipes.recipe.load import load_recipe
+
+    source = RaceSource(recipe, asked["recipe_path"])
+    path = _racing.race_before(output, source, budget, before, asked["output"])
+    going_on = Asked(
+        recipe_path=path, output=asked["output"], resume=True, force=asked["force"],
+        device=asked["device"],
+    )  # fmt: skip
+    return load_recipe(path), going_on
 
 
 def _run(output: Output, recipe: Recipe, asked: Asked, trackers: Sequence[Tracker]) -> None:

@@ -103,11 +103,10 @@ def _(decided: reasons.DecidedBy) -> str:
 
 @words.register
 def _(second: reasons.RunnerUp) -> str:
-    text = "Next comes {method}, {behind:.1%} behind"
-    if second.behind <= second.error:
-        text += ", less than the error of {error:.0%}: either may be better"
-        text += f"{{is_raced:|; {_WOULD_SETTLE}}}"
-    return filled(f"{text}.", second)
+    if second.behind > second.error:
+        return filled("Next comes {method}, behind by more than the error of {error:.0%}.", second)
+    text = "Next comes {method}, within the error of {error:.0%}: either may be better"
+    return filled(f"{text}{{is_raced:|; {_WOULD_SETTLE}}}.", second)
 
 
 @words.register

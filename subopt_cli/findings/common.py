@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from operator import attrgetter, itemgetter
 from statistics import median
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import (
+        Category,
         Content,
         Decomposition,
         Layer,
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
         Profile,
         Ratio,
     )
+
+_PARTS = {
+    "parameter": "parameters",
+    "gradient": "gradients",
+    "state": "optimizer state",
+    "activation": "activations",
+    "temporary": "temporaries",
+}
 
 ONLINE_PCA = "online PCA"  # what the names of its kernels begin with
 
@@ -153,9 +162,28 @@ def largest_content(profile: Profile) -> Content | None:
     return max(profile.memory.contents, key=lambda content: content.bytes, default=None)
 
 
-def optimizer_saving_bytes(profile: Profile) -> int | None:
-    """Return the most that another optimizer could free: AdamW's state less the least state of any method."""
+def leanest_method(profile: Profile) -> tuple[str, int] | None:
+    """Return the method of the least peak and what it frees of AdamW's; by their states where peaks are unknown."""
     adamw = cost_of(profile, "adamw")
     if adamw is None:
         return None
-    return adamw.state_bytes - min(cost.state_bytes for cost in profile.methods)
+    if adamw.peak is None:
+        least = min(profile.methods, key=lambda cost: cost.state_bytes)
+        return least.method, adamw.state_bytes - least.state_bytes
+    peaks = [(cost.peak.bytes, cost.method) for cost in profile.methods if cost.peak]
+    size, method = min(peaks)
+    return method, adamw.peak.bytes - size
+
+
+def parts_at_peak(profile: Profile) -> list[tuple[str, int]]:
+    """Return what fills the highest instant of training with AdamW, the largest first; none where it is unknown."""
+    adamw = cost_of(profile, "adamw")
+    parts = profile.memory.at_peak
+    if not parts and adamw is not None and adamw.peak is not None:  # an older profile
+        parts = adamw.peak.categories.get(adamw.peak.phase, {})
+    return sorted(named_parts(parts).items(), key=lambda part: -part[1])
+
+
+def named_parts(categories: Mapping[Category, int]) -> dict[str, int]:
+    """Return bytes by category under the categories' names in words."""
+    return {_PARTS[category]: size for category, size in categories.items()}

@@ -63,9 +63,12 @@ def time_text(overhead: TimeOverhead | None) -> str:
     """Return a time overhead in words, such as `3% more time per step (measured)`."""
     if overhead is None:
         return _UNKNOWN_TIME
-    how = "measured" if overhead.source == "measured" else "by FLOPs"
+    return f"{_more_time(overhead)} ({'measured' if overhead.source == 'measured' else 'by FLOPs'})"
+
+
+def _more_time(overhead: TimeOverhead) -> str:
     more = f"{abs(overhead.share):.0%} {'more' if overhead.share > 0 else 'less'}"
-    return f"{'the same' if abs(overhead.share) < 0.005 else more} time per step ({how})"
+    return f"{'the same' if abs(overhead.share) < 0.005 else more} time per step"
 
 
 @words.register
@@ -90,7 +93,7 @@ def _(rate: raced_settings.RacedRate) -> str:
 @words.register
 def _(overhead: TimeOverhead) -> str:
     step = "" if overhead.optimizer_ms is None else format_ms(overhead.optimizer_ms)
-    return time_text(overhead) + (step and f", optimizer step {step}")
+    return _more_time(overhead) + (step and f", optimizer step {step}")
 
 
 @words.register

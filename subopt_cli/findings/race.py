@@ -1,56 +1,72 @@
-"""What may be said of a race, and the few numbers that a person takes from it: losses, their spread, the curves."""
+"""What may be said of a race: who goes on, by how much, how far that can be trusted, and what it cost."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..text import plural
+from subopt.recipes.evidence.raced import UNKNOWN_SPREAD
+
+from ..text import percent, plural
 from ..units import format_ms
+from .seeded_race import seeded_summary
 
 if TYPE_CHECKING:
-    from subopt.profilers.record.profile import Contestant, CurvePoint, Race, Trial
+    from subopt.profilers.record.race import Contestant, Race, Trial
+    from subopt.recipes.race.folder import RacePlan
+
+# From here on methods can be told apart, where they differ by much: see docs/race.md.
+_METHODS_SHARE = 0.3
+_ORDER = ("going on", "stopped", "done", "diverged")
 
 
-def mean_loss(contestant: Contestant) -> float | None:
-    """Return the mean over seeds of a method's final loss."""
-    return statistics.fmean(contestant.losses) if contestant.losses else None
+def race_facts(race: Race) -> list[tuple[str, str]]:
+    """Return the findings of a race with a word for each, the verdict first."""
+    if is_seeded(race):
+        return [(f"{number}.", text) for number, text in enumerate(seeded_summary(race), start=1)]
+    found = [("answer", _answer(race)), *_against(race), *_trust(race), *_rate(race)]
+    return [*found, ("cost", _cost(race)), *_equal_time(race)]
 
 
-def loss_spread(contestant: Contestant) -> float | None:
-    """Return the largest minus the smallest loss over seeds; None for one seed."""
-    losses = contestant.losses
-    return max(losses) - min(losses) if len(losses) > 1 else None
+def race_summary(race: Race) -> list[str]:
+    """Return the same as sentences."""
+    return [text for _, text in race_facts(race)]
 
 
-def tokens_per_s(contestant: Contestant) -> float | None:
-    """Return the tokens of a run over its training time, evaluations not counted."""
-    seconds = contestant.steps * contestant.step_ms / 1000
-    return contestant.tokens / seconds if seconds else None
+def is_seeded(race: Race) -> bool:
+    """Return whether a race is of an earlier version: short runs to their end, the best again with other seeds."""
+    return race.share is None
 
 
-def counted_runs(race: Race, contestant: Contestant) -> list[Trial]:
-    """Return a method's whole runs at its best setting, one for each seed."""
-    setting = (contestant.method, contestant.lr, contestant.options)
-    found = {
-        trial.seed: trial
-        for trial in race.trials
-        if (trial.method, trial.lr, trial.options) == setting and trial.status == "done"
-    }
-    return [found[seed] for seed in race.seeds if seed in found]
+def sorted_runs(race: Race) -> list[Trial]:
+    """Return all runs: the one that goes on, those that were stopped, the furthest and best first, and the diverged."""
+    furthest = [(_ORDER.index(run.status), -_share(race, run)) for run in race.trials]
+    order = sorted(
+        range(len(race.trials)), key=lambda k: (*furthest[k], race.trials[k].loss or 0.0)
+    )
+    return [race.trials[index] for index in order]
 
 
-def mean_curve(runs: Sequence[Trial]) -> list[tuple[CurvePoint, float]]:
-    """Return the points of a method's curve with the mean loss over its seeds; their steps are the same."""
-    points = zip(*(run.curve for run in runs), strict=False)
-    return [(at[0], statistics.fmean(point.loss for point in at)) for at in points]
+def rungs_of(runs: Sequence[Trial]) -> list[float]:
+    """Return the shares of the run at which some runs were compared."""
+    shares = {point.share for run in runs for point in run.curve}
+    return sorted(share for share in shares if share is not None)
 
 
-def lr_at_the_end(race: Race, contestant: Contestant) -> str | None:
+def loss_at(run: Trial, share: float) -> float | None:
+    """Return a run's loss at a share of it; None where it was not compared there, or diverged."""
+    return next((point.loss for point in run.curve if point.share == share), None)
+
+
+def loss_text(value: float | None, digits: int = 4) -> str:
+    """Return a loss with so many digits that count, a dash for None."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def rate_at_the_end(race: Race, contestant: Contestant) -> str | None:
     """Return `lowest` or `highest` where a method's best rate is that of all it tried; None where it is neither."""
-    own = [trial for trial in race.trials if trial.method == contestant.method]
-    tried = {trial.lr for trial in own if trial.role == "search"}
+    own = [run for run in race.trials if run.method == contestant.method]
+    tried = {run.lr for run in own if run.curve or run.status == "diverged"}
     if not contestant.losses or len(tried) < 2:
         return None
     if contestant.lr == max(tried):
@@ -58,56 +74,131 @@ def lr_at_the_end(race: Race, contestant: Contestant) -> str | None:
     return "lowest" if contestant.lr == min(tried) else None
 
 
-def race_summary(race: Race) -> list[str]:
-    """Return the findings of a race for a person: who won, by how much, and what to doubt."""
-    found = [*_result(race), _conditions(race)]
-    ends = [
-        f"{item.method} ({end})" for item in race.contestants if (end := lr_at_the_end(race, item))
-    ]
-    if ends:
-        found.append(
-            f"The best rate was at an end of those tried for {', '.join(ends)}: more minutes may find a better one."
-        )
-    if sum(len(item.losses) > 1 for item in race.contestants) > 1:
-        found.append(
-            f"{plural(len(race.seeds), 'seed')} are few, each setting is the best of a search at the first of them, "
-            "and runs this short favour what is quick at the start: a full run may order them differently."
-        )
-    if race.interrupted:
-        found.append("The race ended before its plan was done: this is what was complete.")
-    return found
-
-
-def _result(race: Race) -> list[str]:
-    better = [item for item in race.contestants if item.verdict == "better"]
-    if better:
-        best = better[0]
-        difference, spread = best.difference or 0.0, best.difference_spread or 0.0
-        side = "below" if difference < 0 else "above"
-        found = [
-            f"{best.method} had the lowest loss of those that beat AdamW: {abs(difference):.2g} {side} AdamW's "
-            f"(spread {spread:.2g}), over {plural(len(best.losses), 'seed')}."
-        ]
-        others = [item.method for item in better[1:]]
-        return found + ([f"Better than AdamW too: {', '.join(others)}."] if others else [])
-    unsure = [item.method for item in race.contestants if item.verdict == "inside the spread"]
-    once = any(item.verdict == "one seed only" for item in race.contestants)
-    if unsure:
-        return [
-            "No method was better than AdamW by more than the spread of its seeds; "
-            f"no difference can be shown for {', '.join(unsure)}. Then plain AdamW is the simple choice."
-        ]
-    if (once and len(race.seeds) < 2) or not any(len(c.losses) > 1 for c in race.contestants):
-        return [
-            "Everybody ran with one seed only, and seeds differ: this tells a rate for each method, but no winner."
-        ]
-    return ["AdamW was not beaten."]
-
-
-def _conditions(race: Race) -> str:
-    trials = max((item.trials for item in race.contestants), default=0)
+def plan_sentence(plan: RacePlan) -> str:
+    """Return what a race does, before it does it."""
+    design, names = plan.design, ", ".join(candidate.method for candidate in plan.candidates)
+    rates = " and ".join(percent(rung.share) for rung in design.rate_rungs)
+    each = " each" if len(plan.candidates) > 1 else ""
+    last = "".join(f", methods at {percent(rung.share)}" for rung in design.method_rungs)
     return (
-        f"Everybody had {plural(trials, 'trial')} to find a rate, the same weights and batches at a seed, and "
-        f"{format_ms(1000 * race.horizon_seconds)} of steps at its measured step time; what a method leaves alone "
-        f"was trained by AdamW at {race.fallback_lr:.2g}, AdamW's own best rate."
+        f"{names}: {plural(design.rates, 'rate')}{each} and up to {design.moves} further out, compared at {rates} of "
+        f"the run{last}; those that stop take at most {percent(design.cost_runs)} of a run, "
+        f"{format_ms(1000 * design.cost_runs * plan.run_seconds)}"
     )
+
+
+def _share(race: Race, run: Trial) -> float:
+    """The share of its whole run that a candidate was trained for."""
+    whole = next((one.steps for one in race.contestants if one.method == run.method), 0)
+    return run.steps / whole if whole else 0.0
+
+
+def _answer(race: Race) -> str:
+    best = race.contestants[0] if race.contestants and race.contestants[0].losses else None
+    if best is None:
+        return "Nothing is known yet: no run has come far enough to be compared."
+    where = f"{race.metric} {loss_text(best.losses[0])} at {percent(race.share)} of its run"
+    if race.winner is None:
+        return f"Not decided yet. So far {best.method} at {best.lr:.2g} leads: {where}."
+    won = f"{best.method} at {best.lr:.2g} goes on: {where}."
+    return (
+        f"The minutes ended before it was decided; the best so far: {won}"
+        if race.interrupted
+        else won
+    )
+
+
+def _against(race: Race) -> Iterator[tuple[str, str]]:
+    """Yield the difference between the best method and AdamW, or the next one where AdamW is the best."""
+    compared = [one for one in race.contestants if one.losses]
+    if len(compared) < 2:
+        return
+    best, base = compared[0], next((c for c in compared if c.verdict == "baseline"), None)
+    other = compared[1] if base is None or base is best else base
+    pair = other if base is best else best
+    if pair.difference is None or base is None:
+        return
+    difference = pair.difference if pair is best else -pair.difference
+    error = pair.difference_error
+    text = f"{difference:+.2g} against {other.method} at its best rate, {other.lr:.2g}"
+    if other.losses[0] > 0:
+        text += f" ({percent(abs(difference) / other.losses[0])} of the loss)"
+    if error is not None:
+        text += f"; +- {error:.1g} over the held-out batches, which tells nothing of other seeds"
+    yield "by", f"{text}."
+
+
+def _trust(race: Race) -> Iterator[tuple[str, str]]:
+    """Yield what the verdict is worth, by when it was decided and how large the difference is."""
+    share, losses = race.share or 0.0, [one.losses[0] for one in race.contestants if one.losses]
+    if not losses or race.winner is None:
+        return
+    if len(race.contestants) < 2:
+        text = "Rates of one method can be told apart in the first per cents of a run"
+        yield "sure", f"{text}; this one was decided at {percent(share)}."
+        return
+    at = f"Decided at {percent(share)} of the run"
+    if share < 0.9 * _METHODS_SHARE:
+        yield "sure", f"{at}, and methods cannot be told apart before about 30%: this is a guess."
+    elif _gap(losses) < UNKNOWN_SPREAD:
+        yield (
+            "sure",
+            (
+                f"{at}, by {percent(_gap(losses))}: a difference of a few per cent says little even there; the rest "
+                "of the run or another seed may turn it round."
+            ),
+        )
+    else:
+        yield "sure", f"{at}, by {percent(_gap(losses))}: a difference this large mostly stays."
+
+
+def _gap(losses: Sequence[float]) -> float:
+    """The share of its loss by which the next best method is behind; 0 where it is not."""
+    best, others = losses[0], losses[1:]
+    following = min(others, default=float("inf"))
+    if following == float("inf"):
+        return 1.0
+    return max(0.0, (following - best) / abs(following)) if following else 0.0
+
+
+def _lowered(race: Race, contestant: Contestant) -> Trial | None:
+    """Return the higher rate of a method that looked better than the one which goes on, where they were compared last."""
+    own = [run for run in race.trials if run.method == contestant.method]
+    chosen = next((run for run in own if run.lr == contestant.lr), None)
+    if chosen is None or not chosen.curve or chosen.curve[0].share is None:
+        return None
+    share, loss = chosen.curve[0].share, chosen.curve[0].loss
+    higher = [run for run in own if run.lr > chosen.lr and (loss_at(run, share) or loss) < loss]
+    return min(higher, key=lambda run: loss_at(run, share) or loss, default=None)
+
+
+def _rate(race: Race) -> Iterator[tuple[str, str]]:
+    lowered = [run for one in race.contestants if (run := _lowered(race, one)) is not None]
+    if lowered:
+        looked = ", ".join(f"{run.method}'s {run.lr:.2g}" for run in lowered)
+        yield (
+            "rates",
+            f"{looked} looked best within the warm-up. What looks best there is too high for a whole run, so half a "
+            "decade below it goes on.",
+        )
+    ends = [(one, rate_at_the_end(race, one)) for one in race.contestants]
+    told = [f"{one.method}'s {one.lr:.2g} ({end})" for one, end in ends if end]
+    if told:
+        yield (
+            "rates",
+            f"At an end of those tried: {', '.join(told)}. A better one may lie further out.",
+        )
+
+
+def _cost(race: Race) -> str:
+    who = "All settings so far" if race.winner is None else "The settings that stopped"
+    text = f"{who} took {percent(race.cost_runs)} of a run"
+    if race.horizon_seconds:
+        text += f" (a run is {format_ms(1000 * race.horizon_seconds)} of steps)"
+    return f"{text}; {format_ms(1000 * race.spent_seconds)} in all."
+
+
+def _equal_time(race: Race) -> Iterator[tuple[str, str]]:
+    if len(race.contestants) > 1:
+        steps = ", ".join(f"{one.method} {one.steps:,}" for one in race.contestants)
+        yield "steps", f"Of equal time: {steps}."

@@ -41,6 +41,14 @@ def rank_sentence(profile: Profile) -> str | None:
     return f"Rank and period: {'; '.join(clause for clause in clauses if clause)}{caveat(profile)}."
 
 
+def spread_line(profile: Profile) -> str | None:
+    """Return how few directions hold the typical layer's gradient; None where there is no spectrum."""
+    needed = median_of([needed_share(layer) for layer in measured_layers(profile)])
+    if needed is None:
+        return None
+    return f"{percent(needed)} of the typical layer's directions hold 95% of its gradient"
+
+
 def _rank(profile: Profile, needed: float) -> str:
     layers = measured_layers(profile)
     less = median_of([needed_share(layer, "0.90") for layer in layers])
@@ -54,7 +62,7 @@ def _rank(profile: Profile, needed: float) -> str:
         verdict = "so a low rank loses some of it"
     else:
         verdict = "so no low rank holds it"
-    text = f"{percent(needed)} of the typical layer's directions hold 95% of its gradient{ninety}, {verdict}"
+    text = f"{spread_line(profile)}{ninety}, {verdict}"
     kept = median_of([captured_share(layer, profile.settings.rank) for layer in layers])
     if kept is None or _life(profile) is not None:
         return text

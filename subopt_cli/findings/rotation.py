@@ -111,6 +111,12 @@ def whole_roles(all_layers: Sequence[Layer], chosen: Sequence[Layer]) -> list[st
     return [name for name, picked in by_role.items() if name and all(picked)]
 
 
+def rotation_line(profile: Profile) -> str | None:
+    """Return in how many layers rotating pays; None where it was not judged."""
+    sentence = rotation_sentence(profile)
+    return None if sentence is None else f"r{sentence.partition(':')[0][1:]}"
+
+
 def rotation_sentence(profile: Profile) -> str | None:
     """Return what rotating does to diagonality; None where it was not judged on gradients it was not fitted to."""
     layers = measured_layers(profile)

@@ -11,7 +11,8 @@ from .common import (
     decomposed_and_followed,
     decompositions_by_shape,
     largest_content,
-    optimizer_saving_bytes,
+    leanest_method,
+    parts_at_peak,
 )
 from .rank import rank_sentence
 from .rotation import rotation_sentence
@@ -58,15 +59,15 @@ def _largest(profile: Profile) -> tuple[str, int, bool]:
     if content is not None:
         return content.name, content.bytes, content.category == "state"
     memory = profile.memory
-    categories = {
-        "parameters": memory.parameter_bytes,
-        "gradients": memory.gradient_bytes,
-        "optimizer state": memory.optimizer_state_bytes,
-        "activations": memory.activation_bytes or 0,
-        "temporaries": memory.temporary_bytes or 0,
-    }
-    name = max(categories, key=categories.__getitem__)
-    return name, categories[name], name == "optimizer state"
+    parts = parts_at_peak(profile) or [
+        ("parameters", memory.parameter_bytes),
+        ("gradients", memory.gradient_bytes),
+        ("optimizer state", memory.optimizer_state_bytes),
+        ("activations", memory.activation_bytes or 0),
+        ("temporaries", memory.temporary_bytes or 0),
+    ]
+    name, size = max(parts, key=lambda part: part[1])
+    return name, size, name == "optimizer state"
 
 
 def _what_frees(profile: Profile) -> list[str]:
@@ -75,9 +76,10 @@ def _what_frees(profile: Profile) -> list[str]:
     best = max(profile.memory.savings, key=lambda saving: saving.bytes, default=None)
     if best is not None:
         found.append((best.bytes, f"{best.change}: {format_bytes(best.bytes)} less"))
-    most = optimizer_saving_bytes(profile)
-    if most:
-        found.append((most, f"another optimizer frees {format_bytes(most)} at most"))
+    leanest = leanest_method(profile)
+    if leanest is not None and leanest[1] > 0:
+        method, most = leanest
+        found.append((most, f"another optimizer frees {format_bytes(most)} at most ({method})"))
     return [text for _, text in sorted(found, reverse=True)]
 
 

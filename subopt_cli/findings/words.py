@@ -9,7 +9,7 @@ from typing import Any
 
 from subopt.recipes.reason import Reason
 
-from ..text import plural
+from ..text import percent, plural
 from ..units import format_bytes
 
 
@@ -51,8 +51,7 @@ def gain_text(gain: float, measure: str) -> str:
     """Return a gain in words, such as `5% lower loss`."""
     if abs(gain) < 0.0005:
         return f"the same {measure}"
-    digits = 0 if abs(gain) >= 0.1 else 1
-    return f"{abs(gain):.{digits}%} {'lower' if gain > 0 else 'higher'} {measure}"
+    return f"{percent(abs(gain))} {'lower' if gain > 0 else 'higher'} {measure}"
 
 
 def filled(text: str, reason: Reason, **more: Any) -> str:

@@ -22,23 +22,24 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from subopt.profilers.record.profile import Profile
+    from subopt.recipes.advice.answer import Advice
 
 MARK = '<meta name="generator" content="subopt report">'  # by which a file is known to be a report
 
 
 def render(
-    profile: Profile, *, budget_bytes: int | None = None, usable_bytes: int | None = None
+    profile: Profile, advice: Advice | None = None, next_step: str = "subopt recommend"
 ) -> str:
     """Return the report of a profile as an HTML document.
 
     Args:
         profile: What was measured.
-        budget_bytes: The memory that training is to fit in.
-        usable_bytes: What a training run may fill of it.
+        advice: The answer for the memory that training is to fit in; None where there is none.
+        next_step: The command to go on with.
     """
     from plotly.offline import get_plotlyjs
 
-    sections = sections_of(profile, budget_bytes=budget_bytes, usable_bytes=usable_bytes)
+    sections = sections_of(profile, advice, next_step)
     parts = [part for section in sections for part in section.parts]
     return (
         _engine()

@@ -115,6 +115,7 @@
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn().forEach(draw));
   addEventListener("beforeprint", () => {
+    for (const folded of document.querySelectorAll("details")) folded.open = true;
     document.querySelectorAll(".chart:not([data-drawn])").forEach(draw);
   });
 
@@ -146,6 +147,18 @@
   };
   for (const button of document.querySelectorAll("thead button")) {
     button.addEventListener("click", () => sort(button.closest("th")));
+  }
+
+  // A box that is wider than its window says so, and fades out where it goes on.
+  const showMore = (box) => {
+    const isMore = box.scrollLeft + box.clientWidth < box.scrollWidth - 1;
+    box.classList.toggle("more", isMore);
+    if (box.scrollWidth > box.clientWidth + 1) box.previousElementSibling.hidden = false;
+  };
+  const resized = new ResizeObserver((entries) => entries.forEach(({ target }) => showMore(target)));
+  for (const box of document.querySelectorAll(".table .scroll")) {
+    resized.observe(box);
+    box.addEventListener("scroll", () => showMore(box), { passive: true });
   }
 
   const filter = (field) => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .answer import answer_parts
 from .charts.diagonality import agreement_charts, diagonality_charts, off_diagonal_charts
 from .charts.memory import memory_charts
 from .charts.race import race_parts
@@ -19,10 +20,12 @@ from .tables import decomposition_tables, memory_tables, method_tables, paramete
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
+    from subopt.recipes.advice.answer import Advice
 
 
 _HEADINGS = {
-    "summary": ("Summary", ""),
+    "answer": ("Answer", ""),
+    "summary": ("Why", "What it rests on, in short."),
     "race": ("Race", "The methods against each other on this model, for equal time."),
     "spectra": ("Gradient spectra", "How few directions would do."),
     "layers": ("Layers and metrics", "Which layers differ from the others."),
@@ -44,17 +47,20 @@ _HEADINGS = {
 }
 
 
-def sections_of(
-    profile: Profile, *, budget_bytes: int | None, usable_bytes: int | None
-) -> list[Section]:
+def sections_of(profile: Profile, advice: Advice | None, next_step: str) -> list[Section]:
     """Return all sections; those the profile has no numbers for have no parts.
 
     Args:
         profile: What was measured.
-        budget_bytes: The memory that training is to fit in.
-        usable_bytes: What a training run may fill of it.
+        advice: The answer for the memory that training is to fit in; None where there is none.
+        next_step: The command to go on with.
     """
-    limits = {"budget_bytes": budget_bytes, "usable_bytes": usable_bytes}
+    budget = None if advice is None else advice.budget
+    usable_bytes = None if budget is None else budget.usable_bytes
+    limits = {
+        "budget_bytes": None if budget is None else budget.total_bytes,
+        "usable_bytes": usable_bytes,
+    }
     gradients = _why(profile, "gradients were not measured")
     deeper = _why(profile, "not measured", "at --detail quick")
     followed = _why(profile, "no training steps were taken to follow bases along (--steps)")
@@ -62,6 +68,10 @@ def sections_of(
     diagonality = [*diagonality_charts(profile), *off_diagonal_charts(profile)]
     timings: list[Part] = [*decomposition_charts(profile), *step_charts(profile)]
     parts_or_why: dict[str, tuple[Sequence[Part], str]] = {
+        "answer": (
+            answer_parts(profile, advice, next_step),
+            "the profile holds too little for one",
+        ),
         "summary": (summary_parts(profile, **limits), ""),
         "race": (race_parts(profile), "there was none: subopt race"),
         "spectra": (spectra_charts(profile), gradients),

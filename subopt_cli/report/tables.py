@@ -134,7 +134,17 @@ def parameter_table(profile: Profile) -> list[Table]:
     )
     rows = rows_of(columns, profile.layers)
     caption = "matrix: the method itself trains it; fallback: AdamW or what the method names instead; frozen: nothing."
-    return [Table("parameters", "Role of every parameter", caption, columns, rows, has_filter=True)]
+    return [
+        Table(
+            "parameters",
+            "Role of every parameter",
+            caption,
+            columns,
+            rows,
+            has_filter=True,
+            is_folded=True,
+        )
+    ]
 
 
 def spent_table(profile: Profile) -> list[Table]:

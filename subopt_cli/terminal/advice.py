@@ -1,4 +1,4 @@
-"""The advisor's answer: budget, ranked table, summary, and on request what every row rests on."""
+"""The first screen of `subopt recommend`: the answer, the best methods, what fills the memory, and why."""
 
 from __future__ import annotations
 
@@ -6,163 +6,113 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from ..findings.advice import words
-from ..findings.evidence import evidence_type
-from ..text import DASH, facts, numbered, percent, plural, section, signed
+from ..findings.answer import (
+    Answer,
+    gain_cell,
+    how_known,
+    in_claimed_order,
+    is_within_error,
+    order_title,
+    other_reasons,
+    signed_share,
+)
+from ..text import DASH, numbered, plural
 from ..units import format_bytes
-from .table import Columns, TerminalColumn, full_table, noted
+from .answer import answer_block, heading, indented, memory_block, named_lines
+from .table import Columns, FittingTable, TerminalColumn, full_table, noted
 
 if TYPE_CHECKING:
+    from subopt.profilers.record.profile import Profile
     from subopt.recipes.advice.answer import Advice
-    from subopt.recipes.evidence.predicted import PredictedGain
-    from subopt.recipes.evidence.published import Published
-    from subopt.recipes.evidence.raced import RacedGain
-    from subopt.recipes.prior.gains import PriorGain
-    from subopt.recipes.ranking.row import Estimate, Row
+    from subopt.recipes.ranking.row import Row
 
-_LEGEND = {
-    "peak": "highest memory of a training step, with the phase that reaches it",
-    "time": "of a training step, against one with AdamW",
-    "gain expected": "share of AdamW's loss measure (perplexity of a language model, else loss or wrong answers) that "
-    "the method should take away in equal time, and the type of evidence that weighs most in it",
-    "raced, prior, predicted, published": "what each type says by itself: a race on this model after equal time; "
-    "comparisons of such runs, the prediction from its gradients, and the papers' nearest comparison, after equally "
-    "many steps. -: it says nothing",
-    "peak is": "measured, simulated, or from a formula",
-}
+METHODS_SHOWN = 5
+# A screen has room for so many characters of reasons.
+_REASONS_ROOM = 480
 
 
-# Rows of the table where not all are asked for.
-SHOWN = 12
-
-
-def advice_report(
-    advice: Advice, budget_line: str, *, explain: bool = False, everything: bool = False
+def advice_screen(
+    advice: Advice,
+    profile: Profile,
+    answer: Answer,
+    more: Sequence[tuple[str, str]],
+    *,
+    everything: bool = False,
 ) -> list[RenderableType]:
-    """Return the sections of the answer, in reading order.
+    """Return the blocks of the answer, the verdict first.
 
     Args:
-        advice: The answer.
-        budget_line: How the budget was read.
-        explain: Whether to say for every row why it stands where it stands.
+        advice: The advice.
+        profile: The profile it was given for.
+        answer: Its first block.
+        more: Commands that say more, each with what it says.
         everything: Whether to show every method, not the best ones alone.
     """
-    shown = advice.rows if everything else shown_rows(advice)
-    sizes = {row.peak.batch_size for row in advice.rows}
-    what = (
-        "each at a micro-batch of its own"
-        if len(sizes) > 1
-        else f"for batch size {advice.batch_size}"
+    shown = len(advice.rows) if everything else METHODS_SHOWN
+    parts = [answer_block(answer), methods_block(advice, shown, "--all"), memory_block(profile)]
+    why = that_fit(other_reasons(advice), _REASONS_ROOM)
+    if why:
+        parts.append(Group(heading("WHY", ""), indented(numbered(why))))
+    return [*parts, named_lines(more)]
+
+
+def methods_block(advice: Advice, most: int, all_of_them: str) -> RenderableType:
+    """Return the first rows in the order that the heading claims, and how many more `all_of_them` shows."""
+    ordered = in_claimed_order(advice)
+    shown = shown_rows(advice, ordered, most)
+    hidden = len(ordered) - len(shown)
+    marked = "~ a gain within its error" if any(map(is_within_error, shown)) else ""
+    note = "   ".join(
+        filter(None, [f"... {hidden:,} more: {all_of_them}" if hidden else "", marked])
     )
-    title = f"Methods {what}, best first by {advice.objective}"
-    parts: list[RenderableType] = [
-        section("Memory", Text(budget_line)),
-        section(title, advice_table(shown, advice)),
-    ]
-    if explain:
-        parts += [explanation(row) for row in shown]
-    parts.append(section("How to read this", facts(_LEGEND.items())))
-    if advice.changes:
-        changes = [words(change) for change in advice.changes]
-        parts.append(
-            section("What would make it fit, the smallest change first", numbered(changes))
-        )
-    parts.append(section("In short", numbered([words(reason) for reason in advice.reasons])))
-    return parts
+    return Group(heading("METHODS", order_title(advice)), noted(ranking_table(shown, advice), note))
 
 
-def shown_rows(advice: Advice) -> tuple[Row, ...]:
-    """Return the best rows, and of the others those that no answer can do without: the choice and plain AdamW."""
-    return tuple(
+def shown_rows(advice: Advice, ordered: Sequence[Row], most: int) -> list[Row]:
+    """Return the first rows, and of the others those that no answer can do without: the choice and plain AdamW."""
+    return [
         row
-        for number, row in enumerate(advice.rows)
-        if number < SHOWN or row is advice.chosen or row.is_baseline
-    )
+        for number, row in enumerate(ordered)
+        if number < most or row is advice.chosen or row.is_baseline
+    ]
 
 
-def advice_table(shown: Sequence[Row], advice: Advice) -> RenderableType:
-    """Return rows of the ranked table, the chosen one marked, and how many are not among them."""
+def ranking_table(rows: Sequence[Row], advice: Advice) -> FittingTable:
+    """Return rows of methods, the chosen one marked, each gain with its error in the cell."""
     columns: Columns[Row] = (
         TerminalColumn(
-            "method",
+            "  method",
             is_text=True,
             cell=lambda row: f"{'>' if row is advice.chosen else ' '} {row.method}",
         ),
-        TerminalColumn("fits", priority=1, is_text=True, cell=lambda row: row.fit.name.lower()),
-        TerminalColumn("peak", cell=lambda row: format_bytes(row.peak.bytes)),
-        TerminalColumn("set by", priority=8, is_text=True, cell=lambda row: row.peak.phase),
-        TerminalColumn("headroom", 7, cell=lambda row: _signed_bytes(row.headroom_bytes)),
-        TerminalColumn("time", priority=2, cell=_time),
-        TerminalColumn("gain\nexpected", priority=1, cell=_gain),
-        TerminalColumn("decided\nby", priority=3, is_text=True, cell=_decided_by),
-        TerminalColumn("peak is", priority=6, is_text=True, cell=lambda row: row.peak.source),
+        TerminalColumn("fits", priority=2, is_text=True, cell=lambda row: row.fit.name.lower()),
+        TerminalColumn("peak", priority=1, cell=lambda row: format_bytes(row.peak.bytes)),
+        TerminalColumn("step", priority=1, cell=_time),
+        TerminalColumn("gain", cell=gain_cell),
+        TerminalColumn("known by", priority=3, is_text=True, cell=_known_by),
     )
-    # A type of evidence that says nothing about any of them takes no room.
-    said = [
-        column for column in _EVIDENCE_COLUMNS if any(column.cell(row) != DASH for row in shown)
-    ]
-    styles = ["bold green" if row is advice.chosen else "" for row in shown]
-    table = full_table([*columns, *said], shown, styles)
-    hidden = len(advice.rows) - len(shown)
-    return noted(
-        table, f"... and {plural(hidden, 'method')} below these: --all" if hidden else None
-    )
+    styles = ["bold green" if row is advice.chosen else "" for row in rows]
+    return full_table(columns, rows, styles)
 
 
 def _time(row: Row) -> str:
-    return _signed_share(row.overhead.share if row.overhead else None)
+    return signed_share(None if row.overhead is None else row.overhead.share)
 
 
-def _gain(row: Row) -> str:
-    if row.is_baseline:
-        return "0%"
-    return _signed_share(row.expected.gain if row.expected else None)
-
-
-def _decided_by(row: Row) -> str:
-    return row.expected.decided_by if row.expected else DASH
-
-
-def _evidence_gain(evidence: RacedGain | PriorGain | PredictedGain | Published | None) -> str:
-    return _signed_share(evidence.gain if evidence else None)
-
-
-_EVIDENCE_COLUMNS: Columns[Row] = (
-    TerminalColumn("raced", priority=4, cell=lambda row: _evidence_gain(row.raced)),
-    TerminalColumn("prior", priority=4, cell=lambda row: _evidence_gain(row.prior)),
-    TerminalColumn("predicted", priority=5, cell=lambda row: _evidence_gain(row.predicted)),
-    TerminalColumn("published", priority=5, cell=lambda row: _evidence_gain(row.published)),
-)
-
-
-def _signed_bytes(count: int) -> str:
-    return f"-{format_bytes(-count)}" if count < 0 else format_bytes(count)
-
-
-def _signed_share(share: float | None) -> str:
-    if share is None:
+def _known_by(row: Row) -> str:
+    if row.is_baseline or row.expected is None:
         return DASH
-    if abs(share) < 0.0005:
-        return "0%"
-    return signed(share, percent(abs(share)))
+    return how_known(row) + (" ~" if is_within_error(row) else "")
 
 
-def explanation(row: Row) -> RenderableType:
-    """Return why a method stands where it stands: what was found, what of it counts, and the evidence itself."""
-    pairs = [("why", words(reason)) for reason in row.reasons]
-    if row.expected is not None:
-        pairs += [("counted", _counted(estimate)) for estimate in row.expected.estimates]
-    pairs += [(evidence_type(item), words(item)) for item in row.evidence]
-    return Group(Text(row.method, style="bold"), facts(pairs))
-
-
-def _counted(estimate: Estimate) -> str:
-    """What one type of evidence found and what the rule makes of it."""
-    found, left = _signed_share(estimate.gain), _signed_share(estimate.expected)
-    error = percent(estimate.error)
-    return (
-        f"{estimate.evidence_type}: {found} found, {left} left after doubts and time; "
-        f"weight {estimate.weight:.3g}, error {error}"
-    )
+def that_fit(sentences: Sequence[str], room: int) -> list[str]:
+    """Return the first sentences, as many as there is room for; a remark says where there are more."""
+    shown: list[str] = []
+    for sentence in sentences:
+        room -= len(sentence)
+        if room < 0:
+            break
+        shown.append(sentence)
+    left = len(sentences) - len(shown)
+    return shown if not left else [*shown, f"{plural(left, 'more remark')}: --details"]

@@ -63,7 +63,6 @@ def history_table(kept: HistorySummary) -> RenderableType:
         TerminalColumn("state", cell=lambda row: _text(row.state)),
         TerminalColumn("peak", cell=lambda row: _text(row.peak)),
         TerminalColumn("step", cell=lambda row: _text(row.step_ms)),
-        TerminalColumn("peak of the process", 1, cell=lambda row: _text(row.process_peak)),
     )
     title = (
         f"actual / predicted of {plural(kept.runs, 'earlier run')}, the median (least to largest):"

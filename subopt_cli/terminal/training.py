@@ -141,19 +141,23 @@ def _result_facts(result: Result) -> RenderableType:
 
 def _comparison(result: Result) -> RenderableType:
     predicted, actual = result.predicted, result.actual
-    peak = f"peak ({result.peak_source})" if result.peak_source else "peak"
     rows = [
         ["optimizer state", *_both(format_bytes, predicted.state_bytes, actual.state_bytes)],
-        [peak, *_both(format_bytes, predicted.peak_bytes, actual.peak_bytes)],
+        ["peak of tensors", *_both(format_bytes, predicted.peak_bytes, result.tensor_peak_bytes)],
         ["a step (median)", *_both(format_ms, predicted.step_ms, actual.step_ms)],
     ]
+    if result.peak_source == "process" and actual.peak_bytes is not None:
+        rows.append(["growth of the process", *_both(format_bytes, None, actual.peak_bytes)])
     columns: Columns[Any] = (
         TerminalColumn("", is_text=True),
         TerminalColumn("predicted"),
         TerminalColumn("actual"),
         TerminalColumn("difference", priority=1),
     )
-    note = "process: growth of the whole process, what libraries take included; the prediction counts tensors"
+    note = (
+        "A CPU does not count the memory of its tensors. The process grows by what libraries take and keep, too, and "
+        "reuses what it had freed: it is no measure of the prediction."
+    )
     return noted(FittingTable(columns, rows), note if result.peak_source == "process" else None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from subopt.profilers.record.profile import Profile
+from subopt.recipes.advice.advisor import recommend
 from subopt.report import render
 
 HEIGHTS = {390: 844, 1920: 1080}
@@ -23,7 +24,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Profile], Pat
     def write(profile: Profile) -> Path:
         if id(profile) not in files:
             path = folder / f"{len(files)}.html"
-            page = render(profile, budget_bytes=24 * 2**30, usable_bytes=22 * 2**30)
+            page = render(profile, recommend(profile, budget_bytes=24 * 2**30))
             path.write_text(page, encoding="utf-8")
             files[id(profile)] = path
         return files[id(profile)]

@@ -82,10 +82,41 @@ def test_the_page_does_not_scroll_sideways(either):
     assert wide == 0
 
 
-def test_what_is_touched_on_a_phone_is_large_enough(phone):
-    heights = phone.page.locator("button, select, input, nav a").evaluate_all(
-        "all => all.map(one => one.getBoundingClientRect().height)"
+def test_the_first_screen_has_the_answer_with_both_charts(either):
+    heights = either.page.evaluate(
+        "['.verdict', '#bars-gains', '#bars-peak'].map("
+        "one => document.querySelector(one).getBoundingClientRect().top + scrollY)"
     )
+    assert max(heights[:2]) < either.page.viewport_size["height"]
+    assert either.page.locator("#answer .chart").count() == 0  # there without a script
+    bars = either.page.locator("#bars-gains .track i, #bars-peak .track i").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().width)"
+    )
+    assert len(bars) > 10
+    assert sum(width > 1 for width in bars) > len(bars) / 2
+
+
+def test_a_table_that_goes_on_to_the_right_says_so(phone, desktop):
+    def hint(report, table):
+        box = report.page.locator(f".scroll:has(#table-{table})")
+        return box.evaluate(
+            "box => [box.scrollWidth > box.clientWidth + 1, !box.previousElementSibling.hidden]"
+        )
+
+    assert hint(phone, "methods") == [True, True]
+    is_wider, says_so = hint(desktop, "spent")
+    assert (is_wider, says_so) == (False, False)
+    box = phone.page.locator(".scroll:has(#table-methods)")
+    assert "more" in box.get_attribute("class")
+    box.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+    phone.page.wait_for_function("box => !box.classList.contains('more')", arg=box.element_handle())
+
+
+def test_what_is_touched_on_a_phone_is_large_enough(phone):
+    # what is folded has no size
+    heights = phone.page.locator(
+        "button:visible, select:visible, input:visible, nav a, summary"
+    ).evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
     assert len(heights) > 50
     assert min(heights) >= 40
 
@@ -118,7 +149,10 @@ def test_the_method_table_is_sorted_by_mouse_and_keyboard(desktop):
 
 def test_the_parameters_are_filtered_by_words(desktop):
     rows = desktop.page.locator("#table-parameters tbody tr:visible")
+    assert rows.count() == 0  # folded
+    desktop.page.locator("details:has(#table-parameters) summary").click()
     everything = rows.count()
+    assert everything > LAYERS
     desktop.page.locator("input[data-table=table-parameters]").fill("RMSNorm fallback")
     assert 0 < rows.count() < everything
     assert all("RMSNorm" in text for text in rows.all_inner_texts())

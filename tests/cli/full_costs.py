@@ -97,6 +97,7 @@ def memory(adamw: MethodCost, weights: list[WeightShape]) -> Memory:
         temporary_bytes=top["temporary"],
         optimizer_state_bytes=adamw.state_bytes,
         peak_bytes=adamw.peak.bytes,
+        at_peak=adamw.peak.categories[adamw.peak.phase],
         source="simulated",
         contents=[
             Content(name="logits of the loss", category="activation", bytes=3 * logits),

@@ -10,7 +10,7 @@ import pytest
 HEAVY = ("torch", "pandas", "plotly", "pydantic", "accelerate", "numpy", "rich")
 TYPERS_OWN = ("pydantic",)  # newer versions of Typer import it to read a command's arguments
 COMMANDS = (
-    "profile", "recommend", "race", "train", "report", "compare", "export", "methods", "schema", "doctor",
+    "profile", "recommend", "lr", "race", "train", "report", "compare", "export", "methods", "schema", "doctor",
 )  # fmt: skip
 
 

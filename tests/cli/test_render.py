@@ -11,6 +11,7 @@ from statistics import median
 import pytest
 from rich.console import Console
 
+from subopt.findings.answer import in_claimed_order
 from subopt.findings.common import captured_share, measured_layers, short_side
 from subopt.findings.summary import profile_summary
 from subopt.optimizers import METHODS
@@ -19,14 +20,14 @@ from subopt.recipes.advice.advisor import recommend
 from subopt.recipes.prior.rates import heavy_decay
 from subopt.recipes.run_folder.result import Figures, Result
 from subopt.recipes.training.events import Evaluated, RunPlan, Stepped
-from subopt.terminal.advice import SHOWN, advice_report
-from subopt.terminal.blocks import block_table
-from subopt.terminal.decompositions import decomposition_tables, spike_table
-from subopt.terminal.layers import layer_table
-from subopt.terminal.memory import METHODS_SHOWN, memory_tables
+from subopt.terminal.details.advice import SHOWN, advice_report
+from subopt.terminal.details.blocks import block_table
+from subopt.terminal.details.decompositions import decomposition_tables, spike_table
+from subopt.terminal.details.layers import layer_table
+from subopt.terminal.details.memory import METHODS_SHOWN, memory_tables
+from subopt.terminal.details.profile import profile_report, spent_text
+from subopt.terminal.details.subspaces import subspace_tables
 from subopt.terminal.methods import fits_text, method_legend, method_list, method_table
-from subopt.terminal.profile import profile_report, spent_text
-from subopt.terminal.subspaces import subspace_tables
 from subopt.terminal.table import FittingTable, TerminalColumn, columns_that_fit, shorten
 from subopt.terminal.training import (
     evaluation_line,
@@ -241,9 +242,9 @@ def test_memory_by_phase_marks_the_peak_and_begins_with_the_least(full):
 
 def test_savings_stand_beside_the_most_that_an_optimizer_could_free(full):
     text = text_of(*memory_tables(full), width=120)
-    states = [cost.state_bytes for cost in full.methods]
-    most = format_bytes(full.methods[0].state_bytes - min(states))
-    assert row_of(text, most).endswith("another optimizer, at most")
+    least = min(full.methods, key=lambda cost: cost.peak.bytes)
+    most = format_bytes(full.methods[0].peak.bytes - least.peak.bytes)
+    assert row_of(text, most).endswith(f"another optimizer, at most ({least.method})")
     for content in full.memory.contents:
         share = percent(content.bytes / full.memory.peak_bytes)
         line = row_of(text, content.name)
@@ -325,19 +326,18 @@ def test_method_list_breaks_no_word(width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_advice_marks_the_chosen_method(profile, width):
+def test_the_whole_advice_marks_the_chosen_method(profile, width):
     advice = recommend(profile, budget_bytes=24 * 2**30)
-    text = text_of(*advice_report(advice, "24G read as 24 GiB", explain=True), width=width)
+    text = text_of(*advice_report(advice, profile, "24G read as 24 GiB"), width=width)
     assert max(map(len, text.splitlines())) <= width
     marked = [line for line in text.splitlines() if line.startswith("> ")]
     assert [line.split()[1] for line in marked] == [advice.chosen.method]
     assert "24G read as 24 GiB" in text
-    assert "why" in text
 
 
 @pytest.fixture
-def advice(profile):
-    """Advice about every method of the table, the baseline the dearest."""
+def every_method(profile):
+    """A profile with every method of the table, the baseline the dearest."""
     cost = profile.methods[0]
     peak = cost.peak.model_copy(update={"bytes": 2**30, "low_bytes": 2**30, "high_bytes": 2**30})
     rows = [
@@ -346,21 +346,22 @@ def advice(profile):
         if name != "adamw"
     ]
     rows.append(cost.model_copy(update={"method": "adamw", "options": {}, "overhead_ms": 0.0}))
-    return recommend(profile.model_copy(update={"methods": rows}), budget_bytes=24 * 2**30)
+    return profile.model_copy(update={"methods": rows})
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_advice_shows_the_best_and_says_how_many_more(advice, width):
-    short = text_of(*advice_report(advice, "", explain=True), width=width)
-    whole = text_of(*advice_report(advice, "", everything=True), width=width)
-    hidden = [row.method for row in advice.rows[SHOWN:] if row.method != "adamw"]
+def test_the_whole_advice_shows_the_best_and_says_how_many_more(every_method, width):
+    advice = recommend(every_method, budget_bytes=24 * 2**30)
+    short = text_of(*advice_report(advice, every_method, ""), width=width)
+    whole = text_of(*advice_report(advice, every_method, "", everything=True), width=width)
+    ordered = in_claimed_order(advice)
+    hidden = [row.method for row in ordered[SHOWN:] if row.method != "adamw"]
     assert f"... and {len(hidden)} methods below these: --all" in short
     assert "below these" not in whole
-    lines = [line for line in short.splitlines() if line[:3].strip()]  # what wraps is indented
-    first_words = [line.split()[0] for line in lines]
-    assert not set(hidden) & set(first_words)
-    assert {row.method for row in advice.rows[:SHOWN]} - {advice.chosen.method} <= set(first_words)
-    assert "adamw" in first_words
+    table = short[: short.index("\nWhat the rows rest on")]
+    begins = {line.removeprefix("> ").split()[0] for line in table.splitlines() if line.strip()}
+    assert not set(hidden) & begins
+    assert {row.method for row in ordered[:SHOWN]} | {"adamw"} <= begins
     assert {row.method for row in advice.rows} <= {
         word for line in whole.splitlines() for word in line.split()[:2]
     }
@@ -369,13 +370,11 @@ def test_advice_shows_the_best_and_says_how_many_more(advice, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_advice_shows_each_type_of_evidence_that_says_something(full, width):
+def test_the_whole_advice_shows_each_type_of_evidence_that_says_something(full, width):
     raced = full.model_copy(update={"race": race(contestant("soap", (1.8, 1.9)))})
     full = full.model_copy(update={"race": None})
     texts = [
-        text_of(
-            *advice_report(recommend(found, budget_bytes=80 * 2**30), "", explain=True), width=width
-        )
+        text_of(*advice_report(recommend(found, budget_bytes=80 * 2**30), found, ""), width=width)
         for found in (full, raced)
     ]
     for text in texts:
@@ -383,7 +382,7 @@ def test_advice_shows_each_type_of_evidence_that_says_something(full, width):
         words = " ".join(text.split())
         assert "counted predicted: " in words
         assert "left after doubts and time" in words
-    tables = [" ".join(text[: text.index("\nwhy")].split()) for text in texts]
+    tables = [" ".join(text[: text.index("\nWhat the rows rest on")].split()) for text in texts]
     # By its heading or, where it was dropped, among those there was no room for.
     assert "raced" not in tables[0].replace("decided by", "")
     assert "raced" in tables[1]
@@ -506,6 +505,17 @@ def test_training_plan_and_result(width):
     assert "predicted" in flat
 
 
+@pytest.mark.parametrize("source", ["process", "allocator"])
+def test_a_peak_of_tensors_is_compared_with_one_of_tensors_alone(source):
+    text = text_of(*result_report(replace(RESULT, peak_source=source)))
+    if source == "allocator":
+        assert row_of(text, "peak of tensors").split()[3:] == ["200", "MiB", "210", "MiB", "+5.0%"]
+        assert "process" not in text
+    else:
+        assert row_of(text, "peak of tensors").split()[3:] == ["200", "MiB", "-", "-"]
+        assert row_of(text, "growth of the process").split()[4:] == ["-", "210", "MiB", "-"]
+
+
 def test_predictions_are_compared():
     assert relative_text(1000, 1000) == "exact"
     assert relative_text(200, 210) == "+5.0%"
@@ -613,7 +623,7 @@ def test_an_interrupted_profile_is_kept_and_says_what_is_missing(
     monkeypatch.setattr("subopt.profilers.profile.run_profile", lambda *_, **__: partial)
     ended = subopt("profile", "model.py", "-o", "part.json")
     assert ended.status == 130
-    assert "decompositions: interrupted" in ended.out
+    assert "Missing: decompositions (why: --details)." in ended.out
     assert "interrupted" in ended.err
     assert json.loads((folder / "part.json").read_text())["interrupted"] is True
 
@@ -623,7 +633,9 @@ def test_profile_recommend_train(subopt, folder):
     assert subopt("profile", "model.py", "--detail", "quick", "--batches", "2").status == 0
     advised = subopt("recommend", "--gpu-mem", "24G", "-o", "own.yaml")
     assert advised.status == 0, advised.err
-    assert "24G read as 24 GiB (25,769,803,776 bytes)" in " ".join(advised.out.split())
+    assert "usable of 24 GiB" in advised.out
+    whole = subopt("recommend", "--gpu-mem", "24G", "-o", "own.yaml", "--details").out
+    assert "24G read as 24 GiB (25,769,803,776 bytes)" in " ".join(whole.split())
     steps = ["schedule.steps=3", "schedule.warmup_steps=1", "eval.every=0"]
     dry = subopt("train", "own.yaml", *steps, "--dry-run")
     assert dry.status == 0, dry.err

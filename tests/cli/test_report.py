@@ -8,11 +8,17 @@ from html.parser import HTMLParser
 
 import pytest
 
+from subopt.commands._advice import own_advice
 from subopt.errors import UsageError
+from subopt.findings.answer import answer_of
 from subopt.findings.summary import profile_summary
 from subopt.optimizers import METHODS
 from subopt.profilers.record.profile import Profile, Record
+from subopt.recipes.advice.advisor import recommend
+from subopt.recipes.plan.budget import read_budget
 from subopt.report import MARK, render
+from subopt.report.answer import answer_parts
+from subopt.report.parts import Bars
 
 from .full_profile import full_profile
 
@@ -69,7 +75,7 @@ def full() -> Profile:
 
 @pytest.fixture(scope="module")
 def page(full) -> Page:
-    return Page(render(full, budget_bytes=24 * 2**30, usable_bytes=22 * 2**30))
+    return Page(render(full, recommend(full, budget_bytes=24 * 2**30)))
 
 
 def values_in(record, found):
@@ -108,10 +114,40 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(page):
     ids = [attributes["id"] for _, attributes in page.elements if attributes.get("id")]
     assert len(ids) == len(set(ids))
     links = [a["href"] for tag, a in page.elements if tag == "a"]
-    assert len(links) == 16
+    assert len(links) == 17
     assert [link for link in links if link.removeprefix("#") not in ids] == []
     labelled = [a["aria-labelledby"] for _, a in page.elements if a.get("aria-labelledby")]
     assert set(labelled) <= set(ids)
+
+
+def test_the_answer_comes_first_and_tables_of_layers_are_folded(full, page):
+    advice = recommend(full, budget_bytes=24 * 2**30)
+    answer = answer_of(advice, full, "subopt recommend")
+    assert page.ids("section")[:2] == ["answer", "summary"]
+    first = page.text[page.text.index("Answer\n") : page.text.index("What it rests on, in short.")]
+    assert answer.verdict in first
+    assert f"confidence: {answer.confidence}" in first
+    for name, text in answer.lines:
+        assert f"{name}{text.replace('+-', '±')}" in first
+    assert page.ids("figure") == ["bars-gains", "bars-peak"]
+    folded = [index for index, (tag, _) in enumerate(page.elements) if tag == "details"]
+    tables = [page.elements[index + 2][1]["id"] for index in folded]
+    assert tables == ["table-periods-title", "table-parameters-title"]
+
+
+def test_the_bars_of_the_gains_have_their_errors(full, page):
+    advice = recommend(full, budget_bytes=24 * 2**30)
+    parts = [part for part in answer_parts(full, advice, "") if isinstance(part, Bars)]
+    gains = next(part for part in parts if part.name == "gains")
+    rows = {row.method: row for row in advice.rows}
+    one = next(bar for bar in gains.bars if bar.whisker)
+    expected = rows[one.label].expected
+    low, high = one.whisker
+    scale = 2 * expected.error / (high - low)
+    assert (low - gains.line) * scale == pytest.approx(expected.gain - expected.error)
+    assert sum(segment.length for segment in one.segments) * scale == pytest.approx(
+        abs(expected.gain)
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
@@ -130,7 +166,7 @@ def test_every_chart_has_a_figure_and_every_view_fits_its_traces(page):
     figures = page.figures
     drawn = [a["id"] for tag, a in page.elements if tag == "div" and a.get("class") == "chart"]
     assert sorted(drawn) == sorted(figures)
-    assert len(drawn) == 21
+    assert len(drawn) == 22
     pickers = {a["data-chart"] for tag, a in page.elements if tag == "select"}
     assert pickers == {name for name, figure in figures.items() if "views" in figure}
     for figure in figures.values():
@@ -156,7 +192,9 @@ def test_the_charts_show_the_profiles_numbers(full, page):
     adamw = bars["optimizer state"]["y"].index("adamw")
     state = full.methods[0].peak.categories[full.methods[0].peak.phase]["state"]
     assert bars["optimizer state"]["x"][adamw] == pytest.approx(state / 2**30, rel=1e-3)
-    assert [line["x0"] for line in figures["chart-memory"]["layout"]["shapes"]] == [22, 24]
+    usable = read_budget(24 * 2**30).usable_bytes / 2**30
+    lines = [line["x0"] for line in figures["chart-memory"]["layout"]["shapes"]]
+    assert lines == pytest.approx([usable, 24], rel=1e-3)
     life = figures["chart-life"]["views"][0][1]["y"]
     assert life == pytest.approx(first.subspace["gradient"].frozen, rel=1e-3)
 
@@ -205,7 +243,8 @@ def renamed(profile: Profile, name: str) -> Profile:
 
 
 def test_texts_of_the_users_do_no_harm(full, page):
-    hostile = Page(render(renamed(full, HOSTILE)))
+    profile = renamed(full, HOSTILE)
+    hostile = Page(render(profile, recommend(profile, budget_bytes=24 * 2**30)))
     assert hostile.open == []
     kinds = [tag for tag, _ in page.elements]
     # as many elements as in the page of the harmless profile, and none of the hostile ones
@@ -304,7 +343,8 @@ def test_rendering_takes_a_profile_without_any_layer_or_method(full):
 
 
 def test_500_layers_stay_under_8_megabytes():
-    html = render(full_profile(500), budget_bytes=24 * 2**30)
+    profile = full_profile(500)
+    html = render(profile, recommend(profile, budget_bytes=24 * 2**30))
     assert len(html.encode()) < 8 * MEGABYTE
     figures = Page(html).figures
     assert len(figures["chart-energy"]["views"]) == 500
@@ -318,17 +358,11 @@ def test_the_command_writes_the_page(subopt, folder, full):
     assert (ended.status, ended.out) == (0, "")
     written = (folder / "report.html").read_text(encoding="utf-8")
     assert ended.err == f"wrote report.html ({len(written.encode()) / 2**20:.3g} MiB)\n"
-    assert written == render(full, budget_bytes=24 * 2**30, usable_bytes=usable(full))
+    assert written == render(full, own_advice(full), "subopt recommend")
     assert subopt("report", "-o", "report.html").status == 0  # over its own report
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("report")) == [
         "report.html"
     ]
-
-
-def usable(profile: Profile) -> int:
-    from subopt.recipes.plan.budget import read_budget
-
-    return read_budget(profile.settings.gpu_mem_bytes).usable_bytes
 
 
 def test_the_command_does_not_overwrite_other_files(subopt, folder, full):

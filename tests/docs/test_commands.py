@@ -27,7 +27,8 @@ del sys.path[:2]
 # What is appended to the commands that begin like this, so that they take seconds.
 CUT = {
     "subopt profile": "--detail quick --batches 1",
-    "subopt race": "--minutes 0.1 --seeds 1 --finalists 1 --methods adadiag",
+    "subopt lr": "--share 300% --steps 30",
+    "subopt race": "--share 300% --steps 30 --methods adadiag",
     "subopt train": "schedule.steps=3 schedule.warmup_steps=1 eval.batches=1",
     "python train.py": "--steps 1",
 }

@@ -85,6 +85,31 @@ def test_the_record_says_which_steps_refresh(name):
                 assert not method.refreshes_in(t, options)
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (5,)], ids=str)
+@pytest.mark.parametrize(
+    "name", [n for n, m in METHODS.items() if "eps" in m.tunable and not m.layers]
+)
+def test_without_eps_nothing_divided_by_nothing_is_no_step(name, shape):
+    method = METHODS[name]
+    if method.missing_extra() is not None:
+        pytest.skip(method.missing_extra())
+    weight = torch.nn.Parameter(torch.ones(shape))
+    optimizer = Composed([weight], 1e-2, **method.resolve({"eps": 0.0}))
+    for _ in range(2):
+        weight.grad = torch.zeros(shape)
+        optimizer.step()
+        assert torch.equal(weight.detach(), torch.ones(shape))
+    torch.manual_seed(0)
+    for _ in range(3):
+        weight.grad = torch.randn(shape)
+        weight.grad[0] = 0
+        optimizer.step()
+    assert torch.isfinite(weight).all()
+    assert not torch.equal(weight[1:].detach(), torch.ones_like(weight[1:]))
+    if name in {"adamw", "momentum", "lion"}:
+        assert torch.equal(weight[0].detach(), torch.ones_like(weight[0]))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_parameters_move_and_stay_finite(name):
     model, _ = problem(torch.float16)

@@ -8,15 +8,18 @@ import time
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from subopt.errors import PreflightError, UserCodeError
 from subopt.optimizers import METHODS
 from subopt.optimizers.state import low_bit
+from subopt.profilers import method_table
 from subopt.profilers import profile as module
 from subopt.profilers.gradients import basis_cost as basis_time
 from subopt.profilers.profile import run_profile
 from subopt.profilers.record.profile import Profile, Settings
 from subopt.profilers.target.load import load_target
+from subopt.profilers.target.session import Session
 from subopt.profilers.timing import clock, decompositions
 
 MODEL = """
@@ -73,8 +76,8 @@ def quick_kernels(monkeypatch):
     """Spend no time on the decompositions: they have tests of their own, and `standard` times them."""
     original = module.time_shape
 
-    def time_shape(*arguments, budget_s):
-        return original(*arguments, budget_s=0.0)
+    def time_shape(*arguments, **options):
+        return original(*arguments, **{**options, "budget_s": 0.0})
 
     monkeypatch.setattr(module, "time_shape", time_shape)
 
@@ -156,17 +159,69 @@ def test_the_peak_of_adamw_is_that_of_the_memory_table(standard):
 
 
 def test_progress_goes_through_the_stages_in_order(standard):
-    _, events, _ = standard
+    found, events, _ = standard
     stages = list(dict.fromkeys(event.stage for event in events))
     assert stages == [
         "loading",
+        "costs",
         "memory",
         "subspaces",
         "gradients",
+        "forward and backward",
         "optimizer steps",
         "decompositions",
     ]
     assert all(0 <= event.done <= event.total for event in events)
+    last = {event.stage: event for event in events}
+    assert all(event.done == event.total for event in last.values())
+    named = {event.stage: {e.item for e in events if e.stage == event.stage} for event in events}
+    for stage in ("costs", "memory", "optimizer steps"):
+        assert named[stage] >= set(METHOD_NAMES), stage
+    assert named["gradients"] >= {
+        layer.name for layer in found.layers if layer.spectrum is not None
+    }
+
+
+def test_no_stage_is_silent_for_more_than_two_passes(load, monkeypatch):
+    clock_s, heard_s, events = [0.0], [0.0], []
+    gaps_s: dict[str, float] = {}
+    loss = Session.loss
+
+    def slow(self, model, batch):
+        if not isinstance(model.head.weight, FakeTensor):
+            clock_s[0] += 2.5  # as if a pass took so long; nothing else takes any time
+        return loss(self, model, batch)
+
+    def heard(event):
+        gap_s, heard_s[0] = clock_s[0] - heard_s[0], clock_s[0]
+        stage = events[-1].stage if events else "start"
+        gaps_s[stage] = max(gaps_s.get(stage, 0.0), gap_s)
+        events.append(event)
+
+    monkeypatch.setattr(Session, "loss", slow)
+    monkeypatch.setattr(method_table, "_SHORT_PASSES_MS", 0.0)  # no passes between timed steps
+    run_profile(load(), settings(steps=4), methods=["adamw", "lion"], progress=heard)
+    assert clock_s[0] >= 2.5 * (4 + 3 + 3)  # of the short run, the gradients, the timed passes
+    assert max(gaps_s.values()) <= 5.0, gaps_s
+    assert gaps_s["subspaces"] == gaps_s["gradients"] == gaps_s["forward and backward"] == 2.5
+
+
+def test_a_partial_profile_is_told_after_every_stage(load):
+    told = {}
+    chosen = settings(steps=2)
+    found = run_profile(
+        load(), chosen, methods=["adamw", "lion"], on_stage=lambda *event: told.update([event])
+    )
+    assert list(told) == ["memory", "short run", "gradients", "optimizer steps", "decompositions"]
+    assert told["memory"].memory.source == "simulated"
+    assert {row.peak.source for row in told["memory"].methods} == {"simulated"}
+    assert told["memory"].layers[1].spectrum is None
+    assert told["gradients"].layers[1].spectrum is not None
+    assert told["gradients"].methods[1].step_ms is None
+    assert told["optimizer steps"].methods[1].step_ms is not None
+    assert told["optimizer steps"].decompositions == []
+    assert told["decompositions"].decompositions == found.decompositions
+    assert Profile.model_validate_json(told["memory"].model_dump_json()) == told["memory"]
 
 
 def test_quick_leaves_out_what_takes_long(load):
@@ -392,7 +447,7 @@ def test_sparse_gradients_are_refused_unless_they_are_not_trained(load, simulate
 
 def test_progress_events_are_plain_data():
     event = module.Progress("memory", 1, 2)
-    assert dataclasses.asdict(event) == {"stage": "memory", "done": 1, "total": 2}
+    assert dataclasses.asdict(event) == {"stage": "memory", "done": 1, "total": 2, "item": ""}
 
 
 def stop_after_gradients(seen):

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from subopt.errors import SuboptError
 from subopt.profilers.history import runs as history
 from subopt.profilers.record.profile import Profile
-from subopt.profilers.record.race import Trial
-from subopt.recipes.race.folder import Entry, RaceFolder, RacePlan
+from subopt.recipes.race.design import designs
+from subopt.recipes.race.folder import Entry, Point, RaceFolder, RacePlan
+from subopt.recipes.race.standing import Standing
 from subopt.recipes.recipe.load import dump_recipe, load_recipe, parse_recipe
 from subopt.recipes.run_folder import checkpoint
 from subopt.recipes.run_folder.result import Figures, Result
@@ -53,14 +54,12 @@ MANIFEST = {
     "files": {name: {"bytes": 0, "crc32": 0} for name in sorted(checkpoint._FILES)},
 }  # fmt: skip
 PLAN = RacePlan(
-    settings={"minutes": "1"}, minutes=1.0, horizon_seconds=1.0, finals_seconds=1.0, trials=1, finalists=1, seeds=[0],
-    contestants=[{"method": "adamw", "start_lr": 0.1}],
+    settings={"share": "0.1"}, design=designs(1)[0], run_seconds=1.0,
+    candidates=[{"method": "adamw", "start_lr": 0.1, "fallback_lr": 0.1, "weight_decay": 0.1, "steps": 1000}],
     step_times={"adamw": {"ordinary_ms": 1.0, "state_bytes": 8}}, left_out=[], spent_seconds=0.0,
 )  # fmt: skip
 ENTRY = Entry(
-    trial=Trial(
-        method="adamw", lr=0.1, seed=0, role="search", status="done", steps=1, seconds=1.0, tokens=8, loss=1.0,
-    ),
+    point=Point(method="adamw", lr=0.1, share=0.02, step=20, tokens=160, loss=1.0, batch_losses=[1.0, 1.0]),
     wall_seconds=1.0,
 )  # fmt: skip
 
@@ -73,9 +72,14 @@ def small_profile() -> str:
 def read_race(path: Path) -> None:
     folder = RaceFolder(path.parent)
     if path == folder.plan:
-        folder.load_plan(PLAN.settings)
+        plan, entries = folder.load_plan(PLAN.settings), []
     else:
-        folder.load_entries(PLAN)
+        plan, entries = PLAN, folder.load_entries(PLAN)
+    standing = Standing(plan, entries)
+    for run in standing.runs():
+        run.candidate.setting(run.lr)
+    standing.next()
+    standing.leaders()
 
 
 def read_history(path: Path) -> None:
@@ -102,7 +106,7 @@ FILES: dict[str, tuple[str, Callable[[], str], Callable[[Path], object]]] = {
     "history": ("runs.jsonl", lambda: lines(*(run_of(k).model_dump_json() for k in range(3))), read_history),
     "manifest": ("step-2/checkpoint.json", lambda: json.dumps(MANIFEST), lambda p: checkpoint._verify(p.parent)),
     "race plan": ("plan.json", PLAN.model_dump_json, read_race),
-    "race trials": ("trials.jsonl", lambda: lines(*[ENTRY.model_dump_json()] * 3), read_race),
+    "race points": ("points.jsonl", lambda: lines(*[ENTRY.model_dump_json()] * 3), read_race),
 }  # fmt: skip
 
 NASTY = [

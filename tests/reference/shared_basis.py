@@ -42,8 +42,9 @@ def inverse_root(C):
 class SharedBasis:
     """The directions u_i, as the rows of a matrix."""
 
-    def __init__(self, shape, k, eps, power_steps=5):
+    def __init__(self, shape, k, eps, power_steps=5, ridge="absolute"):
         self.m, self.d = shape
+        self.is_relative = ridge == "relative"
         self.k, self.eps, self.power_steps = k, eps, power_steps
         self.B, self.R, self.rho = None, [np.zeros((k, k))] * self.m, np.zeros(self.m)
 
@@ -64,6 +65,7 @@ class SharedBasis:
         if k < self.d and np.linalg.norm(outside) > 0:
             start = start + outside / np.linalg.norm(outside)
         self.rho[i] += norm_by_power_iteration(E, start, self.power_steps)
-        eps = max(self.eps, np.finfo(float).eps * (values[-1] - sigma))
-        damping = (self.rho[i] + eps) * np.eye(self.d)
+        ridge = self.eps * values.sum() if self.is_relative else self.eps
+        ridge = max(ridge, np.finfo(float).eps * (values[-1] - sigma))
+        damping = (self.rho[i] + ridge) * np.eye(self.d)
         return inverse_root(B @ self.R[i] @ B.T + damping) @ g

@@ -164,7 +164,7 @@ def online_pca_loss_gradient(P, G, weight):
 
 
 class OnlinePca:
-    """P of paper 0, algorithm 1, line 4, with the caps that subopt documents."""
+    """P of paper 0, algorithm 1, line 4, with eps^P = alpha eps^W of its remark."""
 
     def __init__(self, P, optimizer, weight=0.1, ratio=5.0):
         self.P, self.weight, self.ratio = P, weight, ratio
@@ -173,7 +173,5 @@ class OnlinePca:
     def follow(self, G, lr, decay):
         D = online_pca_loss_gradient(self.P, G, self.weight)
         if self.adam is not None:
-            D, rate = self.adam.step(D), min(self.ratio * lr, 0.01)
-        else:
-            rate = 0.2
-        self.P = self.P - rate * (D + decay * self.P)
+            D = self.adam.step(D)
+        self.P = self.P - self.ratio * lr * (D + decay * self.P)

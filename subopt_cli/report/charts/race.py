@@ -1,58 +1,64 @@
-"""The race: each method's loss against seconds, steps and tokens, at its best rate and options."""
+"""The race: the loss of every run against the share of its length, and the losses against the learning rate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...findings.race import counted_runs, mean_curve, race_summary
-from ...units import format_ms
-from ..parts import Chart, Part, Picker, Sentences, Trace, plotly_text
+from ...findings.race import loss_at, race_summary, rungs_of, sorted_runs
+from ...text import percent
+from ..parts import Chart, Part, Sentences, Trace, plotly_text
 
 if TYPE_CHECKING:
-    from subopt.profilers.record.profile import Contestant, CurvePoint, Profile, Race
+    from subopt.profilers.record.profile import Profile, Race, Trial
 
 _COLOURS = ("--blue", "--orange", "--green", "--sky", "--red", "--grey")
-_DASHES = ("solid", "dash", "dot")
-_SHOWN = 6  # curves that are on at the beginning; the others wait in the legend
-
-_AXES: tuple[tuple[str, Callable[[CurvePoint], float]], ...] = (
-    ("seconds of training", lambda point: point.seconds),
-    ("steps", lambda point: float(point.step)),
-    ("tokens", lambda point: float(point.tokens)),
-)
+_DASHES = ("dot", "dash", "solid")  # of the rungs, the last one solid
+_THICK, _THIN = 3.0, 1.0
 
 
 def race_parts(profile: Profile) -> list[Part]:
-    """Return what the race found out, and its learning curves; nothing where the profile has no race."""
+    """Return what the race found out, its learning curves and its rates; nothing where the profile has no race."""
     race = profile.race
     if race is None:
         return []
-    ran = [(contestant, _points(race, contestant)) for contestant in race.contestants]
-    drawn = [(contestant, points) for contestant, points in ran if points]
     parts: list[Part] = [Sentences(race_summary(race))]
-    return [*parts, _chart(race, drawn)] if drawn else parts
+    drawn = [run for run in sorted_runs(race) if run.curve]
+    if drawn:
+        parts.append(_curves(race, drawn))
+    if drawn and rungs_of(drawn):
+        parts.append(_rates(race, drawn))
+    return parts
 
 
-def _points(race: Race, contestant: Contestant) -> list[tuple[CurvePoint, float]]:
-    return mean_curve(counted_runs(race, contestant))
-
-
-def _chart(
-    race: Race, drawn: Sequence[tuple[Contestant, Sequence[tuple[CurvePoint, float]]]]
-) -> Chart:
-    traces = [_trace(index, contestant, points) for index, (contestant, points) in enumerate(drawn)]
-    views: list[list[Trace]] = [
-        [{"x": [read(point) for point, _ in points]} for _, points in drawn]
-        for _, read in _AXES[1:]
-    ]
-    axis: dict[str, Any] = {"title": {"text": race.metric}}
-    if all(loss > 0 for _, points in drawn for _, loss in points):
-        axis = {"type": "log", "title": {"text": f"{race.metric} (log scale)"}}
+def _curves(race: Race, runs: Sequence[Trial]) -> Chart:
+    colours, named = _colours(runs), set[str]()
+    traces: list[Trace] = []
+    for run in runs:
+        is_first, is_thick = run.method not in named, run.status in {"going on", "done"}
+        named.add(run.method)
+        points = [
+            (100 * point.seconds / (race.horizon_seconds or 1.0), point) for point in run.curve
+        ]
+        traces.append({
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": plotly_text(run.method),
+            "legendgroup": plotly_text(run.method),
+            "showlegend": is_first,
+            "x": [share for share, _ in points],
+            "y": [point.loss for _, point in points],
+            "customdata": [[point.step, run.lr, run.status] for _, point in points],
+            "hovertemplate": (
+                "%{fullData.name} at %{customdata[1]}: %{y:.4~g}<br>step %{customdata[0]:,}, %{customdata[2]}"
+                "<extra></extra>"
+            ),
+            "marker": {"size": 7 if is_thick else 4, "color": colours[run.method]},
+            "line": {"width": _THICK if is_thick else _THIN, "color": colours[run.method]},
+        })
     caption = (
-        f"Mean over the seeds of each method at its best setting. Everybody trained for "
-        f"{format_ms(1000 * race.horizon_seconds)} of steps, so that against seconds all curves end together: "
-        "the lower end is the better one. Against steps or tokens a quick method goes further."
+        "A line for each learning rate of each method, to where it was stopped; the thick one goes on. Whole runs take "
+        "equal time, so that a share of the run is the same time for everyone."
     )
     return Chart(
         "race",
@@ -61,30 +67,57 @@ def _chart(
         traces,
         {
             "height": 420,
-            "xaxis": {"title": {"text": "training"}, "rangemode": "tozero"},
-            "yaxis": axis,
+            "xaxis": {"title": {"text": "% of the run"}, "rangemode": "tozero"},
+            "yaxis": _loss_axis(race, runs),
         },
-        Picker("Against", [name for name, _ in _AXES], views),
     )
 
 
-def _trace(index: int, contestant: Contestant, points: Sequence[tuple[CurvePoint, float]]) -> Trace:
-    _, read = _AXES[0]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": plotly_text(contestant.method),
-        "x": [read(point) for point, _ in points],
-        "y": [loss for _, loss in points],
-        "customdata": [[point.step, point.tokens] for point, _ in points],
-        "hovertemplate": (
-            "%{fullData.name}: %{y:.4~g}<br>step %{customdata[0]:,}, %{customdata[1]:,} tokens<extra></extra>"
-        ),
-        "visible": True if index < _SHOWN else "legendonly",
-        "marker": {"size": 5, "color": _COLOURS[index % len(_COLOURS)]},
-        "line": {
-            "width": 3 if contestant.verdict == "baseline" else 1.8,
-            "color": _COLOURS[index % len(_COLOURS)],
-            "dash": _DASHES[index // len(_COLOURS) % len(_DASHES)],
+def _rates(race: Race, runs: Sequence[Trial]) -> Chart:
+    colours, rungs, traces = _colours(runs), rungs_of(runs), list[Trace]()
+    for method, colour in colours.items():
+        own = sorted((run for run in runs if run.method == method), key=lambda run: run.lr)
+        for index, rung in enumerate(rungs):
+            found = [(run.lr, loss) for run in own if (loss := loss_at(run, rung)) is not None]
+            if not found:
+                continue
+            traces.append({
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": plotly_text(f"{method} at {percent(rung)}"),
+                "x": [lr for lr, _ in found],
+                "y": [loss for _, loss in found],
+                "hovertemplate": "%{fullData.name}, rate %{x}: %{y:.4~g}<extra></extra>",
+                "marker": {"size": 7, "color": colour},
+                "line": {
+                    "width": 1.8,
+                    "color": colour,
+                    "dash": _DASHES[max(0, index - len(rungs) + 3)],
+                },
+            })
+    caption = (
+        "Each line is one method at one point of the run; the lowest point is its best rate there. Where that is at an "
+        "end of the line, a better rate may lie further out."
+    )
+    return Chart(
+        "race-rates",
+        "Loss against the learning rate",
+        caption,
+        traces,
+        {
+            "height": 380,
+            "xaxis": {"title": {"text": "learning rate (log scale)"}, "type": "log"},
+            "yaxis": _loss_axis(race, runs),
         },
-    }
+    )
+
+
+def _colours(runs: Sequence[Trial]) -> dict[str, str]:
+    methods = dict.fromkeys(run.method for run in runs)
+    return {method: _COLOURS[index % len(_COLOURS)] for index, method in enumerate(methods)}
+
+
+def _loss_axis(race: Race, runs: Sequence[Trial]) -> dict[str, Any]:
+    if all(point.loss > 0 for run in runs for point in run.curve):
+        return {"type": "log", "title": {"text": f"{race.metric} (log scale)"}}
+    return {"title": {"text": race.metric}}

@@ -138,6 +138,7 @@ def life_tables(profile: Profile) -> list[Table]:
             "so that no period makes sense for this source.",
             columns,
             rows,
+            is_folded=True,
         )
     ]
 

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from .bars import Bar, Bars, Segment, Verdict
 from .figure import Chart, Picker, Trace, plotly_text
 from .table import Cell, Column, Columns, Table, rows_of
 from .texts import Definition, Facts, Glossary, Paragraph, Sentences, Tile, Tiles
 
 __all__ = [
+    "Bar",
+    "Bars",
     "Cell",
     "Chart",
     "Column",
@@ -27,16 +30,18 @@ __all__ = [
     "Part",
     "Picker",
     "Section",
+    "Segment",
     "Sentences",
     "Table",
     "Tile",
     "Tiles",
     "Trace",
+    "Verdict",
     "plotly_text",
     "rows_of",
 ]
 
-Part: TypeAlias = Paragraph | Tiles | Sentences | Facts | Chart | Table | Glossary
+Part: TypeAlias = Verdict | Bars | Paragraph | Tiles | Sentences | Facts | Chart | Table | Glossary
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ Columns: TypeAlias = Sequence[Column[Item]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is sorted by clicking on its headers, and filtered by typing where that is asked for."""
+    """A table that is sorted by clicking on its headers, and filtered by typing where that is asked for.
+
+    One that is folded shows its title alone until it is opened: tables with a row for every layer are long.
+    """
 
     name: str
     title: str
@@ -42,6 +45,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     has_filter: bool = False
     is_wide: bool = True
+    is_folded: bool = False
 
 
 def rows_of(columns: Columns[Item], items: Iterable[Item]) -> list[list[Cell]]:

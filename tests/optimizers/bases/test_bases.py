@@ -281,13 +281,13 @@ def test_reset_restarts_moments_and_their_clock():
     assert (int(state["restart"]), int(state["step"])) == (3, 4)
 
 
-@pytest.mark.parametrize("basis_optimizer", ["adam", "sgd"])
-def test_online_pca_follows_a_moving_subspace_and_stays_nearly_orthonormal(basis_optimizer):
+@pytest.mark.parametrize(("basis_optimizer", "ratio"), [("adam", 5.0), ("sgd", 200.0)])
+def test_online_pca_follows_a_moving_subspace_and_stays_nearly_orthonormal(basis_optimizer, ratio):
     generator = torch.Generator().manual_seed(0)
     left = orthonormalised(torch.randn(16, 3, generator=generator))
     parameter = torch.nn.Parameter(torch.zeros(16, 24))
-    options = METHODS["osd"].resolve({"rank": 3, "basis_optimizer": basis_optimizer})
-    optimizer = Composed([parameter], 1e-3, **options)
+    given = {"rank": 3, "basis_optimizer": basis_optimizer, "basis_lr_ratio": ratio}
+    optimizer = Composed([parameter], 1e-3, **METHODS["osd"].resolve(given))
     for _ in range(400):
         left = orthonormalised(left + 0.01 * torch.randn(16, 3, generator=generator))
         parameter.grad = left @ torch.randn(3, 24, generator=generator)
@@ -298,6 +298,30 @@ def test_online_pca_follows_a_moving_subspace_and_stays_nearly_orthonormal(basis
     frozen = (start.mT @ parameter.grad).square().sum() / parameter.grad.square().sum()
     assert kept > 0.95 > 0.8 > frozen
     assert optimizer.diagnostics()["max_orthonormality_error"] < 0.5
+
+
+def _moved(ratio, **options):
+    gradients = [gradient(6, 10, seed, torch.float32) for seed in range(2)]
+    _, state, optimizer = _step("osd", gradients, rank=3, basis_lr_ratio=ratio, **options)
+    return state["basis_left"].clone(), optimizer
+
+
+@pytest.mark.parametrize("basis_optimizer", ["adam", "sgd"])
+def test_the_rate_of_the_basis_is_its_ratio_times_the_weights_rate(basis_optimizer):
+    # The second of the gradients is the first that moves P: by a multiple of the rate.
+    bases = {ratio: _moved(ratio, basis_optimizer=basis_optimizer)[0] for ratio in (0.0, 1.0, 5.0)}
+    ends = {ratio: basis - bases[0.0] for ratio, basis in bases.items()}
+    assert ends[1.0].abs().max() > 1e-4
+    torch.testing.assert_close(ends[5.0], 5 * ends[1.0], rtol=0, atol=1e-6)
+
+
+def test_a_capped_rate_of_the_basis_is_the_cap_and_is_reported():
+    capped, optimizer = _moved(5.0, basis_lr_cap=0.02)  # of 0.05
+    as_low, _ = _moved(2.0)
+    torch.testing.assert_close(capped, as_low, rtol=0, atol=1e-6)
+    assert optimizer.diagnostics()["capped_basis_lrs"] == 1
+    assert "basis_lr_cap: 0.02" in repr(optimizer)
+    assert _moved(1.0, basis_lr_cap=0.02)[1].diagnostics()["capped_basis_lrs"] == 0
 
 
 def test_retraction_restores_orthonormality():

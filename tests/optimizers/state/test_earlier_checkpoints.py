@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from subopt.optimizers import METHODS, create
+from subopt.optimizers.optimizer import EARLIER_OPTIONS
 
 FILE = Path(__file__).parent / "data" / "checkpoints_of_48_keys.pt.gz"
 with gzip.open(FILE) as stream:
@@ -53,6 +54,7 @@ def test_training_goes_on_bit_for_bit_from_the_saved_state(name):
     twin, other, saved = fresh(name)
     for group in other.param_groups:
         group |= {"lr": 1e-2, "weight_decay": 0.1}
+        group |= {key: value for key, value in EARLIER_OPTIONS.items() if key in group}
     keys = [key for group in saved["optimizer"]["param_groups"] for key in group["params"]]
     own = [parameter for group in other.param_groups for parameter in group["params"]]
     for key, parameter in zip(keys, own, strict=True):

@@ -116,11 +116,24 @@ def test_the_contents_sum_to_the_peak_and_the_largest_comes_first(sizes, largest
     memory = explained(simulated_memory(simulated.peaks, step), simulated, step)
     found = [entry.bytes for entry in memory.contents]
     assert sum(found) == memory.peak_bytes == peak_of(simulated).bytes
+    assert sum(memory.at_peak.values()) == memory.peak_bytes
     assert memory.contents[0].name.startswith(largest)
     assert found == sorted(found, reverse=True)
     assert len(found) <= 12
     state = next(entry for entry in memory.contents if entry.category == "state")
     assert state.bytes == memory.optimizer_state_bytes
+
+
+@pytest.mark.parametrize("sizes", [LOGITS, ACTIVATIONS, STATE])
+def test_the_parts_of_the_peak_are_those_of_its_instant(sizes):
+    simulated = followed(**sizes)
+    step = simulated.step_peaks("adamw", {})
+    memory, peak = simulated_memory(simulated.peaks, step), peak_of(simulated)
+    assert memory.at_peak == peak.categories[peak.phase]
+    assert sum(memory.at_peak.values()) == memory.peak_bytes
+    held = memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_state_bytes
+    held += memory.activation_bytes + memory.temporary_bytes
+    assert held > memory.peak_bytes  # not all gradients, or not all activations, are there
 
 
 def test_logits_are_as_large_as_they_are():
@@ -145,8 +158,9 @@ def test_a_measured_peak_beyond_the_followed_tensors_gets_an_entry_and_one_below
     step = simulated.step_peaks("adamw", {})
     memory = simulated_memory(simulated.peaks, step)
     memory = memory.model_copy(update={"peak_bytes": memory.peak_bytes + beyond})
-    found = explained(memory, simulated, step).contents
-    assert sum(entry.bytes for entry in found) == (memory.peak_bytes if beyond > 0 else 0)
+    found = explained(memory.model_copy(update={"at_peak": {}}), simulated, step)
+    known = memory.peak_bytes if beyond > 0 else 0
+    assert sum(entry.bytes for entry in found.contents) == sum(found.at_peak.values()) == known
 
 
 @pytest.mark.parametrize(

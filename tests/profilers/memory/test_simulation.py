@@ -167,9 +167,10 @@ def test_owners_name_the_innermost_module_and_the_loss():
 def test_two_pieces_of_work_show_the_memory_of_all(name, monkeypatch):
     import subopt.optimizers.preconditioners.matrix_roots as roots
     import subopt.optimizers.preconditioners.shared_basis as shared
+    import subopt.optimizers.preconditioners.tridiagonal as tridiagonal
     from subopt.optimizers.methods import transient
 
-    monkeypatch.setattr(transient, "_transient_bytes", transient._transient_bytes.__wrapped__)
+    monkeypatch.setattr(transient, "_followed", transient._followed.__wrapped__)
     monkeypatch.setattr(roots, "CHUNK_BYTES", 2**14)
     monkeypatch.setattr(shared, "CHUNK_NUMBERS", 2**9)
     options = METHODS[name].test_inputs[0]
@@ -178,7 +179,7 @@ def test_two_pieces_of_work_show_the_memory_of_all(name, monkeypatch):
         return METHODS[name].transient_bytes((60, 90), torch.float32, options)
 
     short = worst()
-    for module in (roots, shared):
+    for module in (roots, shared, tridiagonal):
         monkeypatch.setattr(module, "enough", lambda pieces: pieces)
     assert worst() == short
 

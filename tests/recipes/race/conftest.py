@@ -1,4 +1,4 @@
-"""Races of a tiny model at an invented pace: a second for every step, so that no test depends on the clock."""
+"""Races of a tiny model with invented step times, and a clock that stands: no test depends on the machine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from subopt.recipes.race import events, running
 from subopt.recipes.race import race as race_module
-from subopt.recipes.race.race import race
+from subopt.recipes.race.race import Budget, race
 from subopt.recipes.race.source import RaceSource
 from subopt.recipes.race.step_time import CandidateStepTime
 from subopt.recipes.recipe.load import parse_recipe
-
-from ..conftest import RECIPE as SHORTER
 
 MODEL = """
 import torch
@@ -47,26 +46,33 @@ def batches(batch_size):
 def eval_batches(batch_size):
     yield torch.arange(11)
     yield torch.randint(0, 11, (batch_size,))
+    yield torch.randint(0, 11, (batch_size,))
 
 
 def loss(model, batch):
     return nn.functional.cross_entropy(model(batch), (batch * 3 + 1) % 11)
 """
 
-RECIPE = SHORTER.replace("steps: 6", "steps: 12")
+# Of 400 steps the rungs of a cheap race are at 10 (which is the least there is), 20 and 120.
+RECIPE = """
+model: {target: model.py}
+data: {batch_size: 8}
+optimizer: {method: lion, lr: 1e-2}
+schedule: {steps: 400, warmup_steps: 4}
+eval: {every: 20}
+"""
+# A second for an ordinary step of these; the others take one second as well.
+STEP_MS = {"adamw": 500.0, "lion": 1000.0}
+METHODS = ["adamw"]
+SHARE = 0.5
 
-# At a second for every step and runs of twelve steps there is room for four trials of each of three methods and one
-# repetition, or for one trial of each of two.
-MINUTES = 2.25
-SHORT = 0.45
 
-
-def invented_paces(setup, candidates, **_):
-    """A second for an ordinary step, and what refreshes takes half of one more."""
-    refreshing = {"galore": 1500.0}
+def invented_step_times(setup, candidates, **_):
+    """What is in the table, and for a method that refreshes twice that for such a step."""
     return {
         candidate.method: CandidateStepTime(
-            ordinary_ms=1000.0, refresh_ms=refreshing.get(candidate.method)
+            ordinary_ms=STEP_MS.get(candidate.method, 1000.0),
+            refresh_ms=2000.0 if candidate.method == "galore" else None,
         )
         for candidate in candidates
     }, []
@@ -82,36 +88,34 @@ class Races:
         self.source = RaceSource(parse_recipe(recipe), self.recipe_path)
         self.events = []
 
-    def __call__(self, name="race", *, stop_after=None, **keys):
-        """Run a race; `stop_after` sends Ctrl-C at that point of a learning curve, counted over all trials."""
+    def __call__(self, name="race", *, stop_at=None, **keys):
+        """Run a race; `stop_at` sends Ctrl-C at that step of all that are taken."""
         self.events.clear()
-        points = 0
+        steps = 0
 
         def on_event(event):
-            nonlocal points
+            nonlocal steps
             self.events.append(event)
-            points += isinstance(event, events.PointReached)
-            if isinstance(event, events.PointReached) and points == stop_after:
+            steps += isinstance(event, events.RunStepped)
+            if isinstance(event, events.RunStepped) and steps == stop_at:
                 signal.raise_signal(signal.SIGINT)
 
-        settings = {
-            "methods": ["galore", "lion"],
-            "minutes": MINUTES,
-            "seeds": 2,
-            "device": "cpu",
-        } | keys
-        source = settings.pop("source", self.source)
-        return race(source, output=self.folder / name, on_event=on_event, **settings)
+        asked = {"methods": METHODS, "budget": Budget(share=SHARE), "device": "cpu"} | keys
+        source = asked.pop("source", self.source)
+        return race(source, output=self.folder / name, on_event=on_event, **asked)
 
     def of(self, kind):
         return [event for event in self.events if isinstance(event, kind)]
+
+    def path(self, name):
+        return self.folder / "race" / name
 
 
 @contextmanager
 def without_time():
     """No method's steps are timed, and no minute ever goes by."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(race_module, "measure_step_times", invented_paces)
+        patch.setattr(race_module, "measure_step_times", invented_step_times)
         for module in (race_module, running):
             patch.setattr(module, "monotonic", lambda: 0.0)
         yield
@@ -139,10 +143,10 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cut(tmp_path_factory):
-    """The folder of a race that was cut after a few trials."""
+    """The folder of a race that was interrupted after a few pieces."""
     runner = Races(tmp_path_factory.mktemp("cut"))
     with without_time():
-        runner(stop_after=30)
+        runner(stop_at=45)
     return runner.folder
 
 
@@ -150,3 +154,11 @@ def cut(tmp_path_factory):
 def half(races, cut):
     """A copy of that folder, to be spoilt."""
     return Path(shutil.copytree(cut / "race", races.folder / "race"))
+
+
+def weights_of(run_folder):
+    """The tensors of a run's newest checkpoint."""
+    newest = max(
+        (run_folder / "checkpoints").iterdir(), key=lambda p: int(p.name.removeprefix("step-"))
+    )
+    return load_file(newest / "model.safetensors")

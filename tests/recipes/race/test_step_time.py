@@ -14,13 +14,13 @@ from subopt.profilers.target.load import load_target
 from subopt.profilers.timing import clock
 from subopt.recipes.race import step_time as module
 from subopt.recipes.race.candidates import Candidate
+from subopt.recipes.race.setup import RaceSetup
 from subopt.recipes.race.step_time import (
     ROUNDS,
     CandidateStepTime,
     measure_step_times,
     steps_within,
 )
-from subopt.recipes.race.trial import RaceSetup
 from subopt.recipes.recipe.load import parse_recipe
 from subopt.recipes.training.trainable import make_trainable
 
@@ -89,8 +89,13 @@ def measured(folder, names, model=MODEL, options=None, **keys):
     turns = []
     settings = {"budget_s": 1e6, "is_over": lambda: False} | keys
     step_times, left_out = measure_step_times(
-        RaceSetup(parse_recipe(RECIPE), load_target("model.py", base=folder), torch.device("cpu")),
-        [Candidate(method=name, start_lr=1e-3, options=options or {}) for name in names],
+        RaceSetup(
+            parse_recipe(RECIPE),
+            folder / "recipe.yaml",
+            load_target("model.py", base=folder),
+            torch.device("cpu"),
+        ),
+        [Candidate(method=name, start_lr=1e-3, options=options or {}, steps=12) for name in names],
         on_progress=lambda name, done, total: turns.append((name, done, total)),
         **settings,
     )

@@ -176,3 +176,13 @@ def test_the_rest_of_a_step_counts_to_its_time_and_dilutes_overhead(profile):
     assert whole_step_ms(fuller, adadiag, 16) == pytest.approx((3.0 + 1.0) * 2 + 2.0 + 4.0)
     assert relative_step_time(fuller, adadiag, 8) == pytest.approx(3.0 / 7.0)
     assert whole_step_ms(profile, adadiag, 8) is None
+
+
+def test_times_and_overheads_are_of_one_step_of_the_baseline(profile):
+    slow = timed(profile)
+    adamw, adadiag = slow.methods[:2]
+    # timed while the machine was busy: its step is long, its overhead over AdamW's steps beside it is not
+    busy = adadiag.model_copy(update={"step_ms": 40.0, "overhead_ms": 3.0})
+    ours, baseline = whole_step_ms(slow, busy, 8), whole_step_ms(slow, adamw, 8)
+    assert ours == pytest.approx(baseline + 3.0)
+    assert relative_step_time(slow, busy, 8) == pytest.approx(ours / baseline - 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from ..findings.common import (
+from ...findings.common import (
     captured_share,
     measured_layers,
     needed_share,
@@ -15,8 +15,8 @@ from ..findings.common import (
     oldest_stale,
     spread_share,
 )
-from ..text import DASH, percent, ratio, shape_text
-from .table import Columns, TerminalColumn, fitting_table, noted
+from ...text import DASH, percent, ratio, shape_text
+from ..table import Columns, TerminalColumn, fitting_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Layer, Profile, Ratio

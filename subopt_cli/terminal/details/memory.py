@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from ..findings.common import optimizer_saving_bytes
-from ..text import DASH, percent
-from ..units import format_bytes
-from .table import Columns, TerminalColumn, fitting_table, full_table, item_table, noted
+from ...findings.common import leanest_method
+from ...text import DASH, percent
+from ...units import format_bytes
+from ..table import Columns, TerminalColumn, fitting_table, full_table, item_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Content, Memory, MethodCost, Peak, Profile
@@ -22,8 +22,8 @@ PEAK_MARK = "<"  # behind the phase that sets the peak
 MEMORY_LEGEND = {
     "phases": "the most memory while the model runs forward, backward, in the optimizer's step, and in a step that "
     f"refreshes bases; '{PEAK_MARK}' marks the highest",
-    "frees": "at least this much at the highest instant, each change by itself; another optimizer: AdamW's state less "
-    "the least state of any method, at most",
+    "frees": "at least this much at the highest instant, each change by itself; another optimizer: AdamW's peak less "
+    "the least peak of any method, at most",
 }
 
 
@@ -41,7 +41,7 @@ def memory_tables(profile: Profile) -> list[RenderableType]:
     if profile.memory.savings:
         parts += [
             Text("what would free memory at that peak", style="italic"),
-            _savings(profile.memory, optimizer_saving_bytes(profile)),
+            _savings(profile.memory, leanest_method(profile)),
         ]
     return parts
 
@@ -90,10 +90,11 @@ def _contents(memory: Memory) -> RenderableType:
     return item_table(columns, memory.contents[:CONTENTS_SHOWN])
 
 
-def _savings(memory: Memory, optimizer_bytes: int | None) -> RenderableType:
+def _savings(memory: Memory, leanest: tuple[str, int] | None) -> RenderableType:
     rows = [(saving.change, saving.bytes, "") for saving in memory.savings[:CONTENTS_SHOWN]]
-    if optimizer_bytes:
-        rows.append(("another optimizer, at most", optimizer_bytes, "bold"))
+    if leanest is not None and leanest[1] > 0:
+        method, size = leanest
+        rows.append((f"another optimizer, at most ({method})", size, "bold"))
     rows.sort(key=lambda row: row[1], reverse=True)
     columns: Columns[tuple[str, int, str]] = (
         TerminalColumn("frees", is_text=True, cell=lambda row: format_bytes(row[1])),

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from ..findings.common import measured_layers, over_noise
-from ..text import DASH, percent, shape_text, times
+from ...findings.common import measured_layers, over_noise
+from ...text import DASH, percent, shape_text, times
+from ..table import Columns, TerminalColumn, fitting_table, noted
 from .layers import LAYER_ROWS, more_layers, short_name
-from .table import Columns, TerminalColumn, fitting_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Blocks, Layer, Profile

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
-from ..findings.common import decompositions_by_shape, refreshing
-from ..text import DASH, plural, shape_text, times
-from ..units import format_ms
-from .table import Columns, TerminalColumn, item_table, noted
+from ...findings.common import decompositions_by_shape, refreshing
+from ...text import DASH, plural, shape_text, times
+from ...units import format_ms
+from ..table import Columns, TerminalColumn, item_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Decomposition, MethodCost, Profile

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from ..findings.common import measured_layers
-from ..findings.subspaces import captured_after, longest_lag, sources, typical_lives
-from ..text import DASH, count, percent, shape_text
+from ...findings.common import measured_layers
+from ...findings.subspaces import captured_after, longest_lag, sources, typical_lives
+from ...text import DASH, count, percent, shape_text
+from ..table import Columns, TerminalColumn, fitting_table, item_table, noted
 from .layers import LAYER_ROWS, more_layers, short_name
-from .table import Columns, TerminalColumn, fitting_table, item_table, noted
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Layer, Profile, SubspaceLife
 
-    from ..findings.subspaces import TypicalLife
+    from ...findings.subspaces import TypicalLife
 
 SUBSPACE_LEGEND = {
     "own": "energy of a gradient in its own leading directions, the most that any basis of the rank asked for can "
