@@ -116,5 +116,4 @@ def fallback_rate(profile: Profile, method: str, traits: Traits) -> KnownRate | 
 
 def _trained_beside(race: Race, entry: Contestant) -> bool:
     """Whether the race's fallback rate is that of this entry: the winner's is kept; early races had one for all."""
-    first = race.contestants[0]
-    return race.share is None or (entry.method, entry.lr) == (first.method, first.lr)
+    return race.share is None or entry.method == race.contestants[0].method

@@ -80,21 +80,15 @@ def test_what_the_race_trained_beside_it_keeps_its_rate():
 
 
 def test_a_race_that_is_the_run_keeps_the_winners_alone():
-
-    def found(lr):
-        """SOAP won at 0.01; `lr` is the best of its trials."""
-        trials = [trial(lr, 1.8), trial(1e-2, 1.9, method="lion")]
-        first = contestant("soap", (1.8,)).model_copy(update={"lr": 1e-2})
-        entries = [first, contestant("lion", (1.9,))]
-        result = race(trials=trials, share=0.3).model_copy(update={"contestants": entries})
-        return profile([layer()], ("adamw", "soap", "lion"), race=result)
-
-    def beside(method, lr):
-        return fallback_rate(found(lr), method, traits_of_profile(found(lr)))
-
-    assert beside("soap", 1e-2).reason == RacedFallbackRate()
-    assert beside("soap", 3e-3) == KnownRate(3e-3, 0.0, BesideRate(1))
-    assert beside("lion", 1e-2) == KnownRate(3e-2, 0.0, BesideRate(3))
+    entries = [contestant("soap", (1.8,)), contestant("lion", (1.9,))]
+    result = race(share=0.3).model_copy(update={"contestants": entries})
+    found = profile([layer()], ("adamw", "soap", "lion"), race=result)
+    won, stopped = (
+        fallback_rate(found, method, traits_of_profile(found)) for method in ("soap", "lion")
+    )
+    assert won == KnownRate(result.fallback_lr, 0.0, RacedFallbackRate())
+    lr = rate_of(found, "lion").lr
+    assert stopped == KnownRate(pytest.approx(3 * lr), 0.0, BesideRate(3))
 
 
 @pytest.mark.parametrize("lr", [1e-3, 0.3])
