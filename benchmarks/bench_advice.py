@@ -4,6 +4,7 @@
     python benchmarks/bench_advice.py train --time-limit 60   # each method's search on each task, then second seeds
     python benchmarks/bench_advice.py profile                 # a quick profile of each task, which recommend reads
     python benchmarks/bench_advice.py recommended             # trains what recommend writes, as it is written
+    python benchmarks/bench_advice.py shorter                 # AdamW with half and a third of the steps, on dev
     python benchmarks/bench_advice.py asked                   # runs what policies ask for and nobody has
     python benchmarks/bench_advice.py render                  # policies against the rows: seconds
 
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 from advice.as_written import profile, train_recommended
 from advice.designs import COMPARED
+from advice.lengths import train_shorter
 from advice.outcomes import outcomes
 from advice.policies import policies, raced_policy
 from advice.rows import Row, read_rows
@@ -28,6 +30,7 @@ from render.advice import render
 NAME = "advice_cpu_202612"
 ROWS = RESULTS / f"{NAME}.jsonl"
 RECOMMENDED = RESULTS / f"{NAME}_recommended.jsonl"
+SHORTER = RESULTS / f"{NAME}_shorter.jsonl"
 STEP_TIMES = RESULTS / f"{NAME}_step_times.json"
 NOTES = RESULTS / f"{NAME}_notes.md"
 
@@ -63,6 +66,11 @@ def recommend_all(_: float) -> None:
     train_recommended(RECOMMENDED, STEP_TIMES)
 
 
+def shorten_all(_: float) -> None:
+    """Train AdamW for fewer steps."""
+    train_shorter(ROWS, SHORTER)
+
+
 def report(_: float) -> None:
     """Write the report from the rows, and from the notes beside them."""
     notes = NOTES.read_text(encoding="utf-8") if NOTES.exists() else ""
@@ -74,6 +82,7 @@ STAGES: dict[str, Callable[[float], None]] = {
     "train": train_all,
     "profile": profile_all,
     "recommended": recommend_all,
+    "shorter": shorten_all,
     "asked": train_asked,
     "render": report,
 }

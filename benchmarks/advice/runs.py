@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -104,7 +105,7 @@ def wanted(rows: list[Row]) -> Iterator[Wanted]:
     halves = [
         [name for name, task in TASKS.items() if task.half == half] for half in ("dev", "held_out")
     ]
-    in_turn = [name for pair in zip(*halves, strict=True) for name in pair]
+    in_turn = [name for pair in zip_longest(*halves) for name in pair if name is not None]
     for method in SEARCHES:
         for task in in_turn:
             lr = next_rate(losses_by_rate(rows, task, method), start_of(method, task))

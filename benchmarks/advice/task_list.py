@@ -1,6 +1,11 @@
 """The tasks, and which half of them no constant may be fitted to.
 
 The halves were written down before the first run. Whoever fits a constant of the advice looks at `dev` alone.
+
+The last four of `dev` were added on 1 December 2026, after the runs of the others and before any of their own: the
+half had no partial differential equation, no recommender, no recurrent and no plain convolutional net, and a law fitted
+to it knew nothing of these. Equations, models and data are others than those that are held out, and models, sizes and
+lengths were written down before it was known which method or rate is best on them.
 """
 
 from dataclasses import dataclass, field
@@ -60,6 +65,10 @@ TASKS = {
     "autoencoder": Task("dev", "vision", "autoencoder.py", 64, 700, 128, 6),
     "table": Task("dev", "table", "table.py", 64, 600, 96, 5),
     "graph": Task("dev", "graph", "graph.py", 64, 400, 96, 2),
+    "burgers": Task("dev", "pde", "burgers.py", 96, 500, 64, 4),
+    "two_towers": Task("dev", "recommender", "two_towers.py", 256, 600, 48, 2),
+    "sensor_lstm": Task("dev", "sequence", "sensor_lstm.py", 48, 300, 64, 1),
+    "plain_convnet": Task("dev", "vision", "plain_convnet.py", 64, 400, 48, 5),
     "gru": Task("held_out", "language", "gru_language_model.py", 4, 300, 64, 1),
     "gpt_small_batch": Task(
         "held_out", "language", "language_model.py", 2, 300, 48, 4, {"width": 48, "depth": 4}

@@ -68,14 +68,16 @@ def render(tasks: Sequence[Outcomes], notes: str) -> str:
 
 def _introduction(tasks: Sequence[Outcomes]) -> Iterator[str]:
     runs = sum(len(task.rows) for task in tasks)
+    dev = sum(task.half == "dev" for task in tasks)
     yield "# Is the advice right?\n"
     yield (
-        f"{len(tasks)} small tasks, {len(SEARCHES)} methods, {runs} runs; each run of a task takes the same time on "
-        "one core. A rate is searched by half decades until both neighbours of the best are worse. *Log regret* is "
-        "log(held-out loss / lowest held-out loss of any run of the task): 0.05 is 5 % behind. *Cost* is the training "
-        "spent on runs that are not the result, in whole runs. The `held out` half of the tasks was named before the "
-        "first run, and no constant is fitted to it. Written by `make bench-advice` from the rows beside this file; "
-        "what a row means is in `benchmarks/advice/rows.py`.\n"
+        f"{len(tasks)} small tasks ({dev} dev, {len(tasks) - dev} held out), {len(SEARCHES)} methods, {runs} runs; "
+        "each run of a task takes the same time on one core. A rate is searched by half decades until both neighbours "
+        "of the best are worse. *Log regret* is log(held-out loss / lowest held-out loss of any run of the task): 0.05 "
+        "is 5 % behind. *Cost* is the training spent on runs that are not the result, in whole runs. The `held out` "
+        "tasks were named before the first run, and no constant is fitted to them; four of the `dev` tasks were added "
+        "later. Written by `make bench-advice` from the rows beside this file; what a row means is in "
+        "`benchmarks/advice/rows.py`.\n"
     )
 
 

@@ -9,7 +9,7 @@ from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Rac
 
 from ..plan.method_options import with_options
 from ..prior.gains import BASELINE
-from ..prior.rates import bearable_decay, prior_rate
+from ..prior.rates import BesideRate, bearable_decay, beside_rate, prior_rate
 from ..prior.traits import Traits
 from ..reason import Reason
 
@@ -97,11 +97,23 @@ def known_rate(profile: Profile, method: str, traits: Traits) -> KnownRate:
 
 
 def fallback_rate(profile: Profile, method: str, traits: Traits) -> KnownRate | None:
-    """Return the rate for what a method leaves alone: the race's, or AdamW's; None for AdamW itself."""
+    """Return AdamW's rate for what a method leaves alone; None for AdamW itself.
+
+    The race's, where it trained this method beside it; else in proportion to the method's own rate, which is where the
+    best rates of methods were found.
+    """
     if method == BASELINE:
         return None
-    found = raced(profile, method)
-    if found is None:
-        return known_rate(profile, BASELINE, traits)
     decay = prior_rate(BASELINE, traits).weight_decay
-    return KnownRate(found[0].fallback_lr, decay, RacedFallbackRate())
+    found = raced(profile, method)
+    if found is not None and _trained_beside(*found):
+        lr, reason = found[0].fallback_lr, RacedFallbackRate()
+        return KnownRate(lr, bearable_decay(lr, decay), reason)
+    own = known_rate(profile, method, traits).lr
+    lr = beside_rate(method, own, traits)
+    return KnownRate(lr, bearable_decay(lr, decay), BesideRate(float(f"{lr / own:.1g}")))
+
+
+def _trained_beside(race: Race, entry: Contestant) -> bool:
+    """Whether the race's fallback rate is that of this entry: the winner's is kept; early races had one for all."""
+    return race.share is None or entry.method == race.contestants[0].method

@@ -2,7 +2,8 @@
 
     log10 lr = log10 a - w log10(width / 256) - s log10(steps / 1000) + b log10(tokens a step / 8192) [+ fine-tuning]
 
-with `a` of the method, w of its way of stepping (see `rates.yaml`), s, b and the fine-tuning factor of all. The token
+with `a` of the method, w of its way of stepping (see `rates.yaml`), s, b and the fine-tuning factor of all. What a
+method leaves alone is trained by AdamW at the method's rate times a factor, that of the two usual rates. The token
 term counts for language models alone, from 1,024 tokens on. The rate is clipped, then rounded to the half-decade grid
 1e-3, 3e-3, 1e-2, ...
 `benchmarks/fit_rates.py` fits the constants and says how far off they are on tasks that they were not fitted to.
@@ -49,6 +50,12 @@ class RelatedRate(Reason):
     decades_error: float
 
 
+class BesideRate(Reason):
+    """A rate of what a method leaves alone is in proportion to the method's own: `times` it."""
+
+    times: float
+
+
 class HeavyDecay(Reason):
     """The weight decay takes this share off the weights in every step at the peak rate: too much to learn against."""
 
@@ -67,12 +74,14 @@ class PriorRate:
         decades_error: The typical error of log10 lr on tasks that the constants were not fitted to.
         weight_decay: Decoupled weight decay beside it, small enough for the rate.
         reason: Where it comes from.
+        fallback_lr: AdamW's rate beside it, for what the method leaves alone.
     """
 
     lr: float
     decades_error: float
     weight_decay: float
     reason: Reason
+    fallback_lr: float
 
 
 def prior_rate(method: str, traits: Traits) -> PriorRate:
@@ -98,7 +107,23 @@ def prior_rate(method: str, traits: Traits) -> PriorRate:
         error = constants["decades_error_of_related"]
         reason = RelatedRate(method, own["like"], error)
     decay = constants["weight_decay"].get(traits.kind, 0.0)
-    return PriorRate(lr, error, bearable_decay(lr, decay), reason)
+    beside = beside_rate(method, lr, traits)
+    return PriorRate(lr, error, bearable_decay(lr, decay), reason, beside)
+
+
+def beside_rate(method: str, lr: float, traits: Traits) -> float:
+    """Return AdamW's rate, to one digit, for what a method leaves alone at its own rate `lr`, from wherever that is.
+
+        lr * fallback * (width / 256)^(w_method - w_adamw)
+
+    `fallback` of the method, w the exponents of the two: where AdamW's good rate falls faster with the width, so does
+    its share of the method's.
+    """
+    own, _ = _of_method(get_method(method).name)
+    usual = _constants()["exponents"]["width"]
+    decades = (own.get("width", usual) - usual) * _log_ratio(traits.width, "width")
+    beside = lr * own.get("fallback", 1.0) * 10**decades
+    return float(f"{min(max(beside, LOWEST), HIGHEST):.0e}")
 
 
 def _fine_tuning(constants: dict[str, float], parameters: int) -> float:

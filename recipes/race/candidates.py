@@ -112,7 +112,7 @@ def make_candidate(source: RaceSource, traits: Traits, method: str) -> Candidate
         method=method,
         options=(source.options or {}).get(method, {}),
         start_lr=rate.lr,
-        fallback_lr=None if is_baseline else prior_rate(load_evidence().baseline, traits).lr,
+        fallback_lr=None if is_baseline else rate.fallback_lr,
         weight_decay=rate.weight_decay,
         steps=traits.steps,
     )

@@ -14,7 +14,7 @@ from ..evidence.start import early_doubts, starts_too_high
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt, peak_at
 from ..plan.step_time import whole_step_ms
-from ..prior.gains import BASELINE, prior_gain
+from ..prior.gains import BASELINE, prior_gain, worth_of_doubling
 from ..prior.traits import Traits
 from ..reason import Reason
 from . import reasons
@@ -54,6 +54,7 @@ def make_row(
             None if early_doubts(profile) else predicted,
             near,
             overhead,
+            doubling=worth_of_doubling(traits),
             cut_short=cut_short,
         )
     )

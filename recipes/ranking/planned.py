@@ -10,8 +10,8 @@ from subopt.profilers.record.profile import MethodCost, Profile
 from ..plan.method_options import with_options
 from ..plan.peaks import peak_at
 from ..plan.solving import RECOMPUTE_SHARE, PlanRequest, Solved, as_asked, can_run, solve
-from ..prior.gains import BASELINE
-from ..prior.traits import traits_of_profile
+from ..prior.gains import BASELINE, worth_of_doubling
+from ..prior.traits import Traits, traits_of_profile
 from .make_row import make_row
 from .row import Objective, Row
 from .rule import sort_key, time_price
@@ -52,7 +52,8 @@ def solved_plans(
         leaner = with_options(profile, cost, plan.options)
         row = _row(profile, leaner, plan, usable_bytes, request)
         if plan.recompute and request.recompute == "auto" and row.score is not None:
-            row = replace(row, score=row.score - time_price(RECOMPUTE_SHARE))
+            worth = worth_of_doubling(_traits(profile, plan, request))
+            row = replace(row, score=row.score - time_price(RECOMPUTE_SHARE, worth))
         found.append(Planned(row, plan))
     return found
 
@@ -85,15 +86,18 @@ def _row(
     profile: Profile, cost: MethodCost, plan: Solved, usable_bytes: int, request: PlanRequest
 ) -> Row:
     baseline = next((row for row in profile.methods if row.method == BASELINE), None)
-    examples = plan.examples_per_step
-    traits = traits_of_profile(
-        profile,
-        examples_per_step=examples,
-        steps=request.steps,
-        fine_tunes=request.fine_tunes,
-    )
+    examples, traits = plan.examples_per_step, _traits(profile, plan, request)
     row = make_row(profile, cost, baseline, examples, usable_bytes, traits, peak=plan.peak)
     if not plan.recompute or row.step_ms is None:
         return row
     passes_ms = (profile.forward_backward_ms or 0.0) * examples / profile.settings.batch_size
     return replace(row, step_ms=row.step_ms + RECOMPUTE_SHARE * passes_ms)
+
+
+def _traits(profile: Profile, plan: Solved, request: PlanRequest) -> Traits:
+    return traits_of_profile(
+        profile,
+        examples_per_step=plan.examples_per_step,
+        steps=request.steps,
+        fine_tunes=request.fine_tunes,
+    )

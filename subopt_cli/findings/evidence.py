@@ -8,7 +8,7 @@ from subopt.recipes.evidence.published import Published, load_evidence
 from subopt.recipes.evidence.raced import OtherSetting, RacedGain
 from subopt.recipes.plan.peaks import PeakAt
 from subopt.recipes.prior.gains import PriorGain
-from subopt.recipes.prior.rates import FittedRate, HeavyDecay, RelatedRate
+from subopt.recipes.prior.rates import BesideRate, FittedRate, HeavyDecay, RelatedRate
 from subopt.recipes.ranking import reasons
 from subopt.recipes.ranking.row import Evidence, TimeOverhead
 from subopt.recipes.reason import Reason
@@ -32,6 +32,7 @@ register({
     reasons.NoComparison: "no published comparison with AdamW",
     reasons.NothingKnown: "so it ranks below the methods of which something is known",
     reasons.UnknownTime: _UNKNOWN_TIME,
+    BesideRate: "{times:g} times the method's own rate, as in the runs behind that",
     HeavyDecay: "{weight_decay:g} takes {share:.1%} off the weights in every step at a rate of {lr:g}, against which "
     "little is learned: try {bearable:g} or less",
     OtherSetting: "the race had another {setting} ({value})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     for name in [name for name in sys.modules if name.partition(".")[0] in {"advice", "render"}]:
         monkeypatch.delitem(sys.modules, name)
     from advice import (
+        lengths,
         methods,
         outcomes,
         policies,
@@ -33,7 +35,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     )
 
     return SimpleNamespace(
-        methods=methods, outcomes=outcomes, policies=policies, prefixes=prefixes, races=races,
+        lengths=lengths, methods=methods, outcomes=outcomes, policies=policies, prefixes=prefixes, races=races,
         runs=runs, score=score, step_times=step_times, task_list=task_list,
     )  # fmt: skip
 
@@ -81,14 +83,43 @@ def test_every_run_of_a_task_takes_the_same_time(bench):
 
 
 def test_both_halves_have_each_family(bench):
-    tasks = bench.task_list.TASKS.values()
-    for half in ("dev", "held_out"):
-        own = [task for task in tasks if task.half == half]
-        assert len(own) == len(tasks) / 2
-        assert {"language", "vision"} <= {task.kind for task in own}
-        assert {"table", "graph", "pde"} & {task.kind for task in own}
+    halves = {
+        half: [task for task in bench.task_list.TASKS.values() if task.half == half]
+        for half in ("dev", "held_out")
+    }
+    assert {half: len(own) for half, own in halves.items()} == {"dev": 12, "held_out": 8}
+    kinds = {half: {task.kind for task in own} for half, own in halves.items()}
+    assert kinds["held_out"] <= kinds["dev"]
+    for own in halves.values():
         assert any(task.fine_tunes for task in own)
         assert all(task.path.is_file() for task in own)
+
+
+def test_the_search_begins_with_every_task_of_either_half(bench):
+    first = next(iter(bench.methods.SEARCHES))
+    begun = [
+        task for task, method, _, seed in bench.runs.wanted([]) if (method, seed) == (first, 0)
+    ]
+    assert sorted(begun) == sorted(bench.task_list.TASKS)
+
+
+def test_what_twice_the_steps_are_worth(bench, tmp_path):
+    """Twice the loss of a table with half the steps, three times with a third; perplexity for a language model."""
+    full = [row("table", "adamw", lr, (loss,)) for lr, loss in ((1e-3, 2.0), (3e-3, 1.0))]
+    full += [row("gpt", "adamw", 1e-3, (2.0,))]
+    steps = bench.task_list.TASKS["table"].steps
+    shorter = [
+        row("table", "adamw", 3e-3, (2.0,), steps=steps // 2),
+        row("table", "adamw", 1e-2, (9.0,), steps=steps // 2),
+        row("table", "adamw", 3e-3, (3.0,), steps=steps // 3),
+        row("gpt", "adamw", 1e-3, (2.0 + math.log(2),), steps=125),
+    ]
+    for name, rows in (("full", full), ("shorter", shorter)):
+        (tmp_path / name).write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = list(bench.lengths.gains_by_doubling(tmp_path / "full", tmp_path / "shorter"))
+    gains = [gain for _, gain in found]
+    assert [one["task"] for one, _ in found] == ["table", "table", "gpt"]
+    assert gains == pytest.approx([0.5, 0.5, 0.5])
 
 
 def test_a_rung_is_never_within_the_first_steps(bench):

@@ -36,7 +36,7 @@ from subopt.recipes.plan import reasons as plan
 from subopt.recipes.plan.budget import Budget
 from subopt.recipes.plan.peaks import PeakAt
 from subopt.recipes.prior.gains import PriorGain
-from subopt.recipes.prior.rates import FittedRate, HeavyDecay, RelatedRate
+from subopt.recipes.prior.rates import BesideRate, FittedRate, HeavyDecay, RelatedRate
 from subopt.recipes.ranking import reasons as ranking
 from subopt.recipes.ranking.row import TimeOverhead
 from subopt.recipes.reason import Reason
@@ -108,6 +108,7 @@ EXAMPLES = [
     start.SteepLoss(5.0, 3.0, 20),
     RacedRate(7, 30.0, "cpu"),
     RacedFallbackRate(),
+    BesideRate(0.3),
     CHANGE,
     EarlierRuns("peak", 12, 0.97, 1.04),
     StepCorrection(1.5, 3),

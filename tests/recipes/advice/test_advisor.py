@@ -41,7 +41,7 @@ from subopt.recipes.plan.peaks import peak_at
 from subopt.recipes.plan.solving import PlanRequest
 from subopt.recipes.prior.gains import GAIN_PER_DOUBLING
 from subopt.recipes.prior.portfolio import portfolio
-from subopt.recipes.prior.rates import prior_rate
+from subopt.recipes.prior.rates import BesideRate, prior_rate
 from subopt.recipes.prior.traits import model_kind, trainable_parameters, traits_of_profile
 from subopt.recipes.ranking.reasons import (
     LowRankLayers,
@@ -674,14 +674,14 @@ def test_options_other_than_the_defaults_go_into_the_recipe():
     assert made.optimizer.options == {"rank": 32}
 
 
-@pytest.mark.parametrize("method", ["galore", "osd", "lion"])
-def test_the_fallback_trains_at_adamws_rate(method):
+@pytest.mark.parametrize(("method", "times"), [("galore", 0.3), ("soap", 1), ("lion", 3)])
+def test_the_fallback_trains_in_proportion(method, times):
     advice = recommend(standard(), budget_bytes=80 * GIB, methods=[method])
     made = to_recipe(advice, standard(), recipe_path=Path("recipe.yaml"))
-    own, adamw = (prior_rate(name, advice.traits) for name in (method, BASELINE))
+    own = prior_rate(method, advice.traits)
     assert made.optimizer.lr == own.lr == advice.rate.lr
-    assert made.optimizer.fallback.lr == adamw.lr
-    rate = ChosenRate(method, adamw.lr, adamw.reason, is_fallback=True)
+    assert made.optimizer.fallback.lr == own.fallback_lr == pytest.approx(times * own.lr)
+    rate = ChosenRate(method, own.fallback_lr, BesideRate(times), is_fallback=True)
     assert rate in list(recipe_reasons(advice, standard()))
     assert parse_recipe(dump_recipe(made)) == made
 

@@ -6,13 +6,14 @@ import pytest
 
 from subopt.profilers.record.profile import Trial
 from subopt.recipes.evidence.raced_settings import (
+    KnownRate,
     RacedFallbackRate,
     RacedRate,
     as_raced,
     fallback_rate,
     known_rate,
 )
-from subopt.recipes.prior.rates import heavy_decay, prior_rate
+from subopt.recipes.prior.rates import BesideRate, heavy_decay, prior_rate
 from subopt.recipes.prior.traits import traits_of_profile
 
 from ..advice_profile import contestant, cost, layer, profile, race
@@ -44,10 +45,8 @@ def test_without_a_race_it_is_the_priors():
     assert (found.lr, found.weight_decay, found.reason) == (
         prior.lr, prior.weight_decay, prior.reason
     )  # fmt: skip
-    assert (
-        fallback_rate(plain, "soap", traits_of_profile(plain)).lr
-        == prior_rate("adamw", traits_of_profile(plain)).lr
-    )
+    beside = fallback_rate(plain, "soap", traits_of_profile(plain))
+    assert (beside.lr, beside.reason) == (prior.fallback_lr, BesideRate(1))
     assert fallback_rate(plain, "adamw", traits_of_profile(plain)) is None
 
 
@@ -78,6 +77,18 @@ def test_what_the_race_trained_beside_it_keeps_its_rate():
     found = raced(trial(1e-2, 1.5))
     beside = fallback_rate(found, "soap", traits_of_profile(found))
     assert (beside.lr, beside.reason) == (1e-3, RacedFallbackRate())
+
+
+def test_a_race_that_is_the_run_keeps_the_winners_alone():
+    entries = [contestant("soap", (1.8,)), contestant("lion", (1.9,))]
+    result = race(share=0.3).model_copy(update={"contestants": entries})
+    found = profile([layer()], ("adamw", "soap", "lion"), race=result)
+    won, stopped = (
+        fallback_rate(found, method, traits_of_profile(found)) for method in ("soap", "lion")
+    )
+    assert won == KnownRate(result.fallback_lr, 0.0, RacedFallbackRate())
+    lr = rate_of(found, "lion").lr
+    assert stopped == KnownRate(pytest.approx(3 * lr), 0.0, BesideRate(3))
 
 
 @pytest.mark.parametrize("lr", [1e-3, 0.3])

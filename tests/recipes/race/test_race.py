@@ -295,6 +295,14 @@ def test_cut_by_the_clock_the_best_that_is_known_wins(races, monkeypatch):
     assert resumed.share == 0.3
 
 
+def test_what_another_method_leaves_alone_begins_in_proportion_to_it(tmp_path, fixed_step_times):
+    plan = plan_race(
+        Races(tmp_path).source, budget=Budget(share=2.0), methods=["galore"], device="cpu"
+    )
+    other = next(one for one in plan.candidates if one.method == "galore")
+    assert other.fallback_lr == pytest.approx(0.3 * other.start_lr)
+
+
 def test_a_recipes_own_method_keeps_its_options_and_decay(tmp_path, fixed_step_times):
     recipe = RECIPE.replace(
         "{method: lion, lr: 1e-2}",

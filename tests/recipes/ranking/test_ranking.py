@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -33,8 +34,13 @@ from subopt.recipes.evidence.raced import (
     gain_from_losses,
     raced_gain,
 )
-from subopt.recipes.prior.gains import GAIN_PER_DOUBLING, PriorGain, prior_gain
-from subopt.recipes.prior.traits import traits_of_profile
+from subopt.recipes.prior.gains import (
+    GAIN_PER_DOUBLING,
+    PriorGain,
+    prior_gain,
+    worth_of_doubling,
+)
+from subopt.recipes.prior.traits import Traits, traits_of_profile
 from subopt.recipes.ranking.reasons import IsBaseline, NoComparison, NoPrediction
 from subopt.recipes.ranking.row import TimeOverhead
 from subopt.recipes.ranking.rule import (
@@ -112,6 +118,33 @@ def test_estimates_are_averaged_by_error_and_certainty():
     assert found.error == pytest.approx(0.1)
     assert found.decided_by == "prior"
     assert [e.evidence_type for e in found.estimates] == ["prior", "predicted", "published"]
+
+
+def test_a_step_pays_what_twice_the_steps_are_worth_to_such_a_run():
+    for source, share, wanted in (
+        ("measured", 7.0, 3 * 0.2),
+        ("formula", 7.0, 0.2),  # FLOPs overrate: at most twice as long
+        ("formula", 2**0.5 - 1, 0.5 * 0.2),
+        ("measured", -0.5, 0.0),
+    ):
+        time = TimeOverhead(share, source)
+        found = expected_gain(None, prior(0.5), None, None, time, doubling=0.2)
+        assert found.gain == pytest.approx(0.5 - wanted)
+
+
+def test_small_models_gain_more_by_more_steps_and_fine_tuning_less():
+    small = Traits(None, 200_000, 64, 4, None)
+    large = replace(small, parameters=100_000_000)
+    assert worth_of_doubling(replace(small, fine_tunes=True)) < worth_of_doubling(large)
+    assert worth_of_doubling(large) == GAIN_PER_DOUBLING < worth_of_doubling(small)
+
+
+def test_the_rows_of_small_models_pay_the_price_of_small_models():
+    row = row_of(advise(costs=[cost("adamw"), cost("soap", overhead_ms=55.0)]), "soap")
+    (estimate,) = (one for one in row.expected.estimates if one.evidence_type == "prior")
+    assert row.overhead.share == pytest.approx(0.5)
+    assert row.prior.regime == "small models"
+    assert estimate.expected == pytest.approx(estimate.gain - 0.2 * math.log2(1.5))
 
 
 def test_nothing_known_is_none():
@@ -329,7 +362,7 @@ def test_the_choice_says_what_decided_and_who_comes_next():
     assert not second.is_raced
     sure = only(advice.reasons, HowSure)
     assert sure.grounds == (Comparisons("small models"), PredictedLayers(1))
-    assert sure.confidence == advice.confidence == "medium"
+    assert sure.confidence == advice.confidence == "low"  # the error of small models is large
 
 
 def test_a_clear_second_is_not_called_a_tie():
