@@ -7,8 +7,8 @@ EARLY = ((0.02, 2), (0.05, 1))
 UPWARDS = (0, 1)  # the prior's rate and the next higher one: what goes on is lowered
 
 TENTH = Design(1, ((0.02, 1),), moves=1, offsets=UPWARDS, lowered=1)
-HALF = Design(1, ((0.05, 2),), ((0.3, 1),), moves=1, offsets=UPWARDS, lowered=1)
-MORE = Design(2, ((0.1, 2),), ((0.2, 3), (0.5, 1)), moves=0)
+HALF = Design(1, ((0.1, 2),), ((0.3, 1),), moves=1)
+MORE = Design(2, ((0.1, 2),), ((0.3, 1),), moves=1)
 
 COMPARED = {
     "3 rates, 2 and 5 %": Design(1, EARLY),
@@ -16,7 +16,10 @@ COMPARED = {
     "2 rates, 2 %, lowered": TENTH,
     "3 rates, 10 %": Design(1, ((0.1, 1),)),
     "3 rates, 10 and 20 %": Design(1, ((0.1, 2), (0.2, 1))),
-    "2 rates, 5 % keeps 2, lowered, 30 %": HALF,
+    "3 rates, 10 % keeps 2, 30 %": HALF,
+    "2 rates, 5 % keeps 2, lowered, 30 %": Design(
+        1, ((0.05, 2),), ((0.3, 1),), moves=1, offsets=UPWARDS, lowered=1
+    ),
     "2 methods, 3 rates, 2 and 5 %, methods at 30 %": Design(2, EARLY, ((0.3, 1),)),
     "2 methods, 3 rates, 2 and 5 %, lowered, methods at 30 %": Design(
         2, EARLY, ((0.3, 1),), lowered=1
@@ -24,7 +27,10 @@ COMPARED = {
     "2 methods, 2 rates, 5 % keeps 2, lowered, 30 %": Design(
         2, ((0.05, 2),), ((0.3, 1),), moves=1, offsets=UPWARDS, lowered=1
     ),
-    "2 methods, 3 rates, 10 % keeps 2 each, 20 % keeps 3, 50 %": MORE,
+    "2 methods, 3 rates, 10 % keeps 2 each, 30 %": MORE,
+    "2 methods, 3 rates, 10 % keeps 2 each, 20 % keeps 3, 50 %": Design(
+        2, ((0.1, 2),), ((0.2, 3), (0.5, 1)), moves=0
+    ),
     "2 methods, 2 rates, 2 and 5 %, lowered, methods at 30 %": Design(
         2, EARLY, ((0.3, 1),), moves=1, offsets=UPWARDS, lowered=1
     ),

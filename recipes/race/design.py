@@ -98,24 +98,31 @@ def _raised(rungs: Sequence[Rung], least: float) -> tuple[Rung, ...]:
     return tuple(raised)
 
 
-# Rates of one method can be told apart in the first per cents of a run, where the best looks half a decade too high;
-# methods not before about 30 %: earlier, those that learn quickly at first look best. Chosen on the dev half of the
-# advice benchmark, for a tenth of a run, half a run, and one and a half runs. See docs/race.md.
+# Rates of one method can be told apart in the first per cents of a run, where the best looks half a decade too high, and
+# well at 30 %; methods not before that: earlier, those that learn quickly at first look best. Chosen on the dev half of
+# the advice benchmark, for a tenth of a run, half a run, and one and a half runs. See docs/race.md.
 _EARLY = (Rung(share=0.02, keep=1),)
-_METHODS = (Rung(share=0.30, keep=1),)
 _BEHIND_THE_WARM_UP = (Rung(share=0.10, keep=2),)
+_LATE = (Rung(share=0.30, keep=1),)
 
 
 def designs(methods: int) -> tuple[Design, ...]:
     """Return the designs for so many methods, the cheapest first."""
-    quick = Design(methods=methods, rates=2, moves=1, rate_rungs=_EARLY, lowers=True)
-    if methods == 1:
-        return (quick,)
-    late = (Rung(share=0.20, keep=methods + 1), Rung(share=0.50, keep=1))
-    careful = Design(
-        methods=methods, rates=3, moves=0, rate_rungs=_BEHIND_THE_WARM_UP, method_rungs=late
+    early = _LATE if methods > 1 else ()
+    return (
+        Design(
+            methods=methods, rates=2, moves=1, rate_rungs=_EARLY, lowers=True, method_rungs=early
+        ),
+        Design(
+            methods=methods, rates=3, moves=1, rate_rungs=_BEHIND_THE_WARM_UP, method_rungs=_LATE
+        ),
     )
-    return (quick.model_copy(update={"method_rungs": _METHODS}), careful)
+
+
+def usual_designs(most_methods: int) -> tuple[Design, ...]:
+    """Return the designs that budgets buy where nobody names methods, the cheapest first: the rate comes before them."""
+    careful = (designs(count)[-1] for count in range(1, min(most_methods, USUAL_METHODS) + 1))
+    return (designs(1)[0], *careful)
 
 
 # So many methods race where nobody names others: more of them, each with less of the budget, chose no better.
@@ -139,11 +146,10 @@ def design_for(
         fixed_methods: How many have to; None leaves it to the budget.
         with_winner: Whether the winner's part, up to the decision, counts too.
     """
-    most = min(most_methods, USUAL_METHODS)
-    counts = [fixed_methods] if fixed_methods else range(1, most + 1)
-    every = [design.over(steps) for count in counts for design in designs(count)]
+    known = designs(fixed_methods) if fixed_methods else usual_designs(most_methods)
+    every = [design.over(steps) for design in known]
     within = [one for one in every if _cost(one, with_winner=with_winner) <= share * (1 + 1e-9)]
-    return max(within, key=lambda design: (design.methods, design.cost_runs), default=None)
+    return within[-1] if within else None
 
 
 def least_cost_runs(methods: int, *, steps: int, with_winner: bool = False) -> float:

@@ -46,7 +46,7 @@ def test_only_rates_that_were_compared_within_the_warm_up_are_lowered():
 
 @pytest.mark.parametrize(
     ("share", "methods", "cost"),
-    [(0.06, 1, 0.06), (0.1, 1, 0.06), (0.5, 2, 0.42), (0.9, 2, 0.42), (1.5, 2, 1.4), (50, 2, 1.4)],
+    [(0.06, 1, 0.06), (0.1, 1, 0.06), (0.5, 1, 0.5), (0.9, 1, 0.5), (1.5, 2, 1.3), (50, 2, 1.3)],
 )
 def test_what_a_budget_buys(share, methods, cost):
     design = design_for(share, steps=1000, most_methods=4)
