@@ -98,9 +98,9 @@ def _raised(rungs: Sequence[Rung], least: float) -> tuple[Rung, ...]:
     return tuple(raised)
 
 
-# Rates of one method can be told apart in the first per cents of a run, where the best looks half a decade too high, and
-# well at 30 %; methods not before that: earlier, those that learn quickly at first look best. Chosen on the dev half of
-# the advice benchmark, for a tenth of a run, half a run, and one and a half runs. See docs/race.md.
+# Rates of one method can be told apart in the first per cents of a run, where the best looks half a decade too high,
+# and well at 30 %; methods not before that: earlier, those that learn quickly at first look best. Chosen on the dev
+# half of the advice benchmark, for a tenth of a run, half a run, and one and a half runs. See docs/race.md.
 _EARLY = (Rung(share=0.02, keep=1),)
 _BEHIND_THE_WARM_UP = (Rung(share=0.10, keep=2),)
 _LATE = (Rung(share=0.30, keep=1),)
@@ -120,7 +120,7 @@ def designs(methods: int) -> tuple[Design, ...]:
 
 
 def usual_designs(most_methods: int) -> tuple[Design, ...]:
-    """Return the designs that budgets buy where nobody names methods, the cheapest first: the rate comes before them."""
+    """Return the designs that budgets buy where nobody names methods, the cheapest first: rates come first."""
     careful = (designs(count)[-1] for count in range(1, min(most_methods, USUAL_METHODS) + 1))
     return (designs(1)[0], *careful)
 

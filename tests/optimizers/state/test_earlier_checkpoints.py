@@ -74,6 +74,7 @@ def test_what_is_loaded_has_the_keys_of_a_new_optimizer(name):
     optimizer.load_state_dict(saved["optimizer"])
     assert [set(group) for group in optimizer.param_groups] == before
     options = METHODS[name].resolve(saved["options"])
+    options |= {key: value for key, value in EARLIER_OPTIONS.items() if key in options}
     matrices = optimizer.param_groups[0]
     assert {key: matrices[key] for key in options} == options
     assert (matrices["lr"], matrices["weight_decay"]) == (1e-2, 0.1)

@@ -12,6 +12,7 @@ from torch.testing._internal.common_device_type import instantiate_device_type_t
 from torch.testing._internal.common_optimizers import optims
 from torch.testing._internal.common_utils import TestCase
 
+from subopt.optimizers.optimizer import EARLIER_OPTIONS
 from subopt.optimizers.state import low_bit
 
 from .infos import INFOS, inputs, is_low_bit, shapes
@@ -128,14 +129,20 @@ class TestStateDicts(TestCase):
 
     @optims(INFOS)
     def test_an_older_state_dict_loads(self, device, dtype, optim_info):
-        """Options that a saved group lacks, since they are newer than it, keep the loading optimizer's values."""
+        """Options that a saved group lacks, since they are newer than it, are what they did before they were options.
+
+        Else they keep the loading optimizer's values.
+        """
         params, optimizer = trained(optim_info, device, dtype)
         saved = copy.deepcopy(optimizer.state_dict())
         saved["param_groups"] = [{"params": saved["param_groups"][0]["params"], "lr": 0.3}]
         theirs = copies(params)
         loaded = optim_info.optim_cls(theirs)
         loaded.load_state_dict(saved)
-        optimizer.param_groups[0]["lr"] = 0.3
+        group = optimizer.param_groups[0]
+        group |= {"lr": 0.3} | {
+            key: EARLIER_OPTIONS[key] for key in EARLIER_OPTIONS if key in group
+        }
         assert_same(loaded.state_dict(), optimizer.state_dict())
         advance(optimizer, params, [2])
         advance(loaded, theirs, [2])
