@@ -6,14 +6,15 @@ from .races import Design
 EARLY = ((0.02, 2), (0.05, 1))
 UPWARDS = (0, 1)  # the prior's rate and the next higher one: what goes on is lowered
 
-TENTH = Design(1, ((0.02, 1),), moves=1, offsets=UPWARDS, lowered=1)
+TENTH = Design(1, ((0.02, 1),), moves=0, offsets=(0, 1, 2), lowered=1)
 HALF = Design(1, ((0.1, 2),), ((0.3, 1),), moves=1)
 MORE = Design(2, ((0.1, 2),), ((0.3, 1),), moves=1)
 
 COMPARED = {
     "3 rates, 2 and 5 %": Design(1, EARLY),
     "3 rates, 2 and 5 %, lowered": Design(1, EARLY, lowered=1),
-    "2 rates, 2 %, lowered": TENTH,
+    "3 rates upwards, 2 %, lowered": TENTH,
+    "2 rates, 2 %, lowered": Design(1, ((0.02, 1),), moves=1, offsets=UPWARDS, lowered=1),
     "3 rates, 10 %": Design(1, ((0.1, 1),)),
     "3 rates, 10 and 20 %": Design(1, ((0.1, 2), (0.2, 1))),
     "3 rates, 10 % keeps 2, 30 %": HALF,

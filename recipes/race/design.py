@@ -31,8 +31,8 @@ class Design(Record):
 
     Attributes:
         methods: How many take part.
-        rates: Learning rates that each begins with, half a decade apart around the one to start from; of two, that one
-            and the next higher.
+        rates: Learning rates that each begins with, half a decade apart around the one to start from; where what is
+            best will be lowered, that one and the next higher ones.
         moves: How many more each may try further out, while its best is the lowest or the highest.
         rate_rungs: Where the rates of one method are compared with each other.
         lowers: Whether half a decade below what was best goes on: within the warm-up a rate looks best that is too high

@@ -59,7 +59,7 @@ def twin(methods, start, rates, moves, rate_rungs, lowers, method_rungs, loss_of
     """The same from the whole table: which runs exist, how far each goes, and who is left."""
     furthest, finalists = {}, []
     for method in methods:
-        at = GRID.index(start) - (rates - 1) // 2
+        at = GRID.index(start) - (0 if lowers else (rates - 1) // 2)
         low, high = max(at, 0), min(at + rates - 1, len(GRID) - 1)
         first = rate_rungs[0][0]
         for _ in range(moves):
