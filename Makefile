@@ -30,11 +30,11 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv and install subopt into it; does nothing when up to date
 
-demo: $(STAMP) ## profile, recommend, and 100 training steps on a small LLaMA
+demo: $(STAMP) ## profile, recommend, find the rate, and 100 training steps on a small LLaMA
 	$(BIN)/subopt profile examples/llama_bytes.py --batches 4 -o $(DEMO)/profile.json
-	$(BIN)/subopt recommend --gpu-mem 24G --profile $(DEMO)/profile.json -o $(DEMO)/recipe.yaml --force
-	$(BIN)/subopt train $(DEMO)/recipe.yaml schedule.steps=100 schedule.warmup_steps=10 \
-	  --output runs/demo --force
+	$(BIN)/subopt recommend --gpu-mem 24G --steps 100 --profile $(DEMO)/profile.json \
+	  -o $(DEMO)/recipe.yaml --force
+	$(BIN)/subopt train $(DEMO)/recipe.yaml --race --output runs/demo --force
 
 test: $(STAMP) ## run all tests
 	$(PYTEST)

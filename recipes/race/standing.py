@@ -159,7 +159,7 @@ class Standing:
         return [run for _, run in sorted(finite, key=lambda item: item[0])[: rung.keep]]
 
     def _started(self, candidate: Candidate) -> list[Run]:
-        """Return the runs of a method: around its own rate or from it upwards, and beyond while the best is at an end."""
+        """Return the runs of a method, around its rate or from it upwards, and beyond while the best is at an end."""
         design, share = self._plan.design, self._plan.design.rate_rungs[0].share
         below = 0 if design.lowers else (design.rates - 1) // 2
         around = (half_decades_from(candidate.start_lr, k - below) for k in range(design.rates))
