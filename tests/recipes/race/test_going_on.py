@@ -21,7 +21,7 @@ from subopt.recipes.training.trainer import train
 from .conftest import weights_of
 
 # In the middle of a piece, at its last step, at the next one's first, in the last piece but one, and before the end.
-STOPS = [1, 10, 11, 45, 140, 470]
+STOPS = [1, 10, 11, 45, 140, 410]
 
 
 def points_in(folder):
