@@ -20,6 +20,7 @@ from subopt.recipes.race.design import designs
 from subopt.recipes.race.folder import RacePlan
 from subopt.recipes.race.joining import joined
 from subopt.recipes.race.step_time import CandidateStepTime
+from subopt.recipes.recipe.load import load_recipe
 from subopt.report.charts.race import race_parts
 from subopt.terminal.lr import RatePlot, lr_report
 from subopt.terminal.output import Output
@@ -390,6 +391,13 @@ def test_the_rate_joins_the_profile_and_the_next_recipe(subopt, folder, quick, p
     assert (
         folder / f"runs/lr-profile/runs/{contestant.method}-{contestant.lr:g}/model.safetensors"
     ).exists()
+    words = ["--profile", "profile.json", "--gpu-mem", "24G", "--steps", "30"]
+    advised = subopt("recommend", *words, "--output", "next.yaml", "--force")
+    assert advised.status == 0, advised.err
+    assert "(predicted, not raced)" in advised.out
+    assert f"rate       {contestant.lr:.2g}, the best of {contestant.trials} runs" in advised.out
+    recipe = load_recipe(folder / "next.yaml")
+    assert (recipe.optimizer.method, recipe.optimizer.lr) == (contestant.method, contestant.lr)
 
 
 def test_lr_takes_another_method(subopt, folder, quick):

@@ -33,6 +33,7 @@ from subopt.recipes.evidence.raced import (
     gain_from_losses,
     raced_gain,
 )
+from subopt.recipes.evidence.raced_settings import known_rate
 from subopt.recipes.prior.gains import GAIN_PER_DOUBLING, PriorGain, prior_gain
 from subopt.recipes.prior.traits import traits_of_profile
 from subopt.recipes.ranking.reasons import IsBaseline, NoComparison, NoPrediction
