@@ -107,10 +107,10 @@ class _Run:
 
     def prepare(self, on_preflight: Callable[[list[Check]], None]) -> None:
         """Build the model and check it."""
-        self._report(Progress("loading", 0, 2, "batches"))
+        self._report(Progress("loading", 0, 1, "batches"))
         session = self._session
         self._first_batch = next(self._batches)
-        self._report(Progress("loading", 1, 2, "model"))
+        self._report(Progress("loading", 0, 1, "model"))
         if self._settings.simulate:
             self._model = fake_model(session.build_model)
         else:
@@ -124,7 +124,7 @@ class _Run:
             self._losses = Losses(first=first, outputs=watched.size)
         self._roles = trained_roles(self._model, session.target)
         refuse_sparse_gradients(self._model, self._roles)
-        self._report(Progress("loading", 2, 2))
+        self._report(Progress("loading", 1, 1))
 
     def find_costs(self) -> None:
         """Fill in what shapes alone say."""

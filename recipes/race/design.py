@@ -13,6 +13,8 @@ from subopt.profilers.record.base import Record
 
 # A run's first steps tell nothing of a rate, however short the run is.
 LEAST_STEPS = 10
+# Of a run, as recipes have it.
+WARM_UP_SHARE = 0.1
 # Rungs nearer to each other than this tell the same.
 _APART = 1.5
 # So many halvings end with one, whatever they begin with.
@@ -74,13 +76,18 @@ class Design(Record):
         return cost
 
     def over(self, steps: int) -> Design:
-        """Return the same for runs of so many steps: no rung before `LEAST_STEPS`, and no two close together."""
+        """Return the same for runs of so many steps: no rung before `LEAST_STEPS`, and no two close together.
+
+        What is raised behind the warm-up is lowered no more.
+        """
         least = min(LEAST_STEPS / steps, 1.0)
-        rungs = {
-            "rate_rungs": _raised(self.rate_rungs, least),
+        rate_rungs = _raised(self.rate_rungs, least)
+        changes = {
+            "rate_rungs": rate_rungs,
+            "lowers": self.lowers and rate_rungs[-1].share < WARM_UP_SHARE,
             "method_rungs": _raised(self.method_rungs, least),
         }
-        return self.model_copy(update=rungs)
+        return self.model_copy(update=changes)
 
     @property
     def decided_at(self) -> float:
@@ -111,7 +118,7 @@ def designs(methods: int) -> tuple[Design, ...]:
     early = _LATE if methods > 1 else ()
     return (
         Design(
-            methods=methods, rates=2, moves=1, rate_rungs=_EARLY, lowers=True, method_rungs=early
+            methods=methods, rates=3, moves=0, rate_rungs=_EARLY, lowers=True, method_rungs=early
         ),
         Design(
             methods=methods, rates=3, moves=1, rate_rungs=_BEHIND_THE_WARM_UP, method_rungs=_LATE

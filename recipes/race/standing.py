@@ -132,7 +132,13 @@ class Standing:
         lower = (within(half_decades_from(run.lr, -1)) for run in best)
         runs = [Run(run.candidate, lr) for run, lr in zip(best, lower, strict=True)]
         rounds, kept, is_decided = self._halve(runs, [rung])
-        return rounds, kept or (list(best) if is_decided else []), is_decided
+        if not is_decided:
+            return (
+                rounds,
+                [*best, *kept],
+                False,
+            )  # until then nobody knows which of the two is needed
+        return rounds, kept or list(best), True
 
     def _halve(
         self, runs: Sequence[Run], rungs: Iterable[Rung]

@@ -13,6 +13,7 @@ from .seeded_race import seeded_summary
 
 if TYPE_CHECKING:
     from subopt.profilers.record.race import Contestant, Race, Trial
+    from subopt.recipes.race.design import Design
     from subopt.recipes.race.folder import RacePlan
 
 # From here on methods can be told apart, where they differ by much: see docs/race.md.
@@ -77,14 +78,29 @@ def rate_at_the_end(race: Race, contestant: Contestant) -> str | None:
 def plan_sentence(plan: RacePlan) -> str:
     """Return what a race does, before it does it."""
     design, names = plan.design, ", ".join(candidate.method for candidate in plan.candidates)
-    rates = " and ".join(percent(rung.share) for rung in design.rate_rungs)
     each = " each" if len(plan.candidates) > 1 else ""
-    last = "".join(f", methods at {percent(rung.share)}" for rung in design.method_rungs)
+    further = f" and up to {design.moves} further out" if design.moves else ""
     return (
-        f"{names}: {plural(design.rates, 'rate')}{each} and up to {design.moves} further out, compared at {rates} of "
-        f"the run{last}; those that stop take at most {percent(design.cost_runs)} of a run, "
-        f"{format_ms(1000 * design.cost_runs * plan.run_seconds)}"
+        f"{names}: {plural(design.rates, 'rate')}{each}{further}, {'; '.join(_rungs(design))}; those that stop take at "
+        f"most {percent(design.cost_runs)} of a run, {format_ms(1000 * design.cost_runs * plan.run_seconds)}"
     )
+
+
+def _rungs(design: Design) -> Iterator[str]:
+    """Yield what happens at each rung, in order."""
+    own = "each method's best" if design.methods > 1 else "the best"
+    for rung in design.rate_rungs:
+        at, is_last = f"compared at {percent(rung.share)} of the run", rung is design.rate_rungs[-1]
+        if is_last and design.lowers:
+            yield f"{at}, half a decade below {own} goes on"
+        else:
+            yield f"{at}, {own} {_goes_on(rung.keep)}"
+    for rung in design.method_rungs:
+        yield f"all at {percent(rung.share)}, the best {_goes_on(rung.keep)}"
+
+
+def _goes_on(count: int) -> str:
+    return "goes on" if count == 1 else f"{count} go on"
 
 
 def _share(race: Race, run: Trial) -> float:
@@ -162,14 +178,21 @@ def _gap(losses: Sequence[float]) -> float:
 
 
 def _lowered(race: Race, contestant: Contestant) -> Trial | None:
-    """Return the higher rate of a method that looked better than the one which goes on; None where none did."""
+    """Return the higher rate of a method that was ahead of the one which goes on, and yet was stopped there."""
     own = [run for run in race.trials if run.method == contestant.method]
     chosen = next((run for run in own if run.lr == contestant.lr), None)
-    if chosen is None or not chosen.curve or chosen.curve[0].share is None:
+    if chosen is None:
         return None
-    share, loss = chosen.curve[0].share, chosen.curve[0].loss
-    higher = [run for run in own if run.lr > chosen.lr and (loss_at(run, share) or loss) < loss]
-    return min(higher, key=lambda run: loss_at(run, share) or loss, default=None)
+    ahead = [run for run in own if run.lr > chosen.lr and _stopped_ahead(run, chosen)]
+    return min(ahead, key=lambda run: run.curve[-1].loss, default=None)
+
+
+def _stopped_ahead(run: Trial, chosen: Trial) -> bool:
+    """Whether a run was stopped at a rung where its loss was the lower: no race does so but to lower the rate."""
+    if run.status != "stopped" or not run.curve or run.curve[-1].share is None:
+        return False
+    loss = loss_at(chosen, run.curve[-1].share)
+    return loss is not None and run.curve[-1].loss < loss
 
 
 def _rate(race: Race) -> Iterator[tuple[str, str]]:
@@ -181,7 +204,8 @@ def _rate(race: Race) -> Iterator[tuple[str, str]]:
             f"{looked} looked best within the warm-up. What looks best there is too high for a whole run, so half a "
             "decade below it goes on.",
         )
-    ends = [(one, rate_at_the_end(race, one)) for one in race.contestants]
+    as_found = (one for one in race.contestants if _lowered(race, one) is None)
+    ends = [(one, rate_at_the_end(race, one)) for one in as_found]
     told = [f"{one.method}'s {one.lr:.2g} ({end})" for one, end in ends if end]
     if told:
         yield (

@@ -89,7 +89,7 @@ def seeded_race() -> Race:
                 )
             )  # fmt: skip
     return Race(
-        baseline="adamw", metric="held-out loss", minutes=20, spent_seconds=900, horizon_seconds=2.0, share=0.1,
+        baseline="adamw", metric="held-out loss", minutes=20, spent_seconds=900, horizon_seconds=2.0,
         device="cpu", precision="fp32", batch_size=8, seeds=[0, 1], fallback_lr=0.03,
         contestants=contestants, trials=trials, accumulate=2, target_sha256="9f" * 32, interrupted=True,
         left_out=[LeftOut(method="dlrt", reason="no layer that dlrt could replace")],

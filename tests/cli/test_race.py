@@ -11,13 +11,16 @@ from rich.console import Console
 
 from subopt.commands._racing import METHODS_SHARE, RATES_SHARE, parse_share, read_budget
 from subopt.errors import UsageError
-from subopt.findings.race import race_summary
+from subopt.findings.race import plan_sentence, race_summary
 from subopt.profilers.record.profile import Profile, Race
 from subopt.profilers.target.load import load_target
 from subopt.recipes.race import events, running
 from subopt.recipes.race import race as race_module
+from subopt.recipes.race.design import designs
+from subopt.recipes.race.folder import RacePlan
 from subopt.recipes.race.joining import joined
 from subopt.recipes.race.step_time import CandidateStepTime
+from subopt.recipes.recipe.load import load_recipe
 from subopt.report.charts.race import race_parts
 from subopt.terminal.lr import RatePlot, lr_report
 from subopt.terminal.output import Output
@@ -145,6 +148,84 @@ def test_a_best_rate_at_an_end_is_said():
     )
 
 
+def plan_of(design) -> RacePlan:
+    names = ["adamw", "soap"][: design.methods]
+    candidates = [{"method": name, "start_lr": 0.01, "steps": 1000} for name in names]
+    return RacePlan(settings={}, design=design, candidates=candidates, run_seconds=100.0)
+
+
+@pytest.mark.parametrize(
+    ("design", "says"),
+    [
+        (
+            designs(1)[0],
+            "adamw: 2 rates and up to 1 further out, compared at 2% of the run, half a decade below the best goes "
+            "on; those that stop take at most 6% of a run, 6.0 s",
+        ),
+        (
+            designs(2)[0],
+            "adamw, soap: 2 rates each and up to 1 further out, compared at 2% of the run, half a decade below each "
+            "method's best goes on; all at 30%, the best goes on; those that stop take at most 42% of a run, 42.0 s",
+        ),
+        (
+            designs(2)[1],
+            "adamw, soap: 3 rates each, compared at 10% of the run, each method's best 2 go on; all at 20%, the best "
+            "3 go on; all at 50%, the best goes on; those that stop take at most 140% of a run, 2 min",
+        ),
+    ],
+)
+def test_a_plan_says_what_happens_at_every_rung(design, says):
+    assert plan_sentence(plan_of(design)) == says
+
+
+def lowered_race() -> Race:
+    """Two of soap's rates and one further out, compared at 2 %, where the highest had the lowest loss."""
+    race = made_up_race()
+    runs = {trial.lr: trial for trial in race.trials if trial.method == "soap"}
+    losses = {0.01: 2.8, 0.03: 2.7, 0.1: 2.6}
+    trials = [
+        runs[lr].model_copy(
+            update={
+                "status": "going on" if lr == 0.03 else "stopped",
+                "loss": loss,
+                "curve": [runs[0.03].curve[0].model_copy(update={"loss": loss})],
+            }
+        )
+        for lr, loss in losses.items()
+    ]
+    one = race.contestants[0].model_copy(update={"losses": [2.7], "difference": None, "trials": 3})
+    return race.model_copy(update={"trials": trials, "contestants": [one], "share": 0.02})
+
+
+def test_a_lowered_rate_is_explained():
+    said = race_summary(lowered_race())
+    assert said[0] == "soap at 0.03 goes on: held-out loss 2.7 at 2% of its run."
+    assert (
+        "soap's 0.1 looked best within the warm-up. What looks best there is too high for a whole run, so half a "
+        "decade below it goes on."
+    ) in said
+    assert not any("At an end" in text for text in said)
+    text = shown(lr_report(lowered_race(), NEXT))
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip().startswith("0.")}
+    assert "chosen" in rows["0.03"]
+    assert "stopped" in rows["0.1"]
+
+
+def test_a_higher_rate_that_was_ahead_and_fell_behind_is_not_called_lowered():
+    race = made_up_race()
+    ahead = [
+        trial.model_copy(
+            update={"curve": [trial.curve[0].model_copy(update={"loss": 2.9}), *trial.curve[1:]]}
+        )
+        if (trial.method, trial.lr) == ("adamw", 0.01)
+        else trial
+        for trial in race.trials
+    ]
+    for trials in (race.trials, ahead):
+        said = race_summary(race.model_copy(update={"trials": trials}))
+        assert not any("looked best within the warm-up" in text for text in said)
+
+
 def test_the_sentences_of_an_old_race_sell_nothing_inside_the_spread():
     race = seeded_race()
     said = " ".join(race_summary(race))
@@ -167,7 +248,7 @@ def test_the_rates_are_plotted():
     assert list(rows) == ["0.003", "0.01", "0.03", "0.1"]
     bars = [row.count("█") for row in rows.values()]
     assert bars[0] == 30 > bars[1] > bars[2] == 0
-    assert "best" in rows["0.03"]
+    assert "chosen" in rows["0.03"]
     assert "diverged" in rows["0.1"]
     assert "2.2" in rows["0.03"]
     assert max(map(len, text.splitlines())) <= 80
@@ -310,6 +391,13 @@ def test_the_rate_joins_the_profile_and_the_next_recipe(subopt, folder, quick, p
     assert (
         folder / f"runs/lr-profile/runs/{contestant.method}-{contestant.lr:g}/model.safetensors"
     ).exists()
+    words = ["--profile", "profile.json", "--gpu-mem", "24G", "--steps", "30"]
+    advised = subopt("recommend", *words, "--output", "next.yaml", "--force")
+    assert advised.status == 0, advised.err
+    assert "(predicted, not raced)" in advised.out
+    assert f"rate       {contestant.lr:.2g}, the best of {contestant.trials} runs" in advised.out
+    recipe = load_recipe(folder / "next.yaml")
+    assert (recipe.optimizer.method, recipe.optimizer.lr) == (contestant.method, contestant.lr)
 
 
 def test_lr_takes_another_method(subopt, folder, quick):
@@ -324,7 +412,10 @@ def test_train_begins_with_a_race_and_goes_on_with_its_winner(subopt, folder, qu
     words = ["train", "recipe.yaml", "schedule.steps=30", "--race", "--device", "cpu"]
     dry = subopt(*words, "--dry-run")
     assert dry.status == 0, dry.err
-    assert "3 rates and up to 1 further out" in " ".join(dry.out.split())
+    assert (
+        "2 rates and up to 1 further out, compared at 33% of the run, half a decade below the best goes on;"
+        in " ".join(dry.out.split())
+    )
     assert not (folder / "runs").exists()
     ended = subopt(*words)
     assert ended.status == 0, ended.err

@@ -53,7 +53,7 @@ def loss(model, batch):
     return nn.functional.cross_entropy(model(batch), (batch * 3 + 1) % 11)
 """
 
-# Of 400 steps the rungs of a cheap race are at 10 (which is the least there is), 20 and 120.
+# Of 400 steps the rungs of a cheap race are at 10 (which is the least there is) and 120.
 RECIPE = """
 model: {target: model.py}
 data: {batch_size: 8}

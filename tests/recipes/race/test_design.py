@@ -75,6 +75,13 @@ def test_so_many_methods_as_were_asked_for_or_none():
     assert design_for(2, steps=1000, most_methods=3, fixed_methods=1).methods == 1
 
 
+def test_in_a_short_run_the_first_rung_lies_behind_the_warm_up_and_lowers_nothing():
+    quick = designs(1)[0]
+    assert quick.over(500) == quick
+    assert [quick.over(steps).lowers for steps in (500, 101, 100, 20)] == [True, True, False, False]
+    assert quick.over(100).cost_runs == pytest.approx(0.2)
+
+
 def test_in_short_runs_rungs_that_fall_together_are_one():
     rungs = (Rung(share=0.02, keep=2), Rung(share=0.05, keep=1))
     last = (Rung(share=0.3, keep=1),)

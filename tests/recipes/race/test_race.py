@@ -15,13 +15,14 @@ from subopt.recipes.race import race as race_module
 from subopt.recipes.race.design import rung_step
 from subopt.recipes.race.folder import RaceFolder
 from subopt.recipes.race.race import Budget, plan_race
+from subopt.recipes.race.rate_grid import half_decades_from
 from subopt.recipes.race.source import RaceSource
 from subopt.recipes.race.standing import Standing
 from subopt.recipes.recipe.load import load_recipe, parse_recipe
 from subopt.recipes.training.events import Warned
 from subopt.recipes.training.trainer import train
 
-from .conftest import MODEL, RECIPE, SHARE, STEP_MS, Races
+from .conftest import MODEL, RECIPE, SHARE, STEP_MS, Races, weights_of
 from .test_step_time import counted
 
 
@@ -32,26 +33,30 @@ def plan_in(runner):
 
 def test_everyone_has_the_same_rates_to_begin_with(whole):
     _, race = whole
-    own = [trial.lr for trial in race.trials if trial.method == "lion"]
-    assert own[:3] == [3e-3, 1e-2, 3e-2]  # around the recipe's own
+    own = {trial.lr for trial in race.trials if trial.method == "lion"}
+    assert {1e-2, 3e-2} <= own  # the recipe's own and the next higher
     for method in ("lion", "adamw"):
         rates = sorted(trial.lr for trial in race.trials if trial.method == method)
-        assert 3 <= len(rates) <= 4
+        assert 3 <= len(rates) <= 4  # of two rates one is always at an end
         assert all(2.9 < high / low < 3.4 for low, high in pairwise(rates))
     assert not race.interrupted
     assert race.share == 0.3
 
 
-def test_the_best_at_every_rung_goes_on(whole):
+def best_at(points, method, share):
+    """The rate of the lowest loss of those that a method was compared with first."""
+    came = [p for p in points if (p.method, p.share) == (method, share)]
+    return min(came[:3], key=lambda p: p.loss).lr
+
+
+def test_the_best_at_every_rung_goes_on_half_a_decade_lower(whole):
     runner, race = whole
     folder = RaceFolder(runner.path("."))
     plan = plan_in(runner)
     points = [entry.point for entry in folder.load_entries(plan)]
     for method in ("lion", "adamw"):
-        for share, keep, following in ((1 / 40, 2, 0.05), (0.05, 1, 0.3)):
-            came = sorted((p.loss, p.lr) for p in points if (p.method, p.share) == (method, share))
-            went_on = {p.lr for p in points if (p.method, p.share) == (method, following)}
-            assert went_on == {lr for _, lr in came[:keep]}
+        went_on = [p.lr for p in points if (p.method, p.share) == (method, 0.3)]
+        assert went_on == [half_decades_from(best_at(points, method, 1 / 40), -1)]
     last = min((p for p in points if p.share == 0.3), key=lambda p: p.loss)
     assert (race.winner.method, race.winner.lr) == (last.method, last.lr)
     assert race.winner.loss == last.loss
@@ -160,11 +165,11 @@ def test_the_events_tell_who_trains_and_who_has_stopped(whole):
 def test_rates_alone(races):
     race = races(methods=["lion"], budget=Budget(share=0.1))
     assert {trial.method for trial in race.trials} == {"lion"}
-    assert race.share == 0.05
+    assert race.share == 1 / 40
     assert race.cost_runs <= 0.1
     (contestant,) = race.contestants
     tried = {trial.lr: trial.curve[0].loss for trial in race.trials}
-    assert contestant.lr in sorted(tried, key=tried.get)[:2]
+    assert contestant.lr == race.winner.lr == half_decades_from(min(tried, key=tried.get), -1)
     assert race.baseline == "lion"
 
 
@@ -205,7 +210,9 @@ def test_a_rate_that_diverges_loses(tmp_path, fixed_step_times):
 
 def test_where_everything_diverges_it_says_so(tmp_path, fixed_step_times):
     runner = Races(tmp_path, model=CHECKED.replace("LIMIT", "0"))
-    with pytest.raises(NonFiniteLossError, match=r"every run .* down to a learning rate of 0\.001"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"every run .* down to a learning rate of 0\.003$"
+    ):
         runner(methods=["lion"], budget=Budget(share=0.1))
     record = Race.model_validate_json(runner.path("race.json").read_text())
     assert record.winner is None
@@ -263,7 +270,7 @@ class Clock:
         monkeypatch.setattr(running, "train", training)
 
 
-# A run takes 400 s at the invented step times. Both methods and the winner's part take at most 0.8 runs.
+# A run takes 400 s at the invented step times. Both methods and the winner's part take at most 0.75 runs.
 MINUTES = 7
 
 
@@ -285,9 +292,13 @@ def test_cut_by_the_clock_the_best_that_is_known_wins(races, monkeypatch):
     plan = plan_in(races)
     points = [entry.point for entry in folder.load_entries(plan)]
     assert not Standing(plan, folder.load_entries(plan)).is_decided
-    best = min((p for p in points if p.share == race.share), key=lambda p: p.loss)
-    assert {p.method for p in points if p.share == race.share} == {"lion", "adamw"}
-    assert (race.winner.method, race.winner.lr) == (best.method, best.lr)
+    losses = {(p.method, p.lr): p.loss for p in points if p.share == race.share}
+    assert {method for method, _ in losses} == {"lion", "adamw"}
+    lowered = [
+        (method, half_decades_from(best_at(points, method, race.share), -1))
+        for method in ("lion", "adamw")
+    ]
+    assert (race.winner.method, race.winner.lr) == min(lowered, key=losses.get)
     assert len(race.trials) == len({(p.method, p.lr) for p in points})
     monkeypatch.undo()
     resumed = races(budget=Budget(minutes=20), resume=True)
@@ -301,6 +312,63 @@ def test_what_another_method_leaves_alone_begins_in_proportion_to_it(tmp_path, f
     )
     other = next(one for one in plan.candidates if one.method == "galore")
     assert other.fallback_lr == pytest.approx(0.3 * other.start_lr)
+
+
+# From so high a rate the next lower one is the best, and half a decade below it nobody has begun.
+HIGH = RECIPE.replace("lr: 1e-2", "lr: 3")
+ALONE = {"methods": ["lion"], "budget": Budget(share=0.1)}
+
+
+def test_a_lowered_rate_that_is_new_begins_at_the_beginning(tmp_path, fixed_step_times):
+    runner = Races(tmp_path, recipe=HIGH)
+    race = runner(**ALONE)
+    assert [e.lr for e in runner.of(events.RunStepped)] == [3] * 10 + [10] * 10 + [1] * 10 + [
+        0.3
+    ] * 10
+    assert race.winner.lr == race.contestants[0].lr == 0.3
+    assert race.cost_runs == pytest.approx(3 / 40)
+    assert race.cost_runs <= plan_in(runner).design.cost_runs + 1e-9
+    assert weights_of(runner.path("runs/lion-0.3"))
+    assert not runner.path("runs/lion-1/checkpoints").exists()
+    states = [{row.lr: row.state for row in stood.rows} for stood in runner.of(events.Stood)]
+    rest = {3: "stopped", 10: "stopped"}
+    assert {0.3: "training", 1: "going on", **rest} in states
+    assert states[-1] == {0.3: "going on", 1: "stopped", **rest}
+
+
+def test_the_best_waits_until_the_lowered_rate_is_known(tmp_path, fixed_step_times, monkeypatch):
+    """Where that diverges, or the time is over before it is known, the best goes on from its checkpoint."""
+
+    def diverging(recipe, **keys):
+        if recipe.optimizer.lr == 0.3:
+            raise NonFiniteLossError("the loss is NaN at step 3")
+        return original(recipe, **keys)
+
+    original = running.train
+    monkeypatch.setattr(running, "train", diverging)
+    runner = Races(tmp_path, recipe=HIGH)
+    race = runner(**ALONE)
+    assert {t.lr: t.status for t in race.trials} == {
+        0.3: "diverged", 1: "going on", 3: "stopped", 10: "stopped",
+    }  # fmt: skip
+    assert not race.interrupted
+    assert race.cost_runs <= plan_in(runner).design.cost_runs + 1e-9
+    assert weights_of(runner.path("runs/lion-1"))
+
+
+def test_cut_before_the_lowered_rate_is_known_the_best_of_the_rest_wins(
+    tmp_path, fixed_step_times, monkeypatch
+):
+    Clock(monkeypatch, slower=3.0)
+    runner = Races(tmp_path, recipe=HIGH)
+    race = runner(methods=["lion"], budget=Budget(minutes=1.6))
+    assert race.interrupted
+    assert {t.lr: t.status for t in race.trials} == {1: "going on", 3: "stopped", 10: "stopped"}
+    assert weights_of(runner.path("runs/lion-1"))
+    monkeypatch.undo()
+    resumed = runner(methods=["lion"], budget=Budget(minutes=1.6), resume=True)
+    assert not resumed.interrupted
+    assert resumed.winner.lr == 0.3
 
 
 def test_a_recipes_own_method_keeps_its_options_and_decay(tmp_path, fixed_step_times):
@@ -399,8 +467,11 @@ def test_a_changed_model_needs_force(races):
 
 
 def test_a_run_that_went_on_alone_is_not_compared(races):
-    races(methods=["lion"], stop_at=25)
-    run = races.path("runs/lion-0.01")
+    races(stop_at=140)
+    folder = RaceFolder(races.path("."))
+    plan = plan_in(races)
+    following, _ = Standing(plan, folder.load_entries(plan)).next()
+    run = folder.run_of(following.candidate.setting(following.lr)).path
     train(
         load_recipe(run / "recipe.yaml"),
         recipe_path=run / "recipe.yaml",
@@ -409,7 +480,7 @@ def test_a_run_that_went_on_alone_is_not_compared(races):
         device="cpu",
     )
     with pytest.raises(UsageError, match="has been trained beyond step"):
-        races(methods=["lion"], resume=True)
+        races(resume=True)
 
 
 def test_what_it_is_known_again_by(races):

@@ -34,6 +34,7 @@ from subopt.recipes.evidence.raced import (
     gain_from_losses,
     raced_gain,
 )
+from subopt.recipes.evidence.raced_settings import known_rate
 from subopt.recipes.prior.gains import (
     GAIN_PER_DOUBLING,
     PriorGain,
@@ -269,9 +270,23 @@ def test_what_was_dropped_early_counts_as_not_raced():
 
 def test_a_race_without_the_baselines_loss_says_nothing():
     lost = race(contestant("soap", (1.8, 1.8))).model_copy(
-        update={"contestants": [contestant("soap", (1.8, 1.8))]}
+        update={"contestants": [contestant("soap", (1.8, 1.8)), contestant("muon", (1.9, 1.9))]}
     )
     assert raced_gain(profile([MATRIX], ALL, race=lost), "soap", 8).gain is None
+
+
+@pytest.mark.parametrize("method", ["adamw", "soap"])
+def test_a_race_of_one_methods_rates_gives_its_rate_and_no_gain(method):
+    """What `subopt lr` finds: the recipe gets the rate, and nothing is called raced."""
+    alone = contestant(method, (1.0,), verdict="baseline").model_copy(update={"lr": 0.3})
+    rates = race(share=0.02).model_copy(update={"contestants": [alone], "baseline": method})
+    known = profile([MATRIX], ALL, race=rates)
+    assert raced_gain(known, method, 8) is None
+    assert known_rate(known, method, traits_of_profile(known)).lr == 0.3
+    with_race, without = advise(raced=rates), advise()
+    assert not any(row.is_raced or row.raced for row in with_race.rows)
+    assert with_race.chosen.method == without.chosen.method
+    assert order(with_race) == order(without)
 
 
 @pytest.mark.parametrize(
