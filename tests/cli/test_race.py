@@ -159,18 +159,18 @@ def plan_of(design) -> RacePlan:
     [
         (
             designs(1)[0],
-            "adamw: 2 rates and up to 1 further out, compared at 2% of the run, half a decade below the best goes "
-            "on; those that stop take at most 6% of a run, 6.0 s",
+            "adamw: 3 rates, compared at 2% of the run, half a decade below the best goes on; those that stop take "
+            "at most 6% of a run, 6.0 s",
         ),
         (
             designs(2)[0],
-            "adamw, soap: 2 rates each and up to 1 further out, compared at 2% of the run, half a decade below each "
-            "method's best goes on; all at 30%, the best goes on; those that stop take at most 42% of a run, 42.0 s",
+            "adamw, soap: 3 rates each, compared at 2% of the run, half a decade below each method's best goes on; all "
+            "at 30%, the best goes on; those that stop take at most 42% of a run, 42.0 s",
         ),
         (
             designs(2)[1],
-            "adamw, soap: 3 rates each, compared at 10% of the run, each method's best 2 go on; all at 20%, the best "
-            "3 go on; all at 50%, the best goes on; those that stop take at most 140% of a run, 2 min",
+            "adamw, soap: 3 rates each and up to 1 further out, compared at 10% of the run, each method's best 2 go on; "
+            "all at 30%, the best goes on; those that stop take at most 130% of a run, 2 min",
         ),
     ],
 )
@@ -412,10 +412,7 @@ def test_train_begins_with_a_race_and_goes_on_with_its_winner(subopt, folder, qu
     words = ["train", "recipe.yaml", "schedule.steps=30", "--race", "--device", "cpu"]
     dry = subopt(*words, "--dry-run")
     assert dry.status == 0, dry.err
-    assert (
-        "2 rates and up to 1 further out, compared at 33% of the run, half a decade below the best goes on;"
-        in " ".join(dry.out.split())
-    )
+    assert "3 rates, compared at 33% of the run, the best goes on;" in " ".join(dry.out.split())
     assert not (folder / "runs").exists()
     ended = subopt(*words)
     assert ended.status == 0, ended.err
