@@ -15,7 +15,7 @@ from ._options import read_memory_limit
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile, Race
-    from subopt.recipes.race.race import Budget
+    from subopt.recipes.race.budget import Budget
     from subopt.recipes.race.source import RaceSource
 
     from ..terminal.output import Output
@@ -76,7 +76,7 @@ def read_budget(share: str | None, minutes: float | None, default: DefaultShare)
     Raises:
         UsageError: Two budgets, or one that is none.
     """
-    from subopt.recipes.race.race import Budget
+    from subopt.recipes.race.budget import Budget
 
     if share is not None and minutes is not None:
         raise UsageError("--share and --minutes are two budgets", "give one of them")

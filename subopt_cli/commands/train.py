@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from subopt.recipes.race.race import Budget
+    from subopt.recipes.race.budget import Budget
     from subopt.recipes.schema import Recipe
     from subopt.recipes.tracking.trackers import Tracker
     from subopt.recipes.training.events import OnEvent

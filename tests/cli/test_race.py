@@ -14,7 +14,7 @@ from subopt.errors import UsageError
 from subopt.findings.race import plan_sentence, race_summary
 from subopt.profilers.record.profile import Profile, Race
 from subopt.profilers.target.load import load_target
-from subopt.recipes.race import events, running
+from subopt.recipes.race import events, planning, running
 from subopt.recipes.race import race as race_module
 from subopt.recipes.race.design import designs
 from subopt.recipes.race.folder import RacePlan
@@ -61,8 +61,8 @@ def quick(monkeypatch):
             candidate.method: CandidateStepTime(ordinary_ms=1000.0) for candidate in candidates
         }, []
 
-    monkeypatch.setattr(race_module, "measure_step_times", step_times)
-    for module in (race_module, running):
+    monkeypatch.setattr(planning, "measure_step_times", step_times)
+    for module in (race_module, planning, running):
         monkeypatch.setattr(module, "monotonic", lambda: 0.0)
 
 
@@ -169,8 +169,8 @@ def plan_of(design) -> RacePlan:
         ),
         (
             designs(2)[1],
-            "adamw, soap: 3 rates each and up to 1 further out, compared at 10% of the run, each method's best 2 go on; "
-            "all at 30%, the best goes on; those that stop take at most 130% of a run, 2 min",
+            "adamw, soap: 3 rates each and up to 1 further out, compared at 10% of the run, each method's best 2 go "
+            "on; all at 30%, the best goes on; those that stop take at most 130% of a run, 2 min",
         ),
     ],
 )

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from subopt.recipes.race import events, running
+from subopt.recipes.race import events, planning, running
 from subopt.recipes.race import race as race_module
-from subopt.recipes.race.race import Budget, race
+from subopt.recipes.race.budget import Budget
+from subopt.recipes.race.race import race
 from subopt.recipes.race.source import RaceSource
 from subopt.recipes.race.step_time import CandidateStepTime
 from subopt.recipes.recipe.load import parse_recipe
@@ -115,8 +116,8 @@ class Races:
 def without_time():
     """No method's steps are timed, and no minute ever goes by."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(race_module, "measure_step_times", invented_step_times)
-        for module in (race_module, running):
+        patch.setattr(planning, "measure_step_times", invented_step_times)
+        for module in (race_module, planning, running):
             patch.setattr(module, "monotonic", lambda: 0.0)
         yield
 

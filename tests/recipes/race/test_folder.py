@@ -7,8 +7,8 @@ import json
 import pytest
 
 from subopt.errors import FileFormatError, UsageError
+from subopt.recipes.race.budget import Budget
 from subopt.recipes.race.folder import RaceFolder
-from subopt.recipes.race.race import Budget
 
 DEEP = "[" * 5000 + "]" * 5000
 

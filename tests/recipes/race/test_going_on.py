@@ -12,9 +12,9 @@ import torch
 from subopt.errors import UsageError
 from subopt.profilers.record.profile import Race
 from subopt.recipes.race import events
+from subopt.recipes.race.budget import Budget
 from subopt.recipes.race.folder import RaceFolder
 from subopt.recipes.race.going_on import move_winner, winner_folder
-from subopt.recipes.race.race import Budget
 from subopt.recipes.recipe.load import load_recipe
 from subopt.recipes.training.trainer import train
 

@@ -10,11 +10,12 @@ import pytest
 
 from subopt.errors import DoesNotFitError, NonFiniteLossError, UsageError
 from subopt.profilers.record.profile import Race
-from subopt.recipes.race import events, running
+from subopt.recipes.race import events, planning, running
 from subopt.recipes.race import race as race_module
+from subopt.recipes.race.budget import Budget
 from subopt.recipes.race.design import rung_step
 from subopt.recipes.race.folder import RaceFolder
-from subopt.recipes.race.race import Budget, plan_race
+from subopt.recipes.race.race import plan_race
 from subopt.recipes.race.rate_grid import half_decades_from
 from subopt.recipes.race.source import RaceSource
 from subopt.recipes.race.standing import Standing
@@ -252,7 +253,7 @@ class Clock:
 
     def __init__(self, monkeypatch, slower):
         self.now_s = 0.0
-        for module in (race_module, running):
+        for module in (race_module, planning, running):
             monkeypatch.setattr(module, "monotonic", lambda: self.now_s)
         original = running.train
 
