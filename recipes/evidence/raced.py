@@ -8,6 +8,7 @@ from typing import Literal
 
 from subopt.profilers.record.profile import Contestant, Profile, Race
 
+from ..prior.gains import BASELINE
 from ..prior.traits import Measure, measure_of, model_kind
 from ..reason import Reason
 
@@ -86,14 +87,14 @@ def gain_from_losses(loss: float, baseline_loss: float, kind: str | None) -> flo
 def raced_gain(profile: Profile, method: str, batch_size: int) -> RacedGain | None:
     """Return what the profile's race says about a method for steps of `batch_size` examples.
 
-    None where it took no part, or had nobody to be compared with: a race of the rates of one method tells no gain.
+    None where it took no part, or AdamW did not: a race among others, or of one method's rates, tells no gain over it.
 
     A difference inside the spread of the seeds counts as none. One seed has no spread: the widest of the race's other
     methods stands in, or 5 % where every method ran once.
     """
     race = profile.race
     entries = {} if race is None else {entry.method: entry for entry in race.contestants}
-    if race is None or method not in entries or len(entries) < 2:
+    if race is None or method not in entries or len(entries) < 2 or race.baseline != BASELINE:
         return None
     gain, spread, counts = _gain(entries[method], race, model_kind(profile))
     return RacedGain(

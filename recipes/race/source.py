@@ -52,10 +52,14 @@ def source_of_profile(
 ) -> RaceSource:
     """Return the race of the recipe that `subopt recommend` would write into a folder for a profile.
 
+    A race that the profile holds is left aside: this one's result joins it, and the race must stay the same when it
+    is resumed after that.
+
     Raises:
         DoesNotFitError: Nothing fits the budget.
     """
     path = folder / "recipe.yaml"
+    profile = profile.model_copy(update={"race": None})
     advice = recommend(profile, budget_bytes=budget_bytes, device=device, steps=steps)
     recipe = to_recipe(advice, profile, recipe_path=path)
     return RaceSource(recipe, path, profile, budget_bytes, device)

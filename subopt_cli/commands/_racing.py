@@ -87,6 +87,13 @@ def read_budget(share: str | None, minutes: float | None, default: DefaultShare)
     return Budget(share=parse_share(share))
 
 
+def with_adamw(methods: Sequence[str] | None) -> list[str] | None:
+    """Return the methods that were asked for, and AdamW: every gain is one over it."""
+    from subopt.recipes.prior.gains import BASELINE
+
+    return None if methods is None else list(dict.fromkeys([*methods, BASELINE]))
+
+
 def is_profile(path: Path) -> bool:
     """Return whether a file is a profile rather than a recipe: by its name, as both may begin with a brace."""
     return path.suffix == ".json"

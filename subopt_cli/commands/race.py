@@ -22,6 +22,7 @@ from ._racing import (
     read_source,
     run_race,
     share_option,
+    with_adamw,
 )
 
 
@@ -34,7 +35,7 @@ def race(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Race these methods beside the recipe's own, separated by commas.  "
+            help="Race these methods beside AdamW and the recipe's own, separated by commas.  "
             "[default: as many as the budget allows]"
         ),
     ] = None,
@@ -69,7 +70,7 @@ def race(
 
     output = Output(as_json=as_json)
     budget = read_budget(share, minutes, METHODS_SHARE)
-    names = split_names(methods)
+    names = with_adamw(split_names(methods))
     joins = recipe_or_profile if is_profile(recipe_or_profile) else profile
     source = read_source(recipe_or_profile, profile=profile, gpu_mem=gpu_mem, steps=steps)
     if joins is not None:

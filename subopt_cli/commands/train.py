@@ -135,7 +135,11 @@ def train(
     asked = Asked(recipe_path=recipe_path, output=folder, resume=resume, force=force, device=device)
     budget = _budget(race, share, minutes, methods)
     before = _racing.Asked(
-        folder / "race", split_names(methods), resume=resume, force=force, device=device
+        folder / "race",
+        _racing.with_adamw(split_names(methods)),
+        resume=resume,
+        force=force,
+        device=device,
     )
     if dry_run:
         with output.guarded_stdout():

@@ -136,7 +136,10 @@ def gain_text(row: Row, profile: Profile) -> str:
         return "unknown: nothing says how it compares with AdamW"
     lower = "lower" if expected.gain >= 0 else "higher"
     size = share_with_error(abs(expected.gain), expected.error)
-    how = how_known(row) + ("" if row.is_raced else ", not raced")
+    share = row.raced.share if row.is_raced and row.raced is not None else None
+    how = "predicted, not raced" if not row.is_raced else "raced"
+    if share is not None and share < 1:
+        how += f", at {percent(share)} of the run"
     return f"{size} {lower} {measure_of(profile)} in equal time ({how})"
 
 

@@ -252,7 +252,7 @@ def test_the_rates_are_plotted():
     assert "diverged" in rows["0.1"]
     assert "2.2" in rows["0.03"]
     assert max(map(len, text.splitlines())) <= 80
-    assert "decided at 30%" in text
+    assert "Decided at 30%" in text
 
 
 def test_the_plot_needs_no_blocks():
