@@ -42,13 +42,19 @@ class RaceSetup:
                 "overrides": overrides,
             }
         )
-        is_own = (setting.method, setting.lr) == (own.method, own.lr)
         changes = {
             "optimizer": optimizer,
             "schedule": self.recipe.schedule.over(candidate.steps),
-            "why": self.recipe.why if is_own else Why(),  # it predicts the recipe's own method
+            "why": self._why(setting),
         }
         return self.recipe.model_copy(update=changes)
+
+    def _why(self, setting: Setting) -> Why:
+        """Return what of the recipe's predictions holds: memory and time of its method, and at its rate all."""
+        own, why = self.recipe.optimizer, self.recipe.why
+        if setting.method != own.method:
+            return Why()
+        return why if setting.lr == own.lr else why.model_copy(update={"evidence": []})
 
 
 def _takes(method: str, options: Mapping[str, OptionValue], override: Override) -> bool:
