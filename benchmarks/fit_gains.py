@@ -19,8 +19,8 @@ from advice.lengths import gains_by_doubling
 from advice.rows import loss_of, read_rows
 from common.conditions import RESULTS
 
+from subopt.profilers.record.cost import BASELINE
 from subopt.recipes.evidence.raced import gain_from_losses
-from subopt.recipes.prior.gains import BASELINE
 
 RUNS = RESULTS / "advice_cpu_202612.jsonl"
 SHORTER = RESULTS / "advice_cpu_202612_shorter.jsonl"

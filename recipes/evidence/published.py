@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from enum import Enum
 
-from ..prior.gains import BASELINE
+from subopt.profilers.record.cost import BASELINE
+
 from ..reason import Reason
 from .published_file import PublishedResult, load_evidence
 

@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 import yaml
 
-from ..prior.gains import BASELINE, GAIN_PER_DOUBLING
+from subopt.profilers.record.cost import BASELINE
+
+from ..prior.gains import GAIN_PER_DOUBLING
 
 
 @dataclass(frozen=True, slots=True)

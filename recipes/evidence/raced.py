@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+from subopt.profilers.record.cost import BASELINE
 from subopt.profilers.record.profile import Contestant, Profile, Race
 
-from ..prior.gains import BASELINE
 from ..prior.traits import Measure, measure_of, model_kind
 from ..reason import Reason
 

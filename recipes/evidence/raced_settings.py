@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from subopt.optimizers import get_method
+from subopt.profilers.record.cost import BASELINE
 from subopt.profilers.record.profile import Contestant, MethodCost, Profile, Race, Trial
 
 from ..plan.method_options import with_options
-from ..prior.gains import BASELINE
 from ..prior.rates import BesideRate, bearable_decay, beside_rate, prior_rate
 from ..prior.traits import Traits
 from ..reason import Reason

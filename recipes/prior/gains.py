@@ -15,12 +15,11 @@ from typing import Any
 import yaml
 
 from subopt.optimizers import get_method
+from subopt.profilers.record.cost import BASELINE
 
 from ..reason import Reason
 from .traits import Measure, Traits
 
-# What every gain is against.
-BASELINE = "adamw"
 # What twice the steps, or half the tokens, are worth as a share of perplexity, where a regime does not say. Nguyen et
 # al. 2025, section 5.2 and table 2: AdaDiag reaches Adam's final perplexity in 1/1.8 to 1/2 of the steps, and after all
 # of them is 7.7 to 11.4 % below it.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from subopt.optimizers import get_method
+from subopt.profilers.record.cost import BASELINE
 
-from .gains import BASELINE, by_prior_gain
+from .gains import by_prior_gain
 from .traits import Traits
 
 # So many methods at most.

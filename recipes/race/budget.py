@@ -14,10 +14,10 @@ _USABLE_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class RaceBudget:
     """What a race may cost: a share of one run, taken by the candidates that do not win; or minutes in all.
 
-    `least_methods`: of a share that nobody asked for; it grows to what a race of so many methods takes.
+    `least_methods`: of a share that nobody asked for; so many methods take part, and it grows to what they take.
     """
 
     share: float | None = None
@@ -33,7 +33,7 @@ class Budget:
 
 
 def design_within(
-    budget: Budget,
+    budget: RaceBudget,
     steps: int,
     run_s: float,
     spent_s: float,
@@ -49,8 +49,8 @@ def design_within(
     if share is None:
         share = (60 * (budget.minutes or 0.0) * _USABLE_SHARE - spent_s) / run_s
     if budget.least_methods is not None:
-        count = fixed_methods or min(budget.least_methods, most_methods)
-        share = max(share, least_cost_runs(count, steps=steps))
+        fixed_methods = fixed_methods or min(budget.least_methods, most_methods)
+        share = max(share, least_cost_runs(fixed_methods, steps=steps))
     design = design_for(
         share,
         steps=steps,

@@ -10,9 +10,9 @@ from pydantic import Field
 from subopt.errors import UsageError
 from subopt.optimizers import METHODS, get_method
 from subopt.profilers.record.base import Record
+from subopt.profilers.record.cost import BASELINE
 from subopt.profilers.record.race import LeftOut, OptionValue, Rate
 
-from ..evidence.published import load_evidence
 from ..prior.portfolio import portfolio
 from ..prior.rates import prior_rate
 from ..prior.traits import Traits
@@ -75,12 +75,12 @@ def methods_of(
         OptionError: An unknown method.
         UsageError: A method that was asked for needs a package that is not installed.
     """
-    own, baseline, known = source.recipe.optimizer.method, load_evidence().baseline, source.options
+    own, known = source.recipe.optimizer.method, source.options
     if asked is not None:
         names = [get_method(name).name for name in asked]
     else:
         fitting = list(METHODS) if known is None else list(known)
-        names = [*(name for name in [baseline] if name in fitting), *portfolio(traits, fitting)]
+        names = [*(name for name in [BASELINE] if name in fitting), *portfolio(traits, fitting)]
     left_out, able = [], []
     for name in dict.fromkeys([own, *names]):
         extra = get_method(name).missing_extra((known or {}).get(name))
@@ -107,7 +107,7 @@ def make_candidate(source: RaceSource, traits: Traits, method: str) -> Candidate
             steps=traits.steps,
         )
     rate = prior_rate(method, traits)
-    is_baseline = method == load_evidence().baseline
+    is_baseline = method == BASELINE
     return Candidate(
         method=method,
         options=(source.options or {}).get(method, {}),

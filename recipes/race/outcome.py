@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
+from subopt.profilers.record.cost import BASELINE
 from subopt.profilers.record.race import Contestant, CurvePoint, Race, Trial
 
-from ..evidence.published import load_evidence
 from .candidates import Candidate
 from .folder import Entry, Point, RacePlan
 from .setup import RaceSetup
@@ -62,9 +62,8 @@ def outcome(
 
 def _baseline(plan: RacePlan) -> str:
     """AdamW where it takes part, else the recipe's own method."""
-    baseline = load_evidence().baseline
     methods = [candidate.method for candidate in plan.candidates]
-    return baseline if baseline in methods else methods[0]
+    return BASELINE if BASELINE in methods else methods[0]
 
 
 def _step_ms(plan: RacePlan, run: Run) -> float:

@@ -12,7 +12,7 @@ from subopt.profilers.target.batches import tokens_in
 from ..prior.traits import Traits, traits_of_model
 from ..training.interrupt import Interrupt
 from ..training.trainable import make_trainable
-from .budget import Budget, design_within
+from .budget import RaceBudget, design_within
 from .candidates import Candidate, make_candidate, methods_of
 from .design import LEAST_STEPS, Design
 from .events import OnEvent, TimingSteps
@@ -29,7 +29,7 @@ def settle(
     source: RaceSource,
     setup: RaceSetup,
     settings: dict[str, str],
-    budget: Budget,
+    budget: RaceBudget,
     methods: Sequence[str] | None,
     interrupt: Interrupt,
     on_event: OnEvent,

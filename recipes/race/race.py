@@ -8,7 +8,7 @@ from pathlib import Path
 from time import monotonic
 
 from subopt.errors import NonFiniteLossError, UsageError
-from subopt.profilers.device import resolve_device
+from subopt.profilers.device import quick_release, resolve_device
 from subopt.profilers.record.race import Race
 
 from ..run_folder.folder import content_of
@@ -17,12 +17,11 @@ from ..training.events import Warned, ignore
 from ..training.interrupt import interruptible
 from ..training.session import check_unchanged
 from ..training.trainable import training_target
-from .budget import Budget
+from .budget import RaceBudget
 from .events import Decided, OnEvent, RacePlanned
 from .folder import RaceFolder, RacePlan
 from .outcome import outcome
 from .planning import settle
-from .quick_release import quick_release
 from .running import Running
 from .setup import RaceSetup
 from .source import RaceSource
@@ -31,7 +30,7 @@ from .source import RaceSource
 def race(
     source: RaceSource,
     *,
-    budget: Budget,
+    budget: RaceBudget,
     methods: Sequence[str] | None = None,
     output: Path,
     resume: bool = False,
@@ -104,7 +103,7 @@ def race(
 def plan_race(
     source: RaceSource,
     *,
-    budget: Budget,
+    budget: RaceBudget,
     methods: Sequence[str] | None = None,
     force: bool = False,
     device: str | None = None,
@@ -161,7 +160,7 @@ def _open_setup(
 
 
 def _settings(
-    source: RaceSource, setup: RaceSetup, methods: Sequence[str] | None, budget: Budget
+    source: RaceSource, setup: RaceSetup, methods: Sequence[str] | None, budget: RaceBudget
 ) -> dict[str, str]:
     """Return what a race is known again by."""
     recipe = source.recipe.model_dump(mode="json", exclude={"why", "checkpoint", "model"})

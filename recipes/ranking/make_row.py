@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from subopt.profilers.record.cost import BASELINE
 from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..evidence.predicted import predicted_gain
@@ -14,7 +15,7 @@ from ..evidence.start import early_doubts, starts_too_high
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt, peak_at
 from ..plan.step_time import whole_step_ms
-from ..prior.gains import BASELINE, prior_gain, worth_of_doubling
+from ..prior.gains import prior_gain, worth_of_doubling
 from ..prior.traits import Traits
 from ..reason import Reason
 from . import reasons

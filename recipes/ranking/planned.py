@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from subopt.profilers.record.cost import BASELINE
 from subopt.profilers.record.profile import MethodCost, Profile
 
 from ..plan.method_options import with_options
 from ..plan.peaks import peak_at
 from ..plan.solving import RECOMPUTE_SHARE, PlanRequest, Solved, as_asked, can_run, solve
-from ..prior.gains import BASELINE, worth_of_doubling
+from ..prior.gains import worth_of_doubling
 from ..prior.traits import Traits, traits_of_profile
 from .make_row import make_row
 from .row import Objective, Row

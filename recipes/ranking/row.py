@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from subopt.profilers.record.cost import BASELINE
 from subopt.profilers.record.profile import MethodCost
 
 from ..evidence.predicted import PredictedGain
@@ -12,7 +13,7 @@ from ..evidence.published import Published
 from ..evidence.raced import RacedGain
 from ..plan.budget import Fit
 from ..plan.peaks import PeakAt
-from ..prior.gains import BASELINE, PriorGain
+from ..prior.gains import PriorGain
 from ..reason import Reason
 
 Objective = Literal["quality", "speed", "memory"]

@@ -44,7 +44,9 @@ def recommend_command(profile: Path, gpu_mem: str | None = None) -> str:
 
 
 def train_command(recipe: Path, advice: Advice) -> str:
-    """Return the command that goes on from a recipe: after a race the run, before it a race within the run."""
-    is_raced = advice.chosen is not None and advice.chosen.is_raced
+    """Return the command that goes on from a recipe: the run, begun with a race where its rate was not measured."""
+    from subopt.recipes.evidence.raced_settings import RacedRate
+
+    is_measured = advice.rate is not None and isinstance(advice.rate.origin, RacedRate)
     command = shlex.join(["subopt", "train", str(recipe)])
-    return command if is_raced else f"{command} --race   (its first tenth finds the rate)"
+    return command if is_measured else f"{command} --race   (tries other rates first)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -14,8 +14,10 @@ from ..errors import UsageError
 from ._options import read_memory_limit
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from subopt.profilers.record.profile import Profile, Race
-    from subopt.recipes.race.budget import Budget
+    from subopt.recipes.race.budget import RaceBudget
     from subopt.recipes.race.source import RaceSource
 
     from ..terminal.output import Output
@@ -70,26 +72,26 @@ def parse_share(text: str) -> float:
     return share
 
 
-def read_budget(share: str | None, minutes: float | None, default: DefaultShare) -> Budget:
+def read_budget(share: str | None, minutes: float | None, default: DefaultShare) -> RaceBudget:
     """Return what a race may cost.
 
     Raises:
         UsageError: Two budgets, or one that is none.
     """
-    from subopt.recipes.race.budget import Budget
+    from subopt.recipes.race.budget import RaceBudget
 
     if share is not None and minutes is not None:
         raise UsageError("--share and --minutes are two budgets", "give one of them")
     if minutes is not None:
-        return Budget(minutes=minutes)
+        return RaceBudget(minutes=minutes)
     if share is None:
-        return Budget(share=parse_share(default.text), least_methods=default.methods)
-    return Budget(share=parse_share(share))
+        return RaceBudget(share=parse_share(default.text), least_methods=default.methods)
+    return RaceBudget(share=parse_share(share))
 
 
 def with_adamw(methods: Sequence[str] | None) -> list[str] | None:
     """Return the methods that were asked for, and AdamW: every gain is one over it."""
-    from subopt.recipes.prior.gains import BASELINE
+    from subopt.profilers.record.cost import BASELINE
 
     return None if methods is None else list(dict.fromkeys([*methods, BASELINE]))
 
@@ -144,7 +146,7 @@ def read_source(
 
 
 @dataclass(frozen=True)
-class Asked:
+class RaceRequest:
     """How a race is asked for, beside what is raced and its budget."""
 
     folder: Path
@@ -154,7 +156,9 @@ class Asked:
     device: str | None = None
 
 
-def run_race(output: Output, source: RaceSource, budget: Budget, asked: Asked) -> tuple[Race, int]:
+def run_race(
+    output: Output, source: RaceSource, budget: RaceBudget, asked: RaceRequest
+) -> tuple[Race, int]:
     """Race, and show how it goes; return the result and the exit status, 0 unless a signal came."""
     from subopt.recipes.race.race import race
     from subopt.recipes.training.interrupt import Ended
@@ -178,8 +182,29 @@ def run_race(output: Output, source: RaceSource, budget: Budget, asked: Asked) -
     return result, progress.exit_status
 
 
+def race_and_show(
+    output: Output,
+    source: RaceSource,
+    budget: RaceBudget,
+    asked: RaceRequest,
+    report: Callable[[Race, str | None], list[RenderableType]],
+    joins: Path | None,
+) -> None:
+    """Race, show what came out and how to go on, and put it into the profile `joins`; exit as a signal wants it."""
+    from ..terminal.output import plain
+
+    result, status = run_race(output, source, budget, asked)
+    output.document(plain(result))
+    output.show(*report(result, next_command(asked.folder, result)))
+    output.note(f"wrote {asked.folder / 'race.json'}")
+    if joins is not None:
+        join_profile(joins, result, output)
+    if status:
+        raise typer.Exit(status)
+
+
 def race_before(
-    output: Output, source: RaceSource, budget: Budget, asked: Asked, run_folder: Path
+    output: Output, source: RaceSource, budget: RaceBudget, asked: RaceRequest, run_folder: Path
 ) -> Path:
     """Race in a run's folder, make the winner's run that folder's own, and return its recipe, to be resumed.
 

@@ -11,16 +11,14 @@ from ._options import Debug, Device, Json, check_can_write
 from ._racing import (
     RATES_SHARE,
     RUNS,
-    Asked,
     GpuMem,
     Minutes,
+    RaceRequest,
     Steps,
     is_profile,
-    join_profile,
-    next_command,
+    race_and_show,
     read_budget,
     read_source,
-    run_race,
     share_option,
 )
 
@@ -59,13 +57,13 @@ def lr(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Find the learning rate of the recipe's method in the first per cents of its run.
+    """Look for the learning rate of the recipe's method in the first per cents of its run.
 
-    Rates half a decade apart begin the real run on its own schedule, further out while the best is at an end; the
-    worse ones stop, and the best can go on.
+    Rates half a decade apart begin the real run on its own schedule; the worse ones stop, and the one that is chosen
+    can go on. So early a look finds the best one in about half of the cases; --share 50% looks as far as 30%.
     """
     from ..terminal.lr import lr_report
-    from ..terminal.output import Output, plain
+    from ..terminal.output import Output
 
     output = Output(as_json=as_json)
     budget = read_budget(share, minutes, RATES_SHARE)
@@ -77,12 +75,5 @@ def lr(
         check_can_write(joins)
     folder = to or RUNS / f"lr-{recipe_or_profile.stem}"
     own = [source.recipe.optimizer.method]
-    asked = Asked(folder, own, resume=resume, force=force, device=device)
-    result, status = run_race(output, source, budget, asked)
-    output.document(plain(result))
-    output.show(*lr_report(result, next_command(folder, result)))
-    output.note(f"wrote {folder / 'race.json'}")
-    if joins is not None:
-        join_profile(joins, result, output)
-    if status:
-        raise typer.Exit(status)
+    asked = RaceRequest(folder, own, resume=resume, force=force, device=device)
+    race_and_show(output, source, budget, asked, lr_report, joins)

@@ -11,16 +11,14 @@ from ._options import Debug, Device, Json, check_can_write, split_names
 from ._racing import (
     METHODS_SHARE,
     RUNS,
-    Asked,
     GpuMem,
     Minutes,
+    RaceRequest,
     Steps,
     is_profile,
-    join_profile,
-    next_command,
+    race_and_show,
     read_budget,
     read_source,
-    run_race,
     share_option,
     with_adamw,
 )
@@ -65,7 +63,7 @@ def race(
     Every candidate is a run of the recipe, over as many steps as take equal time. The winner is paused and can be
     resumed; the result joins the profile, and subopt recommend goes by it.
     """
-    from ..terminal.output import Output, plain
+    from ..terminal.output import Output
     from ..terminal.race import race_report
 
     output = Output(as_json=as_json)
@@ -76,12 +74,5 @@ def race(
     if joins is not None:
         check_can_write(joins)
     folder = to or RUNS / f"race-{recipe_or_profile.stem}"
-    asked = Asked(folder, names, resume=resume, force=force, device=device)
-    result, status = run_race(output, source, budget, asked)
-    output.document(plain(result))
-    output.show(*race_report(result, next_command(folder, result)))
-    output.note(f"wrote {folder / 'race.json'}")
-    if joins is not None:
-        join_profile(joins, result, output)
-    if status:
-        raise typer.Exit(status)
+    asked = RaceRequest(folder, names, resume=resume, force=force, device=device)
+    race_and_show(output, source, budget, asked, race_report, joins)

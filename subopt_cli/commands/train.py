@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from subopt.recipes.race.budget import Budget
+    from subopt.recipes.race.budget import RaceBudget
     from subopt.recipes.schema import Recipe
     from subopt.recipes.tracking.trackers import Tracker
     from subopt.recipes.training.events import OnEvent
@@ -134,7 +134,7 @@ def train(
     trackers = installed_trackers(names)
     asked = Asked(recipe_path=recipe_path, output=folder, resume=resume, force=force, device=device)
     budget = _budget(race, share, minutes, methods)
-    before = _racing.Asked(
+    before = _racing.RaceRequest(
         folder / "race",
         _racing.with_adamw(split_names(methods)),
         resume=resume,
@@ -155,7 +155,7 @@ def train(
 
 def _budget(
     race: bool, share: str | None, minutes: float | None, methods: str | None
-) -> Budget | None:
+) -> RaceBudget | None:
     """Return what the race before the run may cost; None where there is to be none."""
     if race:
         return _racing.read_budget(share, minutes, _racing.RATES_SHARE)
@@ -167,7 +167,7 @@ def _budget(
 
 
 def _planned_race(
-    recipe: Recipe, recipe_path: Path, budget: Budget, asked: _racing.Asked
+    recipe: Recipe, recipe_path: Path, budget: RaceBudget, asked: _racing.RaceRequest
 ) -> RenderableType:
     """Return what the race before the run would do."""
     from subopt.recipes.race.race import plan_race
@@ -184,7 +184,7 @@ def _planned_race(
 
 
 def _raced(
-    output: Output, recipe: Recipe, budget: Budget, asked: Asked, before: _racing.Asked
+    output: Output, recipe: Recipe, budget: RaceBudget, asked: Asked, before: _racing.RaceRequest
 ) -> tuple[Recipe, Asked]:
     """Race, and return the winner's recipe and run, which is to be resumed."""
     from subopt.recipes.race.source import RaceSource

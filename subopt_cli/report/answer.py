@@ -17,7 +17,7 @@ from ..findings.common import cost_of, leanest_method, named_parts, parts_at_pea
 from ..findings.memory import peak_text, what_saves_most
 from ..text import percent
 from ..units import format_bytes
-from .parts import Bar, Bars, Part, Segment, Sentences, Verdict
+from .parts import Bars, LabelledBar, Part, Segment, Sentences, Verdict
 
 if TYPE_CHECKING:
     from subopt.profilers.record.profile import Profile
@@ -81,10 +81,10 @@ def _gain_bars(advice: Advice) -> Iterator[Bars]:
     )
 
 
-def _gain_bar(row: Row, zero: float, low: float, high: float, *, is_chosen: bool) -> Bar:
+def _gain_bar(row: Row, zero: float, low: float, high: float, *, is_chosen: bool) -> LabelledBar:
     middle = (low + high) / 2
     known = "" if row.is_baseline else f" {how_known(row)}"
-    return Bar(
+    return LabelledBar(
         row.method,
         gain_cell(row).replace("+-", "±") + known,
         [Segment(abs(middle - zero), "--accent" if is_chosen else "--grey")],
@@ -133,10 +133,10 @@ def _parts_of(profile: Profile, method: str) -> dict[str, int]:
     return named_parts(cost.peak.categories.get(cost.peak.phase, {}))
 
 
-def _memory_bar(method: str, parts: Mapping[str, int], widest: int) -> Bar:
+def _memory_bar(method: str, parts: Mapping[str, int], widest: int) -> LabelledBar:
     segments = [
         Segment(parts[name] / widest, colour, f"{name} {format_bytes(parts[name])}")
         for name, colour in _COLOURS.items()
         if name in parts
     ]
-    return Bar(method, format_bytes(sum(parts.values())), segments)
+    return LabelledBar(method, format_bytes(sum(parts.values())), segments)

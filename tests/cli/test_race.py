@@ -9,7 +9,7 @@ import signal
 import pytest
 from rich.console import Console
 
-from subopt.commands._racing import METHODS_SHARE, RATES_SHARE, parse_share, read_budget
+from subopt.commands._racing import METHODS_SHARE, RATES_SHARE, parse_share, read_budget, with_adamw
 from subopt.errors import UsageError
 from subopt.findings.race import plan_sentence, race_summary
 from subopt.profilers.record.profile import Profile, Race
@@ -315,6 +315,12 @@ def test_a_default_budget_may_grow_and_one_that_was_asked_for_may_not():
     assert read_budget(None, None, METHODS_SHARE).least_methods == 2
     assert read_budget("10%", None, METHODS_SHARE).least_methods is None
     assert read_budget(None, 3.0, METHODS_SHARE).minutes == 3.0
+
+
+def test_adamw_is_in_every_race_of_methods():
+    assert with_adamw(None) is None
+    assert with_adamw(["galore", "soap"]) == ["galore", "soap", "adamw"]
+    assert with_adamw(["adamw", "soap"]) == ["adamw", "soap"]
 
 
 def test_a_race_joins_its_own_models_profile_alone(profile, tmp_path):

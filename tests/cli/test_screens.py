@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
+from subopt.commands._advice import train_command
 from subopt.findings.answer import answer_of, in_claimed_order
 from subopt.recipes.advice.advisor import recommend
 from subopt.recipes.plan.solving import PlanRequest
@@ -278,3 +280,32 @@ def test_details_come_after_the_screen(subopt, folder, full):
         "All remarks",
     ):
         assert f"\n{title}" in whole[len(short) :]
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.3, "(raced, at 30% of"), (1.0, "(raced)")])
+def test_a_raced_gain_says_of_how_much_of_the_run_it_is(full, share, words):
+    won = contestant("soap", (1.2, 1.2)).model_copy(update={"steps": 1000})
+    same = race(
+        won,
+        share=share,
+        precision=full.settings.dtype,
+        batch_size=full.settings.batch_size,
+        device=full.environment.device,
+        target_sha256=full.target.sha256,
+    )
+    profile = full.model_copy(update={"race": same})
+    advice = asked(profile, "plain")
+    assert advice.chosen.is_raced
+    assert words in screen_of(profile, advice)
+
+
+def test_a_rate_that_was_measured_is_not_looked_for_again(full):
+    advice = asked(full.model_copy(update={"race": None}), "plain")
+    assert "--race" in train_command(Path("recipe.yaml"), advice)
+    alone = contestant(advice.chosen.method, (1.0,), verdict="baseline")
+    rates = race(share=0.02, target_sha256=full.target.sha256).model_copy(
+        update={"contestants": [alone], "baseline": alone.method}
+    )
+    known = asked(full.model_copy(update={"race": rates}), "plain")
+    assert known.chosen.method == alone.method
+    assert train_command(Path("recipe.yaml"), known) == "subopt train recipe.yaml"

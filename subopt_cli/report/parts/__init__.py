@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from .bars import Bar, Bars, Segment, Verdict
+from .bars import Bars, LabelledBar, Segment, Verdict
 from .figure import Chart, Picker, Trace, plotly_text
 from .table import Cell, Column, Columns, Table, rows_of
 from .texts import Definition, Facts, Glossary, Paragraph, Sentences, Tile, Tiles
 
 __all__ = [
-    "Bar",
     "Bars",
     "Cell",
     "Chart",
@@ -26,6 +25,7 @@ __all__ = [
     "Definition",
     "Facts",
     "Glossary",
+    "LabelledBar",
     "Paragraph",
     "Part",
     "Picker",

@@ -22,7 +22,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Bar:
+class LabelledBar:
     """One bar; all positions are shares of the width.
 
     Attributes:
@@ -58,7 +58,7 @@ class Bars:
     name: str
     title: str
     caption: str
-    bars: Sequence[Bar]
+    bars: Sequence[LabelledBar]
     line: float | None = None
     legend: Sequence[tuple[str, str]] = ()
 

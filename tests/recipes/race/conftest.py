@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from subopt.recipes.race import events, planning, running
 from subopt.recipes.race import race as race_module
-from subopt.recipes.race.budget import Budget
+from subopt.recipes.race.budget import RaceBudget
 from subopt.recipes.race.race import race
 from subopt.recipes.race.source import RaceSource
 from subopt.recipes.race.step_time import CandidateStepTime
@@ -101,7 +101,7 @@ class Races:
             if isinstance(event, events.RunStepped) and steps == stop_at:
                 signal.raise_signal(signal.SIGINT)
 
-        asked = {"methods": METHODS, "budget": Budget(share=SHARE), "device": "cpu"} | keys
+        asked = {"methods": METHODS, "budget": RaceBudget(share=SHARE), "device": "cpu"} | keys
         source = asked.pop("source", self.source)
         return race(source, output=self.folder / name, on_event=on_event, **asked)
 

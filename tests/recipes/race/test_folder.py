@@ -7,7 +7,7 @@ import json
 import pytest
 
 from subopt.errors import FileFormatError, UsageError
-from subopt.recipes.race.budget import Budget
+from subopt.recipes.race.budget import RaceBudget
 from subopt.recipes.race.folder import RaceFolder
 
 DEEP = "[" * 5000 + "]" * 5000
@@ -19,7 +19,7 @@ def test_another_race_is_refused(half, races):
     with pytest.raises(UsageError, match="started with methods adamw, not lion"):
         races(resume=True, methods=["lion"])
     with pytest.raises(UsageError, match=r"started with share 0\.5, not 0\.9"):
-        races(resume=True, budget=Budget(share=0.9))
+        races(resume=True, budget=RaceBudget(share=0.9))
     changed = races.folder / "model.py"
     changed.write_text(changed.read_text() + "\n# other\n")
     with pytest.raises(UsageError, match="started with model"):
@@ -29,7 +29,7 @@ def test_another_race_is_refused(half, races):
 def test_with_force_it_starts_over_and_leaves_other_files_alone(half, races):
     (half / "notes.txt").write_text("mine")
     assert (half / "runs/adamw-0.003").exists() or (half / "runs/lion-0.01").exists()
-    races(force=True, methods=["lion"], budget=Budget(share=0.1))
+    races(force=True, methods=["lion"], budget=RaceBudget(share=0.1))
     assert (half / "notes.txt").read_text() == "mine"
     assert not list((half / "runs").glob("adamw-*"))
     lines = (half / "points.jsonl").read_text().splitlines()

@@ -12,7 +12,7 @@ import torch
 from subopt.errors import UsageError
 from subopt.profilers.record.profile import Race
 from subopt.recipes.race import events
-from subopt.recipes.race.budget import Budget
+from subopt.recipes.race.budget import RaceBudget
 from subopt.recipes.race.folder import RaceFolder
 from subopt.recipes.race.going_on import move_winner, winner_folder
 from subopt.recipes.recipe.load import load_recipe
@@ -73,7 +73,7 @@ def test_killed_at_any_step_it_goes_on_bit_for_bit(whole, races, monkeypatch, ki
 
     from subopt.recipes.race.race import race
 
-    asked = {"methods": ["adamw"], "budget": Budget(share=0.5), "device": "cpu"}
+    asked = {"methods": ["adamw"], "budget": RaceBudget(share=0.5), "device": "cpu"}
     with pytest.raises(KilledError):
         race(races.source, output=races.path("."), on_event=dying, **asked)
     assert not races.path("race.json").exists()
@@ -204,5 +204,5 @@ def test_two_races_in_one_folder(races):
 
     from subopt.recipes.race.race import race
 
-    asked = {"methods": ["lion"], "budget": Budget(share=0.1), "device": "cpu"}
+    asked = {"methods": ["lion"], "budget": RaceBudget(share=0.1), "device": "cpu"}
     assert race(races.source, output=races.path("."), on_event=second, **asked).interrupted

@@ -12,7 +12,7 @@ from subopt.errors import DoesNotFitError, NonFiniteLossError, UsageError
 from subopt.profilers.record.profile import Race
 from subopt.recipes.race import events, planning, running
 from subopt.recipes.race import race as race_module
-from subopt.recipes.race.budget import Budget
+from subopt.recipes.race.budget import RaceBudget
 from subopt.recipes.race.design import rung_step
 from subopt.recipes.race.folder import RaceFolder
 from subopt.recipes.race.race import plan_race
@@ -94,7 +94,7 @@ def test_whole_runs_take_equal_time(whole):
 
 
 def test_a_plan_counts_refreshes_where_they_come_and_writes_nothing(races):
-    plan = plan_race(races.source, budget=Budget(share=3), methods=["galore"], device="cpu")
+    plan = plan_race(races.source, budget=RaceBudget(share=3), methods=["galore"], device="cpu")
     steps = {candidate.method: candidate.steps for candidate in plan.candidates}
     assert steps == {"lion": 400, "galore": counted(400.0, plan.step_times["galore"], "galore", {})}
     assert steps["galore"] < 400
@@ -105,14 +105,27 @@ def test_a_slow_method_that_breaks_the_budget_stays_out(tmp_path, fixed_step_tim
     """Over its few steps no rung lies early, so that the race of two would cost more than was given."""
     monkeypatch.setitem(STEP_MS, "adamw", 10_000.0)
     runner = Races(tmp_path)
-    plan = plan_race(runner.source, budget=Budget(share=1.3), device="cpu")
+    plan = plan_race(runner.source, budget=RaceBudget(share=1.3), device="cpu")
     assert plan.design.cost_runs <= 1.3
     assert [one.method for one in plan.candidates] == ["lion"]
     assert ("adamw", "the budget buys no more methods") in [
         (i.method, i.reason) for i in plan.left_out
     ]
-    asked = plan_race(runner.source, budget=Budget(share=0.5), methods=["adamw"], device="cpu")
+    asked = plan_race(runner.source, budget=RaceBudget(share=0.5), methods=["adamw"], device="cpu")
     assert len(asked.candidates) == 2  # who is asked for takes part
+
+
+@pytest.mark.parametrize(
+    ("budget", "count"),
+    [
+        (RaceBudget(share=0.5, least_methods=2), 2),  # what `subopt race` has where nobody says
+        (RaceBudget(share=0.5), 1),  # rates before methods
+        (RaceBudget(share=0.1, least_methods=1), 1),
+    ],
+)
+def test_how_many_methods_a_budget_brings_in(tmp_path, fixed_step_times, budget, count):
+    plan = plan_race(Races(tmp_path).source, budget=budget, device="cpu")
+    assert len(plan.candidates) == plan.design.methods == count
 
 
 def test_the_difference_is_paired_over_held_out_batches(whole):
@@ -164,7 +177,7 @@ def test_the_events_tell_who_trains_and_who_has_stopped(whole):
 
 
 def test_rates_alone(races):
-    race = races(methods=["lion"], budget=Budget(share=0.1))
+    race = races(methods=["lion"], budget=RaceBudget(share=0.1))
     assert {trial.method for trial in race.trials} == {"lion"}
     assert race.share == 1 / 40
     assert race.cost_runs <= 0.1
@@ -176,7 +189,7 @@ def test_rates_alone(races):
 
 def test_without_held_out_data_the_training_loss_decides(tmp_path, fixed_step_times):
     runner = Races(tmp_path, model=MODEL.replace("def eval_batches", "def other_batches"))
-    race = runner(methods=["lion"], budget=Budget(share=0.1))
+    race = runner(methods=["lion"], budget=RaceBudget(share=0.1))
     assert race.metric == "training loss"
     assert any("no held-out data" in event.message for event in runner.of(Warned))
     stepped = [e for e in runner.of(events.RunStepped) if e.lr == 1e-2]
@@ -201,7 +214,7 @@ CHECKED = MODEL.replace(
 
 def test_a_rate_that_diverges_loses(tmp_path, fixed_step_times):
     runner = Races(tmp_path, model=CHECKED.replace("LIMIT", "0.15"))
-    race = runner(methods=["lion"], budget=Budget(share=0.1))
+    race = runner(methods=["lion"], budget=RaceBudget(share=0.1))
     status = {trial.lr: trial.status for trial in race.trials}
     assert status[3e-2] == "diverged"
     assert race.winner.lr < 3e-2
@@ -212,7 +225,7 @@ def test_a_rate_that_diverges_loses(tmp_path, fixed_step_times):
 def test_where_everything_diverges_it_says_so(tmp_path, fixed_step_times):
     runner = Races(tmp_path, model=CHECKED.replace("LIMIT", "0"))
     with pytest.raises(NonFiniteLossError, match=r"every run .* down to a learning rate of 0\.01$"):
-        runner(methods=["lion"], budget=Budget(share=0.1))
+        runner(methods=["lion"], budget=RaceBudget(share=0.1))
     record = Race.model_validate_json(runner.path("race.json").read_text())
     assert record.winner is None
     assert {trial.status for trial in record.trials} == {"diverged"}
@@ -245,7 +258,7 @@ def test_a_single_method_that_cannot_run_is_an_error(races, monkeypatch):
 
     monkeypatch.setattr(running, "train", running_out)
     with pytest.raises(DoesNotFitError):
-        races(methods=["lion"], budget=Budget(share=0.1))
+        races(methods=["lion"], budget=RaceBudget(share=0.1))
 
 
 class Clock:
@@ -275,7 +288,7 @@ MINUTES = 7
 
 def test_minutes_that_are_enough_are_not_cut(races, monkeypatch):
     clock = Clock(monkeypatch, slower=1.0)
-    race = races(budget=Budget(minutes=MINUTES))
+    race = races(budget=RaceBudget(minutes=MINUTES))
     assert not race.interrupted
     assert races.of(events.TimeUp) == []
     assert clock.now_s <= 60 * MINUTES
@@ -284,7 +297,7 @@ def test_minutes_that_are_enough_are_not_cut(races, monkeypatch):
 
 def test_cut_by_the_clock_the_best_that_is_known_wins(races, monkeypatch):
     Clock(monkeypatch, slower=2.5)  # the machine has become slower
-    race = races(budget=Budget(minutes=MINUTES))
+    race = races(budget=RaceBudget(minutes=MINUTES))
     assert race.interrupted
     assert len(races.of(events.TimeUp)) == 1
     folder = RaceFolder(races.path("."))
@@ -300,14 +313,14 @@ def test_cut_by_the_clock_the_best_that_is_known_wins(races, monkeypatch):
     assert (race.winner.method, race.winner.lr) == min(lowered, key=losses.get)
     assert len(race.trials) == len({(p.method, p.lr) for p in points})
     monkeypatch.undo()
-    resumed = races(budget=Budget(minutes=20), resume=True)
+    resumed = races(budget=RaceBudget(minutes=20), resume=True)
     assert not resumed.interrupted
     assert resumed.share == 0.3
 
 
 def test_what_another_method_leaves_alone_begins_in_proportion_to_it(tmp_path, fixed_step_times):
     plan = plan_race(
-        Races(tmp_path).source, budget=Budget(share=2.0), methods=["galore"], device="cpu"
+        Races(tmp_path).source, budget=RaceBudget(share=2.0), methods=["galore"], device="cpu"
     )
     other = next(one for one in plan.candidates if one.method == "galore")
     assert other.fallback_lr == pytest.approx(0.3 * other.start_lr)
@@ -315,7 +328,7 @@ def test_what_another_method_leaves_alone_begins_in_proportion_to_it(tmp_path, f
 
 # Of so high rates the lowest is the best, and half a decade below it nobody has begun.
 HIGH = RECIPE.replace("lr: 1e-2", "lr: 3")
-ALONE = {"methods": ["lion"], "budget": Budget(share=0.1)}
+ALONE = {"methods": ["lion"], "budget": RaceBudget(share=0.1)}
 
 
 def test_a_lowered_rate_that_is_new_begins_at_the_beginning(tmp_path, fixed_step_times):
@@ -359,12 +372,12 @@ def test_cut_before_the_lowered_rate_is_known_the_best_of_the_rest_wins(
 ):
     Clock(monkeypatch, slower=3.0)
     runner = Races(tmp_path, recipe=HIGH)
-    race = runner(methods=["lion"], budget=Budget(minutes=1.6))
+    race = runner(methods=["lion"], budget=RaceBudget(minutes=1.6))
     assert race.interrupted
     assert {t.lr: t.status for t in race.trials} == {3: "going on", 10: "stopped", 30: "stopped"}
     assert weights_of(runner.path("runs/lion-3"))
     monkeypatch.undo()
-    resumed = runner(methods=["lion"], budget=Budget(minutes=1.6), resume=True)
+    resumed = runner(methods=["lion"], budget=RaceBudget(minutes=1.6), resume=True)
     assert not resumed.interrupted
     assert resumed.winner.lr == 1
 
@@ -375,7 +388,7 @@ def test_a_recipes_own_method_keeps_its_options_and_decay(tmp_path, fixed_step_t
         "{method: galore, lr: 0.1, weight_decay: 0.03, options: {rank: 2}, fallback: {lr: 0.01}}",
     )
     runner = Races(tmp_path, recipe=recipe)
-    plan = plan_race(runner.source, budget=Budget(share=0.1), methods=["galore"], device="cpu")
+    plan = plan_race(runner.source, budget=RaceBudget(share=0.1), methods=["galore"], device="cpu")
     (own,) = plan.candidates
     assert (own.options, own.start_lr, own.weight_decay, own.fallback_lr) == (
         {"rank": 2},
@@ -392,7 +405,7 @@ def test_a_recipes_own_method_keeps_its_options_and_decay(tmp_path, fixed_step_t
 
 def test_rates_at_the_limit_of_what_a_recipe_takes(tmp_path, fixed_step_times):
     recipe = RECIPE.replace("lr: 1e-2", "lr: 100")
-    race = Races(tmp_path, recipe=recipe)(methods=["lion"], budget=Budget(share=0.1))
+    race = Races(tmp_path, recipe=recipe)(methods=["lion"], budget=RaceBudget(share=0.1))
     assert max(trial.lr for trial in race.trials) == 100
 
 
@@ -402,7 +415,7 @@ def test_overrides_apply_to_whom_they_can(tmp_path, fixed_step_times):
         "{method: galore, lr: 0.1, overrides: [{pattern: inner, options: {rank: 1}}, {pattern: outer, lr: 0.01}]}",
     )
     runner = Races(tmp_path, recipe=recipe)
-    runner(methods=["lion"], budget=Budget(share=0.5))
+    runner(methods=["lion"], budget=RaceBudget(share=0.5))
     patterns = {}
     for path in runner.path("runs").glob("*/recipe.yaml"):
         made = load_recipe(path).optimizer
@@ -413,9 +426,9 @@ def test_overrides_apply_to_whom_they_can(tmp_path, fixed_step_times):
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"budget": Budget(share=0.01)}, r"1\.00% of a run is too little"),
-        ({"budget": Budget(share=0.4)}, "a race of 2 methods takes"),
-        ({"budget": Budget(minutes=0.01)}, "minutes are too few"),
+        ({"budget": RaceBudget(share=0.01)}, r"1\.00% of a run is too little"),
+        ({"budget": RaceBudget(share=0.4)}, "a race of 2 methods takes"),
+        ({"budget": RaceBudget(minutes=0.01)}, "minutes are too few"),
         ({"methods": ["galor"]}, "unknown method 'galor'; did you mean 'galore'"),
         ({"resume": True}, "holds no race to resume"),
     ],
@@ -431,13 +444,17 @@ def test_what_makes_no_race(races, keys, says):
 )
 def test_what_makes_no_budget(given):
     with pytest.raises(UsageError, match="budget above 0"):
-        Budget(**given)
+        RaceBudget(**given)
 
 
 def test_too_small_a_budget_says_what_it_takes(races):
     for budget, word, make in (
-        (Budget(share=0.02), "--share ", lambda text: Budget(share=float(text.rstrip("%")) / 100)),
-        (Budget(minutes=0.1), "--minutes ", lambda text: Budget(minutes=float(text))),
+        (
+            RaceBudget(share=0.02),
+            "--share ",
+            lambda text: RaceBudget(share=float(text.rstrip("%")) / 100),
+        ),
+        (RaceBudget(minutes=0.1), "--minutes ", lambda text: RaceBudget(minutes=float(text))),
     ):
         with pytest.raises(UsageError) as caught:
             races(word.strip(), methods=["lion"], budget=budget)
@@ -458,7 +475,7 @@ def test_synthetic_data_is_refused(tmp_path, fixed_step_times, monkeypatch):
 def test_a_changed_model_needs_force(races):
     model = races.source.recipe.model.model_copy(update={"sha256": "0" * 64})
     changed = RaceSource(races.source.recipe.model_copy(update={"model": model}), races.recipe_path)
-    keys = {"source": changed, "methods": ["lion"], "budget": Budget(share=0.1)}
+    keys = {"source": changed, "methods": ["lion"], "budget": RaceBudget(share=0.1)}
     with pytest.raises(Exception, match="has changed since"):
         races(**keys)
     assert races(**keys, force=True).contestants

@@ -275,6 +275,13 @@ def test_a_race_without_the_baselines_loss_says_nothing():
     assert raced_gain(profile([MATRIX], ALL, race=lost), "soap", 8).gain is None
 
 
+@pytest.mark.parametrize("method", ["soap", "muon"])
+def test_a_race_without_adamw_says_nothing_of_a_gain_over_it(method):
+    entries = [contestant("soap", (1.9,), verdict="baseline"), contestant("muon", (1.5,))]
+    others = race(share=0.3).model_copy(update={"contestants": entries, "baseline": "soap"})
+    assert raced_gain(profile([MATRIX], ALL, race=others), method, 8) is None
+
+
 @pytest.mark.parametrize("method", ["adamw", "soap"])
 def test_a_race_of_one_methods_rates_gives_its_rate_and_no_gain(method):
     """What `subopt lr` finds: the recipe gets the rate, and nothing is called raced."""

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from subopt.recipes.race.quick_release import quick_release
+from subopt.profilers.device import quick_release
 
 
 @pytest.fixture
