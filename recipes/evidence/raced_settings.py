@@ -91,7 +91,8 @@ def known_rate(profile: Profile, method: str, traits: Traits) -> KnownRate:
     if found is None:
         return KnownRate(prior.lr, prior.weight_decay, prior.reason)
     race, entry = found
-    decay = prior.weight_decay if entry.weight_decay is None else entry.weight_decay
+    raced_decay = entry.weight_decay  # a quotient of rates: digits beyond the third are rounding
+    decay = prior.weight_decay if raced_decay is None else float(f"{raced_decay:.3g}")
     reason = RacedRate(entry.trials, race.horizon_seconds, race.device, race.share)
     return KnownRate(entry.lr, bearable_decay(entry.lr, decay), reason)
 

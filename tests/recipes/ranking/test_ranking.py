@@ -285,11 +285,13 @@ def test_a_race_without_adamw_says_nothing_of_a_gain_over_it(method):
 @pytest.mark.parametrize("method", ["adamw", "soap"])
 def test_a_race_of_one_methods_rates_gives_its_rate_and_no_gain(method):
     """What `subopt lr` finds: the recipe gets the rate, and nothing is called raced."""
-    alone = contestant(method, (1.0,), verdict="baseline").model_copy(update={"lr": 0.3})
+    setting = {"lr": 0.3, "weight_decay": 0.0003 * 0.3 / 0.1}  # which is 0.0008999999999999999
+    alone = contestant(method, (1.0,), verdict="baseline").model_copy(update=setting)
     rates = race(share=0.02).model_copy(update={"contestants": [alone], "baseline": method})
     known = profile([MATRIX], ALL, race=rates)
     assert raced_gain(known, method, 8) is None
-    assert known_rate(known, method, traits_of_profile(known)).lr == 0.3
+    found = known_rate(known, method, traits_of_profile(known))
+    assert (found.lr, found.weight_decay) == (0.3, 0.0009)
     with_race, without = advise(raced=rates), advise()
     assert not any(row.is_raced or row.raced for row in with_race.rows)
     assert with_race.chosen.method == without.chosen.method
